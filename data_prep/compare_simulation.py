@@ -1,0 +1,186 @@
+"""Compare simulated with real B-scans: a picture and the grey levels, noise and contrast of every layer.
+
+    python -m data_prep.compare_simulation --output docs
+
+Per layer: mean grey level, then its standard deviation between images. Local noise: standard deviation about the mean
+of a box of 3 rows x 15 columns within the layer. Contrast of layers 1 and 2 in an image with within-layer deviations s:
+
+    CNR = |m_1 - m_2| / sqrt((s_1^2 + s_2^2) / 2)
+
+Real images: healthy Spectralis B-scans under $UNICORN_DATA (or ../shared/data beside the checkout), see data_prep/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import uniform_filter
+
+from data_prep.home_oct import draw_window, enlarge
+from data_prep.phantom import DEMO, FIRST_SUBJECT
+from data_prep.spectralis_healthy import AXIAL_UM, LATERAL_UM, N_SURFACES, read_bscans, read_subjects
+from data_prep.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
+from unicorn_monai.simulation import DEVICES, simulate
+from unicorn_monai.simulation.devices import degrade
+
+Pair = tuple[NDArray[np.uint8], NDArray[np.uint8], float]  # image, label map of nine labels, axial spacing in um
+LAYERS = ("vitreous", "RNFL", "GCL+IPL", "INL", "OPL", "ONL+IS", "EZ/OS", "RPE")
+CONTRASTS = ((1, 5), (2, 3), (4, 5))
+TO_NINE = np.array([0, 1, 2, 3, 4, 5, 5, 6, 7, 8], dtype=np.uint8)  # the real images have no ELM: ONL and IS are one
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+
+def data_folder() -> Path:
+    """Folder of the real data: $UNICORN_DATA, or ../shared/data beside the checkout."""
+    return Path(os.environ.get("UNICORN_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+def real_pairs(folder: Path, size: int) -> list[Pair]:
+    """Read all real B-scans with their label maps."""
+    pairs = []
+    for subject in read_subjects(folder):
+        for bscan in read_bscans(folder, subject):
+            surfaces, _ = order_surfaces(bscan.surfaces)
+            label = label_map(resize_surfaces(surfaces, bscan.image.shape, (size, size)), size)
+            pairs.append((resize_image(bscan.image, (size, size)), label, bscan.image.shape[0] * AXIAL_UM / size))
+    return pairs
+
+
+def degraded_pairs(pairs: Iterable[Pair], seed: int) -> list[Pair]:
+    """Pass real B-scans through the home device's image formation."""
+    out = []
+    for i, (image, label, axial_um) in enumerate(pairs):
+        rng = np.random.default_rng([seed, i, 5])
+        spacing_mm = (axial_um * 1e-3, 610 * LATERAL_UM * 1e-3 / image.shape[1])
+        rows, columns = draw_window(label, spacing_mm, rng)
+        h, w = image.shape
+        used = (spacing_mm[0] * (rows.stop - rows.start) / h, spacing_mm[1] * (columns.stop - columns.start) / w)
+        image, label = enlarge(image[rows, columns], label[rows, columns], (h, w), N_SURFACES)
+        image, label = degrade(image, label, (used[0] * 1e3, used[1] * 1e3), rng)
+        out.append((image, label, used[0] * 1e3))
+    return out
+
+
+def simulated_pairs(device: str, subjects: int, scans: int, size: int, seed: int, preset: str = "full") -> list[Pair]:
+    """Simulate B-scans, with the nine labels of the real ones."""
+    optics = DEMO[device] if preset == "demo" else DEVICES[device]
+    found = simulate(optics, subjects, scans, size, seed, first_subject=FIRST_SUBJECT[device])
+    return [(s.image, TO_NINE[s.label], s.spacing_mm[0] * 1e3) for s in found]
+
+
+def measure(pairs: Sequence[Pair]) -> dict[str, tuple[float, float]]:
+    """Measure a set of B-scans.
+
+    Returns:
+        quantity -> (mean over the images, standard deviation between them).
+    """
+    rows: list[dict[str, float]] = []
+    for grey, label, axial_um in pairs:
+        image = grey.astype(float)
+        masks = [label == k for k in range(len(LAYERS))]
+        depth = (np.cumsum(label == len(LAYERS), axis=0) - 0.5) * axial_um  # below Bruch's membrane
+        row = {name: image[m].mean() for name, m in zip(LAYERS, masks, strict=True) if m.sum() > 20}
+        below = (label == len(LAYERS)) & (depth < 50)
+        if below.sum() > 20:
+            row["50 um below"] = image[below].mean()
+        for k in (2, 5):
+            row[f"noise {LAYERS[k]}"] = local_deviation(image, masks[k])
+        for a, b in CONTRASTS:
+            x, y = image[masks[a]], image[masks[b]]
+            if min(x.size, y.size) > 20:
+                row[f"CNR {LAYERS[a]}, {LAYERS[b]}"] = abs(x.mean() - y.mean()) / np.sqrt((x.var() + y.var()) / 2)
+        rows.append(row)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    values = {name: np.array([row[name] for row in rows if name in row]) for name in names}
+    return {name: (float(np.nanmean(v)), float(np.nanstd(v))) for name, v in values.items()}
+
+
+def local_deviation(image: NDArray[np.floating], mask: NDArray[np.bool_], box: tuple[int, int] = (3, 15)) -> float:
+    """Standard deviation about the local mean inside a mask, of boxes that lie wholly within it; NaN if none does."""
+    m = mask.astype(float)
+    share = uniform_filter(m, box, mode="constant")
+    mean, square = (uniform_filter(image**p * m, box, mode="constant") / np.maximum(share, 1e-9) for p in (1, 2))
+    whole = mask & (share > 1 - 1e-6)
+    return float(np.sqrt(np.clip(square - mean**2, 0, None)[whole].mean())) if whole.any() else float("nan")
+
+
+def table(measured: dict[str, dict[str, tuple[float, float]]]) -> str:
+    """Write the measurements as a markdown table, one column per set of images."""
+    names = list(dict.fromkeys(name for m in measured.values() for name in m))
+    lines = ["| | " + " | ".join(measured) + " |", "|---|" + "---|" * len(measured)]
+    for name in names:
+        digits = 2 if name.startswith("CNR") else 1 if name.startswith("noise") else 0
+        cells = [f"{m[name][0]:.{digits}f} ± {m[name][1]:.{digits}f}" if name in m else "-" for m in measured.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(rows: dict[str, list[NDArray[np.uint8]]], path: Path) -> None:
+    """Draw one row of images per set, all at the same size without smoothing, and save them with 32 levels of grey."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns = min(len(images) for images in rows.values())
+    figure, axes = pyplot.subplots(len(rows), columns, figsize=(1.75 * columns, 1.92 * len(rows)), squeeze=False)
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        for axis, image in zip(line, images, strict=False):
+            axis.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+            axis.set_axis_off()
+        line[0].set_title(name, loc="left", fontsize=9)
+    figure.tight_layout(pad=0.3, h_pad=0.5)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+    with Image.open(path) as opened:
+        grey = opened.convert("L").quantize(32)  # speckle does not compress: 32 levels halve the file
+    grey.save(path, optimize=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.compare_simulation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--output", type=Path, default=Path("docs"), help="receives images/simulation.png")
+    parser.add_argument("--real", type=Path, help="folder of the real B-scans; default: under $UNICORN_DATA")
+    parser.add_argument("--subjects", type=int, default=14, help="simulated subjects, 5 B-scans each")
+    parser.add_argument("--seed", type=int, default=0)
+    a = parser.parse_args(arguments)
+    folder = a.real or data_folder() / "spectralis_healthy"
+    try:
+        real = real_pairs(folder, 256)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    sets = {
+        "real Spectralis": real,
+        "simulated Spectralis": simulated_pairs("spectralis", a.subjects, 5, 256, a.seed),
+        "simulated home OCT": simulated_pairs("home_oct", a.subjects, 5, 256, a.seed),
+        "real, as home OCT": degraded_pairs(real, a.seed),
+        "demo A (64 px)": simulated_pairs("spectralis", a.subjects, 5, 64, a.seed, "demo"),
+        "demo B (64 px)": simulated_pairs("home_oct", a.subjects, 5, 64, a.seed, "demo"),
+    }
+    pictures = {name: [pair[0] for pair in pairs[4::10]][:5] for name, pairs in sets.items()}
+    draw(pictures, a.output / "images" / "simulation.png")
+    text = table({name: measure(pairs) for name, pairs in sets.items()})
+    print(text)
+    document = a.output / "simulation.md"
+    if document.is_file() and BEGIN in (old := document.read_text(encoding="utf-8")) and END in old:
+        head, tail = old.split(BEGIN)[0], old.split(END)[1]
+        document.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Real Spectralis B-scans as a home device might have seen them: real anatomy and labels, SIMULATED device.
+
+    python -m data_prep.home_oct SPECTRALIS_DATASET OUTPUT --seed 0
+
+No labelled images of a home device are public. This applies the image formation `HOME_OCT` (smaller field and depth, one
+or two looks, noise, haze, motion) to a labelled data set, e.g. one of `data_prep.spectralis_healthy` with other subjects
+than the labelled domain's. The parameters are plausible, not calibrated: say so wherever a number from it is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.surfaces import area_weights, label_map, surfaces_from_labels
+from unicorn_monai.datasets import SPLITS, DatasetWriter, datalist, read_array, read_header
+from unicorn_monai.simulation.devices import HOME_OCT, degrade
+
+
+def draw_window(
+    labels: NDArray[np.uint8], spacing_mm: Sequence[float], rng: np.random.Generator
+) -> tuple[slice, slice]:
+    """Draw the home device's window in a B-scan of the clinical one.
+
+    The field and the depth window are those of `HOME_OCT`, at most the image; where the image is cropped already, 75 to
+    95 % of it, so that the retina fills more of the picture. The whole retina stays in the window where it fits.
+
+    Args:
+        labels: (rows, columns) label map, 0 = vitreous, 255 = ignore.
+        spacing_mm: (axial, lateral) pixel size, mm.
+        rng: source of randomness.
+
+    Returns:
+        rows and columns of the window.
+    """
+    h, w = labels.shape
+    height = rng.uniform(*HOME_OCT.depth_um) * 1e-3 / spacing_mm[0]
+    width = rng.uniform(*HOME_OCT.width_mm) / spacing_mm[1]
+    shrink = rng.uniform(0.75, 0.95, size=2)
+    height = round(height if height < h else shrink[0] * h)
+    width = round(width if width < w else shrink[1] * w)
+    left = int(rng.integers(0, w - width + 1))
+    part = labels[:, left : left + width]
+    last = labels[labels != 255].max(initial=0)
+    inner = np.flatnonzero(((part != 0) & (part != last) & (part != 255)).any(axis=1))
+    first, end = (int(inner[0]), int(inner[-1]) + 1) if inner.size else (0, 1)
+    top = first - rng.uniform(*HOME_OCT.ilm_position) * height
+    top = min(max(top, end + 0.05 * height - height), first - 0.03 * height)
+    top = int(np.clip(round(top), 0, h - height))
+    return slice(top, top + height), slice(left, left + width)
+
+
+def enlarge(
+    image: NDArray[np.uint8], labels: NDArray[np.uint8], size: tuple[int, int], n_surfaces: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Resample a window to the size of the image: grey levels linearly, labels by way of their surfaces."""
+    rows, columns = (_linear_weights(n, m) for n, m in zip(image.shape, size, strict=True))
+    out = np.clip(np.rint(rows @ image.astype(np.float64) @ columns.T), 0, 255).astype(np.uint8)
+    surfaces = surfaces_from_labels(labels, n_surfaces)
+    missing = (columns @ np.isnan(surfaces).T.astype(float)).T > 0
+    z = ((columns @ np.nan_to_num(surfaces).T).T + 0.5) * size[0] / image.shape[0] - 0.5
+    return out, label_map(np.where(missing, np.nan, z), size[0])
+
+
+def _linear_weights(source: int, target: int) -> NDArray[np.floating]:
+    """Return (target, source) weights: linear interpolation when enlarging, area average when reducing."""
+    if target <= source:
+        return area_weights(source, target)
+    position = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
+    return np.clip(1 - np.abs(position[:, None] - np.arange(source)[None, :]), 0, None)
+
+
+def write_home_oct(dataset: str | Path, output: str | Path, seed: int = 0) -> Path:
+    """Convert a labelled data set, item by item; splits, subjects and labels are kept.
+
+    Args:
+        dataset: labelled data set of the clinical device, with spacings.
+        output: folder of the new data set.
+        seed: item i depends on (seed, i) only.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        ValueError: if the data set has no spacing, or is of a home device already.
+    """
+    header = read_header(dataset)
+    if header.get("spacing_mm") is None:
+        raise ValueError(f"'{dataset}' has no spacing_mm: the optics need the pixel size; add it to dataset.json")
+    if header.get("device") == HOME_OCT.name:
+        raise ValueError(f"'{dataset}' is of device '{HOME_OCT.name}' already; give a data set of a clinical device")
+    labels = {int(k): v for k, v in header["labels"].items()}
+    nominal = [min(s * n, m) / n for s, n, m in _extent(dataset, header)]
+    index = 0
+    with DatasetWriter(
+        output,
+        name=f"{header.get('name', 'oct')}-as-home-oct",
+        device=HOME_OCT.name,
+        labels=labels,
+        spacing_mm=nominal,
+        simulated_device=True,
+        simulated_anatomy=bool(header.get("simulated_anatomy", False)),
+        source=header.get("source"),
+        seed=seed,
+    ) as writer:
+        for part in SPLITS:
+            for item in datalist(dataset, part, ("image", "label")) if header.get(part) else ():
+                rng = np.random.default_rng([seed, index, 5])
+                index += 1
+                image, label = read_array(item["image"]), read_array(item["label"]).astype(np.uint8)
+                spacing = item.get("spacing_mm") or header["spacing_mm"]
+                rows, columns = draw_window(label, spacing, rng)
+                size = image.shape
+                image, label = enlarge(image[rows, columns], label[rows, columns], size, max(labels))
+                used = [
+                    spacing[0] * (rows.stop - rows.start) / size[0],
+                    spacing[1] * (columns.stop - columns.start) / size[1],
+                ]
+                image, label = degrade(image, label, (used[0] * 1e3, used[1] * 1e3), rng)
+                own = {k: item[k] for k in ("subject", "scan") if k in item}
+                writer.add(part, image, label, **own, spacing_mm=[round(s, 6) for s in used])
+    return Path(output)
+
+
+def _extent(dataset: str | Path, header: dict) -> list[tuple[float, int, float]]:
+    """Return (spacing in mm, pixels, extent of the home device's window in mm) for both axes."""
+    first = next(item for part in SPLITS for item in header.get(part, []))
+    shape = read_array(Path(dataset) / first["image"]).shape
+    window = (float(np.mean(HOME_OCT.depth_um)) * 1e-3, float(np.mean(HOME_OCT.width_mm)))
+    return list(zip(header["spacing_mm"], shape, window, strict=True))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.home_oct", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("input", type=Path, help="labelled data set of the clinical device")
+    parser.add_argument("output", type=Path, help="folder of the data set")
+    parser.add_argument("--seed", type=int, default=0)
+    a = parser.parse_args(arguments)
+    try:
+        folder = write_home_oct(a.input, a.output, a.seed)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"simulated home OCT in {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""Healthy maculae of a Spectralis with eight manually traced surfaces -> the data set format; nine labels.
+
+    python -m data_prep.spectralis_healthy INPUT OUTPUT --size 256
+    python -m data_prep.spectralis_healthy INPUT OUTPUT --size 64 --crop-um 700 --training 1 2 3 --validation 4
+
+INPUT holds `images/SubjectS_KK.png` and `boundaries/SubjectS_L.txt` (column k-1 belongs to image k, line x to A-scan x,
+values are 1-based rows). Source: Tian, Varga, Somfai, Lee, Smiddy, Cabrera DeBuc, "Real-Time Automatic Segmentation of OCT
+Volume Data of the Macular Region", PLoS ONE 10:e0133908 (2015), supporting file s002, CC BY 4.0: cite it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_prep.phantom import split_by_subject
+from data_prep.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
+from unicorn_monai.datasets import SPLITS, DatasetWriter
+
+LABELS: dict[int, str] = {
+    0: "vitreous",
+    1: "RNFL",
+    2: "GCL+IPL",
+    3: "INL",
+    4: "OPL",
+    5: "ONL+IS",
+    6: "EZ",
+    7: "OS/RPE",
+    8: "choroid and below",
+}
+N_SURFACES = len(LABELS) - 1
+AXIAL_UM = 3.87  # per row
+LATERAL_UM = 11.5  # per column: estimated (11 to 12), not stated in the files
+MATLAB_ORIGIN = 1.0  # the traced rows count from 1
+MOST_CROSSING = 0.05  # of all columns; found 0.4 to 1.6 %
+SOURCE = "Tian et al., PLoS ONE 10(8):e0133908 (2015), supporting file s002, CC BY 4.0"
+
+
+@dataclass(frozen=True)
+class BScan:
+    """One B-scan: image (rows, columns) uint8 and surfaces (8, columns), 0-based sub-pixel rows as traced."""
+
+    subject: int
+    scan: int
+    image: NDArray[np.uint8]
+    surfaces: NDArray[np.floating]
+
+
+def read_subjects(folder: str | Path) -> list[int]:
+    """List the subjects of an input folder.
+
+    Raises:
+        ValueError: if the folder holds no image `images/SubjectS_KK.png`.
+    """
+    found = {
+        m.group(1) for p in Path(folder, "images").glob("*.png") if (m := re.match(r"Subject(\d+)_\d+\.png", p.name))
+    }
+    if not found:
+        raise ValueError(
+            f"'{folder}' has no images/SubjectS_KK.png; expected the layout described in data_prep/README.md"
+        )
+    return sorted(int(s) for s in found)
+
+
+def read_bscans(folder: str | Path, subject: int) -> Iterator[BScan]:
+    """Read the B-scans of one subject.
+
+    Raises:
+        ValueError: if a boundary file is missing, or disagrees with the image in columns or number of B-scans.
+    """
+    folder = Path(folder)
+    tables = []
+    for k in range(1, N_SURFACES + 1):
+        path = folder / "boundaries" / f"Subject{subject}_{k}.txt"
+        if not path.is_file():
+            raise ValueError(f"'{path}' is missing: expected one file for each of the {N_SURFACES} surfaces")
+        tables.append(np.loadtxt(path, delimiter=",", ndmin=2))
+    shapes = {t.shape for t in tables}
+    if len(shapes) > 1:
+        raise ValueError(f"the boundary files of subject {subject} have the shapes {sorted(shapes)}: expected one")
+    rows = np.stack(tables) - MATLAB_ORIGIN  # (surface, column, B-scan)
+    for path in sorted((folder / "images").glob(f"Subject{subject}_*.png")):
+        scan = int(path.stem.split("_")[1])
+        with Image.open(path) as opened:
+            image = np.asarray(opened.convert("L"))
+        if not 1 <= scan <= rows.shape[2] or image.shape[1] != rows.shape[1]:
+            raise ValueError(
+                f"'{path}' is B-scan {scan} with {image.shape[1]} columns, but the boundaries hold {rows.shape[2]} "
+                f"B-scans with {rows.shape[1]} columns; check that both come from the same subject"
+            )
+        yield BScan(subject, scan, image, rows[:, :, scan - 1])
+
+
+def crop(bscan: BScan, crop_um: float | None, crop_mm: float | None) -> BScan:
+    """Cut a window of `crop_um` around the retina and of `crop_mm` in the middle of the field; whole where None."""
+    image, surfaces = bscan.image, bscan.surfaces
+    if crop_um is not None:
+        height = min(max(round(crop_um / AXIAL_UM), 1), image.shape[0])
+        middle = 0.5 * (np.nanmin(surfaces[0]) + np.nanmax(surfaces[-1]))
+        top = int(np.clip(round(middle - height / 2), 0, image.shape[0] - height))
+        image, surfaces = image[top : top + height], surfaces - top
+    if crop_mm is not None:
+        width = min(max(round(crop_mm * 1e3 / LATERAL_UM), 1), image.shape[1])
+        left = (image.shape[1] - width) // 2
+        image, surfaces = image[:, left : left + width], surfaces[:, left : left + width]
+    return BScan(bscan.subject, bscan.scan, image, surfaces)
+
+
+def write_spectralis_healthy(
+    folder: str | Path,
+    output: str | Path,
+    size: int = 256,
+    parts: dict[int, str] | None = None,
+    crop_um: float | None = None,
+    crop_mm: float | None = None,
+) -> tuple[Path, float]:
+    """Convert the B-scans of some subjects.
+
+    Args:
+        folder: input folder.
+        output: folder of the data set.
+        size: rows and columns.
+        parts: subject -> "training", "validation" or "test"; by default 4, 1 and 2 of the 7 subjects, in order.
+        crop_um: height of a window around the retina, um.
+        crop_mm: width of a window in the middle of the field, mm.
+
+    Returns:
+        the data set, and the share of columns in which crossing surfaces were repaired.
+
+    Raises:
+        ValueError: if a subject is not in the input, the size or crop is not positive, or too many surfaces cross.
+    """
+    present = read_subjects(folder)
+    if parts is None:
+        parts = {s: SPLITS[0] if i < 4 else SPLITS[1] if i < 5 else SPLITS[2] for i, s in enumerate(present)}
+    if unknown := sorted(set(parts) - set(present)):
+        raise ValueError(f"subjects {unknown} are not in '{folder}'; it holds {present}")
+    for name, value in (("size", size), ("crop-um", crop_um), ("crop-mm", crop_mm)):
+        if value is not None and value <= 0:
+            raise ValueError(f"{name} {value}: expected a positive number")
+    crossing = []
+    nominal = ((crop_um or 496 * AXIAL_UM) * 1e-3 / size, crop_mm / size if crop_mm else 610 * LATERAL_UM * 1e-3 / size)
+    fields = {"source": SOURCE, "lateral_spacing": "estimated", "simulated_device": False, "simulated_anatomy": False}
+    with DatasetWriter(
+        output, name=f"spectralis-healthy-{size}", device="spectralis", labels=LABELS, spacing_mm=nominal, **fields
+    ) as writer:
+        for subject, part in parts.items():
+            for bscan in read_bscans(folder, subject):
+                surfaces, share = order_surfaces(bscan.surfaces)
+                crossing.append(share)
+                cut = crop(BScan(subject, bscan.scan, bscan.image, surfaces), crop_um, crop_mm)
+                shape = cut.image.shape
+                label = label_map(resize_surfaces(cut.surfaces, shape, (size, size)), size)
+                spacing = [shape[0] * AXIAL_UM * 1e-3 / size, shape[1] * LATERAL_UM * 1e-3 / size]
+                writer.add(
+                    part,
+                    resize_image(cut.image, (size, size)),
+                    label,
+                    subject=f"subject{subject}",
+                    scan=bscan.scan,
+                    spacing_mm=[round(s, 6) for s in spacing],
+                )
+        if np.mean(crossing) > MOST_CROSSING:
+            raise ValueError(
+                f"surfaces cross in {np.mean(crossing):.1%} of all columns, expected at most {MOST_CROSSING:.0%}; "
+                "check the order of the boundary files"
+            )
+    return Path(output), float(np.mean(crossing))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.spectralis_healthy",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("input", type=Path, help="folder with images/ and boundaries/")
+    parser.add_argument("output", type=Path, help="folder of the data set")
+    parser.add_argument("--size", type=int, default=256, help="rows and columns (default 256)")
+    parser.add_argument("--subjects", type=int, nargs="+", help="use these subjects only, split at random")
+    parser.add_argument("--split", type=float, nargs=3, default=(0.6, 0.1, 0.3), metavar=("TRAIN", "VAL", "TEST"))
+    parser.add_argument("--seed", type=int, default=0, help="of the random split")
+    for part in SPLITS:
+        parser.add_argument(
+            f"--{part}", type=int, nargs="+", metavar="S", help="these subjects, instead of a random split"
+        )
+    parser.add_argument("--crop-um", type=float, help="height of a window around the retina, for small images")
+    parser.add_argument("--crop-mm", type=float, help="width of a window in the middle of the field")
+    a = parser.parse_args(arguments)
+    try:
+        explicit = [(s, part) for part in SPLITS for s in getattr(a, part) or ()]
+        parts = dict(explicit)
+        if len(parts) < len(explicit):
+            raise ValueError("a subject is listed twice; splits must not share subjects")
+        if explicit and a.subjects:
+            raise ValueError("--subjects cannot be combined with --training, --validation and --test; use one of both")
+        if not explicit:
+            names = [str(s) for s in a.subjects or read_subjects(a.input)]
+            parts = {int(s): part for s, part in split_by_subject(names, a.split, a.seed).items()}
+        folder, crossing = write_spectralis_healthy(a.input, a.output, a.size, parts, a.crop_um, a.crop_mm)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{len(parts)} subjects in {folder}; crossing surfaces repaired in {crossing:.2%} of the columns")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

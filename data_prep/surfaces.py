@@ -1,0 +1,128 @@
+"""Layer surfaces <-> label maps: a surface is a sub-pixel row per column, a label the number of surfaces above a pixel.
+
+    label(i, x) = #{k : z_k(x) <= i},      z_target = (z + 1/2) H_target / H_source - 1/2
+
+Rows are 0-based and refer to pixel centres; NaN = not annotated. Rasterising rescaled surfaces at the target size keeps
+layers of two pixels that resizing a mask would tear.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+IGNORE = 255
+
+
+def order_surfaces(surfaces: Array, most: float = 0.20) -> tuple[Array, float]:
+    """Repair surfaces that cross by a running maximum from top to bottom.
+
+    Args:
+        surfaces: (n, columns) rows; a column with any NaN is left as it is.
+        most: largest share of crossing columns that may be repaired; where the inner layers vanish in the fovea up to
+            a tenth of the columns of a B-scan cross by fractions of a pixel.
+
+    Returns:
+        the ordered surfaces (a copy) and the share of annotated columns that had to be repaired.
+
+    Raises:
+        ValueError: if more columns than that cross: the surfaces are then in the wrong order, not noisy.
+    """
+    if surfaces.ndim != 2:
+        raise ValueError(f"surfaces of shape {surfaces.shape}: expected (surfaces, columns)")
+    valid = ~np.isnan(surfaces).any(axis=0)
+    crossing = valid & (np.diff(surfaces, axis=0) < 0).any(axis=0)
+    share = float(crossing.sum() / max(valid.sum(), 1))
+    if share > most:
+        raise ValueError(
+            f"surfaces cross in {share:.1%} of the columns, expected at most {most:.1%}; "
+            "check that they are listed from vitreous to choroid and that rows count downwards"
+        )
+    ordered = surfaces.astype(np.float64, copy=True)
+    ordered[:, valid] = np.maximum.accumulate(ordered[:, valid], axis=0)
+    return ordered, share
+
+
+def area_weights(source: int, target: int) -> Array:
+    """Return (target, source) weights of an area average: row t holds the share of each source pixel in pixel t."""
+    edges = np.arange(target + 1) * (source / target)
+    low, high = edges[:-1, None], edges[1:, None]
+    pixel = np.arange(source)[None, :]
+    overlap = np.clip(np.minimum(high, pixel + 1) - np.maximum(low, pixel), 0.0, None)
+    overlap[overlap < 1e-9] = 0.0  # rounding must not let a missing column reach its neighbours
+    return overlap / overlap.sum(axis=1, keepdims=True)
+
+
+def resize_image(image: NDArray, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Area average of an 8-bit image, (rows, columns) -> size."""
+    rows, columns = (area_weights(n, m) for n, m in zip(image.shape, size, strict=True))
+    return np.clip(np.rint(rows @ image.astype(np.float64) @ columns.T), 0, 255).astype(np.uint8)
+
+
+def resize_surfaces(surfaces: Array, source: tuple[int, int], target: tuple[int, int]) -> Array:
+    """Rescale surfaces to another image size; columns are averaged as `resize_image` averages them.
+
+    Args:
+        surfaces: (n, source columns) rows of the source image.
+        source: (rows, columns) of the source image.
+        target: (rows, columns) wanted.
+
+    Returns:
+        (n, target columns) rows of the target image; NaN where any contributing column is missing.
+
+    Raises:
+        ValueError: if the surfaces have another number of columns than the source image.
+    """
+    if surfaces.shape[1] != source[1]:
+        raise ValueError(f"surfaces with {surfaces.shape[1]} columns for an image with {source[1]}: expected as many")
+    weights = area_weights(source[1], target[1])
+    missing = np.isnan(surfaces).astype(float) @ weights.T > 0
+    z = np.nan_to_num(surfaces) @ weights.T
+    z = (z + 0.5) * target[0] / source[0] - 0.5
+    return np.where(missing, np.nan, z)
+
+
+def label_map(surfaces: Array, rows: int) -> NDArray[np.uint8]:
+    """Rasterise ordered surfaces.
+
+    Args:
+        surfaces: (n, columns) increasing rows; NaN anywhere in a column makes the column 255 (ignore).
+        rows: height of the label map.
+
+    Returns:
+        (rows, columns) labels 0..n, 255.
+
+    Raises:
+        ValueError: if surfaces cross; see `order_surfaces`.
+    """
+    missing = np.isnan(surfaces).any(axis=0)
+    if (np.diff(surfaces[:, ~missing], axis=0) < 0).any():
+        raise ValueError("surfaces cross: expected rows increasing with the surface; repair them with order_surfaces")
+    i = np.arange(rows)[None, :, None]
+    labels = (np.nan_to_num(surfaces)[:, None, :] <= i).sum(axis=0).astype(np.uint8)
+    labels[:, missing] = IGNORE
+    return labels
+
+
+def surfaces_from_labels(labels: NDArray[np.integer], n_surfaces: int) -> Array:
+    """Recover surfaces from a label map, each half a pixel above the first row that it contains.
+
+    Args:
+        labels: (rows, columns) labels 0..n_surfaces, 255 = ignore.
+        n_surfaces: number of surfaces.
+
+    Returns:
+        (n_surfaces, columns) rows, exact to half a pixel; NaN in columns with an ignored pixel. A surface outside the
+        image is set to its border, -1/2 or rows - 1/2.
+
+    Raises:
+        ValueError: if a label is neither 255 nor at most `n_surfaces`.
+    """
+    present = labels[labels != IGNORE]
+    if present.size and present.max() > n_surfaces:
+        raise ValueError(f"label {present.max()} with {n_surfaces} surfaces: expected labels 0..{n_surfaces} or 255")
+    # Counting pixels instead of looking for the first one also orders columns whose labels motion has torn.
+    above = np.stack([(labels <= k).sum(axis=0) for k in range(n_surfaces)]) - 0.5
+    above[:, (labels == IGNORE).any(axis=0)] = np.nan
+    return above

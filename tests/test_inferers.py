@@ -1,0 +1,521 @@
+"""The fused denoising loop against the same loop written out from stock MONAI parts."""
+
+import pytest
+import torch
+from conftest import LABELS, LATENT, SCHEDULE, build_autoencoder, build_unet, wake
+from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, PNDMScheduler
+from torch import nn
+
+from unicorn_monai.fusion import MODES
+from unicorn_monai.inferers import DualControlNetInferer
+from unicorn_monai.networks import controlnet_for, freeze
+from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus
+
+SHAPE = (LATENT, 4, 4)
+SCALE = 0.7
+SAMPLERS = {
+    "DDIM": (lambda: DDIM(50, **SCHEDULE), 6),
+    "DPM-Solver++": (lambda: DPMSolverPlusPlus(50, **SCHEDULE), 6),
+    "DDPM": (lambda: DDPMScheduler(6, clip_sample=False, **SCHEDULE), 6),
+}
+
+
+@pytest.fixture
+def networks(autoencoder, unet, semantic, uncertainty):
+    return {"autoencoder": autoencoder, "unet": unet, "semantic": semantic, "uncertainty": uncertainty}
+
+
+@pytest.fixture
+def conditions(label_maps):
+    """Label map and scaled uncertainty of two images."""
+    return {"label_map": label_maps(2), "hint": torch.tensor([-0.5, 1.2])}
+
+
+@pytest.fixture(params=SAMPLERS.values(), ids=SAMPLERS.keys())
+def sampler(request):
+    build, steps = request.param
+    return build(), steps
+
+
+def noise_of(seed, shape=SHAPE):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def spread(hint, label_map):
+    """One number per image as a constant image."""
+    return hint.reshape(-1, 1, 1, 1).expand(-1, 1, *label_map.shape[2:])
+
+
+def stock_loop(scheduler, n, seed, unet, autoencoder, nets=(), weights=()):
+    """One image by MONAI's ControlNet, DiffusionModelUNet and scheduler, residuals summed as in Eqs. (6) and (7)."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(1, *SHAPE, generator=generator)
+    scheduler.set_timesteps(n)
+    for t in scheduler.timesteps:
+        at = torch.as_tensor([t])
+        residuals = [net(x, at, controlnet_cond=condition) for net, condition in nets]
+        down = [sum(w * d for w, d in zip(weights, parts, strict=True)) for parts in zip(*(r[0] for r in residuals))]
+        mid = sum(w * r[1] for w, r in zip(weights, residuals, strict=True)) if nets else None
+        eps = unet(x, at, down_block_additional_residuals=down or None, mid_block_additional_residual=mid)
+        own = {"generator": generator} if isinstance(scheduler, DDPMScheduler) else {}
+        x, _ = scheduler.step(eps, int(t), x, **own)
+    return autoencoder.decode_stage_2_outputs(x / SCALE)
+
+
+STOCK = {
+    "MONAI DDIM": (lambda: DDIMScheduler(1000, clip_sample=False, **SCHEDULE), 10),
+    "MONAI DDPM": (lambda: DDPMScheduler(6, clip_sample=False, **SCHEDULE), 6),
+    "MONAI PNDM": (lambda: PNDMScheduler(1000, skip_prk_steps=True, **SCHEDULE), 10),
+} | SAMPLERS
+
+
+@pytest.mark.parametrize(("build", "n"), STOCK.values(), ids=STOCK.keys())
+@pytest.mark.parametrize(("weight", "name"), [(0.0, "semantic"), (1.0, "uncertainty")])
+def test_weights_0_and_1_are_the_loop_with_a_single_controlnet(networks, conditions, build, n, weight, name):
+    inferer = DualControlNetInferer(build(), SCALE, weight, "paper")
+    images = inferer.sample(**conditions, **networks, latent_shape=SHAPE, seeds=[3, 4], num_inference_steps=n)
+    label_map, hint = conditions["label_map"], spread(conditions["hint"], conditions["label_map"])
+    condition = label_map if name == "semantic" else hint
+    for i, seed in enumerate((3, 4)):
+        expected = stock_loop(
+            build(),
+            n,
+            seed,
+            networks["unet"],
+            networks["autoencoder"],
+            [(networks[name], condition[i : i + 1])],
+            [1.0],
+        )
+        torch.testing.assert_close(images[i : i + 1], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("build", "n"), STOCK.values(), ids=STOCK.keys())
+@pytest.mark.parametrize("mode", MODES)
+def test_any_weight_is_the_loop_with_both_controlnets(networks, conditions, build, n, mode):
+    w = 0.3
+    inferer = DualControlNetInferer(build(), SCALE, w, mode)
+    images = inferer.sample(**conditions, **networks, latent_shape=SHAPE, seeds=[3, 4], num_inference_steps=n)
+    label_map, hint = conditions["label_map"], spread(conditions["hint"], conditions["label_map"])
+    weights = (1 - w if mode == "paper" else 1.0, w)
+    for i, seed in enumerate((3, 4)):
+        nets = [(networks["semantic"], label_map[i : i + 1]), (networks["uncertainty"], hint[i : i + 1])]
+        expected = stock_loop(build(), n, seed, networks["unet"], networks["autoencoder"], nets, weights)
+        torch.testing.assert_close(images[i : i + 1], expected, rtol=0, atol=1e-5)
+
+
+def test_in_the_same_batch_the_loop_is_the_same_bit_for_bit(networks, conditions):
+    one = {"label_map": conditions["label_map"][:1], "hint": conditions["hint"][:1]}
+    inferer = DualControlNetInferer(DDIM(1000, **SCHEDULE), SCALE, 1.0, "paper")
+    image = inferer.sample(**one, **networks, latent_shape=SHAPE, seeds=[3], num_inference_steps=10)
+    nets = [(networks["uncertainty"], spread(one["hint"], one["label_map"]))]
+    expected = stock_loop(DDIM(1000, **SCHEDULE), 10, 3, networks["unet"], networks["autoencoder"], nets, [1.0])
+    assert torch.equal(image, expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_untrained_controlnets_leave_the_sample_of_the_unet_bit_for_bit(networks, conditions, sampler, mode):
+    scheduler, n = sampler
+    unet, autoencoder = networks["unet"], networks["autoencoder"]
+    fresh = {
+        "semantic": freeze(controlnet_for(unet, LABELS, (4, 8, 8))),
+        "uncertainty": freeze(controlnet_for(unet, 1, (4, 8, 8))),
+    }
+    inferer = DualControlNetInferer(scheduler, SCALE, 0.5, mode)
+    one = {"label_map": conditions["label_map"][:1], "hint": conditions["hint"][:1]}
+    image = inferer.sample(**one, **(networks | fresh), latent_shape=SHAPE, seeds=[3], num_inference_steps=n)
+    assert torch.equal(image, stock_loop(scheduler, n, 3, unet, autoencoder))
+
+
+def test_trained_controlnets_change_the_sample(networks, conditions):
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    common = networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 6}
+    usual = inferer.sample(**conditions, **common)
+    other_labels = inferer.sample(**(conditions | {"label_map": conditions["label_map"].flip(2)}), **common)
+    other_hint = inferer.sample(**(conditions | {"hint": conditions["hint"] + 1}), **common)
+    assert (usual - other_labels).abs().max() > 1e-3
+    assert (usual - other_hint).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("w", [0.3, 0.5, torch.tensor([0.2, 0.9])], ids=["0.3", "0.5", "per image"])
+def test_one_fused_step_is_the_formula(networks, conditions, mode, w):
+    x, t = torch.randn(2, *SHAPE), torch.tensor([20, 7])
+    label_map, hint = conditions["label_map"], spread(conditions["hint"], conditions["label_map"])
+    unet, semantic, uncertainty = (networks[name] for name in ("unet", "semantic", "uncertainty"))
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, w, mode)
+    eps = inferer(x, unet, semantic, uncertainty, t, label_map, hint)
+
+    b = w.reshape(2, 1, 1, 1) if isinstance(w, torch.Tensor) else w
+    a = 1 - b if mode == "paper" else 1.0
+    down_s, mid_s = semantic(x, t, controlnet_cond=label_map)
+    down_u, mid_u = uncertainty(x, t, controlnet_cond=hint)
+    expected = unet(
+        x,
+        t,
+        down_block_additional_residuals=[a * s + b * u for s, u in zip(down_s, down_u, strict=True)],
+        mid_block_additional_residual=a * mid_s + b * mid_u,
+    )
+    torch.testing.assert_close(eps, expected)
+    given = DualControlNetInferer(DDIM(50, **SCHEDULE), mode=mode)(
+        x, unet, semantic, uncertainty, t, label_map, hint, uncertainty_weight=w
+    )
+    assert torch.equal(given, eps)
+
+
+@pytest.mark.parametrize(("mode", "w", "runs"), [("paper", 0.0, (1, 0)), ("paper", 1.0, (0, 1)), ("paper", 0.5, (1, 1))])
+def test_a_net_of_weight_0_is_not_run(networks, conditions, mode, w, runs):
+    calls = []
+    for name in ("semantic", "uncertainty"):
+        networks[name].register_forward_hook(lambda *_, name=name: calls.append(name))
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, w, mode)
+    inferer.sample(**conditions, **networks, latent_shape=SHAPE, seeds=[3, 4], num_inference_steps=4)
+    assert (calls.count("semantic"), calls.count("uncertainty")) == (4 * runs[0], 4 * runs[1])
+
+
+def test_compositional_weight_0_is_the_semantic_controlnet_alone(networks, conditions):
+    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 6}
+    images = [
+        DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, 0.0, mode).sample(**common)
+        for mode in ("paper", "compositional")
+    ]
+    assert torch.equal(*images)
+
+
+def test_gradients_of_a_fused_step_reach_a_controlnet_in_training(networks, conditions):
+    semantic = networks["semantic"].requires_grad_(True)
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), mode="compositional")
+    hint = spread(conditions["hint"], conditions["label_map"])
+    eps = inferer(
+        torch.randn(2, *SHAPE),
+        networks["unet"],
+        semantic,
+        networks["uncertainty"],
+        torch.tensor([20, 7]),
+        conditions["label_map"],
+        hint,
+    )
+    eps.square().mean().backward()
+    assert all(weight.grad is not None for weight in semantic.parameters())
+    assert all(weight.grad is None for weight in networks["uncertainty"].parameters())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_weights_per_image_are_the_separate_runs(networks, conditions, sampler, mode):
+    scheduler, n = sampler
+    inferer = DualControlNetInferer(scheduler, SCALE, mode=mode)
+    common = networks | {"latent_shape": SHAPE, "num_inference_steps": n}
+    together = inferer.sample(**conditions, **common, seeds=[3, 4], uncertainty_weight=torch.tensor([0.2, 0.9]))
+    for i, (seed, w) in enumerate(((3, 0.2), (4, 0.9))):
+        one = {key: value[i : i + 1] for key, value in conditions.items()}
+        alone = inferer.sample(**one, **common, seeds=[seed], uncertainty_weight=w)
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-5)
+
+
+def test_equal_weights_per_step_are_one_weight(networks, conditions, sampler):
+    scheduler, n = sampler
+    inferer = DualControlNetInferer(scheduler, SCALE)
+    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": n}
+    assert torch.equal(
+        inferer.sample(**common, uncertainty_weight=[0.4] * n), inferer.sample(**common, uncertainty_weight=0.4)
+    )
+
+
+def test_weights_per_step_are_the_steps_taken_one_by_one(networks, conditions):
+    weights = [0.0, torch.tensor([0.1, 0.8]), 0.5, 1.0]
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    common = networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
+    images = inferer.sample(**conditions, **common, uncertainty_weight=weights)
+
+    scheduler = DDIM(50, **SCHEDULE)
+    scheduler.set_timesteps(4)
+    x = torch.stack([noise_of(3), noise_of(4)])
+    hint = spread(conditions["hint"], conditions["label_map"])
+    nets = [networks[name] for name in ("unet", "semantic", "uncertainty")]
+    for t, w in zip(scheduler.timesteps, weights, strict=True):
+        eps = inferer(x, *nets, t[None], conditions["label_map"], hint, uncertainty_weight=w)
+        x, _ = scheduler.step(eps, t, x)
+    torch.testing.assert_close(images, inferer.decode(x, networks["autoencoder"]), rtol=0, atol=1e-5)
+
+
+def test_the_weight_given_to_sample_replaces_that_of_the_inferer(networks, conditions):
+    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
+    given = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, 0.1).sample(**common, uncertainty_weight=0.8)
+    assert torch.equal(given, DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, 0.8).sample(**common))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_image_is_the_same_alone_and_in_a_batch_of_four(networks, label_maps, sampler, mode):
+    scheduler, n = sampler
+    inferer = DualControlNetInferer(scheduler, SCALE, 0.4, mode)
+    conditions = {"label_map": label_maps(4), "hint": torch.tensor([-1.0, 0.0, 0.7, 2.0])}
+    common = networks | {"latent_shape": SHAPE, "num_inference_steps": n}
+    seeds = [11, 12, 13, 12]
+    together = inferer.sample(**conditions, **common, seeds=seeds)
+    for i, seed in enumerate(seeds):
+        one = {key: value[i : i + 1] for key, value in conditions.items()}
+        torch.testing.assert_close(together[i : i + 1], inferer.sample(**one, **common, seeds=[seed]), rtol=0, atol=1e-5)
+
+
+def test_the_same_call_gives_the_same_images_whatever_ran_before(networks, conditions, sampler):
+    scheduler, n = sampler
+    inferer = DualControlNetInferer(scheduler, SCALE)
+    common = networks | {"latent_shape": SHAPE, "num_inference_steps": n}
+    first = inferer.sample(**conditions, **common, seeds=[3, 4])
+    inferer.sample(**conditions, **common, seeds=[8, 9])
+    torch.randn(17)
+    state = torch.get_rng_state()
+    assert torch.equal(inferer.sample(**conditions, **common, seeds=[3, 4]), first)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_number_per_image_is_a_constant_hint(networks, conditions):
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    common = networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
+    image = spread(conditions["hint"], conditions["label_map"])
+    assert torch.equal(
+        inferer.sample(**conditions, **common), inferer.sample(**(conditions | {"hint": image}), **common)
+    )
+
+
+def test_the_hint_of_a_prior_fits(networks, conditions):
+    prior = UncertaintyPrior(0.19, 0.05, "zscore", 0.1, 0.08, "a" * 64)
+    hint = prior.hint(prior.sample([3, 4]))
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    images = inferer.sample(
+        conditions["label_map"], hint, **networks, latent_shape=SHAPE, seeds=[3, 4], num_inference_steps=2
+    )
+    assert images.shape == (2, 1, 16, 16)
+
+
+def test_a_run_may_start_from_a_noised_real_latent(networks, conditions, sampler):
+    scheduler, n = sampler
+    skip = 2
+    inferer = DualControlNetInferer(scheduler, SCALE, 0.4)
+    real = networks["autoencoder"].encode_stage_2_inputs(torch.rand(2, 1, 16, 16))
+    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": n}
+    images = inferer.sample(**common, start=(real, skip))
+
+    generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+    noise = torch.stack([torch.randn(SHAPE, generator=generator) for generator in generators])
+    scheduler.set_timesteps(n)
+    alpha = scheduler.alphas_cumprod[scheduler.timesteps[skip]]
+    x = alpha.sqrt() * real * SCALE + (1 - alpha).sqrt() * noise
+    hint = spread(conditions["hint"], conditions["label_map"])
+    nets = [networks[name] for name in ("unet", "semantic", "uncertainty")]
+    for t in scheduler.timesteps[skip:]:
+        eps = inferer(x, *nets, t[None], conditions["label_map"], hint)
+        if isinstance(scheduler, DDPMScheduler):
+            x = torch.cat(
+                [scheduler.step(eps[i : i + 1], int(t), x[i : i + 1], generator=generators[i])[0] for i in (0, 1)]
+            )
+        else:
+            x, _ = scheduler.step(eps, int(t), x)
+    torch.testing.assert_close(images, inferer.decode(x, networks["autoencoder"]), rtol=0, atol=1e-5)
+
+
+def test_the_more_steps_are_skipped_the_closer_the_image_is_to_the_real_one(networks, conditions):
+    inferer = DualControlNetInferer(DDIM(1000, **SCHEDULE), SCALE)
+    real = networks["autoencoder"].encode_stage_2_inputs(torch.rand(2, 1, 16, 16))
+    target = networks["autoencoder"].decode_stage_2_outputs(real)
+    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 20}
+    distances = [
+        (inferer.sample(**common, start=(real, skip)) - target).square().mean().item() for skip in (0, 12, 19)
+    ]
+    assert distances[0] > distances[1] > distances[2]
+
+
+def test_intermediates_are_the_decoded_predictions_of_x0(networks, conditions):
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 7}
+    images, intermediates = inferer.sample(**common, intermediate_steps=3)
+    assert torch.equal(images, inferer.sample(**common))
+    assert len(intermediates) == 3  # steps 0, 3 and 6, the last
+    torch.testing.assert_close(intermediates[-1], images)  # the last step goes to the predicted x0
+
+    scheduler = DDIM(50, **SCHEDULE)
+    scheduler.set_timesteps(7)
+    x, t = torch.stack([noise_of(3), noise_of(4)]), scheduler.timesteps[0]
+    nets = [networks[name] for name in ("unet", "semantic", "uncertainty")]
+    hint = spread(conditions["hint"], conditions["label_map"])
+    _, x0 = scheduler.step(inferer(x, *nets, t[None], conditions["label_map"], hint), t, x)
+    torch.testing.assert_close(intermediates[0], inferer.decode(x0, networks["autoencoder"]), rtol=0, atol=1e-5)
+
+
+def test_intermediates_of_a_scheduler_that_predicts_no_x0_are_its_latents(networks, conditions):
+    inferer = DualControlNetInferer(PNDMScheduler(50, skip_prk_steps=True, **SCHEDULE), SCALE)
+    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 5}
+    images, intermediates = inferer.sample(**common, intermediate_steps=1)
+    assert torch.equal(intermediates[-1], images)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 100])
+def test_decoding_in_chunks_is_decoding_at_once(autoencoder, size):
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    latents = torch.randn(5, *SHAPE)
+    at_once = autoencoder.decode_stage_2_outputs(latents / SCALE)
+    torch.testing.assert_close(inferer.decode(latents, autoencoder, size), at_once, rtol=0, atol=1e-5)
+
+
+def test_volumes_are_sampled_as_images_are(label_maps):
+    unet, autoencoder = build_unet(3), build_autoencoder(3)
+    semantic, uncertainty = (wake(controlnet_for(unet, channels, (4, 8, 8))) for channels in (LABELS, 1))
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, 0.4)
+    nets = {"autoencoder": autoencoder, "unet": unet, "semantic": semantic, "uncertainty": uncertainty}
+    common = nets | {"latent_shape": (LATENT, 4, 4, 2), "num_inference_steps": 4}
+    labels, hint = label_maps(2, 16, 16, 8), torch.tensor([-0.5, 1.2])
+    volumes = inferer.sample(labels, hint, **common, seeds=[3, 4])
+    assert volumes.shape == (2, 1, 16, 16, 8)
+    alone = inferer.sample(labels[1:], hint[1:], **common, seeds=[4])
+    torch.testing.assert_close(volumes[1:], alone, rtol=0, atol=1e-5)
+
+
+def test_a_context_reaches_all_three_networks(label_maps, autoencoder):
+    unet = build_unet(with_conditioning=True, cross_attention_dim=5)
+    semantic, uncertainty = (wake(controlnet_for(unet, channels, (4, 8, 8))) for channels in (LABELS, 1))
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    contexts = []
+    for net in (unet, semantic, uncertainty):
+        net.register_forward_pre_hook(lambda _, args, kwargs: contexts.append(kwargs["context"]), with_kwargs=True)
+    context = torch.randn(1, 2, 5)
+    inferer.sample(
+        label_maps(1), torch.zeros(1), autoencoder, unet, semantic, uncertainty, SHAPE, [3], 2, context=context
+    )
+    assert len(contexts) == 6
+    assert all(seen is context for seen in contexts)
+
+
+def test_the_label_map_may_be_of_integers(networks, conditions):
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    common = networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 2}
+    integers = conditions | {"label_map": conditions["label_map"].to(torch.uint8)}
+    assert torch.equal(inferer.sample(**integers, **common), inferer.sample(**conditions, **common))
+
+
+def test_each_condition_is_embedded_exactly_once(networks, conditions):
+    calls = []
+    for name in ("semantic", "uncertainty"):
+        embedding = networks[name].controlnet_cond_embedding
+        embedding.register_forward_hook(lambda *_, name=name: calls.append(name))
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    inferer.sample(**conditions, **networks, latent_shape=SHAPE, seeds=[3, 4], num_inference_steps=9)
+    assert calls == ["semantic", "uncertainty"]
+
+
+@pytest.mark.parametrize("failing", ["unet", "semantic", "uncertainty", "autoencoder"])
+def test_the_embeddings_are_put_back_after_an_exception(networks, conditions, failing):
+    embeddings = {name: networks[name].controlnet_cond_embedding for name in ("semantic", "uncertainty")}
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
+    before = inferer.sample(**common)
+
+    def fail(*_):
+        raise MemoryError
+
+    part = networks[failing].decoder if failing == "autoencoder" else networks[failing]
+    hook = part.register_forward_pre_hook(fail)
+    with pytest.raises(MemoryError):
+        inferer.sample(**common)
+    for name, embedding in embeddings.items():
+        assert networks[name].controlnet_cond_embedding is embedding
+    hook.remove()
+    assert torch.equal(inferer.sample(**common), before)
+
+
+def test_a_network_without_condition_embedding_sees_the_condition_at_every_step(networks, conditions):
+    class Own(nn.Module):
+        """A ControlNet of one's own, of which only MONAI's call signature is asked."""
+
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = [inner]
+
+        def forward(self, x, timesteps, controlnet_cond, conditioning_scale=1.0, context=None, class_labels=None):
+            return self.inner[0](x, timesteps, controlnet_cond, conditioning_scale, context, class_labels)
+
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    common = conditions | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 3}
+    own = {name: Own(networks[name]) for name in ("semantic", "uncertainty")}
+    assert torch.equal(inferer.sample(**common, **(networks | own)), inferer.sample(**common, **networks))
+
+
+def test_no_graph_is_kept(networks, conditions):
+    networks["semantic"].requires_grad_(True)
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    images = inferer.sample(**conditions, **networks, latent_shape=SHAPE, seeds=[3, 4], num_inference_steps=2)
+    assert not images.requires_grad
+
+
+def test_progress_is_shown_if_asked_for(networks, conditions, capfd):
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 3}
+    inferer.sample(**common)
+    assert capfd.readouterr().err == ""
+    inferer.sample(**common, verbose=True)
+    assert "denoising" in capfd.readouterr().err
+
+
+def test_images_are_divided_by_the_scale_factor_before_decoding(networks, conditions):
+    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 3}
+    seen = []
+    networks["autoencoder"].decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    networks["autoencoder"].post_quant_conv = nn.Identity()
+    for scale in (1.0, 4.0):
+        DualControlNetInferer(DDIM(50, **SCHEDULE), scale).sample(**common)
+    torch.testing.assert_close(seen[0], 4 * seen[1])
+
+
+REFUSED = {
+    "labels": ({"label_map": torch.zeros(2, LABELS + 1, 16, 16)}, rf"label_map has shape .* expects \(batch, {LABELS}"),
+    "hint channels": ({"hint": torch.zeros(2, 3, 16, 16)}, r"hint has shape .* expects \(batch, 1"),
+    "size": ({"label_map": torch.zeros(2, LABELS, 32, 32)}, r"label_map of \(32, 32\) pixels is embedded to \(8, 8\)"),
+    "hint size": ({"hint": torch.zeros(2, 1, 8, 8)}, r"hint of \(8, 8\) pixels is embedded to \(2, 2\)"),
+    "number of hints": ({"hint": torch.zeros(3)}, "2 label maps, 3 hints, 2 seeds"),
+    "number of seeds": ({"seeds": [1]}, "2 label maps, 2 hints, 1 seeds"),
+    "latent dimensions": ({"latent_shape": (LATENT, 4)}, r"latent_shape is \(3, 4\); expected .* of 2 dimensions"),
+    "latent channels": ({"latent_shape": (4, 4, 4)}, r"latent_shape is \(4, 4, 4\); expected the 3 channels"),
+    "latent size": ({"latent_shape": (LATENT, 8, 8)}, r"is embedded to \(4, 4\), the latents are \(8, 8\)"),
+    "weights per step": ({"uncertainty_weight": [0.5] * 3}, "Got 3 weights for 4 steps"),
+    "weights per image": ({"uncertainty_weight": torch.rand(3)}, r"Weight has shape \(3,\)"),
+    "no steps": ({"num_inference_steps": 0}, "num_inference_steps is 0; expected 1 to 50"),
+    "too many steps": ({"num_inference_steps": 51}, "num_inference_steps is 51; expected 1 to 50"),
+    "start too late": ({"start": (torch.zeros(2, *SHAPE), 4)}, "start skips 4 of 4 steps; expected 0 to 3"),
+    "start before the first": ({"start": (torch.zeros(2, *SHAPE), -1)}, "start skips -1 of 4 steps"),
+    "start of other shape": ({"start": (torch.zeros(1, *SHAPE), 0)}, r"latents \(1, 3, 4, 4\); expected \(2, 3, 4, 4\)"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_does_not_fit_is_refused(networks, conditions, change, message):
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
+    with pytest.raises(ValueError, match=message):
+        inferer.sample(**(common | change))
+    inferer.sample(**common)  # nothing is left behind
+
+
+def test_one_network_in_both_roles_is_refused(networks, conditions):
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    both = {"semantic": networks["uncertainty"], "label_map": conditions["label_map"][:, :1]}
+    common = conditions | networks | both | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
+    with pytest.raises(ValueError, match="ControlNet of the hint is in use already"):
+        inferer.sample(**common)
+
+
+def test_controlnets_of_different_unets_are_refused(networks, conditions):
+    other = wake(controlnet_for(build_unet(num_res_blocks=2), 1, (4, 8, 8)))
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
+    with pytest.raises(ValueError, match="residuals differ"):
+        inferer.sample(**(common | {"uncertainty": other}))
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
+def test_a_scale_factor_that_cannot_be_is_refused(scale):
+    with pytest.raises(ValueError, match="scale_factor is"):
+        DualControlNetInferer(DDIM(50), scale)
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(ValueError, match="Unknown mode 'sum'"):
+        DualControlNetInferer(DDIM(50), mode="sum")

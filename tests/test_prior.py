@@ -1,0 +1,157 @@
+"""The uncertainty prior: what is fitted, what is sampled, what the ControlNet is shown (Eq. 5)."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from unicorn_monai.prior import UncertaintyPrior
+
+SHA = "a" * 64
+
+
+@pytest.fixture
+def labeled():
+    return torch.linspace(0.01, 0.05, 40)
+
+
+@pytest.fixture
+def unlabeled():
+    return torch.linspace(0.1, 0.3, 60) ** 1.1
+
+
+def truncated_moments(mean, std):
+    """Mean and standard deviation of a Gaussian truncated to [0, 1], in closed form."""
+    a, b = -mean / std, (1 - mean) / std
+    pdf = [math.exp(-x * x / 2) / math.sqrt(2 * math.pi) for x in (a, b)]
+    mass = 0.5 * (math.erf(b / math.sqrt(2)) - math.erf(a / math.sqrt(2)))
+    shift = (pdf[0] - pdf[1]) / mass
+    return mean + std * shift, std * math.sqrt(1 + (a * pdf[0] - b * pdf[1]) / mass - shift**2)
+
+
+def test_fit_is_the_mean_and_standard_deviation_of_the_unlabelled_domain(labeled, unlabeled):
+    prior = UncertaintyPrior.fit(labeled, unlabeled, SHA)
+    assert prior.mean == pytest.approx(unlabeled.mean().item(), rel=1e-6)
+    assert prior.std == pytest.approx(unlabeled.std().item(), rel=1e-6)
+    assert prior.segmentation_sha256 == SHA
+
+
+def test_zscore_hint_has_zero_mean_and_unit_spread_over_both_domains(labeled, unlabeled):
+    both = torch.cat([labeled, unlabeled])
+    hint = UncertaintyPrior.fit(labeled, unlabeled, SHA, "zscore").hint(both)
+    assert hint.shape == both.shape
+    assert hint.mean().item() == pytest.approx(0, abs=1e-6)
+    assert hint.std().item() == pytest.approx(1, abs=1e-6)
+
+
+def test_paper_hint_is_the_uncertainty_itself(labeled, unlabeled):
+    prior = UncertaintyPrior.fit(labeled, unlabeled, SHA, "paper")
+    assert torch.equal(prior.hint(unlabeled), unlabeled)
+
+
+def test_scaling_of_the_hint_does_not_change_what_is_sampled(labeled, unlabeled):
+    priors = [UncertaintyPrior.fit(labeled, unlabeled, SHA, scaling) for scaling in ("zscore", "paper")]
+    assert torch.equal(priors[0].sample(range(10)), priors[1].sample(range(10)))
+
+
+def test_a_sample_depends_on_its_own_seed_only(labeled, unlabeled):
+    prior = UncertaintyPrior.fit(labeled, unlabeled, SHA)
+    together = prior.sample([5, 6, 7, 5])
+    torch.manual_seed(123)  # the global generator plays no part
+    alone = torch.cat([prior.sample([seed]) for seed in (5, 6, 7, 5)])
+    assert torch.equal(together, alone)
+    assert together[0] == together[3]
+    assert together[:3].unique().numel() == 3
+
+
+def test_sampling_leaves_the_global_generator_alone(labeled, unlabeled):
+    state = torch.get_rng_state()
+    UncertaintyPrior.fit(labeled, unlabeled, SHA).sample(range(3))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_sample_is_unrelated_to_the_noise_of_the_same_seed():
+    prior = UncertaintyPrior(0.5, 0.1, "paper", 0.0, 1.0, SHA)
+    seeds = range(2000)
+    noise = torch.stack([torch.randn(64, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    u = prior.sample(seeds)
+    table = torch.corrcoef(torch.cat([u[:, None], noise, noise.abs()], dim=1).T)
+    assert table[0, 1:].abs().max() < 5 / math.sqrt(2000)  # five standard errors: 128 comparisons
+
+
+# Standard error of the mean of 20000 draws is std / 141; five of them are allowed. The spread's is std / 200.
+@pytest.mark.parametrize(("mean", "std"), [(0.19, 0.05), (0.03, 0.05), (0.0, 0.2), (0.95, 0.3), (0.5, 2.0)])
+def test_samples_follow_the_truncated_gaussian(mean, std):
+    sample = UncertaintyPrior(mean, std, "paper", 0.0, 1.0, SHA).sample(range(20000)).double()
+    expected_mean, expected_std = truncated_moments(mean, std)
+    assert sample.min() >= 0
+    assert sample.max() <= 1
+    assert sample.mean().item() == pytest.approx(expected_mean, abs=5 * expected_std / math.sqrt(20000))
+    assert sample.std().item() == pytest.approx(expected_std, rel=5 / math.sqrt(40000))
+
+
+def test_without_spread_every_sample_is_the_mean():
+    torch.testing.assert_close(
+        UncertaintyPrior(0.2, 0.0, "paper", 0.0, 1.0, SHA).sample(range(5)), torch.full((5,), 0.2)
+    )
+
+
+def test_no_seeds_give_no_samples():
+    assert UncertaintyPrior(0.2, 0.1, "paper", 0.0, 1.0, SHA).sample([]).shape == (0,)
+
+
+def test_save_and_load_give_the_same_prior(tmp_path, labeled, unlabeled):
+    prior = UncertaintyPrior.fit(labeled, unlabeled, SHA)
+    prior.save(tmp_path / "run" / "prior.json")
+    loaded = UncertaintyPrior.load(tmp_path / "run" / "prior.json", SHA)
+    assert loaded == prior
+    assert torch.equal(loaded.sample(range(5)), prior.sample(range(5)))
+
+
+def test_the_statistics_of_another_segmentation_network_are_refused(tmp_path, labeled, unlabeled):
+    UncertaintyPrior.fit(labeled, unlabeled, SHA).save(tmp_path / "prior.json")
+    with pytest.raises(ValueError, match="not comparable"):
+        UncertaintyPrior.load(tmp_path / "prior.json", "b" * 64)
+
+
+def test_a_missing_prior_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="No uncertainty prior"):
+        UncertaintyPrior.load(tmp_path / "prior.json")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"mean": 0.1}), json.dumps({"other": 1})])
+def test_a_file_that_is_no_prior_is_refused(tmp_path, content):
+    (tmp_path / "prior.json").write_text(content)
+    with pytest.raises(ValueError, match="is no uncertainty prior"):
+        UncertaintyPrior.load(tmp_path / "prior.json")
+
+
+@pytest.mark.parametrize(
+    "values", [[0.1], [], [0.1, math.nan], [0.1, -0.01], [0.1, 1.01]], ids=["one", "none", "NaN", "below 0", "above 1"]
+)
+@pytest.mark.parametrize("domain", ["labelled", "unlabelled"])
+def test_values_that_are_no_uncertainties_are_refused(domain, values):
+    good, bad = torch.tensor([0.1, 0.2]), torch.tensor(values)
+    pair = (bad, good) if domain == "labelled" else (good, bad)
+    with pytest.raises(ValueError, match=f"Uncertainties of the {domain} domain"):
+        UncertaintyPrior.fit(*pair, SHA)
+
+
+def test_an_unknown_scaling_is_refused(labeled, unlabeled):
+    with pytest.raises(ValueError, match=r"Unknown scaling 'minmax'.*zscore"):
+        UncertaintyPrior.fit(labeled, unlabeled, SHA, "minmax")
+
+
+def test_equal_uncertainties_cannot_be_standardised():
+    same = torch.full((4,), 0.1)
+    with pytest.raises(ValueError, match="same uncertainty"):
+        UncertaintyPrior.fit(same, same, SHA)
+
+
+def test_a_prior_cannot_be_changed_by_accident():
+    prior = UncertaintyPrior(0.2, 0.1, "paper", 0.0, 1.0, SHA)
+    with pytest.raises(AttributeError):
+        prior.mean = 0.3
+    assert replace(prior, mean=0.3).mean == 0.3

@@ -1,0 +1,286 @@
+"""Samplers on a Gaussian, where the best noise predictor is known and the result can be worked out.
+
+Data are N(MEAN, SPREAD^2), one number each. With a = alphas_cumprod[t], x_t is N(sqrt(a) MEAN, a SPREAD^2 + 1 - a) and the
+exact noise prediction is affine in x_t, so a deterministic sampler maps x_T affinely to x_0: the two points -1 and 1,
+of mean 0 and standard deviation 1, give its mean and standard deviation without any random error.
+"""
+
+import math
+
+import pytest
+import torch
+from conftest import SCHEDULE
+from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, PNDMScheduler
+
+from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus, prepare_timesteps, seeded_step
+
+MEAN, SPREAD = 1.5, 0.5
+STEPS = (10, 15, 20, 25, 30, 50, 300, 1000)
+
+
+def exact_noise(x, alpha):
+    return (1 - alpha).sqrt() * (x - alpha.sqrt() * MEAN) / (alpha * SPREAD**2 + 1 - alpha)
+
+
+def exact_output(prediction_type, x, alpha):
+    noise = exact_noise(x, alpha)
+    x0 = (x - (1 - alpha).sqrt() * noise) / alpha.sqrt()
+    outputs = {"epsilon": noise, "sample": x0, "v_prediction": alpha.sqrt() * noise - (1 - alpha).sqrt() * x0}
+    return outputs[prediction_type]
+
+
+def run(scheduler, n, x, **step_options):
+    """Denoise ``x`` with the exact predictor."""
+    for t in prepare_timesteps(scheduler, n):
+        output = exact_output(str(scheduler.prediction_type), x, scheduler.alphas_cumprod[t].double())
+        x, _ = scheduler.step(output, t, x, **step_options)
+    return x
+
+
+def moments(scheduler, n):
+    x = run(scheduler, n, torch.tensor([-1.0, 1.0], dtype=torch.float64))
+    return x.mean().item(), x.std(unbiased=False).item()
+
+
+def continuous_limit(scheduler):
+    """Standard deviation that infinitely many steps from T - 1 to 0 and the last jump to the predicted x0 would give."""
+    first, last = scheduler.alphas_cumprod[-1].item(), scheduler.alphas_cumprod[0].item()
+    at_zero = math.sqrt((last * SPREAD**2 + 1 - last) / (first * SPREAD**2 + 1 - first))
+    return at_zero * math.sqrt(last) * SPREAD**2 / (last * SPREAD**2 + 1 - last)
+
+
+@pytest.mark.parametrize("n", STEPS)
+def test_ddim_gives_the_closed_form(n):
+    """With a' the next alphas_cumprod a step multiplies x - sqrt(a) MEAN by
+    (sqrt(a a') SPREAD^2 + sqrt((1 - a) (1 - a'))) / (a SPREAD^2 + 1 - a)."""
+    scheduler = DDIM(1000, **SCHEDULE)
+    alphas = [scheduler.alphas_cumprod[t].item() for t in prepare_timesteps(scheduler, n)]
+    expected = 1.0
+    for a, b in zip(alphas, [*alphas[1:], 1.0], strict=True):
+        expected *= (math.sqrt(a * b) * SPREAD**2 + math.sqrt((1 - a) * (1 - b))) / (a * SPREAD**2 + 1 - a)
+    mean, std = moments(scheduler, n)
+    # alphas_cumprod are single precision; their rounding adds up to less than 1e-5.
+    assert std == pytest.approx(expected, abs=1e-5)
+    assert mean == pytest.approx(MEAN * (1 - math.sqrt(alphas[0]) * expected), abs=1e-5)
+
+
+# Measured, to four digits; 1e-4 leaves room for that rounding alone.
+@pytest.mark.parametrize(
+    ("sampler", "n", "mean", "std"),
+    [
+        (DDIM, 10, 1.4936, 0.3554),
+        (DDIM, 15, 1.4929, 0.3970),
+        (DDIM, 20, 1.4925, 0.4188),
+        (DDIM, 25, 1.4923, 0.4329),
+        (DDIM, 30, 1.4921, 0.4430),
+        (DDIM, 50, 1.4917, 0.4635),
+        (DDIM, 300, 1.4912, 0.4921),
+        (DDIM, 1000, 1.4911, 0.4966),
+        (DPMSolverPlusPlus, 10, 1.4909, 0.5090),
+        (DPMSolverPlusPlus, 15, 1.4910, 0.5056),
+        (DPMSolverPlusPlus, 20, 1.4910, 0.5030),
+        (DPMSolverPlusPlus, 25, 1.4910, 0.5013),
+        (DPMSolverPlusPlus, 30, 1.4910, 0.5005),
+        (DPMSolverPlusPlus, 50, 1.4911, 0.4993),
+        (DPMSolverPlusPlus, 300, 1.4911, 0.4988),
+        (DPMSolverPlusPlus, 1000, 1.4911, 0.4988),
+    ],
+)
+def test_mean_and_spread_of_the_gaussian_are_pinned(sampler, n, mean, std):
+    assert moments(sampler(1000, **SCHEDULE), n) == pytest.approx((mean, std), abs=1e-4)
+
+
+@pytest.mark.parametrize("n", STEPS)
+def test_ddim_converges_at_first_order(n):
+    """The error is below C / n; C = 2 holds at every n."""
+    scheduler = DDIM(1000, **SCHEDULE)
+    assert moments(scheduler, n)[1] == pytest.approx(continuous_limit(scheduler), abs=2 / n)
+
+
+@pytest.mark.parametrize("n", STEPS)
+def test_dpm_solver_converges_at_second_order(n):
+    """The error is below C / n^2 with C = 2.2; 4e-4 is left where all 1000 timesteps near 0 are in use already."""
+    scheduler = DPMSolverPlusPlus(1000, **SCHEDULE)
+    assert moments(scheduler, n)[1] == pytest.approx(continuous_limit(scheduler), abs=2.2 / n**2 + 4e-4)
+
+
+@pytest.mark.parametrize("sampler", [DDIM, DPMSolverPlusPlus])
+@pytest.mark.parametrize("n", STEPS)
+def test_the_mean_is_off_only_by_what_the_noise_schedule_leaves_of_the_signal(sampler, n):
+    """Sampling starts at mean 0 instead of sqrt(a_T) MEAN, 0.018; an affine sampler keeps that, times its spread."""
+    scheduler = sampler(1000, **SCHEDULE)
+    mean, std = moments(scheduler, n)
+    left = math.sqrt(scheduler.alphas_cumprod[-1].item())
+    assert mean == pytest.approx(MEAN * (1 - left * std), abs=2e-5)
+    assert abs(mean - MEAN) < 0.01
+
+
+def test_dpm_solver_in_15_steps_is_closer_than_ddim_in_100():
+    solver, ddim = DPMSolverPlusPlus(1000, **SCHEDULE), DDIM(1000, **SCHEDULE)
+    limit = continuous_limit(ddim)
+    assert abs(moments(solver, 15)[1] - limit) < abs(moments(ddim, 100)[1] - limit)
+
+
+def test_ddpm_gives_the_closed_form():
+    """Each step is affine with fresh noise, so the variance follows v' = k^2 v + variance. 20000 draws: the mean has a
+    standard error of 0.0035, the standard deviation one of 0.0025; four of each are allowed."""
+    scheduler = DDPMScheduler(1000, clip_sample=False, **SCHEDULE)
+    a = scheduler.alphas_cumprod.double()
+    offset, variance = -a[-1].sqrt().item() * MEAN, 1.0
+    for t in range(999, -1, -1):
+        before = a[t - 1] if t else torch.ones((), dtype=torch.float64)
+        beta = 1 - a[t] / before
+        gain = a[t].sqrt() * SPREAD**2 / (a[t] * SPREAD**2 + 1 - a[t])  # of the predicted x0
+        k = (before.sqrt() * beta * gain + (a[t] / before).sqrt() * (1 - before)) / (1 - a[t])
+        offset, variance = (k * offset).item(), (k**2 * variance + (1 - before) / (1 - a[t]) * beta).item()
+    assert math.sqrt(variance) == pytest.approx(SPREAD, rel=0.02)  # what is lost to the smaller of both variances
+
+    generator = torch.Generator().manual_seed(0)
+    x = run(scheduler, 1000, torch.randn(20000, 1, generator=generator), generator=generator)
+    assert x.mean().item() == pytest.approx(MEAN + offset, abs=4 * 0.0035)
+    assert x.std().item() == pytest.approx(math.sqrt(variance), abs=4 * 0.0025)
+
+
+def test_monai_ddim_misses_the_mean_that_ours_keeps():
+    """Why there is a DDIM here: 10 divides 1000, and yet MONAI's mean is off by 17 % of the standard deviation."""
+    theirs = moments(DDIMScheduler(1000, clip_sample=False, **SCHEDULE), 10)[0]
+    ours = moments(DDIM(1000, **SCHEDULE), 10)[0]
+    assert abs(theirs - MEAN) > 0.08
+    assert abs(ours - MEAN) < 0.01
+
+
+def test_ddim_with_all_steps_is_that_of_monai():
+    ours, theirs = DDIM(50, **SCHEDULE), DDIMScheduler(50, clip_sample=False, **SCHEDULE)
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(run(ours, 50, x), run(theirs, 50, x))
+
+
+def test_final_alpha_of_the_schedule_is_honoured():
+    x = torch.randn(4, 3)
+    for steps in (20, 50):
+        scheduler = DDIM(50, set_alpha_to_one=False, **SCHEDULE)
+        prepare_timesteps(scheduler, steps)
+        same, _ = scheduler.step(torch.randn(4, 3), 0, x)
+        torch.testing.assert_close(same, x)  # from timestep 0 to timestep 0
+
+
+@pytest.mark.parametrize("sampler", [DDIM, DPMSolverPlusPlus])
+@pytest.mark.parametrize("prediction_type", ["sample", "v_prediction"])
+def test_what_the_network_predicts_does_not_matter(sampler, prediction_type):
+    x = torch.randn(4, 3, dtype=torch.float64)
+    noise = run(sampler(1000, **SCHEDULE), 12, x)
+    other = run(sampler(1000, prediction_type=prediction_type, **SCHEDULE), 12, x)
+    torch.testing.assert_close(noise, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", [DDIM, DPMSolverPlusPlus])
+def test_predicted_x0_is_clamped_only_if_asked_for(sampler):
+    free, clamped = (sampler(10, clip_sample=clip, **SCHEDULE) for clip in (False, True))
+    prepare_timesteps(free, 5)
+    prepare_timesteps(clamped, 5)
+    x, noise = torch.full((1, 1), 30.0), torch.zeros(1, 1)
+    assert free.step(noise, 9, x)[1].item() > 30
+    assert clamped.step(noise, 9, x)[1].item() == 1
+    assert not sampler(10).clip_sample
+
+
+def test_first_and_only_step_of_dpm_solver_is_that_of_ddim():
+    x, noise = torch.randn(2, 3), torch.randn(2, 3)
+    for n in (1, 2):
+        solver, ddim = DPMSolverPlusPlus(1000, **SCHEDULE), DDIM(1000, **SCHEDULE)
+        assert prepare_timesteps(solver, n) == prepare_timesteps(ddim, n)
+        torch.testing.assert_close(solver.step(noise, 999, x), ddim.step(noise, 999, x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_second_run_of_dpm_solver_remembers_nothing_of_the_first():
+    solver, x = DPMSolverPlusPlus(1000, **SCHEDULE), torch.randn(4, 3)
+    first = run(solver, 10, x)
+    for t in prepare_timesteps(solver, 10)[:4]:  # a run that is broken off
+        solver.step(torch.randn(4, 3), t, x)
+    assert torch.equal(run(solver, 10, x), first)
+
+
+def test_dpm_solver_steps_evenly_in_log_snr():
+    solver = DPMSolverPlusPlus(1000, **SCHEDULE)
+    lambdas = solver.alphas_cumprod[prepare_timesteps(solver, 15)].logit() / 2
+    # Near t = 0 one timestep is 0.35 wide, half of which rounding may add at either end of a step.
+    torch.testing.assert_close(lambdas.diff(), torch.full((14,), lambdas.diff().mean().item()), rtol=0, atol=0.35)
+    torch.testing.assert_close(lambdas.diff()[:9], torch.full((9,), lambdas.diff().mean().item()), rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("sampler", [DDIM, DPMSolverPlusPlus])
+@pytest.mark.parametrize("total", [1, 7, 50])
+def test_timesteps_fall_strictly_from_the_last_to_0_at_any_number_of_steps(sampler, total):
+    scheduler = sampler(total, **SCHEDULE)
+    for n in range(1, total + 1):
+        timesteps = prepare_timesteps(scheduler, n)
+        assert len(timesteps) == n
+        assert timesteps[0] == total - 1
+        assert timesteps[-1] == (0 if n > 1 else total - 1)
+        assert all(a > b for a, b in zip(timesteps, timesteps[1:], strict=False))
+
+
+@pytest.mark.parametrize("sampler", [DDIM, DPMSolverPlusPlus])
+def test_timesteps_end_at_the_offset(sampler):
+    timesteps = prepare_timesteps(sampler(1000, steps_offset=1, set_alpha_to_one=False, **SCHEDULE), 20)
+    assert (timesteps[0], timesteps[-1]) == (999, 1)
+
+
+@pytest.mark.parametrize("sampler", [DDIM, DPMSolverPlusPlus])
+def test_timesteps_given_as_tensors_are_the_same_steps(sampler):
+    x, noise = torch.randn(2, 3), torch.randn(2, 3)
+    number, tensor = sampler(1000, **SCHEDULE), sampler(1000, **SCHEDULE)
+    prepare_timesteps(number, 10)
+    prepare_timesteps(tensor, 10)
+    assert torch.equal(number.step(noise, 999, x)[0], tensor.step(noise, tensor.timesteps[0], x)[0])
+
+
+@pytest.mark.parametrize("n", [0, -1, 1001])
+@pytest.mark.parametrize("scheduler", [DDIM, DPMSolverPlusPlus, DDIMScheduler, DDPMScheduler])
+def test_an_impossible_number_of_steps_is_refused(scheduler, n):
+    with pytest.raises(ValueError, match=f"num_inference_steps is {n}; expected 1 to 1000"):
+        prepare_timesteps(scheduler(1000), n)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "n", "message"),
+    [
+        (DDPMScheduler(1000), 50, r"50 of 1000 steps yields noise.*Use 1000 steps, or unicorn_monai\.schedulers\.DDIM"),
+        (DDPMScheduler(1000), 999, "yields noise"),
+        (DDIMScheduler(1000), 30, r"do not divide 1000.*unicorn_monai\.schedulers\.DDIM"),
+        (DDIMScheduler(1000), 300, "do not divide 1000"),
+        (PNDMScheduler(1000), 50, "skip_prk_steps False"),
+    ],
+)
+def test_what_would_sample_a_wrong_distribution_is_refused(scheduler, n, message):
+    with pytest.raises(ValueError, match=message):
+        prepare_timesteps(scheduler, n)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "n"),
+    [(DDPMScheduler(1000), 1000), (DDIMScheduler(1000), 50), (PNDMScheduler(1000, skip_prk_steps=True), 50)],
+)
+def test_what_monai_does_right_is_let_through(scheduler, n):
+    timesteps = prepare_timesteps(scheduler, n)
+    assert timesteps == scheduler.timesteps.tolist()
+    assert all(type(t) is int for t in timesteps)
+
+
+def test_a_stochastic_step_draws_from_each_images_own_generator():
+    scheduler = DDPMScheduler(10, clip_sample=False, **SCHEDULE)
+    x, noise = torch.randn(3, 2, 4), torch.randn(3, 2, 4)
+    generators = [torch.Generator().manual_seed(seed) for seed in (5, 6, 7)]
+    together, x0 = seeded_step(scheduler, noise, 9, x, generators)
+    for i, seed in enumerate((5, 6, 7)):
+        generator = torch.Generator().manual_seed(seed)
+        alone, alone_x0 = scheduler.step(noise[i : i + 1], 9, x[i : i + 1], generator=generator)
+        assert torch.equal(together[i : i + 1], alone)
+        assert torch.equal(x0[i : i + 1], alone_x0)
+
+
+def test_a_deterministic_step_is_the_schedulers_own():
+    scheduler = DDIM(10, **SCHEDULE)
+    prepare_timesteps(scheduler, 5)
+    x, noise = torch.randn(3, 2, 4), torch.randn(3, 2, 4)
+    assert torch.equal(seeded_step(scheduler, noise, 9, x, [])[0], scheduler.step(noise, 9, x)[0])

@@ -1,0 +1,196 @@
+"""Bundles use each other's networks by reference: a network is defined once, in its bundle's ``inference.json``.
+
+``from_bundle(bundle_root, id, weights)`` builds what another bundle defines; ``install`` copies bundles into a run
+folder with the settings of a preset merged in, so that a finished run holds complete bundles with their weights.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from torch import nn
+
+from unicorn_monai.checkpoints import load_weights, read_metadata
+from unicorn_monai.datasets import PathLike, write_json
+from unicorn_monai.fusion import MODES
+from unicorn_monai.networks import freeze
+
+BUNDLES = (
+    "retinal_unet",
+    "latent_diffusion",
+    "semantic_controlnet",
+    "uncertainty_controlnet",
+    "synthesis",
+)
+
+
+def bundle_root(name: str) -> str:
+    """Folder of a bundle that comes with this package (installed, or in a checkout)."""
+    here = Path(__file__).resolve().parent
+    for folder in (here / "bundles" / name, here.parent / "bundles" / name):
+        if folder.is_dir():
+            return str(folder)
+    raise ValueError(f"No bundle '{name}' comes with unicorn_monai; expected one of {list(BUNDLES)}.")
+
+
+def definition(bundle_root: PathLike, id: str = "network_def", config_file: str = "inference.json") -> Any:
+    """A configuration entry of another bundle as it stands there, not built."""
+    path = Path(bundle_root) / "configs" / config_file
+    if not path.is_file():
+        raise ValueError(f"'{bundle_root}' is not a bundle: no configs/{config_file} in it. Check the path of the bundle.")
+    config = ConfigParser.load_config_file(path)
+    if id not in config:
+        raise ValueError(f"'{path}' has no entry '{id}', only {sorted(config)}.")
+    return config[id]
+
+
+def from_bundle(
+    bundle_root: PathLike,
+    id: str = "network_def",
+    weights: str | None = None,
+    device: torch.device | str | None = None,
+    frozen: bool = True,
+) -> Any:
+    """Build what another bundle's ``inference.json`` defines.
+
+    Args:
+        bundle_root: the bundle's folder.
+        id: entry of its configuration, e.g. "network_def" or "scheduler".
+        weights: file under the bundle's ``models`` folder to load, e.g. "model.pt".
+        device: where to put a network.
+        frozen: evaluation mode and no gradients, for a network with weights.
+    """
+    parser = ConfigParser(
+        {**ConfigParser.load_config_file(_config(bundle_root, "inference.json")), "bundle_root": str(bundle_root)}
+    )
+    definition(bundle_root, id)
+    thing = parser.get_parsed_content(id)
+    if weights is not None:
+        load_weights(thing, Path(bundle_root) / "models" / weights)
+        if frozen:
+            freeze(thing)
+    return thing if device is None else thing.to(device)
+
+
+def arguments(bundle_root: PathLike, id: str = "network_def") -> dict[str, Any]:
+    """The constructor arguments of what a bundle defines, references resolved: a dictionary without ``_target_``."""
+    parser = ConfigParser(
+        {**ConfigParser.load_config_file(_config(bundle_root, "inference.json")), "bundle_root": str(bundle_root)}
+    )
+    return {
+        key: parser.get_parsed_content(f"{id}::{key}") for key in definition(bundle_root, id) if not key.startswith("_")
+    }
+
+
+def base_controlnet(mode: str, bundle_root: PathLike, device: torch.device | str | None = None) -> nn.Module | None:
+    """The frozen ControlNet another is trained on top of: none in ``paper`` mode, else the one of ``bundle_root``."""
+    if mode not in MODES:
+        raise ValueError(f"Unknown mode '{mode}'; expected one of {list(MODES)}.")
+    return None if mode == "paper" else from_bundle(bundle_root, "network_def", "model.pt", device)
+
+
+def weights_sha256(**paths: PathLike) -> dict[str, str]:
+    """Sha256 of each of several weights files, by name."""
+    return {name: read_metadata(path)["sha256"] for name, path in paths.items()}
+
+
+def with_weights(network: nn.Module, path: PathLike, device: torch.device | str | None = None) -> nn.Module:
+    """Load weights into a network, freeze it and put it on a device."""
+    load_weights(network, path)
+    return freeze(network).to(device)
+
+
+def weights_metadata(bundle_root: PathLike, weights: str, key: str) -> Any:
+    """One entry of what is stored with a bundle's weights, e.g. "scale_factor" or "sha256"."""
+    path = Path(bundle_root) / "models" / weights
+    metadata = read_metadata(path)
+    if key not in metadata:
+        raise ValueError(f"The weights '{path}' carry no '{key}', only {sorted(metadata)}. Train this stage again.")
+    return metadata[key]
+
+
+def default_device() -> torch.device:
+    """The first GPU where there is one, else the CPU."""
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+def _config(bundle_root: PathLike, name: str) -> Path:
+    path = Path(bundle_root) / "configs" / name
+    if not path.is_file():
+        raise ValueError(f"'{bundle_root}' is not a bundle: no configs/{name} in it. Check the path of the bundle.")
+    return path
+
+
+def install(name: str, output: PathLike, preset: str | None = None, overrides: dict[str, dict] | None = None) -> Path:
+    """Copy a bundle and merge a preset's settings into its configurations.
+
+    Args:
+        name: the bundle.
+        output: the copy is ``output/name``; configurations there are replaced, weights are kept.
+        preset: ``presets/<preset>.json`` of the bundle: {"train.json": {"max_epochs": 40, "network_def::channels": ...}}.
+        overrides: more settings of the same form, which win.
+    """
+    source, target = Path(bundle_root(name)), Path(output) / name
+    shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("models", "__pycache__", "presets"))
+    settings: dict[str, dict[str, Any]] = {}
+    if preset is not None:
+        path = source / "presets" / f"{preset}.json"
+        if not path.is_file():
+            raise ValueError(f"Bundle '{name}' has no preset '{preset}'; expected a file '{path}'.")
+        settings = json.loads(path.read_text())
+    for file, changes in (overrides or {}).items():
+        settings[file] = settings.get(file, {}) | changes
+    for path in (target / "configs").glob("*.json"):
+        if "bundle_root" in ConfigParser.load_config_file(path):
+            settings[path.name] = {"bundle_root": str(target.resolve())} | settings.get(path.name, {})
+    for file, changes in settings.items():
+        config = ConfigParser.load_config_file(_config(target, file))
+        for key, value in changes.items():
+            _assign(config, key, value, target / "configs" / file)
+        write_json(target / "configs" / file, config)
+    return target
+
+
+def _assign(config: dict[str, Any], key: str, value: Any, path: Path) -> None:
+    """Set ``a::b::c``; the entry must exist, so a misspelt key cannot pass."""
+    *parents, leaf = key.split("::")
+    node: Any = config
+    for part in parents:
+        node = node[int(part)] if isinstance(node, list) and part.isdigit() else node.get(part)
+        if node is None:
+            break
+    if not isinstance(node, dict) or leaf not in node:
+        raise ValueError(f"'{path}' has no entry '{key}' to set. Check the spelling.")
+    node[leaf] = value
+
+
+def run_bundle(
+    config_file: PathLike, workflow_type: str = "train", tracking: dict | str | None = None, **overrides: Any
+) -> ConfigWorkflow:
+    """Run a bundle configuration in this process, as ``python -m monai.bundle run`` would.
+
+    Raises:
+        ValueError: an override that the configuration does not have.
+    """
+    config_file = Path(config_file)
+    config = ConfigParser.load_config_file(config_file)
+    for key in overrides:
+        if key.split("::")[0] not in config:
+            raise ValueError(f"'{config_file}' has no entry '{key}', only {sorted(config)}. Check the spelling.")
+    workflow = ConfigWorkflow(
+        config_file=str(config_file),
+        meta_file=str(config_file.with_name("metadata.json")),
+        logging_file=False,  # type: ignore[arg-type]  # the caller's logging stays as it is
+        workflow_type=workflow_type,
+        tracking=tracking,
+        **overrides,
+    )
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    return workflow

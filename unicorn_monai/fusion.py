@@ -1,0 +1,65 @@
+"""Two ControlNets, one denoising step: the weighted sum of their residuals, Eqs. (6) and (7) of UnIACorN.
+
+    d_l = a_sem * d_l^sem + a_unc * d_l^unc          for every down block l                       (6)
+    m   = a_sem * m^sem   + a_unc * m^unc            for the mid block                            (7)
+
+The residuals enter the frozen U-Net. The paper's form is convex, (a_sem, a_unc) = (1 - w, w), for nets trained
+independently; nets trained on top of each other (compositional) are summed, (a_sem, a_unc) = (1, w).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+Residuals = tuple[list[Tensor], Tensor]  # what a ControlNet returns: down block residuals, mid block residual
+Weight = float | Tensor  # one for the batch, or (batch,): one per image
+
+MODES = ("compositional", "paper")
+
+
+def mode_weights(mode: str, uncertainty_weight: Weight) -> tuple[Weight, Weight]:
+    """(semantic, uncertainty) weights: (1 - w, w) in ``paper`` mode, (1, w) in ``compositional`` mode."""
+    if mode not in MODES:
+        raise ValueError(f"Unknown mode '{mode}'; expected one of {list(MODES)}.")
+    return (1.0 - uncertainty_weight if mode == "paper" else 1.0), uncertainty_weight
+
+
+def fuse_residuals(residuals: Sequence[Residuals], weights: Sequence[Weight]) -> Residuals:
+    """Weighted sum of the residuals of several ControlNets, Eqs. (6) and (7).
+
+    Args:
+        residuals: for each ControlNet its down block residuals and its mid block residual.
+        weights: for each ControlNet a number or a tensor (batch,).
+
+    Raises:
+        ValueError: the nets do not have the same number or shapes of residuals (the U-Net would silently truncate).
+    """
+    if not residuals or len(residuals) != len(weights):
+        raise ValueError(f"Got residuals of {len(residuals)} ControlNets and {len(weights)} weights; expected pairs.")
+    shapes = [[tuple(r.shape) for r in [*down, mid]] for down, mid in residuals]
+    for other in shapes[1:]:
+        if other != shapes[0]:
+            raise ValueError(
+                f"The ControlNets' residuals differ: {shapes[0]} against {other}. Both must copy the encoder of the "
+                "same U-Net (channels, num_res_blocks, attention_levels)."
+            )
+    downs = [_weighted_sum(parts, weights) for parts in zip(*(down for down, _ in residuals), strict=True)]
+    return downs, _weighted_sum([mid for _, mid in residuals], weights)
+
+
+def _weighted_sum(parts: Sequence[Tensor], weights: Sequence[Weight]) -> Tensor:
+    scaled = [part * _per_image(weight, part) for part, weight in zip(parts, weights, strict=True)]
+    total = scaled[0]
+    for term in scaled[1:]:
+        total = total + term
+    return total
+
+
+def _per_image(weight: Weight, like: Tensor) -> Weight:
+    if not isinstance(weight, Tensor) or weight.ndim == 0:
+        return weight
+    if weight.shape != like.shape[:1]:
+        raise ValueError(f"Weight has shape {tuple(weight.shape)}; expected a number or one per image, ({len(like)},).")
+    return weight.to(like).reshape(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,236 @@
+"""Ignite handlers: progress, sample images at intervals, and the files that inference and measurement write."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from ignite.engine import Engine, Events
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from unicorn_monai.checkpoints import sha256
+from unicorn_monai.datasets import PathLike, datalist, write_array, write_json
+from unicorn_monai.latents import read_uncertainties
+from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.transforms import to_uint8
+from unicorn_monai.uncertainty import image_uncertainty, normalised_entropy
+
+logger = logging.getLogger("unicorn_monai")
+
+
+class Progress:
+    """Progress of a training or evaluation: a bar with rate and time left on a terminal, plain lines elsewhere.
+
+    Args:
+        description: what is running.
+        lines: number of plain lines over the whole run.
+    """
+
+    def __init__(self, description: str, lines: int = 10) -> None:
+        self.description, self.lines = description, lines
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an engine."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def _start(self, engine: Engine) -> None:
+        self.total = engine.state.max_epochs * engine.state.epoch_length
+        self.first, self.started = engine.state.iteration, time.monotonic()
+        self.bar = tqdm(
+            total=self.total, initial=self.first, desc=self.description, disable=not sys.stderr.isatty(), leave=False
+        )
+
+    def _step(self, engine: Engine) -> None:
+        loss = engine.state.output.get("loss") if isinstance(engine.state.output, dict) else None
+        if loss is not None and not np.isfinite(float(loss)):
+            raise ValueError(
+                f"{self.description}: the loss is {float(loss)} at iteration {engine.state.iteration}. "
+                "Lower the learning rate, or check the images for extreme values."
+            )
+        self.bar.update()
+        done = engine.state.iteration
+        if sys.stderr.isatty() or done * self.lines // self.total == (done - 1) * self.lines // self.total:
+            return
+        rate = (done - self.first) / max(1e-9, time.monotonic() - self.started)
+        text = f"{self.description}: {done}/{self.total}, {rate:.1f} it/s, {(self.total - done) / rate:.0f} s left"
+        logger.info(text if loss is None else f"{text}, loss {float(loss):.4f}")
+
+    def _close(self, engine: Engine) -> None:
+        self.bar.close()
+
+    def _fail(self, engine: Engine, error: BaseException) -> None:
+        self.bar.close()
+        raise error
+
+
+class SampleImages:
+    """Write a sheet of images at intervals of a training: ``<output_dir>/epoch_0010.png``, and to TensorBoard.
+
+    Args:
+        sampler: gives images (rows, columns of the sheet, channels, height, width) in [0, 1].
+        output_dir: folder of the sheets.
+        interval: epochs between two sheets; the last epoch always has one.
+    """
+
+    def __init__(self, sampler: Callable[[], Tensor], output_dir: PathLike, interval: int) -> None:
+        self.sampler, self.output_dir, self.interval = sampler, Path(output_dir), interval
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write a sheet if it is time."""
+        epoch = engine.state.epoch
+        if epoch % self.interval and epoch != engine.state.max_epochs:
+            return
+        sheet = tile(self.sampler())
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sheet).save(self.output_dir / f"epoch_{epoch:04d}.png")
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:  # optional; the PNG above is there in any case
+            return
+        with SummaryWriter(str(self.output_dir / "tensorboard")) as writer:
+            writer.add_image("samples", sheet, epoch, dataformats="HW" if sheet.ndim == 2 else "HWC")
+
+
+def tile(images: Tensor, gap: int = 2) -> np.ndarray:
+    """A sheet from (rows, columns, channels, height, width): (height, width) or (height, width, 3) uint8."""
+    rows = []
+    for row in images:
+        tiles = [np.pad(to_uint8(i), [(0, gap), (0, gap)] + [(0, 0)] * (images.shape[2] != 1), constant_values=255) for i in row]
+        rows.append(np.concatenate(tiles, axis=1))
+    return np.concatenate(rows, axis=0)[:-gap, :-gap]
+
+
+class SegmentationWriter:
+    """Write what a segmentation network says of each image: label map and normalised entropy (0..1 -> 0..255).
+
+    Args:
+        output_dir: gets ``<name>_label.<suffix>``, ``<name>_entropy.<suffix>`` and ``uncertainty.json``.
+        suffix: ".nii.gz" or ".png".
+    """
+
+    def __init__(self, output_dir: PathLike, suffix: str = ".nii.gz") -> None:
+        self.output_dir, self.suffix = Path(output_dir), suffix
+        self.table: dict[str, float] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator that does not decollate."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _write(self, engine: Engine) -> None:
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        logits = engine.state.output["pred"]
+        labels = logits.argmax(dim=1).byte().cpu().numpy()
+        entropies, uncertainties = normalised_entropy(logits), image_uncertainty(logits).tolist()
+        for i, path in enumerate(engine.state.batch["image_path"]):
+            name = Path(path).name.split(".")[0]
+            if any(Path(p).name.split(".")[0] == name and p != path for p in self.table):
+                raise ValueError(f"Two images are named '{name}'; the second would overwrite the first. Rename '{path}'.")
+            write_array(self.output_dir / f"{name}_label{self.suffix}", labels[i])
+            write_array(self.output_dir / f"{name}_entropy{self.suffix}", to_uint8(entropies[i]))
+            self.table[path] = uncertainties[i]
+
+    def _finish(self, engine: Engine) -> None:
+        write_json(self.output_dir / "uncertainty.json", self.table)
+
+
+class UncertaintyRecorder:
+    """Write the uncertainty (Eq. 4) of every image an evaluator sees.
+
+    Args:
+        path: JSON: {"segmentation_sha256": ..., "images": {path: uncertainty}}.
+        weights: of the segmentation network; their sha256 is kept, since two networks' uncertainties cannot be compared.
+    """
+
+    def __init__(self, path: PathLike, weights: PathLike) -> None:
+        self.path, self.segmentation_sha256 = Path(path), sha256(weights)
+        self.table: dict[str, float] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator that does not decollate."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._record)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _record(self, engine: Engine) -> None:
+        values = image_uncertainty(engine.state.output["pred"]).tolist()
+        self.table.update(zip(engine.state.batch["image_path"], values, strict=True))
+
+    def _finish(self, engine: Engine) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, {"segmentation_sha256": self.segmentation_sha256, "images": self.table})
+
+
+class PriorFitter:
+    """Fit the uncertainty prior when an ``UncertaintyRecorder`` attached before it has written both domains.
+
+    Args:
+        uncertainties: file of the recorder.
+        labeled_dir: data set of the labelled domain.
+        unlabeled_dir: data set of the unlabelled domain.
+        split: splits that count.
+        scaling: of the hint, "zscore" or "paper".
+        path: the prior is written here.
+    """
+
+    def __init__(
+        self,
+        uncertainties: PathLike,
+        labeled_dir: PathLike,
+        unlabeled_dir: PathLike,
+        split: str | list[str],
+        scaling: str,
+        path: PathLike,
+    ) -> None:
+        self.uncertainties, self.split, self.scaling, self.path = uncertainties, split, scaling, path
+        self.folders = (labeled_dir, unlabeled_dir)
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator."""
+        engine.add_event_handler(Events.COMPLETED, self._fit)
+
+    def _fit(self, engine: Engine) -> None:
+        domains = [read_uncertainties(self.uncertainties, datalist(folder, self.split)) for folder in self.folders]
+        digest = read_json(self.uncertainties)["segmentation_sha256"]
+        UncertaintyPrior.fit(*domains, digest, self.scaling).save(self.path)
+
+
+class MetricsWriter:
+    """Write an evaluator's metrics as JSON when it has finished.
+
+    Args:
+        path: the file.
+        metrics: names of the metrics to write.
+    """
+
+    def __init__(self, path: PathLike, metrics: list[str]) -> None:
+        self.path, self.metrics = Path(path), metrics
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator."""
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _write(self, engine: Engine) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        found = {name: engine.state.metrics[name] for name in self.metrics}
+        write_json(self.path, {k: v.tolist() if hasattr(v, "tolist") else v for k, v in found.items()})
+
+
+def read_json(path: PathLike) -> dict:
+    """Read a JSON file that an earlier stage wrote."""
+    if not Path(path).is_file():
+        raise ValueError(f"'{path}' does not exist; the stage that writes it has not run.")
+    return json.loads(Path(path).read_text())

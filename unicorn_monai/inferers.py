@@ -1,0 +1,149 @@
+"""The denoising loop of UnIACorN: one U-Net, two ControlNets, fused at every step (Eqs. 5 to 7).
+
+    for t in timesteps:
+        r    = a_sem * semantic(x_t, t, label map) + a_unc * uncertainty(x_t, t, hint)
+        eps  = unet(x_t, t, r)
+        x_t' = scheduler.step(eps, t, x_t)
+    image = autoencoder.decode(x_0 / scale_factor)
+
+Label map and hint stay at image resolution; the ControlNets' own strided embeddings bring them to the latent's, so
+layers of two pixels survive. Every image has its own seed, drawn on the CPU: it is the same in any batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.networks.schedulers.scheduler import Scheduler
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from unicorn_monai.fusion import Weight, fuse_residuals, mode_weights
+from unicorn_monai.networks import encoded_condition
+from unicorn_monai.schedulers import prepare_timesteps, seeded_step
+
+
+class DualControlNetInferer:
+    """Noise prediction and sampling with a Semantic- and an Uncertainty-ControlNet.
+
+    Args:
+        scheduler: a MONAI scheduler (``set_timesteps``, ``timesteps``, ``add_noise``, ``step``).
+        scale_factor: what the latents were multiplied by in training (1 / their standard deviation).
+        uncertainty_weight: w; a number, or a tensor (batch,) with one per image.
+        mode: "paper": weights (1 - w, w); "compositional": (1, w).
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, scale_factor: float = 1.0, uncertainty_weight: Weight = 0.5, mode: str = "paper"
+    ) -> None:
+        _require(scale_factor > 0, f"scale_factor is {scale_factor}; expected 1 / std of the latents, above 0.")
+        mode_weights(mode, uncertainty_weight)  # refuses an unknown mode
+        self.scheduler, self.scale_factor = scheduler, float(scale_factor)
+        self.uncertainty_weight, self.mode = uncertainty_weight, mode
+
+    def __call__(
+        self,
+        inputs: Tensor,
+        unet: nn.Module,
+        semantic: nn.Module,
+        uncertainty: nn.Module,
+        timesteps: Tensor,
+        label_map: Tensor,
+        hint: Tensor,
+        context: Tensor | None = None,
+        uncertainty_weight: Weight | None = None,
+    ) -> Tensor:
+        """One fused noise prediction for noisy latents ``inputs``; a net whose weight is the number 0 is not run.
+
+        The rest is as in ``sample``, but ``timesteps`` is (batch,) or (1,) and ``hint`` is (batch, 1, *image).
+        """
+        weight = self.uncertainty_weight if uncertainty_weight is None else uncertainty_weight
+        pairs = zip(mode_weights(self.mode, weight), (semantic, uncertainty), (label_map, hint), strict=True)
+        active = [(w, net, condition) for w, net, condition in pairs if isinstance(w, Tensor) or w != 0]
+        down = mid = None
+        if active:
+            residuals = [net(inputs, timesteps, controlnet_cond=c, context=context) for _, net, c in active]
+            down, mid = fuse_residuals(residuals, [w for w, _, _ in active])
+        extra = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+        return unet(inputs, timesteps, context=context, **extra)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        label_map: Tensor,
+        hint: Tensor,
+        autoencoder: nn.Module,
+        unet: nn.Module,
+        semantic: nn.Module,
+        uncertainty: nn.Module,
+        latent_shape: Sequence[int],
+        seeds: Sequence[int],
+        num_inference_steps: int = 50,
+        uncertainty_weight: Weight | Sequence[Weight] | None = None,
+        context: Tensor | None = None,
+        start: tuple[Tensor, int] | None = None,
+        intermediate_steps: int | None = None,
+        decode_batch_size: int = 16,
+        verbose: bool = False,
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """Draw one image for each label map and hint: (batch, channels, *image), and the intermediates if asked for.
+
+        Args:
+            label_map: one-hot, (batch, labels, *image); its device is where everything runs.
+            hint: scaled uncertainty of each image, (batch,), or (batch, 1, *image).
+            autoencoder: decodes the latents.
+            unet: the noise predictor.
+            semantic: ControlNet of the label map.
+            uncertainty: ControlNet of the hint.
+            latent_shape: (channels, *latent).
+            seeds: one for each image.
+            num_inference_steps: denoising steps.
+            uncertainty_weight: a number, one per image as a tensor (batch,), or a list with one of these per step.
+            context: cross-attention context.
+            start: (latents of real images as the autoencoder encodes them, number of steps to skip) instead of noise.
+            intermediate_steps: also return a list of the decoded predictions of x0 at every so many steps.
+            decode_batch_size: images decoded at a time.
+            verbose: show a progress bar.
+        """
+        n, shape, device, dims = len(label_map), tuple(latent_shape), label_map.device, label_map.ndim - 2
+        steps = prepare_timesteps(self.scheduler, num_inference_steps)
+        weights = uncertainty_weight if isinstance(uncertainty_weight, Sequence) else [uncertainty_weight] * len(steps)
+        real, skip = start or (torch.zeros(n, *shape), 0)
+        channels = getattr(unet, "in_channels", shape[0])
+        _require(n == len(hint) == len(seeds), f"Got {n} label maps, {len(hint)} hints, {len(seeds)} seeds; match.")
+        _require(len(shape) == dims + 1, f"latent_shape is {shape}; expected (channels, *latent) of {dims} dimensions.")
+        _require(shape[0] == channels, f"latent_shape is {shape}; expected the {channels} channels of the U-Net.")
+        _require(len(weights) == len(steps), f"Got {len(weights)} weights for {len(steps)} steps; give one per step.")
+        _require(0 <= skip < len(steps), f"start skips {skip} of {len(steps)} steps; expected 0 to {len(steps) - 1}.")
+        _require(real.shape == (n, *shape), f"start has latents {tuple(real.shape)}; expected {(n, *shape)}.")
+
+        generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+        latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+        if start is not None:
+            real = real.cpu().float() * self.scale_factor
+            latents = self.scheduler.add_noise(real, latents, torch.tensor([steps[skip]]))
+        latents, label_map, hint, intermediates = latents.to(device), label_map.float(), hint.float().to(device), []
+        if hint.ndim == 1:
+            hint = hint.reshape(-1, *[1] * (label_map.ndim - 1)).expand(-1, 1, *label_map.shape[2:])
+        with (  # the conditions are the same at every step: embed them once
+            encoded_condition(semantic, label_map, "label_map", shape[1:]) as label_map,
+            encoded_condition(uncertainty, hint, "hint", shape[1:]) as hint,
+        ):
+            for i, t in enumerate(tqdm(steps[skip:], desc="denoising", disable=not verbose), start=skip):
+                at = torch.tensor([t], device=device)
+                noise = self(latents, unet, semantic, uncertainty, at, label_map, hint, context, weights[i])
+                latents, x0 = seeded_step(self.scheduler, noise, t, latents, generators)
+                if intermediate_steps and i % intermediate_steps == 0:
+                    intermediates.append(self.decode(latents if x0 is None else x0, autoencoder, decode_batch_size))
+        images = self.decode(latents, autoencoder, decode_batch_size)
+        return (images, intermediates) if intermediate_steps else images
+
+    def decode(self, latents: Tensor, autoencoder: nn.Module, batch_size: int = 16) -> Tensor:
+        """Scaled latents -> images, a few at a time."""
+        return torch.cat([autoencoder.decode_stage_2_outputs(z / self.scale_factor) for z in latents.split(batch_size)])
+
+
+def _require(met: bool, message: str) -> None:
+    if not met:
+        raise ValueError(message)

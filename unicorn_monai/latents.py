@@ -1,0 +1,172 @@
+"""Every image is encoded once: the autoencoder's latents of whole data sets, kept on disk and read as batches.
+
+The mean and standard deviation of q(z|x) are kept, not one sample, so training still draws z = mean + std * noise.
+Mirrored images (left eye / right eye) are encoded too, since mirroring a latent is not the latent of the mirror image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from unicorn_monai.datasets import PathLike, datalist
+from unicorn_monai.transforms import LoadPixelsd, read_image
+
+
+class LatentDataset(Dataset):
+    """Latents of the images of one or several data sets, with label maps and uncertainties where asked for.
+
+    Args:
+        dataset_dir: data set folder, or several.
+        split: "training", "validation" or "test".
+        autoencoder: network with ``encode`` (image) -> (mean, std), its weights loaded.
+        cache_dir: folder of the encoded latents; a file there is used again if autoencoder and images are the same.
+        num_channels: channels of the images.
+        num_labels: also give the label maps, checked against this number.
+        uncertainties: also give each image's uncertainty, from this file (written by retinal_unet's ``uncertainty``).
+        mirror: also encode the mirrored images and give either at random (training only).
+        batch_size: images encoded at a time.
+    """
+
+    def __init__(
+        self,
+        dataset_dir: PathLike | Sequence[PathLike],
+        split: str,
+        autoencoder: nn.Module,
+        cache_dir: PathLike,
+        num_channels: int = 1,
+        num_labels: int | None = None,
+        uncertainties: PathLike | None = None,
+        mirror: bool = False,
+        batch_size: int = 16,
+    ) -> None:
+        keys = ("image",) if num_labels is None else ("image", "label")
+        items = datalist(dataset_dir, split, keys)
+        folders = [dataset_dir] if isinstance(dataset_dir, str | Path) else list(dataset_dir)
+        parts = [
+            encode_dataset(
+                [item for item in items if item["dataset"] == str(folder)], autoencoder, cache_dir, num_channels, batch_size
+            )
+            for folder in folders
+        ]
+        self.items, self.mirror = items, mirror
+        self.mean = torch.cat([part["mean"] for part in parts], dim=1)  # (as is / mirrored, images, channels, *latent)
+        self.std = torch.cat([part["std"] for part in parts], dim=1)
+        self.label: Tensor | None = None
+        if num_labels is not None:
+            load = LoadPixelsd(["label"], num_labels=num_labels)
+            self.label = torch.stack([load.read_label(item["label"]) for item in items]).to(torch.uint8)
+        self.uncertainty = None if uncertainties is None else read_uncertainties(uncertainties, items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {key: value[0] for key, value in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        """A whole batch at once: mean and std (batch, channels, *latent), and what was asked for."""
+        at = torch.as_tensor(indices)
+        side = torch.randint(0, 2, at.shape) if self.mirror else torch.zeros_like(at)
+        batch = {"mean": self.mean[side, at], "std": self.std[side, at], "index": at}
+        if self.label is not None:
+            label = self.label[at]
+            flip = side.bool().reshape(-1, 1, 1, 1)
+            batch["label"] = torch.where(flip, label.flip(-1), label)
+        if self.uncertainty is not None:
+            batch["uncertainty"] = self.uncertainty[at]
+        return batch
+
+    @property
+    def scale_factor(self) -> float:
+        """1 / standard deviation of the latents z = mean + std * noise, over all images."""
+        variance = self.mean[0].double().var() + self.std[0].double().square().mean()
+        return float(variance.rsqrt())
+
+
+class LatentLoader(DataLoader):
+    """Data loader of a :class:`LatentDataset`, which gives whole batches."""
+
+    def __init__(self, dataset: LatentDataset, batch_size: int, shuffle: bool = False) -> None:
+        super().__init__(dataset, batch_size=min(batch_size, len(dataset)), shuffle=shuffle, collate_fn=as_is)
+
+
+def as_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Collate function for data sets that give whole batches."""
+    return batch
+
+
+def latents_scale_factor(dataset: LatentDataset) -> float:
+    """The scale factor measured over a data set (for configurations)."""
+    return dataset.scale_factor
+
+
+def latents_shape(dataset: LatentDataset) -> list[int]:
+    """(channels, *latent) of a data set (for configurations)."""
+    return list(dataset.mean.shape[2:])
+
+
+@torch.no_grad()
+def encode_dataset(
+    items: list[dict], autoencoder: nn.Module, cache_dir: PathLike, num_channels: int = 1, batch_size: int = 16
+) -> dict[str, Tensor]:
+    """Encode images as they are and mirrored: "mean" and "std", each (2, images, channels, *latent) float32."""
+    path = Path(cache_dir) / f"{_identity(items, autoencoder)}.safetensors"
+    if path.is_file():
+        return load_file(path)
+    device = next(autoencoder.parameters()).device
+    autoencoder.eval()
+    parts = []
+    for start in tqdm(range(0, len(items), batch_size), desc="encoding", disable=None, leave=False):
+        images = _stack([item["image"] for item in items[start : start + batch_size]], num_channels)
+        both = torch.cat([images, images.flip(-1)]).to(device)
+        mean, std = autoencoder.encode(both)
+        parts.append(torch.stack([mean.float().cpu(), std.float().cpu()]).unflatten(1, (2, len(images))))
+    mean, std = torch.cat(parts, dim=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    save_file({"mean": mean.contiguous(), "std": std.contiguous()}, temporary)
+    temporary.replace(path)
+    return load_file(path)
+
+
+def _stack(paths: list[str], num_channels: int) -> Tensor:
+    images = [read_image(path, num_channels) for path in paths]
+    shapes = {tuple(image.shape): path for image, path in zip(images, paths, strict=True)}
+    if len(shapes) > 1:
+        raise ValueError(f"Images differ in size: {shapes}. Expected one size; resample with the `--size` of data_prep.")
+    return torch.stack(images)
+
+
+def _identity(items: list[dict], autoencoder: nn.Module) -> str:
+    """Sha256 over the autoencoder's weights and every image's path, size and time."""
+    digest = hashlib.sha256()
+    for value in autoencoder.state_dict().values():
+        digest.update(value.detach().cpu().numpy().tobytes())
+    for item in items:
+        stat = Path(item["image"]).stat()
+        digest.update(f"{item['image']}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:24]
+
+
+def read_uncertainties(path: PathLike, items: list[dict]) -> Tensor:
+    """The uncertainties of ``items`` from a file written by retinal_unet's ``uncertainty``: (items,) float32."""
+    if not Path(path).is_file():
+        raise ValueError(f"No uncertainties at '{path}'. Run the 'uncertainty' configuration of retinal_unet first.")
+    table = json.loads(Path(path).read_text())["images"]
+    missing = [item["image"] for item in items if item["image"] not in table]
+    if missing:
+        raise ValueError(
+            f"'{path}' lacks {len(missing)} of {len(items)} images, first '{missing[0]}'. It was measured on another data "
+            "set; run the 'uncertainty' configuration of retinal_unet on this one."
+        )
+    return torch.from_numpy(np.array([table[item["image"]] for item in items], dtype=np.float32))

@@ -1,0 +1,134 @@
+"""Samplers whose steps and timesteps agree, behind MONAI's scheduler interface.
+
+MONAI's ``DDIMScheduler`` visits ``linspace(T - 1, 0, n)`` but steps as if the next timestep were ``t - T // n``: that
+leaves noise in the image where n does not divide T (300 of 1000 steps: 6 % too much spread), and shifts the mean at few
+steps (10 steps: by 17 % of the standard deviation). It has no solver of higher order. Both schedulers here step to the
+timestep that really comes next, at any 1 <= n <= T. ``tests/test_schedulers.py`` pins the mean and standard deviation
+that they reproduce on a Gaussian, where the best noise predictor is known in closed form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, PNDMScheduler
+from monai.networks.schedulers.scheduler import Scheduler
+from torch import Tensor
+
+
+class DDIM(DDIMScheduler):
+    """Denoising diffusion implicit models (Song et al. 2021, Eq. 12) at any number of steps; deterministic.
+
+    Args:
+        num_train_timesteps: T.
+        clip_sample: clamp the predicted x0; False, since latents are not confined to [-1, 1].
+        **kwargs: as ``monai.networks.schedulers.DDIMScheduler`` (schedule, beta_start, beta_end, prediction_type, ...).
+    """
+
+    def __init__(self, num_train_timesteps: int = 1000, clip_sample: bool = False, **kwargs) -> None:
+        super().__init__(num_train_timesteps=num_train_timesteps, clip_sample=clip_sample, **kwargs)
+
+    def step(self, model_output: Tensor, timestep: int, sample: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """From ``sample`` at ``timestep`` to the next entry of ``timesteps``: (next sample, predicted x0)."""
+        alpha_next = self._next_alpha(timestep)
+        x0, noise = self._x0_and_noise(model_output, sample, self.alphas_cumprod[int(timestep)])
+        return alpha_next.sqrt() * x0 + (1 - alpha_next).sqrt() * noise, x0
+
+    def _next_alpha(self, timestep: int) -> Tensor:
+        following = self.timesteps[self.timesteps < int(timestep)]
+        return self.alphas_cumprod[int(following[0])] if len(following) else self.final_alpha_cumprod
+
+    def _x0_and_noise(self, output: Tensor, sample: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network's output says about the clean latent and about the noise."""
+        signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
+        if self.prediction_type == "epsilon":
+            x0, noise = (sample - sigma * output) / signal, output
+        elif self.prediction_type == "v_prediction":
+            x0, noise = signal * sample - sigma * output, signal * output + sigma * sample
+        else:
+            x0, noise = output, (sample - signal * output) / sigma
+        return (x0.clamp(*self.clip_sample_values) if self.clip_sample else x0), noise
+
+
+class DPMSolverPlusPlus(DDIM):
+    """DPM-Solver++(2M), the data-prediction multistep solver of Lu et al. 2022 (Algorithm 2).
+
+    With alpha, sigma the signal and noise scale, lambda = log(alpha / sigma) and h = lambda' - lambda to the next step:
+
+        D  = x0 + (x0 - x0_before) / (2 r),   r = h_before / h
+        x' = sigma' / sigma x - alpha' (exp(-h) - 1) D
+
+    The first step has no predecessor and the last goes to sigma' = 0: both are of first order (D = x0), which is DDIM.
+    The timesteps are uniform in lambda, as in the paper: with those of DDIM, uniform in t, the extrapolation to the
+    long last steps overshoots (10 to 20 steps on a Gaussian: 15 to 18 % too much spread, against 1 to 2 %).
+    """
+
+    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
+        """Choose the timesteps, uniform in lambda, and forget the previous run."""
+        super().set_timesteps(num_inference_steps, device)
+        self._before: tuple[Tensor, Tensor] | None = None  # (predicted x0, lambda) of the step before
+        log_snr = self.alphas_cumprod.double().logit().cpu() / 2
+        wanted = torch.linspace(log_snr[-1], log_snr[self.steps_offset], num_inference_steps, dtype=torch.float64)
+        nearest = (log_snr - wanted[:, None]).abs().argmin(dim=1)
+        # Near t = 0 lambda moves fast and several entries share a timestep: push them apart, then back below T.
+        left = torch.arange(num_inference_steps - 1, -1, -1)
+        apart = (nearest - left).flip(0).cummax(0).values.flip(0) + left
+        highest = self.num_train_timesteps - 1 - torch.arange(num_inference_steps)
+        self.timesteps = torch.minimum(apart, highest).to(device)
+
+    def step(self, model_output: Tensor, timestep: int, sample: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """From ``sample`` at ``timestep`` to the next entry of ``timesteps``: (next sample, predicted x0)."""
+        alpha, alpha_next = self.alphas_cumprod[int(timestep)], self._next_alpha(timestep)
+        x0, _ = self._x0_and_noise(model_output, sample, alpha)
+        if alpha_next >= 1:
+            return x0, x0
+        log_snr = alpha.logit() / 2
+        h = alpha_next.logit() / 2 - log_snr
+        estimate = x0
+        if self._before is not None:
+            x0_before, log_snr_before = self._before
+            estimate = x0 + (x0 - x0_before) * (0.5 * h / (log_snr - log_snr_before))
+        self._before = (x0, log_snr)
+        ratio = ((1 - alpha_next) / (1 - alpha)).sqrt()
+        return ratio * sample - alpha_next.sqrt() * torch.expm1(-h) * estimate, x0
+
+
+def prepare_timesteps(scheduler: Scheduler, num_inference_steps: int) -> list[int]:
+    """Set the number of steps and return the timesteps, refusing what would sample a wrong distribution.
+
+    Raises:
+        ValueError: ``num_inference_steps`` outside 1..T; MONAI's DDPM with fewer than T steps; MONAI's DDIM with a
+            number that does not divide T; MONAI's PNDM with its Runge-Kutta steps.
+    """
+    total = scheduler.num_train_timesteps
+    if not 1 <= num_inference_steps <= total:
+        raise ValueError(f"num_inference_steps is {num_inference_steps}; expected 1 to {total} (num_train_timesteps).")
+    if isinstance(scheduler, DDPMScheduler) and num_inference_steps != total:
+        raise ValueError(
+            f"DDPMScheduler with {num_inference_steps} of {total} steps yields noise, not images. "
+            f"Use {total} steps, or unicorn_monai.schedulers.DDIM for fewer."
+        )
+    if type(scheduler) is DDIMScheduler and total % num_inference_steps:
+        raise ValueError(
+            f"MONAI's DDIMScheduler is wrong for {num_inference_steps} steps, which do not divide {total}. "
+            "Use unicorn_monai.schedulers.DDIM."
+        )
+    if isinstance(scheduler, PNDMScheduler) and not scheduler.skip_prk_steps:
+        raise ValueError("PNDMScheduler has skip_prk_steps False, which yields wrong images; expected True.")
+    scheduler.set_timesteps(num_inference_steps)
+    return [int(t) for t in scheduler.timesteps]
+
+
+def seeded_step(
+    scheduler: Scheduler, output: Tensor, timestep: int, sample: Tensor, generators: Sequence[torch.Generator]
+) -> tuple[Tensor, Tensor | None]:
+    """One step, where a stochastic scheduler draws from each image's own generator: (next sample, predicted x0).
+
+    The generators are the CPU's, so that an image is the same on any device and in any batch.
+    """
+    if not isinstance(scheduler, DDPMScheduler):
+        return scheduler.step(output, timestep, sample)
+    images = zip(output.cpu().split(1), sample.cpu().split(1), generators, strict=True)
+    parts = [scheduler.step(noise, timestep, x, generator=generator) for noise, x, generator in images]
+    return torch.cat([x for x, _ in parts]).to(sample.device), torch.cat([x0 for _, x0 in parts]).to(sample.device)

@@ -1,0 +1,310 @@
+"""Training glue: what MONAI's engines lack for a KL autoencoder, a latent diffusion model and its ControlNets.
+
+A noise predictor is trained on   || eps - f(x_t, t, c) ||^2,   x_t = sqrt(a_t) z + sqrt(1 - a_t) eps.   MONAI's
+``SupervisedTrainer`` does it, given the two parts below: a ``prepare_batch`` (latents, noise, timesteps, conditions) and
+an inferer (one noise prediction).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.metrics import Loss
+from monai.engines import IterationEvents, Trainer
+from monai.losses import JukeboxLoss
+from monai.networks.schedulers.scheduler import Scheduler
+from torch import Tensor, nn
+
+from unicorn_monai.fusion import fuse_residuals
+from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.transforms import one_hot
+
+
+class LatentPrepareBatch:
+    """From a batch of a ``LatentDataset`` to (latents, noise, (), {timesteps, noise, conditions}).
+
+    Args:
+        scale_factor: the latents are multiplied by it.
+        num_train_timesteps: T; timesteps are uniform in 0..T-1.
+        num_labels: one-hot the label maps under "semantic".
+        prior: turns the uncertainties into hints under "uncertainty", constant images at image resolution.
+        image_size: (rows, columns) of the hint.
+        fixed: the same noise and timesteps for a batch at every call, so that validation losses can be compared.
+    """
+
+    def __init__(
+        self,
+        scale_factor: float,
+        num_train_timesteps: int = 1000,
+        num_labels: int | None = None,
+        prior: UncertaintyPrior | None = None,
+        image_size: tuple[int, int] | None = None,
+        fixed: bool = False,
+    ) -> None:
+        self.scale_factor, self.num_train_timesteps = scale_factor, num_train_timesteps
+        self.num_labels, self.prior, self.image_size, self.fixed = num_labels, prior, image_size, fixed
+
+    def __call__(
+        self, batchdata: dict[str, Tensor], device: torch.device | None = None, non_blocking: bool = False, **_: Any
+    ) -> tuple[Tensor, Tensor, tuple, dict[str, Tensor]]:
+        """See the class; everything is on ``device``."""
+        mean, std = batchdata["mean"], batchdata["std"]
+        batch = len(mean)
+        generator = torch.Generator().manual_seed(int(batchdata["index"][0])) if self.fixed else None
+        z = mean + std * torch.randn(mean.shape, generator=generator)
+        noise = torch.randn(mean.shape, generator=generator)
+        if self.fixed:  # evenly spread: the loss depends on t far more than on anything else
+            timesteps = ((torch.arange(batch) + 0.5) * self.num_train_timesteps / batch).long()
+        else:
+            timesteps = torch.randint(0, self.num_train_timesteps, (batch,))
+        extra = {"noise": noise, "timesteps": timesteps}
+        if self.num_labels is not None:
+            extra["semantic"] = one_hot(batchdata["label"], self.num_labels)
+        if self.prior is not None:
+            hint = self.prior.hint(batchdata["uncertainty"]).reshape(-1, 1, 1, 1)
+            extra["uncertainty"] = hint.expand(-1, 1, *(self.image_size or batchdata["label"].shape[-2:]))
+        extra = {key: value.to(device, non_blocking=non_blocking) for key, value in extra.items()}
+        return (z * self.scale_factor).to(device, non_blocking=non_blocking), extra["noise"], (), extra
+
+
+class NoisePredictionInferer:
+    """Predict the noise in a noised latent with the network being trained.
+
+    Args:
+        scheduler: gives x_t.
+        precision: "float32", or "bfloat16" for automatic mixed precision.
+    """
+
+    def __init__(self, scheduler: Scheduler, precision: str = "float32") -> None:
+        if precision not in ("float32", "bfloat16"):
+            raise ValueError(f"Unknown precision '{precision}'; expected 'float32' or 'bfloat16'.")
+        self.scheduler, self.precision = scheduler, precision
+
+    def __call__(self, latents: Tensor, network: nn.Module, noise: Tensor, timesteps: Tensor, **conditions: Any) -> Tensor:
+        """Noise prediction, float32, of the latents' shape."""
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
+            prediction = self.predict(noisy, network, timesteps, conditions)
+        return prediction.float()
+
+    def predict(self, noisy: Tensor, network: nn.Module, timesteps: Tensor, conditions: dict[str, Tensor]) -> Tensor:
+        """The U-Net by itself."""
+        return network(noisy, timesteps)
+
+
+class ControlNetInferer(NoisePredictionInferer):
+    """Predict the noise with a frozen U-Net and the ControlNet being trained, Eqs. (2) and (5).
+
+    Args:
+        scheduler: gives x_t.
+        unet: frozen.
+        condition: which condition the ControlNet sees, "semantic" or "uncertainty".
+        base: a frozen ControlNet whose residuals are added: the compositional form, where the Semantic-ControlNet learns
+            what the label map adds to the uncertainty.
+        base_condition: which condition ``base`` sees.
+        precision: "float32" or "bfloat16".
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        unet: nn.Module,
+        condition: str,
+        base: nn.Module | None = None,
+        base_condition: str = "uncertainty",
+        precision: str = "float32",
+    ) -> None:
+        super().__init__(scheduler, precision)
+        self.unet, self.condition, self.base, self.base_condition = unet, condition, base, base_condition
+
+    def predict(self, noisy: Tensor, network: nn.Module, timesteps: Tensor, conditions: dict[str, Tensor]) -> Tensor:
+        """U-Net plus the ControlNet's residuals (plus the frozen one's)."""
+        residuals = [network(noisy, timesteps, controlnet_cond=conditions[self.condition])]
+        if self.base is not None:
+            with torch.no_grad():
+                residuals.append(self.base(noisy, timesteps, controlnet_cond=conditions[self.base_condition]))
+        down, mid = fuse_residuals(residuals, [1.0] * len(residuals))
+        return self.unet(
+            noisy, timesteps, down_block_additional_residuals=down, mid_block_additional_residual=mid
+        )
+
+
+class AutoencoderTrainer(Trainer):
+    """Train a KL autoencoder against a patch discriminator.
+
+    Args:
+        device: where to train.
+        max_epochs: passes over the data.
+        train_data_loader: batches with "image".
+        network: ``AutoencoderKL``: image -> (reconstruction, mean, std).
+        discriminator: ``PatchDiscriminator``.
+        optimizer: of the autoencoder.
+        discriminator_optimizer: of the discriminator.
+        loss_function: ``unicorn_monai.losses.AutoencoderLoss``.
+        adversarial_start: iterations before the discriminator takes part.
+        precision: "float32" or "bfloat16".
+        epoch_length: iterations of an epoch; the data loader's length by default.
+        train_handlers: Ignite handlers.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        max_epochs: int,
+        train_data_loader: Iterable,
+        network: nn.Module,
+        discriminator: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        discriminator_optimizer: torch.optim.Optimizer,
+        loss_function: nn.Module,
+        adversarial_start: int = 0,
+        precision: str = "float32",
+        epoch_length: int | None = None,
+        train_handlers: list | None = None,
+    ) -> None:
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            data_loader=train_data_loader,
+            epoch_length=epoch_length,
+            handlers=train_handlers,
+            decollate=False,
+        )
+        self.network, self.discriminator = network, discriminator
+        self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
+        self.loss_function, self.adversarial_start = loss_function, adversarial_start
+        self.autocast = {"device_type": torch.device(device).type, "dtype": torch.bfloat16, "enabled": precision == "bfloat16"}
+
+    def _iteration(self, engine: Engine, batchdata: dict[str, Tensor]) -> dict[str, Any]:
+        image = batchdata["image"].to(self.state.device)
+        adversarial = self.state.iteration > self.adversarial_start
+        self.network.train()
+        self.discriminator.train().requires_grad_(False)
+        with torch.autocast(**self.autocast):
+            reconstruction, mean, std = self.network(image)
+            scores = self.discriminator(reconstruction)[-1].float() if adversarial else None
+        terms = self.loss_function(reconstruction.float(), image, mean.float(), std.float(), scores)
+        self.optimizer.zero_grad()
+        terms["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+
+        if adversarial:
+            self.discriminator.requires_grad_(True)
+            with torch.autocast(**self.autocast):
+                both = torch.cat([image, reconstruction.detach().to(image)])
+                real, fake = self.discriminator(both)[-1].float().chunk(2)
+            terms["discriminator"] = self.loss_function.discriminator(real, fake)
+            self.discriminator_optimizer.zero_grad()
+            terms["discriminator"].backward()
+            self.discriminator_optimizer.step()
+        return {"image": image, "pred": reconstruction.detach(), **{key: value.item() for key, value in terms.items()}}
+
+
+class ReconstructionInferer:
+    """Image -> reconstruction from the mean latent, for validation."""
+
+    def __call__(self, images: Tensor, network: nn.Module) -> Tensor:
+        """(batch, channels, *spatial)."""
+        return network.reconstruct(images)
+
+
+def reconstruction_metric(spectral_weight: float = 1.0) -> Loss:
+    """Ignite metric: mean absolute error plus the weighted spectral term over the validation set; smaller is better."""
+    spectral = JukeboxLoss(spatial_dims=2, reduction="mean")
+
+    def error(prediction: Tensor, image: Tensor) -> Tensor:
+        return (prediction - image).abs().mean() + spectral_weight * spectral(prediction, image)
+
+    return Loss(error, output_transform=lambda output: (output["pred"], output["image"]))
+
+
+class EMA:
+    """Ignite handler: exponential moving average of the weights, which samples better images than the last weights.
+
+    Args:
+        network: being trained.
+        averaged: a copy of it, which holds the average.
+        decay: share of the average kept at each iteration; smaller in the first iterations.
+    """
+
+    def __init__(self, network: nn.Module, averaged: nn.Module, decay: float = 0.999) -> None:
+        self.network, self.averaged, self.decay = network, averaged.requires_grad_(False), decay
+        self.iteration = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    @torch.no_grad()
+    def __call__(self, engine: Engine) -> None:
+        """One update."""
+        self.iteration += 1
+        decay = min(self.decay, (1 + self.iteration) / (10 + self.iteration))
+        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - decay)
+        for average, value in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
+            average.copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average and its age."""
+        return {"averaged": self.averaged.state_dict(), "iteration": self.iteration}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self.averaged.load_state_dict(state["averaged"])
+        self.iteration = state["iteration"]
+
+
+class ClipGradients:
+    """Ignite handler: clip the norm of the gradients before every step of the optimizer.
+
+    Args:
+        network: whose gradients.
+        max_norm: the largest norm allowed.
+    """
+
+    def __init__(self, network: nn.Module, max_norm: float = 1.0) -> None:
+        self.network, self.max_norm = network, max_norm
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a MONAI ``SupervisedTrainer``."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Clip."""
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+
+
+class WarmupCosine(torch.optim.lr_scheduler.LambdaLR):
+    """Learning rate: linear warm-up, then half a cosine to a hundredth of the peak; stepped at every iteration.
+
+    Args:
+        optimizer: its learning rate is the peak.
+        max_epochs: of the training.
+        data_loader: its length is the number of iterations in an epoch.
+        warmup: share of all iterations.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, max_epochs: int, data_loader: Any, warmup: float = 0.05) -> None:
+        total = max(1, max_epochs * len(data_loader))
+        ramp = max(1, round(warmup * total))
+
+        def factor(iteration: int) -> float:
+            if iteration < ramp:
+                return (iteration + 1) / ramp
+            return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (iteration - ramp) / max(1, total - ramp))))
+
+        super().__init__(optimizer, factor)
+
+
+def loss_metric(loss_function: Callable[[Tensor, Tensor], Tensor]) -> Loss:
+    """Ignite metric: mean of a loss over the validation set; the evaluator must not decollate."""
+    return Loss(loss_function, output_transform=_prediction_and_label)
+
+
+def _prediction_and_label(output: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    return output["pred"], output["label"]

@@ -1,0 +1,83 @@
+"""Dictionary transforms used by the bundle configurations: files to tensors, with messages that name the file."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import MapTransform
+from torch import Tensor
+
+from unicorn_monai.datasets import IGNORE_LABEL, read_array
+
+
+class LoadPixelsd(MapTransform):
+    """Read image and label files of a data set.
+
+    ``image`` becomes float32 (channels, rows, columns) in [0, 1]; ``label`` becomes int64 (1, rows, columns).
+
+    Args:
+        keys: which of "image" and "label" to read.
+        num_channels: channels an image must have.
+        num_labels: label values must lie in 0..num_labels - 1, or be 255 (ignore).
+
+    Raises:
+        ValueError: unreadable file, wrong channel count, non-finite pixels, label out of range.
+    """
+
+    def __init__(self, keys: Sequence[str], num_channels: int = 1, num_labels: int | None = None) -> None:
+        super().__init__(keys)
+        self.num_channels, self.num_labels = num_channels, num_labels
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace the paths under ``keys`` by tensors; the path stays under ``<key>_path``."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            path = result[key]
+            result[f"{key}_path"] = str(path)
+            result[key] = self.read_label(path) if key == "label" else read_image(path, self.num_channels)
+        return result
+
+    def read_label(self, path: str) -> Tensor:
+        """One label map as int64 (1, rows, columns)."""
+        array = read_array(path)
+        if array.ndim != 2:
+            raise ValueError(f"Label map '{path}' has shape {array.shape}; expected one channel. Convert colours to ids.")
+        label = torch.from_numpy(array.astype(np.int64))[None]
+        valid = label[label != IGNORE_LABEL]
+        if self.num_labels is not None and valid.numel() and not 0 <= valid.min() <= valid.max() < self.num_labels:
+            raise ValueError(
+                f"Label map '{path}' holds values {valid.min()} to {valid.max()}; expected 0 to {self.num_labels - 1} "
+                f"or {IGNORE_LABEL} (ignore). Check 'labels' in dataset.json and num_labels of the configuration."
+            )
+        return label
+
+
+def read_image(path: str, num_channels: int = 1) -> Tensor:
+    """One image as float32 (channels, rows, columns) in [0, 1]; integer types are divided by their largest value."""
+    array = read_array(path)
+    channels = 1 if array.ndim == 2 else array.shape[-1]
+    if channels != num_channels:
+        raise ValueError(
+            f"Image '{path}' has {channels} channel(s); expected {num_channels}. Convert the images, or set num_channels."
+        )
+    if np.issubdtype(array.dtype, np.integer):
+        array = array.astype(np.float32) / np.iinfo(array.dtype).max
+    image = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    if not torch.isfinite(image).all():
+        raise ValueError(f"Image '{path}' holds NaN or infinite pixels. Repair it, or remove it from dataset.json.")
+    return image[None] if image.ndim == 2 else image.permute(2, 0, 1).contiguous()
+
+
+def one_hot(label: Tensor, num_labels: int) -> Tensor:
+    """Label map (batch, 1, *spatial) -> (batch, num_labels, *spatial) float32; ignored pixels (255) are zero everywhere."""
+    values = torch.arange(num_labels, device=label.device).reshape(1, -1, *[1] * (label.ndim - 2))
+    return (label == values).float()
+
+
+def to_uint8(image: Tensor) -> np.ndarray:
+    """Image (channels, rows, columns) in [0, 1] -> (rows, columns) or (rows, columns, 3) uint8."""
+    array = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    return array[0].numpy() if len(array) == 1 else array.permute(1, 2, 0).numpy()
