@@ -7,7 +7,8 @@ of a box of 3 rows x 15 columns within the layer. Contrast of layers 1 and 2 in 
 
     CNR = |m_1 - m_2| / sqrt((s_1^2 + s_2^2) / 2)
 
-Real images: healthy Spectralis B-scans under $UNICORN_DATA (or ../shared/data beside the checkout), see data_prep/README.md.
+Real images: healthy Spectralis B-scans under $UNICORN_DATA (or ../shared/data beside the checkout), read by
+`data_prep.spectralis_healthy`.
 """
 
 from __future__ import annotations

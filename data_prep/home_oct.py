@@ -2,9 +2,9 @@
 
     python -m data_prep.home_oct SPECTRALIS_DATASET OUTPUT --seed 0
 
-No labelled images of a home device are public. This applies the image formation `HOME_OCT` (smaller field and depth, one
-or two looks, noise, haze, motion) to a labelled data set, e.g. one of `data_prep.spectralis_healthy` with other subjects
-than the labelled domain's. The parameters are plausible, not calibrated: say so wherever a number from it is shown.
+No labelled images of a home device are public. This applies the image formation `HOME_OCT` (smaller field and depth,
+one or two looks, noise, haze, motion) to a labelled data set, e.g. one of `data_prep.spectralis_healthy` with other
+subjects than the labelled domain's. The parameters are plausible, not calibrated: say so wherever a number is shown.
 """
 
 from __future__ import annotations

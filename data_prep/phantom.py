@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -126,7 +127,7 @@ def write_phantom(
     ) as writer:
         for scan in simulate(optics, n_subjects, scans_per_subject, size, seed, first_subject=first):
             name = names[scan.subject - first]
-            own = {} if fixed else {"spacing_mm": [round(s, 6) for s in scan.spacing_mm]}
+            own: dict[str, Any] = {} if fixed else {"spacing_mm": [round(s, 6) for s in scan.spacing_mm]}
             writer.add(parts[name], scan.image, scan.label if labels else None, subject=name, scan=scan.scan, **own)
     return Path(output)
 

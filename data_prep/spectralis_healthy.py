@@ -4,8 +4,8 @@
     python -m data_prep.spectralis_healthy INPUT OUTPUT --size 64 --crop-um 700 --training 1 2 3 --validation 4
 
 INPUT holds `images/SubjectS_KK.png` and `boundaries/SubjectS_L.txt` (column k-1 belongs to image k, line x to A-scan x,
-values are 1-based rows). Source: Tian, Varga, Somfai, Lee, Smiddy, Cabrera DeBuc, "Real-Time Automatic Segmentation of OCT
-Volume Data of the Macular Region", PLoS ONE 10:e0133908 (2015), supporting file s002, CC BY 4.0: cite it.
+values are 1-based rows). Source: Tian, Varga, Somfai, Lee, Smiddy, Cabrera DeBuc, "Real-Time Automatic Segmentation of
+OCT Volume Data of the Macular Region", PLoS ONE 10:e0133908 (2015), supporting file s002, CC BY 4.0: cite it.
 """
 
 from __future__ import annotations
@@ -64,9 +64,7 @@ def read_subjects(folder: str | Path) -> list[int]:
         m.group(1) for p in Path(folder, "images").glob("*.png") if (m := re.match(r"Subject(\d+)_\d+\.png", p.name))
     }
     if not found:
-        raise ValueError(
-            f"'{folder}' has no images/SubjectS_KK.png; expected the layout described in data_prep/README.md"
-        )
+        raise ValueError(f"'{folder}' has no images/SubjectS_KK.png; expected the layout that --help describes")
     return sorted(int(s) for s in found)
 
 

@@ -55,7 +55,8 @@ def stock_loop(scheduler, n, seed, unet, autoencoder, nets=(), weights=()):
     for t in scheduler.timesteps:
         at = torch.as_tensor([t])
         residuals = [net(x, at, controlnet_cond=condition) for net, condition in nets]
-        down = [sum(w * d for w, d in zip(weights, parts, strict=True)) for parts in zip(*(r[0] for r in residuals))]
+        parts = zip(*(down for down, _ in residuals), strict=True)
+        down = [sum(w * d for w, d in zip(weights, part, strict=True)) for part in parts]
         mid = sum(w * r[1] for w, r in zip(weights, residuals, strict=True)) if nets else None
         eps = unet(x, at, down_block_additional_residuals=down or None, mid_block_additional_residual=mid)
         own = {"generator": generator} if isinstance(scheduler, DDPMScheduler) else {}
@@ -163,14 +164,25 @@ def test_one_fused_step_is_the_formula(networks, conditions, mode, w):
     assert torch.equal(given, eps)
 
 
-@pytest.mark.parametrize(("mode", "w", "runs"), [("paper", 0.0, (1, 0)), ("paper", 1.0, (0, 1)), ("paper", 0.5, (1, 1))])
-def test_a_net_of_weight_0_is_not_run(networks, conditions, mode, w, runs):
+@pytest.mark.parametrize(("w", "runs"), [(0.0, (1, 0)), (1.0, (0, 1)), (0.5, (1, 1))])
+def test_a_net_of_weight_0_is_not_run(networks, conditions, w, runs):
     calls = []
     for name in ("semantic", "uncertainty"):
         networks[name].register_forward_hook(lambda *_, name=name: calls.append(name))
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, w, mode)
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, w, "paper")
     inferer.sample(**conditions, **networks, latent_shape=SHAPE, seeds=[3, 4], num_inference_steps=4)
     assert (calls.count("semantic"), calls.count("uncertainty")) == (4 * runs[0], 4 * runs[1])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("absent", [("semantic",), ("uncertainty",), ("semantic", "uncertainty")])
+def test_without_a_net_the_image_is_that_of_an_untrained_one(networks, conditions, absent, mode):
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, 0.3, mode)
+    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 6}
+    unet = networks["unet"]
+    fresh = {"semantic": controlnet_for(unet, LABELS, (4, 8, 8)), "uncertainty": controlnet_for(unet, 1, (4, 8, 8))}
+    without = inferer.sample(**(common | dict.fromkeys(absent)))
+    assert torch.equal(without, inferer.sample(**(common | {name: fresh[name] for name in absent})))
 
 
 def test_compositional_weight_0_is_the_semantic_controlnet_alone(networks, conditions):
@@ -254,7 +266,9 @@ def test_an_image_is_the_same_alone_and_in_a_batch_of_four(networks, label_maps,
     together = inferer.sample(**conditions, **common, seeds=seeds)
     for i, seed in enumerate(seeds):
         one = {key: value[i : i + 1] for key, value in conditions.items()}
-        torch.testing.assert_close(together[i : i + 1], inferer.sample(**one, **common, seeds=[seed]), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            together[i : i + 1], inferer.sample(**one, **common, seeds=[seed]), rtol=0, atol=1e-5
+        )
 
 
 def test_the_same_call_gives_the_same_images_whatever_ran_before(networks, conditions, sampler):
@@ -319,9 +333,7 @@ def test_the_more_steps_are_skipped_the_closer_the_image_is_to_the_real_one(netw
     real = networks["autoencoder"].encode_stage_2_inputs(torch.rand(2, 1, 16, 16))
     target = networks["autoencoder"].decode_stage_2_outputs(real)
     common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 20}
-    distances = [
-        (inferer.sample(**common, start=(real, skip)) - target).square().mean().item() for skip in (0, 12, 19)
-    ]
+    distances = [(inferer.sample(**common, start=(real, skip)) - target).square().mean().item() for skip in (0, 12, 19)]
     assert distances[0] > distances[1] > distances[2]
 
 
@@ -481,7 +493,10 @@ REFUSED = {
     "too many steps": ({"num_inference_steps": 51}, "num_inference_steps is 51; expected 1 to 50"),
     "start too late": ({"start": (torch.zeros(2, *SHAPE), 4)}, "start skips 4 of 4 steps; expected 0 to 3"),
     "start before the first": ({"start": (torch.zeros(2, *SHAPE), -1)}, "start skips -1 of 4 steps"),
-    "start of other shape": ({"start": (torch.zeros(1, *SHAPE), 0)}, r"latents \(1, 3, 4, 4\); expected \(2, 3, 4, 4\)"),
+    "start of other shape": (
+        {"start": (torch.zeros(1, *SHAPE), 0)},
+        r"latents \(1, 3, 4, 4\); expected \(2, 3, 4, 4\)",
+    ),
 }
 
 

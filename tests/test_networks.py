@@ -1,6 +1,7 @@
 """A ControlNet is a copy of its U-Net's encoder, and stays one."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from unicorn_monai.networks import (
     encoded_condition,
     fingerprint,
     freeze,
+    narrow_posterior,
     require_finite,
 )
 
@@ -149,6 +151,15 @@ def test_a_refused_copy_changes_nothing():
     with pytest.raises(ValueError, match="not a copy"):
         copy_encoder(controlnet, unet)
     assert all(torch.equal(value, before[key]) for key, value in controlnet.state_dict().items())
+
+
+def test_a_narrow_posterior_has_little_noise_and_the_mean_it_had(autoencoder):
+    image = torch.rand(1, 1, 16, 16)
+    mean, _ = autoencoder.encode(image)
+    assert narrow_posterior(autoencoder, -6.0) is autoencoder
+    same_mean, std = autoencoder.encode(image)
+    assert torch.equal(same_mean, mean)
+    torch.testing.assert_close(std, torch.full_like(std, math.exp(-3.0)))
 
 
 def test_freeze_stops_gradients_and_dropout(semantic):

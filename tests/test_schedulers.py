@@ -1,11 +1,12 @@
 """Samplers on a Gaussian, where the best noise predictor is known and the result can be worked out.
 
-Data are N(MEAN, SPREAD^2), one number each. With a = alphas_cumprod[t], x_t is N(sqrt(a) MEAN, a SPREAD^2 + 1 - a) and the
-exact noise prediction is affine in x_t, so a deterministic sampler maps x_T affinely to x_0: the two points -1 and 1,
-of mean 0 and standard deviation 1, give its mean and standard deviation without any random error.
+Data are N(MEAN, SPREAD^2), one number each. With a = alphas_cumprod[t], x_t is N(sqrt(a) MEAN, a SPREAD^2 + 1 - a) and
+the exact noise prediction is affine in x_t, so a deterministic sampler maps x_T affinely to x_0: the two points -1 and
+1, of mean 0 and standard deviation 1, give its mean and standard deviation without any random error.
 """
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ def moments(scheduler, n):
 
 
 def continuous_limit(scheduler):
-    """Standard deviation that infinitely many steps from T - 1 to 0 and the last jump to the predicted x0 would give."""
+    """Standard deviation after infinitely many steps from T - 1 to 0, and the last one to the predicted x0."""
     first, last = scheduler.alphas_cumprod[-1].item(), scheduler.alphas_cumprod[0].item()
     at_zero = math.sqrt((last * SPREAD**2 + 1 - last) / (first * SPREAD**2 + 1 - first))
     return at_zero * math.sqrt(last) * SPREAD**2 / (last * SPREAD**2 + 1 - last)
@@ -217,7 +218,7 @@ def test_timesteps_fall_strictly_from_the_last_to_0_at_any_number_of_steps(sampl
         assert len(timesteps) == n
         assert timesteps[0] == total - 1
         assert timesteps[-1] == (0 if n > 1 else total - 1)
-        assert all(a > b for a, b in zip(timesteps, timesteps[1:], strict=False))
+        assert all(a > b for a, b in pairwise(timesteps))
 
 
 @pytest.mark.parametrize("sampler", [DDIM, DPMSolverPlusPlus])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ BUNDLES = (
     "semantic_controlnet",
     "uncertainty_controlnet",
     "synthesis",
+    "rgb_2d",
 )
 
 
@@ -38,14 +40,29 @@ def bundle_root(name: str) -> str:
     raise ValueError(f"No bundle '{name}' comes with unicorn_monai; expected one of {list(BUNDLES)}.")
 
 
+def load_config(bundle_root: PathLike, name: str = "inference.json") -> dict[str, Any]:
+    """A configuration of a bundle; where it names a ``base_bundle``, its entries on top of that bundle's.
+
+    Raises:
+        ValueError: no such file.
+    """
+    path = Path(bundle_root) / "configs" / name
+    if not path.is_file():
+        raise ValueError(f"'{bundle_root}' is not a bundle: no configs/{name} in it. Check the path of the bundle.")
+    config = ConfigParser.load_config_file(path)
+    base = config.pop("base_bundle", None)
+    if base is None:
+        return config
+    parser = ConfigParser(load_config(Path(bundle_root).parent / base, name))
+    parser.update(config)
+    return parser.get()
+
+
 def definition(bundle_root: PathLike, id: str = "network_def", config_file: str = "inference.json") -> Any:
     """A configuration entry of another bundle as it stands there, not built."""
-    path = Path(bundle_root) / "configs" / config_file
-    if not path.is_file():
-        raise ValueError(f"'{bundle_root}' is not a bundle: no configs/{config_file} in it. Check the path of the bundle.")
-    config = ConfigParser.load_config_file(path)
+    config = load_config(bundle_root, config_file)
     if id not in config:
-        raise ValueError(f"'{path}' has no entry '{id}', only {sorted(config)}.")
+        raise ValueError(f"configs/{config_file} of '{bundle_root}' has no entry '{id}', only {sorted(config)}.")
     return config[id]
 
 
@@ -65,9 +82,7 @@ def from_bundle(
         device: where to put a network.
         frozen: evaluation mode and no gradients, for a network with weights.
     """
-    parser = ConfigParser(
-        {**ConfigParser.load_config_file(_config(bundle_root, "inference.json")), "bundle_root": str(bundle_root)}
-    )
+    parser = ConfigParser(load_config(bundle_root) | {"bundle_root": str(bundle_root)})
     definition(bundle_root, id)
     thing = parser.get_parsed_content(id)
     if weights is not None:
@@ -79,9 +94,7 @@ def from_bundle(
 
 def arguments(bundle_root: PathLike, id: str = "network_def") -> dict[str, Any]:
     """The constructor arguments of what a bundle defines, references resolved: a dictionary without ``_target_``."""
-    parser = ConfigParser(
-        {**ConfigParser.load_config_file(_config(bundle_root, "inference.json")), "bundle_root": str(bundle_root)}
-    )
+    parser = ConfigParser(load_config(bundle_root) | {"bundle_root": str(bundle_root)})
     return {
         key: parser.get_parsed_content(f"{id}::{key}") for key in definition(bundle_root, id) if not key.startswith("_")
     }
@@ -119,13 +132,6 @@ def default_device() -> torch.device:
     return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
-def _config(bundle_root: PathLike, name: str) -> Path:
-    path = Path(bundle_root) / "configs" / name
-    if not path.is_file():
-        raise ValueError(f"'{bundle_root}' is not a bundle: no configs/{name} in it. Check the path of the bundle.")
-    return path
-
-
 def install(name: str, output: PathLike, preset: str | None = None, overrides: dict[str, dict] | None = None) -> Path:
     """Copy a bundle and merge a preset's settings into its configurations.
 
@@ -139,7 +145,8 @@ def install(name: str, output: PathLike, preset: str | None = None, overrides: d
     shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("models", "__pycache__", "presets"))
     settings: dict[str, dict[str, Any]] = {}
     if preset is not None:
-        path = source / "presets" / f"{preset}.json"
+        base = ConfigParser.load_config_file(source / "configs" / "inference.json").get("base_bundle", name)
+        path = Path(bundle_root(base)) / "presets" / f"{preset}.json"
         if not path.is_file():
             raise ValueError(f"Bundle '{name}' has no preset '{preset}'; expected a file '{path}'.")
         settings = json.loads(path.read_text())
@@ -147,9 +154,10 @@ def install(name: str, output: PathLike, preset: str | None = None, overrides: d
         settings[file] = settings.get(file, {}) | changes
     for path in (target / "configs").glob("*.json"):
         if "bundle_root" in ConfigParser.load_config_file(path):
+            write_json(path, load_config(source, path.name))
             settings[path.name] = {"bundle_root": str(target.resolve())} | settings.get(path.name, {})
     for file, changes in settings.items():
-        config = ConfigParser.load_config_file(_config(target, file))
+        config = load_config(target, file)
         for key, value in changes.items():
             _assign(config, key, value, target / "configs" / file)
         write_json(target / "configs" / file, config)
@@ -158,21 +166,34 @@ def install(name: str, output: PathLike, preset: str | None = None, overrides: d
 
 def _assign(config: dict[str, Any], key: str, value: Any, path: Path) -> None:
     """Set ``a::b::c``; the entry must exist, so a misspelt key cannot pass."""
-    *parents, leaf = key.split("::")
+    parent, leaf = _find(config, key, path)
+    parent[leaf] = value
+
+
+def _find(config: dict[str, Any], key: str, path: Path) -> tuple[Any, Any]:
+    """The dictionary or list that holds the entry ``a::b::c``, and its key or index there."""
+    parent: Any = None
     node: Any = config
-    for part in parents:
-        node = node[int(part)] if isinstance(node, list) and part.isdigit() else node.get(part)
-        if node is None:
-            break
-    if not isinstance(node, dict) or leaf not in node:
-        raise ValueError(f"'{path}' has no entry '{key}' to set. Check the spelling.")
-    node[leaf] = value
+    leaf: Any = None
+    for part in key.split("::"):
+        parent, leaf = node, int(part) if isinstance(node, list) and part.isdigit() else part
+        try:
+            node = parent[leaf]
+        except (KeyError, IndexError, TypeError):
+            raise ValueError(f"'{path}' has no entry '{key}' to set. Check the spelling.") from None
+    return parent, leaf
 
 
 def run_bundle(
-    config_file: PathLike, workflow_type: str = "train", tracking: dict | str | None = None, **overrides: Any
+    config_file: PathLike, workflow_type: str = "train", handlers: Sequence[Any] = (), **overrides: Any
 ) -> ConfigWorkflow:
     """Run a bundle configuration in this process, as ``python -m monai.bundle run`` would.
+
+    Args:
+        config_file: the configuration.
+        workflow_type: "train" or "infer".
+        handlers: Ignite handlers to attach to the trainer, e.g. for tracking.
+        **overrides: settings, ``id=value``.
 
     Raises:
         ValueError: an override that the configuration does not have.
@@ -182,15 +203,17 @@ def run_bundle(
     for key in overrides:
         if key.split("::")[0] not in config:
             raise ValueError(f"'{config_file}' has no entry '{key}', only {sorted(config)}. Check the spelling.")
+        _find(config, key, config_file)
     workflow = ConfigWorkflow(
         config_file=str(config_file),
         meta_file=str(config_file.with_name("metadata.json")),
         logging_file=False,  # type: ignore[arg-type]  # the caller's logging stays as it is
         workflow_type=workflow_type,
-        tracking=tracking,
         **overrides,
     )
     workflow.initialize()
+    for handler in handlers:
+        handler.attach(workflow.parser.get_parsed_content("train::trainer"))
     workflow.run()
     workflow.finalize()
     return workflow

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.data.utils import set_rnd
 from torch import nn
 
 from unicorn_monai.datasets import PathLike, write_json
@@ -86,7 +87,8 @@ class TrainingState:
     """Ignite handler: the whole state of a training, so that an interrupted one goes on where it stopped.
 
     Written after every epoch. Holds the given objects (anything with ``state_dict``/``load_state_dict``), the number of
-    finished epochs and the random number generators.
+    finished epochs and the random number generators. MONAI's random transforms have generators of their own: they are
+    seeded anew at every epoch, so that they need not be saved.
 
     Args:
         path: e.g. ``models/last.pt``.
@@ -101,7 +103,11 @@ class TrainingState:
         """Register with a trainer, after the handlers whose state is saved."""
         if self.resume and self.path.is_file():
             self.load(engine)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._seed_transforms)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def _seed_transforms(self, engine: Engine) -> None:
+        set_rnd(getattr(engine.state.dataloader, "dataset", None), (torch.initial_seed() + engine.state.epoch) % 2**31)
 
     def save(self, engine: Engine) -> None:
         """Write the state."""
@@ -126,6 +132,11 @@ class TrainingState:
                 f"Cannot resume from '{self.path}' ({error}). It was written with other settings or is damaged; "
                 "remove it to start again."
             ) from error
+        if saved["epoch"] > engine.state.max_epochs:
+            raise ValueError(
+                f"'{self.path}' has {saved['epoch']} finished epochs, more than max_epochs {engine.state.max_epochs}. Raise "
+                "max_epochs to train on, or remove the file to start again."
+            )
         engine.state.epoch = saved["epoch"]
         rng = saved["rng"]
         torch.set_rng_state(rng["torch"])
@@ -180,6 +191,8 @@ class BestWeights:
 
     def __call__(self, engine: Engine) -> None:
         """Compare the newest validation with the best one so far."""
+        if engine.state.epoch == engine.state.max_epochs and self.evaluator.state.epoch != engine.state.epoch:
+            self.evaluator.run(engine.state.epoch)  # the last epoch counts, whatever the validation interval
         if self.evaluator.state.epoch == self._seen or self.metric not in self.evaluator.state.metrics:
             return  # no validation in this epoch
         self._seen = self.evaluator.state.epoch

@@ -34,15 +34,9 @@ def read_header(dataset_dir: PathLike) -> dict[str, Any]:
     """
     path = Path(dataset_dir) / HEADER
     if not Path(dataset_dir).is_dir():
-        raise ValueError(
-            f"Data set folder '{dataset_dir}' does not exist. Expected a folder with {HEADER}; make one with "
-            "`unicorn-monai prepare` (see data_prep/README.md)."
-        )
+        raise ValueError(f"Data set folder '{dataset_dir}' does not exist. Make one with `unicorn-monai prepare`.")
     if not path.is_file():
-        raise ValueError(
-            f"'{dataset_dir}' holds no {HEADER}. Expected a data set as written by `unicorn-monai prepare`; "
-            "if this is a folder of plain images, convert it first."
-        )
+        raise ValueError(f"'{dataset_dir}' holds no {HEADER}. Convert plain images with `unicorn-monai prepare`.")
     try:
         header = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # not JSON, or not even text
@@ -141,7 +135,7 @@ def read_array(path: PathLike) -> np.ndarray:
     path = Path(path)
     try:
         if path.name.endswith((".nii", ".nii.gz")):
-            array = np.asarray(nib.load(path).dataobj)
+            array = np.asarray(nib.Nifti1Image.from_filename(path).dataobj)
         else:
             with Image.open(path) as image:
                 array = np.asarray(image.convert("RGB") if image.mode in ("P", "RGBA", "CMYK") else image)
@@ -224,7 +218,7 @@ class DatasetWriter:
         **fields: Any,
     ) -> None:
         self.root = Path(root)
-        self.header = {
+        self.header: dict[str, Any] = {
             "name": name,
             "modality": modality,
             "device": device,

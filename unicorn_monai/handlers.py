@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
@@ -23,6 +24,14 @@ from unicorn_monai.transforms import to_uint8
 from unicorn_monai.uncertainty import image_uncertainty, normalised_entropy
 
 logger = logging.getLogger("unicorn_monai")
+
+
+def shared(handler: Any) -> Any:
+    """A handler that other entries of a configuration refer to as well, such as the best weights.
+
+    MONAI's ``check_properties`` wants every entry of ``train::handlers`` to be a dictionary with a ``_target_``.
+    """
+    return handler
 
 
 class Progress:

@@ -15,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from monai.networks.schedulers.scheduler import Scheduler
+from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from unicorn_monai.fusion import Weight, fuse_residuals, mode_weights
 from unicorn_monai.networks import encoded_condition
-from unicorn_monai.schedulers import prepare_timesteps, seeded_step
+from unicorn_monai.schedulers import Sampler, prepare_timesteps, seeded_step
 
 
 class DualControlNetInferer:
@@ -35,7 +35,7 @@ class DualControlNetInferer:
     """
 
     def __init__(
-        self, scheduler: Scheduler, scale_factor: float = 1.0, uncertainty_weight: Weight = 0.5, mode: str = "paper"
+        self, scheduler: Sampler, scale_factor: float = 1.0, uncertainty_weight: Weight = 0.5, mode: str = "paper"
     ) -> None:
         _require(scale_factor > 0, f"scale_factor is {scale_factor}; expected 1 / std of the latents, above 0.")
         mode_weights(mode, uncertainty_weight)  # refuses an unknown mode
@@ -46,21 +46,21 @@ class DualControlNetInferer:
         self,
         inputs: Tensor,
         unet: nn.Module,
-        semantic: nn.Module,
-        uncertainty: nn.Module,
+        semantic: nn.Module | None,
+        uncertainty: nn.Module | None,
         timesteps: Tensor,
         label_map: Tensor,
         hint: Tensor,
         context: Tensor | None = None,
         uncertainty_weight: Weight | None = None,
     ) -> Tensor:
-        """One fused noise prediction for noisy latents ``inputs``; a net whose weight is the number 0 is not run.
+        """One fused noise prediction for noisy latents ``inputs``; a net that is None or of weight 0 is not run.
 
         The rest is as in ``sample``, but ``timesteps`` is (batch,) or (1,) and ``hint`` is (batch, 1, *image).
         """
         weight = self.uncertainty_weight if uncertainty_weight is None else uncertainty_weight
         pairs = zip(mode_weights(self.mode, weight), (semantic, uncertainty), (label_map, hint), strict=True)
-        active = [(w, net, condition) for w, net, condition in pairs if isinstance(w, Tensor) or w != 0]
+        active = [(w, net, c) for w, net, c in pairs if net is not None and (isinstance(w, Tensor) or w != 0)]
         down = mid = None
         if active:
             residuals = [net(inputs, timesteps, controlnet_cond=c, context=context) for _, net, c in active]
@@ -73,10 +73,10 @@ class DualControlNetInferer:
         self,
         label_map: Tensor,
         hint: Tensor,
-        autoencoder: nn.Module,
+        autoencoder: AutoencoderKL,
         unet: nn.Module,
-        semantic: nn.Module,
-        uncertainty: nn.Module,
+        semantic: nn.Module | None,
+        uncertainty: nn.Module | None,
         latent_shape: Sequence[int],
         seeds: Sequence[int],
         num_inference_steps: int = 50,
@@ -94,8 +94,8 @@ class DualControlNetInferer:
             hint: scaled uncertainty of each image, (batch,), or (batch, 1, *image).
             autoencoder: decodes the latents.
             unet: the noise predictor.
-            semantic: ControlNet of the label map.
-            uncertainty: ControlNet of the hint.
+            semantic: ControlNet of the label map, or None for none.
+            uncertainty: ControlNet of the hint, or None for none.
             latent_shape: (channels, *latent).
             seeds: one for each image.
             num_inference_steps: denoising steps.
@@ -139,7 +139,7 @@ class DualControlNetInferer:
         images = self.decode(latents, autoencoder, decode_batch_size)
         return (images, intermediates) if intermediate_steps else images
 
-    def decode(self, latents: Tensor, autoencoder: nn.Module, batch_size: int = 16) -> Tensor:
+    def decode(self, latents: Tensor, autoencoder: AutoencoderKL, batch_size: int = 16) -> Tensor:
         """Scaled latents -> images, a few at a time."""
         return torch.cat([autoencoder.decode_stage_2_outputs(z / self.scale_factor) for z in latents.split(batch_size)])
 

@@ -54,7 +54,7 @@ class LatentDataset(Dataset):
         folders = [dataset_dir] if isinstance(dataset_dir, str | Path) else list(dataset_dir)
         parts = [
             encode_dataset(
-                [item for item in items if item["dataset"] == str(folder)], autoencoder, cache_dir, num_channels, batch_size
+                [item for item in items if item["dataset"] == str(Path(folder))], autoencoder, cache_dir, num_channels, batch_size
             )
             for folder in folders
         ]

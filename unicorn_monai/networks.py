@@ -22,7 +22,9 @@ _ENCODER = ("conv_in", "time_embed", "class_embedding", "down_blocks", "middle_b
 
 
 def controlnet_for(
-    unet: dict[str, Any] | nn.Module, conditioning_channels: int, embedding_channels: Sequence[int] = (16, 32, 64)
+    unet: dict[str, Any] | DiffusionModelUNet,
+    conditioning_channels: int,
+    embedding_channels: Sequence[int] = (16, 32, 64),
 ) -> ControlNet:
     """Build the ControlNet of a U-Net, trainable, its encoder copied from the U-Net where that is a network.
 
@@ -44,14 +46,15 @@ def controlnet_for(
             raise ValueError(f"The U-Net's definition has {sorted(unknown)}; expected arguments of DiffusionModelUNet.")
         shared = set(inspect.signature(ControlNet).parameters)
         return ControlNet(**{key: value for key, value in arguments.items() if key in shared}, **embedding)
+    network: Any = unet
     controlnet = ControlNet(
-        spatial_dims=unet.conv_in.conv.weight.ndim - 2,
+        spatial_dims=network.conv_in.conv.weight.ndim - 2,
         in_channels=unet.in_channels,
         num_res_blocks=unet.num_res_blocks,
         channels=unet.block_out_channels,
         attention_levels=[False] * len(unet.block_out_channels),  # the copied blocks bring their own attention
         num_head_channels=unet.num_head_channels,
-        norm_num_groups=unet.out[0].num_groups,
+        norm_num_groups=network.out[0].num_groups,
         num_class_embeds=unet.num_class_embeds,
         **embedding,
     )
@@ -95,6 +98,17 @@ def _encoder(network: nn.Module) -> dict[str, str]:
     return parts
 
 
+def narrow_posterior(autoencoder: nn.Module, log_variance: float = -6.0) -> nn.Module:
+    """Let a fresh KL autoencoder start with little noise on its latents.
+
+    It starts with a standard deviation of 1, as much as the latents themselves vary, and a weak KL term takes thousands
+    of iterations to narrow that; until then the decoder learns to blur.
+    """
+    nn.init.zeros_(autoencoder.quant_conv_log_sigma.conv.weight)  # type: ignore[union-attr, arg-type]
+    nn.init.constant_(autoencoder.quant_conv_log_sigma.conv.bias, log_variance)  # type: ignore[union-attr, arg-type]
+    return autoencoder
+
+
 def freeze(network: nn.Module) -> nn.Module:
     """Evaluation mode, no gradients."""
     return network.eval().requires_grad_(False)
@@ -106,7 +120,7 @@ class _Encoded(nn.Identity):
 
 @contextmanager
 def encoded_condition(
-    controlnet: nn.Module, condition: Tensor, name: str = "condition", size: Sequence[int] | None = None
+    controlnet: nn.Module | None, condition: Tensor, name: str = "condition", size: Sequence[int] | None = None
 ) -> Iterator[Tensor]:
     """Compute the condition embedding once, for all calls of ``controlnet`` inside the block.
 
@@ -126,7 +140,7 @@ def encoded_condition(
         ValueError: number of channels or dimensions, or size of the embedding, that do not fit.
     """
     embedding = getattr(controlnet, "controlnet_cond_embedding", None)
-    if not isinstance(embedding, nn.Module):
+    if controlnet is None or not isinstance(embedding, nn.Module):
         yield condition
         return
     if isinstance(embedding, _Encoded):

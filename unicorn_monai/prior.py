@@ -92,7 +92,7 @@ class UncertaintyPrior:
     def load(cls, path: PathLike, segmentation_sha256: str | None = None) -> UncertaintyPrior:
         """Read from JSON; with ``segmentation_sha256``, refuse the statistics of another segmentation network."""
         if not Path(path).is_file():
-            raise ValueError(f"No uncertainty prior at '{path}'. Run the 'prior' configuration of retinal_unet first.")
+            raise ValueError(f"No uncertainty prior at '{path}'. Run the 'uncertainty' configuration of retinal_unet.")
         try:
             prior = cls(**json.loads(Path(path).read_text()))
         except (ValueError, TypeError) as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data.utils import list_data_collate
 from monai.transforms import MapTransform
 from torch import Tensor
 
@@ -32,12 +33,18 @@ class LoadPixelsd(MapTransform):
         self.num_channels, self.num_labels = num_channels, num_labels
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace the paths under ``keys`` by tensors; the path stays under ``<key>_path``."""
-        result = dict(data)
-        for key in self.key_iterator(result):
-            path = result[key]
+        """The tensors under ``keys`` and their paths under ``<key>_path``.
+
+        Nothing else: the entries of an item may differ between data sets, or be null, which no batch can be made of.
+        """
+        result: dict[Hashable, Any] = {}
+        for key in self.key_iterator(dict(data)):
+            path = data[key]
             result[f"{key}_path"] = str(path)
             result[key] = self.read_label(path) if key == "label" else read_image(path, self.num_channels)
+        if "image" in result and "label" in result and result["image"].shape[1:] != result["label"].shape[1:]:
+            sizes = [tuple(result[key].shape[1:]) for key in ("image", "label")]
+            raise ValueError(f"Image '{result['image_path']}' is {sizes[0]}, its label map {sizes[1]}; expected one size.")
         return result
 
     def read_label(self, path: str) -> Tensor:
@@ -69,6 +76,14 @@ def read_image(path: str, num_channels: int = 1) -> Tensor:
     if not torch.isfinite(image).all():
         raise ValueError(f"Image '{path}' holds NaN or infinite pixels. Repair it, or remove it from dataset.json.")
     return image[None] if image.ndim == 2 else image.permute(2, 0, 1).contiguous()
+
+
+def collate(items: list[dict[Hashable, Any]]) -> Any:
+    """A batch of what :class:`LoadPixelsd` gave; images of different sizes are refused by name."""
+    sizes = {tuple(item["image"].shape[1:]): item.get("image_path") for item in items}
+    if len(sizes) > 1:
+        raise ValueError(f"Images differ in size: {sizes}. Expected one size; resample with the `--size` of data_prep.")
+    return list_data_collate(items)
 
 
 def one_hot(label: Tensor, num_labels: int) -> Tensor:

@@ -163,7 +163,8 @@ DEVICES: dict[str, Device] = {device.name: device for device in (SPECTRALIS, HOM
 def supersampling(device: Device, spacing_um: tuple[float, float], most: int = 4) -> tuple[int, int]:
     """Return how many times finer (rows, columns) the physics must be computed so that speckle grains are resolved."""
     grain = (np.mean(device.axial_fwhm_um), np.mean(device.lateral_fwhm_um))
-    return tuple(int(np.clip(math.ceil(d / (0.8 * g)), 1, most)) for d, g in zip(spacing_um, grain, strict=True))
+    rows, columns = (min(max(math.ceil(d / (0.8 * g)), 1), most) for d, g in zip(spacing_um, grain, strict=True))
+    return rows, columns
 
 
 def area_average(image: Array, factor: tuple[int, int]) -> Array:
@@ -187,7 +188,7 @@ def motion_field(settings: Settings, rows: int, row_um: float, rng: np.random.Ge
     return dz, settings["row_jitter_um"] * walk / (walk.std() + 1e-9)
 
 
-def move(image: Array, dz: Array, dx: Array, order: int) -> Array:
+def move(image: NDArray, dz: Array, dx: Array, order: int) -> NDArray:
     """Resample an image: row i looks at row i + dz[i], its columns shifted by dx[i] (pixels); edges are repeated."""
     if not (np.any(dz) or np.any(dx)):
         return image
@@ -202,7 +203,7 @@ def add_haze(reflectivity: Array, settings: Settings, spacing_um: tuple[float, f
     if settings["haze"] <= 0:
         return reflectivity
     keep = math.exp(-spacing_um[0] / settings["haze_tail_um"])
-    tail = lfilter(np.float32([1 - keep]), np.float32([1, -keep]), reflectivity, axis=0)
+    tail = lfilter(np.array([1 - keep], np.float32), np.array([1, -keep], np.float32), reflectivity, axis=0)
     tail = gaussian_filter1d(tail, settings["haze_lateral_um"] / spacing_um[1], axis=1, mode="nearest", truncate=3.0)
     return reflectivity + np.float32(settings["haze"]) * tail
 

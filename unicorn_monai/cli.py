@@ -1,0 +1,216 @@
+"""The command line: ``unicorn-monai demo | experiment | synthesize | report | prepare | check``.
+
+Exit status: 0 done, 1 failed (one paragraph, no traceback unless ``--debug``), 2 bad usage.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="UnIACorN: from labelled images of one device and unlabelled images of another to a segmentation network that "
+    "works on the second.",
+)
+console = Console(stderr=True)
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Run folder.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, ...; the first GPU by default.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run folder; finished stages are skipped.")]
+Weight = Annotated[float | None, typer.Option(help="Weight of the Uncertainty-ControlNet.")]
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+    """Options of every command."""
+    os.environ["UNICORN_DEBUG"] = "1" if debug else ""
+    handler: logging.Handler = RichHandler(console=console, show_path=False, show_level=False, markup=False)
+    if not sys.stderr.isatty():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.getLogger("unicorn_monai").handlers = [handler]
+    logging.getLogger("unicorn_monai").setLevel(logging.INFO)
+    logging.getLogger("unicorn_monai").propagate = False
+
+
+@app.command()
+def demo(
+    output: Output = Path("runs/demo"),
+    preset: Annotated[str, typer.Option(help="quick: 64 x 64, minutes on a CPU. full: 256 x 256, for a GPU.")] = "quick",
+    scene: Annotated[str, typer.Option(help="Which simulated world: oct.")] = "oct",
+    seed: Seed = 0,
+    device: Device = None,
+    resume: Resume = False,
+) -> None:
+    """Simulate two OCT devices, run the whole experiment on them, and write the report."""
+    if scene != "oct":
+        raise typer.BadParameter(f"unknown scene '{scene}'; expected: oct")
+    if preset not in ("quick", "full"):
+        raise typer.BadParameter(f"unknown preset '{preset}'; expected: quick, full")
+    folders = {name: output / "data" / name for name in ("labeled", "unlabeled")}
+    size, subjects, look = (64, 60, "demo") if preset == "quick" else (256, 150, "full")
+    for name, kind in (("labeled", "spectralis"), ("unlabeled", "home_oct")):
+        if not (folders[name] / "dataset.json").is_file():
+            write_phantom = _data_prep("phantom").write_phantom
+            write_phantom(folders[name], kind, subjects, 10, size, seed, (0.667, 0.1, 0.233), preset=look)
+            console.print(f"simulated {subjects * 10} B-scans of {size} x {size}: {folders[name]}")
+    _run(
+        {
+            "labeled": str(folders["labeled"]),
+            "unlabeled": str(folders["unlabeled"]),
+            "output": str(output),
+            "preset": preset,
+            "seed": seed,
+            "device": device,
+        },
+        resume,
+    )
+
+
+@app.command()
+def experiment(
+    labeled: Annotated[Path | None, typer.Option(help="Data set of the labelled domain.")] = None,
+    unlabeled: Annotated[Path | None, typer.Option(help="Data set of the unlabelled domain.")] = None,
+    output: Output = Path("runs/experiment"),
+    config: Annotated[Path | None, typer.Option(help="JSON file with settings; options given here win.")] = None,
+    preset: Annotated[str | None, typer.Option(help="quick or full: size of the networks, length of training.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything.")] = None,
+    device: Device = None,
+    weight: Weight = None,
+    resume: Resume = False,
+) -> None:
+    """Run the whole method on two data sets of your own."""
+    settings: dict[str, Any] = {"output": str(output)}
+    if config is not None:
+        try:
+            settings |= json.loads(config.read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise ValueError(f"Cannot read the settings '{config}' ({error}). Expected a JSON object.") from error
+    given = {"labeled": labeled, "unlabeled": unlabeled, "preset": preset, "seed": seed, "device": device}
+    settings |= {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if v is not None}
+    if weight is not None:
+        settings["uncertainty_weight"] = weight
+    missing = [name for name in ("labeled", "unlabeled") if name not in settings]
+    if missing:
+        raise typer.BadParameter(f"missing --{' and --'.join(missing)}, on the command line or in --config")
+    _run(settings, resume)
+
+
+@app.command()
+def synthesize(
+    run: Annotated[Path, typer.Option(help="Folder of a finished run.")],
+    count: Annotated[int, typer.Option(help="Training images to make.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The new data set.")],
+    weight: Weight = None,
+    seed: Seed = 1,
+    device: Device = None,
+) -> None:
+    """Make more labelled synthetic images with the networks of a finished run."""
+    from unicorn_monai.bundle import run_bundle
+    from unicorn_monai.handlers import read_json
+
+    settings = read_json(run / "experiment.json")["settings"]
+    mode = settings["modes"][0]
+    own = settings["paper_weight"] if mode == "paper" else settings["uncertainty_weight"]
+    overrides = {} if device is None else {"device": device}
+    run_bundle(
+        run.resolve() / "bundles" / "synthesis" / "configs" / "inference.json",
+        "infer",
+        dataset_dir=str(Path(settings["labeled"]).resolve()),
+        output_dir=str(output.resolve()),
+        count=count,
+        seed=seed,
+        mode=mode,
+        augment=settings["augment"],
+        uncertainty_weight=own if weight is None else weight,
+        **overrides,
+    )
+    console.print(f"{output}/dataset.json")
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
+    """Write the report of a finished run again."""
+    from unicorn_monai.evaluation.report import write_report
+
+    console.print(str(write_report(run)))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def prepare(context: typer.Context, source: Annotated[str, typer.Argument(help="phantom, spectralis_healthy, ...")]) -> None:
+    """Convert scans to the data set format: = python -m data_prep.SOURCE INPUT OUTPUT."""
+    raise typer.Exit(_data_prep(source).main(context.args))
+
+
+@app.command()
+def check(
+    dataset: Annotated[Path, typer.Argument(help="Data set folder.")],
+    labels: Annotated[bool, typer.Option("--labels", help="Every image must have a label map.")] = False,
+) -> None:
+    """Look for what would poison an experiment: = python -m data_prep.check DATASET."""
+    raise typer.Exit(_data_prep("check").main([str(dataset), *(["--labels"] if labels else [])]))
+
+
+def _data_prep(source: str):
+    """A module of data_prep, found by name at run time: the library does not depend on it."""
+    if find_spec("data_prep") is None or not source.isidentifier() or find_spec(f"data_prep.{source}") is None:
+        raise typer.BadParameter(f"unknown source '{source}'; see data_prep/README.md for the sources there are")
+    from importlib import import_module
+
+    return import_module(f"data_prep.{source}")
+
+
+def _run(settings: dict[str, Any], resume: bool) -> None:
+    from unicorn_monai.experiment import Experiment, Settings
+
+    run = Experiment(Settings.from_dict(settings), resume)
+    report = run.run()
+    table = Table(title="Mean IoU on the unlabelled domain")
+    for column in ("trained on", "all labels", "layers", "95 % interval"):
+        table.add_column(column)
+    for name, scores in run.results["segmentation"].items():
+        interval = scores["ci95"]
+        text = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "not computed"
+        table.add_row(name, f"{scores['mean_iou']:.3f}", f"{scores['mean_iou_layers']:.3f}", text)
+    Console().print(table)
+    Console().print(f"report: {report}", soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; turn failures into one paragraph and exit status 1."""
+    try:
+        app()
+    except (ValueError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+        if os.environ.get("UNICORN_DEBUG"):
+            raise
+        console.print(f"error: {root_cause(error)}", style="red", markup=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("interrupted; go on with --resume", style="yellow")
+        sys.exit(1)
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The message a user needs: MONAI wraps errors in up to three others that only name its own objects."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+if __name__ == "__main__":
+    main()

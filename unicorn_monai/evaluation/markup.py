@@ -1,0 +1,108 @@
+"""The report's page, its words and numbers as HTML: what is missing is called "not computed", all text is escaped.
+
+Functions that take ``content``, ``caption``, ``head`` or ``rows`` expect HTML; all others make it from plain values.
+"""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from pathlib import Path
+from typing import Any
+
+MISSING = '<span class="none">not computed</span>'
+NAMES = {
+    "lower_bound": "Lower bound",
+    "upper_bound": "Upper bound",
+    "augmentation": "Augmentation only",
+    "self_training": "Self-training",
+    "cyclegan": "CycleGAN",
+    "cut": "CUT",
+    "unicorn": "UnIACorN",
+    "control": "UnIACorN",
+    "labeled": "Labelled device",
+    "unlabeled": "Unlabelled device",
+}
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<title>{run}: UnIACorN report</title>
+<style>
+{style}</style>
+</head>
+<body>
+<header><span>UnIACorN report</span><span>{run}</span></header>
+<main>
+{content}
+</main>
+</body>
+</html>
+"""
+
+
+def page(run: str, content: str) -> str:
+    """The whole file: everything it shows is inside, and its policy forbids the browser to load anything."""
+    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    return PAGE.format(run=escape(run), style=style, content=content)
+
+
+def section(title: str, content: str) -> str:
+    """A card of the page."""
+    return f"<section><h2>{escape(title)}</h2>{content}</section>"
+
+
+def figure(content: str, caption: str, kind: str = "") -> str:
+    """A chart or picture with what it shows below."""
+    return f'<figure>{content}<figcaption class="{kind}">{caption}</figcaption></figure>'
+
+
+def table(head: list[str], rows: dict[str, list[str]], best: int | None = None, summary: int | None = None) -> str:
+    """A table whose first column heads the rows; ``best``: column to stress; ``summary``: first row of the summary."""
+    mark = [' class="best"' if i == best else "" for i in range(len(head) - 1)]
+    top = "".join(f'<th scope="col"{m}>{text}</th>' for m, text in zip(["", *mark], head, strict=True))
+    body = ""
+    for index, (text, cells) in enumerate(rows.items()):
+        kind = "" if summary is None or index < summary else "first" if index == summary else "more"
+        tds = "".join(f"<td{m}>{cell}</td>" for m, cell in zip(mark, cells, strict=True))
+        body += f'<tr class="{kind}"><th scope="row">{text}</th>{tds}</tr>'
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def name_of(key: str) -> str:
+    """How a set-up, a set of images or a control experiment is called, from its key in ``results.json``."""
+    base = key.removesuffix("+real")
+    mode = base.removeprefix("unicorn_").removeprefix("control_")
+    known = NAMES.get(base) or (base if mode == base else f"UnIACorN, {mode} mode")
+    return escape(known) + (" + real" if base != key else "")
+
+
+def number(value: Any) -> float | None:
+    """The value if it is a finite number."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+
+
+def fixed(value: Any, digits: int) -> str:
+    """A rounded number."""
+    known = number(value)
+    return MISSING if known is None else f"{known:.{digits}f}".replace("-", "\u2212")
+
+
+def percent(share: float, sign: str = "-") -> str:
+    """Whole percents; one digit more where rounding would claim none or all. ``sign``: "+" shows it always."""
+    digits = 1 if round(100 * share) in (0, 100) and share not in (0, 1) else 0
+    return f"{100 * share:{sign}.{digits}f}\u00a0%".replace("-", "\u2212")
+
+
+def duration(value: Any) -> str:
+    """Seconds in words."""
+    seconds = number(value)
+    if seconds is None:
+        return MISSING
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.{0 if seconds >= 10 else 1}f} s"

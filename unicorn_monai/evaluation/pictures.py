@@ -1,0 +1,82 @@
+"""The pictures of a report: what was asked for, what came out, and what is real, side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unicorn_monai.bundle import definition, from_bundle
+from unicorn_monai.datasets import datalist, write_json
+from unicorn_monai.evaluation.control import example_requests, make_generator
+from unicorn_monai.handlers import tile
+from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.synthesis import ReconstructionSheet, with_uncertainty
+from unicorn_monai.transforms import read_image
+
+if TYPE_CHECKING:
+    from unicorn_monai.experiment import Experiment
+
+COLUMNS = 8
+
+
+@torch.no_grad()
+def write_all(run: Experiment) -> None:
+    """Write RUN/pictures/*.png and captions.json."""
+    folder = run.run_dir / "pictures"
+    folder.mkdir(exist_ok=True)
+    captions = []
+    for name, title, caption, sheet in _sheets(run):
+        Image.fromarray(tile(sheet)).save(folder / f"{name}.png")
+        captions.append({"file": f"{name}.png", "title": title, "caption": caption})
+    write_json(folder / "captions.json", captions)
+
+
+def _sheets(run: Experiment):
+    channels = definition(run.bundle_dir("retinal_unet", ""), "num_channels")
+    real = {name: _images(folder, channels) for name, folder in (("labeled", run.labeled), ("unlabeled", run.unlabeled))}
+    main = run.settings.modes[0]
+    prior = UncertaintyPrior.load(run.prior(main))
+    requests = with_uncertainty(example_requests(run, COLUMNS), prior.mean)
+    scale = 1.0 / max(1, len(run.results["labels"]) - 1)
+    for mode in run.settings.modes:
+        generator = make_generator(run, mode)
+        labels = generator.labels(requests)
+        shown = labels.where(labels != 255, 0).float().mul(scale).expand(-1, channels, -1, -1)  # type: ignore[union-attr]
+        both = generator(requests)
+        semantic = generator(requests, weight=0.0)
+        yield (
+            f"side_by_side_{mode}",
+            f"Label map, label only, label and uncertainty ({mode})",
+            "Rows: the label map; the image with the Semantic-ControlNet alone; the image with both ControlNets at the "
+            "unlabelled domain's mean uncertainty; real images of the unlabelled domain (other eyes); real images of the "
+            "labelled domain. One column shares label map and noise.",
+            torch.stack([shown, semantic.cpu(), both.cpu(), real["unlabeled"][: len(both)], real["labeled"][: len(both)]]),
+        )
+        grid = np.linspace(0.02, min(1.0, prior.mean + 2 * prior.std), COLUMNS)
+        rows = [generator([*(with_uncertainty([r], float(u))[0] for u in grid)]).cpu() for r in requests[:3]]
+        yield (
+            f"rising_uncertainty_{mode}",
+            f"The same label map and noise at rising uncertainty ({mode})",
+            "Requested uncertainty from left to right: " + ", ".join(f"{u:.2f}" for u in grid) + ".",
+            torch.stack(rows),
+        )
+    root = run.bundle_dir("latent_diffusion", main)
+    autoencoder = from_bundle(root, "autoencoder_def", "autoencoder.pt", run.device)
+    both_domains = [{"image": image} for name in real for image in real[name][: COLUMNS // 2]]
+    yield (
+        "reconstructions",
+        "Autoencoder: original above, reconstruction below",
+        "The reconstruction must keep each device's speckle, or there is nothing for the uncertainty to steer.",
+        ReconstructionSheet(autoencoder, both_domains, COLUMNS)(),
+    )
+
+
+def _images(folder, channels: int) -> Tensor:
+    items = datalist(folder, "test")
+    at = np.linspace(0, len(items) - 1, min(COLUMNS, len(items))).round().astype(int)
+    return torch.stack([read_image(items[i]["image"], channels) for i in at])
+

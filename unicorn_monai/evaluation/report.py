@@ -1,0 +1,333 @@
+"""One HTML file that says what a run achieved, readable in two minutes by a clinician or an engineer.
+
+The verdict comes first: how much of the gap between the bounds the retrained network closed,
+
+    (mean IoU - lower bound) / (upper bound - lower bound),
+
+then the numbers it rests on, the pictures, the checks and how to repeat it. The file loads nothing (pictures are data
+URIs, charts are inline SVG, there is no script) and what was not computed is called so, never 0.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from unicorn_monai.datasets import PathLike
+from unicorn_monai.evaluation import charts
+from unicorn_monai.evaluation.markup import (
+    MISSING,
+    duration,
+    figure,
+    fixed,
+    name_of,
+    number,
+    page,
+    percent,
+    section,
+    table,
+)
+
+MAIN = "unicorn+real"
+CORE = ("lower_bound", "unicorn", MAIN, "upper_bound")  # always have a column
+ORDER = ("lower_bound", "augmentation", "self_training", "cyclegan", "cut", "unicorn_paper", "unicorn")
+SETS = ("labeled", "unlabeled", "unicorn", "unicorn_paper")
+TOLERANCE = 0.15  # of speckle and entropy after the autoencoder
+LATENT_STD = (0.9, 1.1)  # sampled / training latents
+SHEET = 960  # pixels; a wider sheet is scaled down to what is there, not below this
+
+
+def write_report(run_dir: PathLike) -> Path:
+    """Write ``report.html`` into a run folder from its JSON files and pictures.
+
+    Args:
+        run_dir: folder with ``results.json``; the other files and ``pictures/`` may be absent.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        ValueError: if ``results.json`` is missing, or a file does not hold what it should.
+    """
+    folder = Path(run_dir)
+    if not (folder / "results.json").is_file():
+        raise ValueError(f"'{folder}' holds no results.json. Let the experiment finish; --resume goes on with it.")
+    results, experiment = _read(folder / "results.json", dict), _read(folder / "experiment.json", dict)
+    parts = [
+        _verdict(results),
+        section("Segmentation of the unlabelled device", _scores(results, _part(experiment, "settings"))),
+        '<div class="pair">',
+        section("Uncertainty of the images", _uncertainties(results, _read(folder / "uncertainties.json", dict))),
+        section("Does the generator obey?", _control(results)),
+        "</div>",
+        section("Pictures", _pictures(folder / "pictures")),
+        '<div class="pair">',
+        section("Checks", _checks(results)),
+        section("Time per stage", _seconds(_part(results, "seconds"))),
+        "</div>",
+        section("How to repeat it", _repeat(results, experiment)),
+    ]
+    temporary = folder / ".tmp-report.html"
+    temporary.write_text(page(folder.resolve().name, "\n".join(parts)), encoding="utf-8")
+    return temporary.replace(folder / "report.html")
+
+
+def gap_closed(segmentation: dict[str, Any], setup: str = MAIN) -> tuple[float, tuple[float, float] | None] | None:
+    """Share of the gap between lower and upper bound that a set-up closed.
+
+    Args:
+        segmentation: ``segmentation`` of ``results.json``.
+        setup: which set-up.
+
+    Returns:
+        The share (0 at the lower bound, 1 at the upper) and, where ``ci95`` is known, its 95 % interval with the bounds
+        taken as exact; None if a score is missing or the upper bound is not above the lower.
+    """
+    lower, upper, score = (_score(segmentation, key) for key in ("lower_bound", "upper_bound", setup))
+    if lower is None or upper is None or score is None or upper <= lower:
+        return None
+    low, high = ((value - lower) / (upper - lower) for value in _interval(segmentation[setup]) or (score, score))
+    return (score - lower) / (upper - lower), (low, high) if _interval(segmentation[setup]) else None
+
+
+# ---------------------------------------------------------------------- sections, top to bottom
+
+
+def _verdict(results: dict[str, Any]) -> str:
+    segmentation, simulated = _part(results, "segmentation"), results.get("simulated")
+    score = {key: value for key in _setups(segmentation) if (value := _score(segmentation, key)) is not None}
+    lacking = [name_of(key) for key in ("lower_bound", MAIN, "upper_bound") if key not in score]
+    gap = gap_closed(segmentation)
+    if gap:
+        sentence = _gap_sentence(*gap)
+        values = ", ".join(f"{name_of(key)} {score[key]:.3f}" for key in ("lower_bound", MAIN, "upper_bound"))
+        notes = f"Mean IoU (overlap of predicted and true labels, 1 is perfect): {values}."
+        notes += " The interval takes both bounds as exact." if gap[1] else ""
+        better = [f"{name_of(k)} {v:.3f}" for k, v in score.items() if v > score[MAIN] and k != "upper_bound"]
+        notes += f" Better in this run: {', '.join(better)}." if better else ""
+    else:
+        reason = f"{', '.join(lacking)} not computed" if lacking else "the upper bound is not above the lower bound"
+        sentence = f"how much of the gap {name_of(MAIN)} closed <strong>cannot be computed</strong>: {reason}."
+        notes = "Scores need labels in the test images of the unlabelled device. " if lacking else ""
+        means = {key: _part(_part(results, "uncertainty"), key).get("mean") for key in SETS[:3]}
+        notes += "Mean uncertainty: " + ", ".join(f"{name_of(k)} {fixed(v, 3)}" for k, v in means.items()) + "."
+    kind, what = "simulated", escape(str(simulated))
+    if simulated == "none":
+        kind, pill = "real", "Real images"
+    elif simulated is None:
+        pill = "Not recorded whether the images are simulated"
+    else:
+        pill, sentence = f"Simulated {what}: no evidence about real ones", f"On simulated {what}, {sentence}"
+    text = f'<p class="pill {kind}">{pill}</p>\n<h1>{sentence[0].upper()}{sentence[1:]}</h1>\n<p>{notes}</p>'
+    return f'<section class="verdict"><div>{text}</div>{_gap_chart(segmentation, score)}</section>'
+
+
+def _gap_sentence(share: float, interval: tuple[float, float] | None) -> str:
+    amount, name = f"<strong>{percent(share)}</strong>", name_of(MAIN)
+    ci = f" (95\u00a0% interval {percent(interval[0])} to {percent(interval[1])})" if interval else ""
+    doubt = "; the interval includes 0, so a gain is not shown" if interval and interval[0] <= 0 < share else ""
+    gap = "the gap between lower and upper bound"
+    if share <= 0:
+        return f"{name} did not improve on the lower bound: it closed {amount} of {gap}{ci}."
+    if share < 1:
+        return f"{name} closed {amount} of {gap}{ci}; it did not reach the upper bound{doubt}."
+    return f"{name} reached the upper bound: it closed {amount} of {gap}{ci}{doubt}."
+
+
+def _gap_chart(segmentation: dict[str, Any], score: dict[str, float]) -> str:
+    if not score:
+        return ""
+    rows = [(name_of(key), value, _interval(segmentation[key])) for key, value in score.items()]
+    gap = (score["lower_bound"], score["upper_bound"]) if {"lower_bound", "upper_bound"} <= set(score) else None
+    caption = ["Mean IoU on the unlabelled device", *(["shaded: the gap"] if gap else [])]
+    caption += ["bars: 95\u00a0% intervals"] if any(interval for _, _, interval in rows) else []
+    return figure(charts.dots(rows, name_of(MAIN), gap), "; ".join(caption) + ".")
+
+
+def _scores(results: dict[str, Any], settings: dict[str, Any]) -> str:
+    segmentation = _part(results, "segmentation")
+    if not segmentation:
+        return f"<p>{MISSING}</p>"
+    keys = _setups(segmentation)
+    columns = {key: _part(segmentation, key) for key in keys}
+    labels = results.get("labels") or range(max(len(column.get("iou") or ()) for column in columns.values()))
+    for key, column in columns.items():
+        if (found := len(column.get("iou") or labels)) != len(labels):
+            raise ValueError(f"'{key}' of results.json has {found} IoUs; expected {len(labels)}, one per label.")
+    ranked = [key for key in keys if key != "upper_bound" and _score(segmentation, key) is not None]
+    best = keys.index(max(ranked, key=lambda key: _score(segmentation, key) or 0.0)) if ranked else None
+    head = [name_of(key) + (' <em class="tag">best</em>' if i == best else "") for i, key in enumerate(keys)]
+    rows = {
+        f"<small>{i}</small>{escape(str(label))}": [fixed((c.get("iou") or {i: None})[i], 2) for c in columns.values()]
+        for i, label in enumerate(labels)
+    }
+    rows["Mean IoU, all labels"] = [fixed(c.get("mean_iou"), 3) for c in columns.values()]
+    ends = [_interval(c) for c in columns.values()]
+    rows["95\u00a0% interval of it"] = [f"{e[0]:.3f}\u2013{e[1]:.3f}" if e else MISSING for e in ends]
+    rows["Mean IoU, layers only"] = [fixed(c.get("mean_iou_layers"), 3) for c in columns.values()]
+    rows["Mean Dice"] = [fixed(c.get("mean_dice"), 3) for c in columns.values()]
+    rows["Test images"] = [fixed(c.get("n_test"), 0) for c in columns.values()]
+    outer = f"without {escape(str(labels[0]))} and {escape(str(labels[-1]))}" if labels else "without the outer labels"
+    mode = f" UnIACorN is its {escape(str(settings['modes'][0]))} mode." if settings.get("modes") else ""
+    return (
+        "<p>Table 1. IoU on test images of the unlabelled device. Lower bound: trained on the labelled device only. "
+        "Upper bound: trained on true labels of the unlabelled device. UnIACorN: trained on synthetic images; + real: "
+        f"and on the labelled device's.{mode}</p>{table(['Label', *head], rows, best, summary=len(labels))}"
+        f'<p class="fine">Layers only: {outer}. Best: highest mean IoU, the upper bound aside.</p>'
+    )
+
+
+def _uncertainties(results: dict[str, Any], values: dict[str, list[float]]) -> str:
+    for key, numbers in values.items():
+        if not all(number(u) is not None and 0 <= u <= 1 for u in numbers):
+            raise ValueError(f"'{key}' of uncertainties.json holds a value outside [0, 1]. Measure it again.")
+    text = (
+        "<p>How unsure the network trained on the labelled device is about an image (0 sure, 1 guessing). Synthetic "
+        "images should lie where the unlabelled device lies.</p>"
+    )
+    sets = {name_of(key): values[key] for key in _ordered(values, SETS) if values[key]}
+    aim = values.get("unlabeled")
+    caption = "Image uncertainty; every row scaled to its own peak"
+    caption += "; dashed: mean of the unlabelled device." if aim else "."
+    chart = charts.histograms(sets, sum(aim) / len(aim) if aim else None) if sets else ""
+    text += figure(chart, caption) if sets else f"<p>Histogram: {MISSING}</p>"
+    summary, fid = _part(results, "uncertainty"), _part(_part(results, "fid"), "unlabeled")
+    rows = {}
+    for key in _ordered({**summary, **fid}, SETS):
+        s = _part(summary, key)
+        rows[name_of(key)] = [fixed(s.get("mean"), 3), fixed(s.get("std"), 3), fixed(s.get("n"), 0)]
+        rows[name_of(key)] += [fixed(fid.get(key), 1)] if fid else []
+    head = ["Images", "Mean", "Std", "Number", *(["FID to the unlabelled device"] if fid else [])]
+    return text + (table(head, rows) if rows else f"<p>Means: {MISSING}</p>")
+
+
+def _control(results: dict[str, Any]) -> str:
+    keys = [key for key in _ordered(results, ("control",)) if key.split("_")[0] == "control" and _part(results, key)]
+    found = {name_of(key): _part(results, key) for key in keys}
+    text = "<p>Images were asked for with given uncertainties, then measured. On the dashed line both agree.</p>"
+    if not found:
+        return f"{text}<p>{MISSING}</p>"
+    series = {}
+    for name, part in found.items():
+        entries = ("requested", "measured_mean", "measured_std")
+        points = ([number(point.get(key)) for key in entries] for point in part.get("curve") or [])
+        known = sorted((x, mean, std or 0.0) for x, mean, std in points if x is not None and mean is not None)
+        series |= {name: known} if known else {}
+    text += figure(*charts.curve(series), kind="legend") if series else f"<p>Curve: {MISSING}</p>"
+    lines = (
+        ("Rank correlation", "spearman", 2),
+        ("Mean absolute error", "mean_absolute_error", 3),
+        ("Label fidelity: mean IoU with the labels asked for", "label_fidelity_mean_iou", 3),
+        ("The same judge on real images", "oracle_mean_iou", 3),
+    )
+    text += table(["", *found], {what: [fixed(p.get(key), n) for p in found.values()] for what, key, n in lines})
+    judges = sorted({name_of(str(part["oracle"])) for part in found.values() if part.get("oracle")})
+    return text + (f'<p class="fine">Judge of the label fidelity: {", ".join(judges)}.</p>' if judges else "")
+
+
+def _pictures(folder: Path) -> str:
+    figures = []
+    for entry in _read(folder / "captions.json", list):
+        file = str(entry.get("file"))
+        if Path(file).name != file:
+            raise ValueError(f"captions.json names '{file}'; expected a file of '{folder}' itself, e.g. 'x.png'.")
+        title, image = escape(str(entry.get("title", file))), f"<p>{MISSING}: {escape(file)} is missing</p>"
+        if (folder / file).is_file():
+            data = (folder / file).read_bytes()
+            if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+                raise ValueError(f"'{folder / file}' is not a PNG picture. Write the pictures again.")
+            width, height = struct.unpack(">II", data[16:24])
+            least, kind = (width, "small") if width <= SHEET else (SHEET, "large")
+            size = f'width="{width}" height="{height}" style="min-width:{least}px;max-width:{4 * width}px"'
+            source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+            image = f'<div class="scroll"><img class="{kind}" src="{source}" alt="{title}" {size}></div>'
+        figures += [f"<h3>{title}</h3>{figure(image, escape(str(entry.get('caption', ''))))}"]
+    return "\n".join(figures) or f"<p>{MISSING}</p>"
+
+
+def _checks(results: dict[str, Any]) -> str:
+    rows = []
+    for domain in SETS[:2]:
+        part = _part(_part(results, "autoencoder"), domain)
+        for key, what in (("high_pass_std", "speckle"), ("entropy", "entropy")):
+            before, after = map(number, part.get(key) or (None, None))
+            change = after / before - 1 if before and after is not None else None
+            good = None if change is None else abs(change) <= TOLERANCE + 1e-9
+            numbers = f"{fixed(before, 3)} \u2192 {fixed(after, 3)} ({percent(change or 0, '+')})"
+            rows += [(f"{name_of(domain)}: the autoencoder keeps the {what}, within {TOLERANCE:.0%}", numbers, good)]
+    ratio, (low, high) = number(_part(results, "diffusion").get("latent_std")), LATENT_STD
+    good = None if ratio is None else low <= ratio <= high
+    rows += [(f"Spread of sampled latents over that of the training's, {low} to {high}", fixed(ratio, 2), good)]
+    words = {True: '<b class="ok">\u2713 OK</b>', False: '<b class="bad">\u2717 outside</b>', None: MISSING}
+    items = (f"<li><span>{what}</span><span>{'' if ok is None else n}</span>{words[ok]}</li>" for what, n, ok in rows)
+    return f'<ul class="checks">{"".join(items)}</ul>'
+
+
+def _seconds(seconds: dict[str, Any]) -> str:
+    known = {key: value for key, value in seconds.items() if number(value) is not None}
+    most, items = max(known.values(), default=0) or 1, ""
+    for key, value in seconds.items():
+        bar = f'<rect width="{100 * known.get(key, 0) / most:.1f}" height="8"/>'
+        svg = f'<svg viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">{bar}</svg>'
+        items += f"<li><span>{escape(key)}</span>{svg}<span>{duration(value)}</span></li>"
+    total = f'<p>Together {duration(sum(known.values()))}.</p><ul class="stages">{items}</ul>'
+    return total if items else f"<p>{MISSING}</p>"
+
+
+def _repeat(results: dict[str, Any], experiment: dict[str, Any]) -> str:
+    settings, command = _part(experiment, "settings"), experiment.get("command")
+    text = f"<pre>{escape(str(command))}</pre>" if command else f"<p>Command: {MISSING}</p>"
+    facts = {"seed": settings.get("seed"), "git revision": experiment.get("git_revision")}
+    facts |= _part(results, "environment") | _part(experiment, "versions")
+    pairs = ((escape(str(key)), MISSING if value is None else escape(str(value))) for key, value in facts.items())
+    text += f'<dl class="facts">{"".join(f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in pairs)}</dl>'
+    for title, part in (("All settings", settings), ("Command of every stage", _part(results, "commands"))):
+        content = escape(json.dumps(part, indent=2, ensure_ascii=False))
+        text += f"<details><summary>{title}</summary><pre>{content}</pre></details>" if part else ""
+    return text
+
+
+# ---------------------------------------------------------------------- reading
+
+
+def _read(path: Path, kind: type) -> Any:
+    """Content of a JSON file; empty where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else kind()
+    except ValueError as error:
+        raise ValueError(f"'{path}' is not valid JSON ({error}). Write it again.") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"'{path}' holds a {type(content).__name__}; expected a {kind.__name__}.")
+    return content
+
+
+def _part(parent: dict[str, Any], key: str) -> dict[str, Any]:
+    part = parent.get(key)
+    if part is not None and not isinstance(part, dict):
+        raise ValueError(f"'{key}' is a {type(part).__name__}; expected a table of names and values.")
+    return part or {}
+
+
+def _ordered(keys: Iterable[str], first: Sequence[str]) -> list[str]:
+    keys = list(keys)
+    return [key for key in first if key in keys] + [key for key in keys if key not in first]
+
+
+def _setups(segmentation: dict[str, Any]) -> list[str]:
+    keys = [*segmentation, *(key for key in CORE if key not in segmentation and segmentation)]
+    first = [key for base in ORDER for key in (base, f"{base}+real")]
+    return sorted(_ordered(keys, first), key="upper_bound".__eq__)  # the upper bound last
+
+
+def _score(segmentation: dict[str, Any], setup: str) -> float | None:
+    return number(_part(segmentation, setup).get("mean_iou"))
+
+
+def _interval(scores: dict[str, Any]) -> tuple[float, float] | None:
+    low, high = map(number, scores.get("ci95") or (None, None))
+    return None if low is None or high is None else (low, high)
