@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -75,13 +76,14 @@ def _linear_weights(source: int, target: int) -> NDArray[np.floating]:
     return np.clip(1 - np.abs(position[:, None] - np.arange(source)[None, :]), 0, None)
 
 
-def write_home_oct(dataset: str | Path, output: str | Path, seed: int = 0) -> Path:
+def write_home_oct(dataset: str | Path, output: str | Path, seed: int = 0, repeats: int = 1) -> Path:
     """Convert a labelled data set, item by item; splits, subjects and labels are kept.
 
     Args:
         dataset: labelled data set of the clinical device, with spacings.
         output: folder of the new data set.
         seed: item i depends on (seed, i) only.
+        repeats: acquisitions of each B-scan, each with its own window, motion and noise.
 
     Returns:
         The new folder.
@@ -89,6 +91,8 @@ def write_home_oct(dataset: str | Path, output: str | Path, seed: int = 0) -> Pa
     Raises:
         ValueError: if the data set has no spacing, or is of a home device already.
     """
+    if repeats < 1:
+        raise ValueError(f"repeats is {repeats}; expected at least 1")
     header = read_header(dataset)
     if header.get("spacing_mm") is None:
         raise ValueError(f"'{dataset}' has no spacing_mm: the optics need the pixel size; add it to dataset.json")
@@ -109,7 +113,8 @@ def write_home_oct(dataset: str | Path, output: str | Path, seed: int = 0) -> Pa
         seed=seed,
     ) as writer:
         for part in SPLITS:
-            for item in datalist(dataset, part, ("image", "label")) if header.get(part) else ():
+            items = datalist(dataset, part, ("image", "label")) if header.get(part) else []
+            for item, repeat in product(items, range(repeats)):
                 rng = np.random.default_rng([seed, index, 5])
                 index += 1
                 image, label = read_array(item["image"]), read_array(item["label"]).astype(np.uint8)
@@ -123,7 +128,7 @@ def write_home_oct(dataset: str | Path, output: str | Path, seed: int = 0) -> Pa
                 ]
                 image, label = degrade(image, label, (used[0] * 1e3, used[1] * 1e3), rng)
                 own = {k: item[k] for k in ("subject", "scan") if k in item}
-                writer.add(part, image, label, **own, spacing_mm=[round(s, 6) for s in used])
+                writer.add(part, image, label, **own, repeat=repeat, spacing_mm=[round(s, 6) for s in used])
     return Path(output)
 
 
@@ -143,9 +148,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("input", type=Path, help="labelled data set of the clinical device")
     parser.add_argument("output", type=Path, help="folder of the data set")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=1, help="acquisitions of each B-scan (default 1)")
     a = parser.parse_args(arguments)
     try:
-        folder = write_home_oct(a.input, a.output, a.seed)
+        folder = write_home_oct(a.input, a.output, a.seed, a.repeats)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -97,8 +97,11 @@ def read_bscans(folder: str | Path, subject: int) -> Iterator[BScan]:
         yield BScan(subject, scan, image, rows[:, :, scan - 1])
 
 
-def crop(bscan: BScan, crop_um: float | None, crop_mm: float | None) -> BScan:
-    """Cut a window of `crop_um` around the retina and of `crop_mm` in the middle of the field; whole where None."""
+def crop(bscan: BScan, crop_um: float | None, crop_mm: float | None, position: float = 0.5) -> BScan:
+    """Cut a window of `crop_um` around the retina and of `crop_mm` across the field; whole where None.
+
+    `position` places the window across the field: 0 at its left end, 0.5 in the middle, 1 at its right end.
+    """
     image, surfaces = bscan.image, bscan.surfaces
     if crop_um is not None:
         height = min(max(round(crop_um / AXIAL_UM), 1), image.shape[0])
@@ -107,7 +110,7 @@ def crop(bscan: BScan, crop_um: float | None, crop_mm: float | None) -> BScan:
         image, surfaces = image[top : top + height], surfaces - top
     if crop_mm is not None:
         width = min(max(round(crop_mm * 1e3 / LATERAL_UM), 1), image.shape[1])
-        left = (image.shape[1] - width) // 2
+        left = round(position * (image.shape[1] - width))
         image, surfaces = image[:, left : left + width], surfaces[:, left : left + width]
     return BScan(bscan.subject, bscan.scan, image, surfaces)
 
@@ -119,6 +122,7 @@ def write_spectralis_healthy(
     parts: dict[int, str] | None = None,
     crop_um: float | None = None,
     crop_mm: float | None = None,
+    windows: int = 1,
 ) -> tuple[Path, float]:
     """Convert the B-scans of some subjects.
 
@@ -128,7 +132,8 @@ def write_spectralis_healthy(
         size: rows and columns.
         parts: subject -> "training", "validation" or "test"; by default 4, 1 and 2 of the 7 subjects, in order.
         crop_um: height of a window around the retina, um.
-        crop_mm: width of a window in the middle of the field, mm.
+        crop_mm: width of a window, mm.
+        windows: windows cut from each B-scan, evenly spread across its field.
 
     Returns:
         the data set, and the share of columns in which crossing surfaces were repaired.
@@ -141,7 +146,7 @@ def write_spectralis_healthy(
         parts = {s: SPLITS[0] if i < 4 else SPLITS[1] if i < 5 else SPLITS[2] for i, s in enumerate(present)}
     if unknown := sorted(set(parts) - set(present)):
         raise ValueError(f"subjects {unknown} are not in '{folder}'; it holds {present}")
-    for name, value in (("size", size), ("crop-um", crop_um), ("crop-mm", crop_mm)):
+    for name, value in (("size", size), ("crop-um", crop_um), ("crop-mm", crop_mm), ("windows", windows)):
         if value is not None and value <= 0:
             raise ValueError(f"{name} {value}: expected a positive number")
     crossing = []
@@ -154,18 +159,21 @@ def write_spectralis_healthy(
             for bscan in read_bscans(folder, subject):
                 surfaces, share = order_surfaces(bscan.surfaces)
                 crossing.append(share)
-                cut = crop(BScan(subject, bscan.scan, bscan.image, surfaces), crop_um, crop_mm)
-                shape = cut.image.shape
-                label = label_map(resize_surfaces(cut.surfaces, shape, (size, size)), size)
-                spacing = [shape[0] * AXIAL_UM * 1e-3 / size, shape[1] * LATERAL_UM * 1e-3 / size]
-                writer.add(
-                    part,
-                    resize_image(cut.image, (size, size)),
-                    label,
-                    subject=f"subject{subject}",
-                    scan=bscan.scan,
-                    spacing_mm=[round(s, 6) for s in spacing],
-                )
+                whole = BScan(subject, bscan.scan, bscan.image, surfaces)
+                for window in range(windows):
+                    cut = crop(whole, crop_um, crop_mm, (window + 0.5) / windows)
+                    shape = cut.image.shape
+                    label = label_map(resize_surfaces(cut.surfaces, shape, (size, size)), size)
+                    spacing = [shape[0] * AXIAL_UM * 1e-3 / size, shape[1] * LATERAL_UM * 1e-3 / size]
+                    writer.add(
+                        part,
+                        resize_image(cut.image, (size, size)),
+                        label,
+                        subject=f"subject{subject}",
+                        scan=bscan.scan,
+                        window=window,
+                        spacing_mm=[round(s, 6) for s in spacing],
+                    )
         if np.mean(crossing) > MOST_CROSSING:
             raise ValueError(
                 f"surfaces cross in {np.mean(crossing):.1%} of all columns, expected at most {MOST_CROSSING:.0%}; "
@@ -192,7 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"--{part}", type=int, nargs="+", metavar="S", help="these subjects, instead of a random split"
         )
     parser.add_argument("--crop-um", type=float, help="height of a window around the retina, for small images")
-    parser.add_argument("--crop-mm", type=float, help="width of a window in the middle of the field")
+    parser.add_argument("--crop-mm", type=float, help="width of a window, in the middle of the field")
+    parser.add_argument("--windows", type=int, default=1, help="windows across the field of each B-scan (default 1)")
     a = parser.parse_args(arguments)
     try:
         explicit = [(s, part) for part in SPLITS for s in getattr(a, part) or ()]
@@ -204,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not explicit:
             names = [str(s) for s in a.subjects or read_subjects(a.input)]
             parts = {int(s): part for s, part in split_by_subject(names, a.split, a.seed).items()}
-        folder, crossing = write_spectralis_healthy(a.input, a.output, a.size, parts, a.crop_um, a.crop_mm)
+        folder, crossing = write_spectralis_healthy(a.input, a.output, a.size, parts, a.crop_um, a.crop_mm, a.windows)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -21,6 +21,7 @@ from monai.data.utils import set_rnd
 from torch import nn
 
 from unicorn_monai.datasets import PathLike, write_json
+from unicorn_monai.distributed import is_main, rank
 from unicorn_monai.networks import fingerprint
 
 
@@ -107,10 +108,12 @@ class TrainingState:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def _seed_transforms(self, engine: Engine) -> None:
-        set_rnd(getattr(engine.state.dataloader, "dataset", None), (torch.initial_seed() + engine.state.epoch) % 2**31)
+        set_rnd(getattr(engine.state.dataloader, "dataset", None), (torch.initial_seed() + 7919 * engine.state.epoch + rank()) % 2**31)
 
     def save(self, engine: Engine) -> None:
         """Write the state."""
+        if not is_main():
+            return
         state = {name: thing.state_dict() for name, thing in self.objects.items()}
         version, numbers, position, has_gauss, cached = np.random.get_state()
         rng = {
@@ -138,6 +141,7 @@ class TrainingState:
                 "max_epochs to train on, or remove the file to start again."
             )
         engine.state.epoch = saved["epoch"]
+        engine.state.iteration = saved["epoch"] * (engine.state.epoch_length or 0)
         rng = saved["rng"]
         torch.set_rng_state(rng["torch"])
         if torch.cuda.is_available() and rng["cuda"]:
@@ -201,7 +205,8 @@ class BestWeights:
             raise ValueError(f"Validation metric '{self.metric}' is {value} in epoch {engine.state.epoch}: diverged.")
         if self.always or self.sign * value > self.best:
             self.best, self.waited = max(self.best, self.sign * value), 0
-            save_weights(self.network, self.path, **self.metadata, **{self.metric: value, "epoch": engine.state.epoch})
+            if is_main():
+                save_weights(self.network, self.path, **self.metadata, **{self.metric: value, "epoch": engine.state.epoch})
         else:
             self.waited += 1
             if self.patience is not None and self.waited >= self.patience:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from unicorn_monai.checkpoints import sha256
 from unicorn_monai.datasets import PathLike, datalist, write_array, write_json
+from unicorn_monai.distributed import is_main
 from unicorn_monai.latents import read_uncertainties
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.transforms import to_uint8
@@ -47,6 +48,8 @@ class Progress:
 
     def attach(self, engine: Engine) -> None:
         """Register with an engine."""
+        if not is_main():
+            return
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
         engine.add_event_handler(Events.COMPLETED, self._close)
@@ -54,10 +57,8 @@ class Progress:
 
     def _start(self, engine: Engine) -> None:
         self.total = engine.state.max_epochs * engine.state.epoch_length
-        self.first, self.started = engine.state.iteration, time.monotonic()
-        self.bar = tqdm(
-            total=self.total, initial=self.first, desc=self.description, disable=not sys.stderr.isatty(), leave=False
-        )
+        self.first: int | None = None  # a resumed training moves the counter after this event
+        self.bar = tqdm(total=self.total, desc=self.description, disable=not sys.stderr.isatty(), leave=False)
 
     def _step(self, engine: Engine) -> None:
         loss = engine.state.output.get("loss") if isinstance(engine.state.output, dict) else None
@@ -66,8 +67,11 @@ class Progress:
                 f"{self.description}: the loss is {float(loss)} at iteration {engine.state.iteration}. "
                 "Lower the learning rate, or check the images for extreme values."
             )
-        self.bar.update()
         done = engine.state.iteration
+        if self.first is None:
+            self.first, self.started = done - 1, time.monotonic()
+            self.bar.update(self.first)
+        self.bar.update()
         if sys.stderr.isatty() or done * self.lines // self.total == (done - 1) * self.lines // self.total:
             return
         rate = (done - self.first) / max(1e-9, time.monotonic() - self.started)
@@ -96,7 +100,8 @@ class SampleImages:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        if is_main():
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
         """Write a sheet if it is time."""

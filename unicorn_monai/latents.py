@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,10 +16,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from unicorn_monai.datasets import PathLike, datalist
+from unicorn_monai.distributed import main_first
 from unicorn_monai.transforms import LoadPixelsd, read_image
 
 
@@ -58,13 +60,16 @@ class LatentDataset(Dataset):
             )
             for folder in folders
         ]
+        _require_one_size({tuple(part["mean"].shape[3:]): str(f) for part, f in zip(parts, folders, strict=True)})
         self.items, self.mirror = items, mirror
         self.mean = torch.cat([part["mean"] for part in parts], dim=1)  # (as is / mirrored, images, channels, *latent)
         self.std = torch.cat([part["std"] for part in parts], dim=1)
         self.label: Tensor | None = None
         if num_labels is not None:
             load = LoadPixelsd(["label"], num_labels=num_labels)
-            self.label = torch.stack([load.read_label(item["label"]) for item in items]).to(torch.uint8)
+            labels = [load.read_label(item["label"]) for item in items]
+            _require_one_size({tuple(label.shape[1:]): item["label"] for label, item in zip(labels, items, strict=True)})
+            self.label = torch.stack(labels).to(torch.uint8)
         self.uncertainty = None if uncertainties is None else read_uncertainties(uncertainties, items)
 
     def __len__(self) -> int:
@@ -96,8 +101,11 @@ class LatentDataset(Dataset):
 class LatentLoader(DataLoader):
     """Data loader of a :class:`LatentDataset`, which gives whole batches."""
 
-    def __init__(self, dataset: LatentDataset, batch_size: int, shuffle: bool = False) -> None:
-        super().__init__(dataset, batch_size=min(batch_size, len(dataset)), shuffle=shuffle, collate_fn=as_is)
+    def __init__(
+        self, dataset: LatentDataset, batch_size: int, shuffle: bool = False, sampler: Sampler | None = None
+    ) -> None:
+        batch_size = min(batch_size, len(dataset))
+        super().__init__(dataset, batch_size=batch_size, shuffle=shuffle, sampler=sampler, collate_fn=as_is)
 
 
 def as_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -121,30 +129,41 @@ def encode_dataset(
 ) -> dict[str, Tensor]:
     """Encode images as they are and mirrored: "mean" and "std", each (2, images, channels, *latent) float32."""
     path = Path(cache_dir) / f"{_identity(items, autoencoder)}.safetensors"
-    if path.is_file():
+    with main_first():
+        if not path.is_file():
+            _encode(items, autoencoder, path, num_channels, batch_size)
         return load_file(path)
+
+
+def _encode(items: list[dict], autoencoder: nn.Module, path: Path, num_channels: int, batch_size: int) -> None:
     device = next(autoencoder.parameters()).device
     autoencoder.eval()
-    parts = []
+    parts, sizes = [], {}
     for start in tqdm(range(0, len(items), batch_size), desc="encoding", disable=None, leave=False):
-        images = _stack([item["image"] for item in items[start : start + batch_size]], num_channels)
+        images = _stack([item["image"] for item in items[start : start + batch_size]], num_channels, sizes)
         both = torch.cat([images, images.flip(-1)]).to(device)
         mean, std = autoencoder.encode(both)
         parts.append(torch.stack([mean.float().cpu(), std.float().cpu()]).unflatten(1, (2, len(images))))
     mean, std = torch.cat(parts, dim=2)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file({"mean": mean.contiguous(), "std": std.contiguous()}, temporary)
-    temporary.replace(path)
-    return load_file(path)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        save_file({"mean": mean.contiguous(), "std": std.contiguous()}, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def _stack(paths: list[str], num_channels: int) -> Tensor:
+def _stack(paths: list[str], num_channels: int, sizes: dict[tuple[int, ...], str]) -> Tensor:
     images = [read_image(path, num_channels) for path in paths]
-    shapes = {tuple(image.shape): path for image, path in zip(images, paths, strict=True)}
-    if len(shapes) > 1:
-        raise ValueError(f"Images differ in size: {shapes}. Expected one size; resample with the `--size` of data_prep.")
+    sizes.update((tuple(image.shape[1:]), path) for image, path in zip(images, paths, strict=True))
+    _require_one_size(sizes)
     return torch.stack(images)
+
+
+def _require_one_size(sizes: dict[tuple[int, ...], str]) -> None:
+    if len(sizes) > 1:
+        raise ValueError(f"Images differ in size: {sizes}. Expected one size; resample with the `--size` of data_prep.")
 
 
 def _identity(items: list[dict], autoencoder: nn.Module) -> str:

@@ -19,6 +19,7 @@ from monai.losses import JukeboxLoss
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor, nn
 
+from unicorn_monai.distributed import bare
 from unicorn_monai.fusion import fuse_residuals
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.transforms import one_hot
@@ -166,6 +167,8 @@ class AutoencoderTrainer(Trainer):
         epoch_length: int | None = None,
         train_handlers: list | None = None,
     ) -> None:
+        if hasattr(train_data_loader, "__len__") and len(train_data_loader) == 0:
+            raise ValueError("The training set gives no batch: it has fewer images than batch_size. Lower batch_size.")
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -186,7 +189,7 @@ class AutoencoderTrainer(Trainer):
         self.discriminator.train().requires_grad_(False)
         with torch.autocast(**self.autocast):
             reconstruction, mean, std = self.network(image)
-            scores = self.discriminator(reconstruction)[-1].float() if adversarial else None
+            scores = bare(self.discriminator)(reconstruction)[-1].float() if adversarial else None
         terms = self.loss_function(reconstruction.float(), image, mean.float(), std.float(), scores)
         self.optimizer.zero_grad()
         terms["loss"].backward()

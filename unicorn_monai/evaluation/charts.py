@@ -26,7 +26,7 @@ def dots(rows: list[tuple[str, float, tuple[float, float] | None]], main: str, g
     ends = [end for _, _, interval in rows for end in interval or ()]
     axis = Axis.around([*(value for _, value, _ in rows), *ends], 8, WIDTH - 8)
     height = 36 * len(rows) + 6
-    parts = axis.columns(0, height)
+    parts = axis.columns(height - 4, height)
     if gap:
         left, right = sorted(map(axis, gap))
         parts.insert(0, f'<rect class="gap" x="{left:.1f}" y="0" width="{right - left:.1f}" height="{height}"/>')

@@ -14,7 +14,7 @@ MISSING = '<span class="none">not computed</span>'
 NAMES = {
     "lower_bound": "Lower bound",
     "upper_bound": "Upper bound",
-    "augmentation": "Augmentation only",
+    "augmentation": "Lower bound, augmented",
     "self_training": "Self-training",
     "cyclegan": "CycleGAN",
     "cut": "CUT",
@@ -69,7 +69,8 @@ def table(head: list[str], rows: dict[str, list[str]], best: int | None = None, 
         kind = "" if summary is None or index < summary else "first" if index == summary else "more"
         tds = "".join(f"<td{m}>{cell}</td>" for m, cell in zip(mark, cells, strict=True))
         body += f'<tr class="{kind}"><th scope="row">{text}</th>{tds}</tr>'
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    wide = "" if summary is None else f' class="wide" style="--columns:{len(mark)}"'
+    return f'<div class="scroll"><table{wide}><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def name_of(key: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,9 +37,12 @@ def write_all(run: Experiment) -> None:
     write_json(folder / "captions.json", captions)
 
 
-def _sheets(run: Experiment):
+def _sheets(run: Experiment) -> Iterator[tuple[str, str, str, Tensor]]:
     channels = definition(run.bundle_dir("retinal_unet", ""), "num_channels")
-    real = {name: _images(folder, channels) for name, folder in (("labeled", run.labeled), ("unlabeled", run.unlabeled))}
+    real = {
+        "labeled": _images(run.labeled, "validation", channels),
+        "unlabeled": _images(run.unlabeled, "validation", channels),
+    }
     main = run.settings.modes[0]
     prior = UncertaintyPrior.load(run.prior(main))
     requests = with_uncertainty(example_requests(run, COLUMNS), prior.mean)
@@ -75,8 +80,8 @@ def _sheets(run: Experiment):
     )
 
 
-def _images(folder, channels: int) -> Tensor:
-    items = datalist(folder, "test")
+def _images(folder: Path, split: str, channels: int) -> Tensor:
+    items = datalist(folder, split)
     at = np.linspace(0, len(items) - 1, min(COLUMNS, len(items))).round().astype(int)
     return torch.stack([read_image(items[i]["image"], channels) for i in at])
 

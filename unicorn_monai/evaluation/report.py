@@ -34,8 +34,7 @@ from unicorn_monai.evaluation.markup import (
 )
 
 MAIN = "unicorn+real"
-CORE = ("lower_bound", "unicorn", MAIN, "upper_bound")  # always have a column
-ORDER = ("lower_bound", "augmentation", "self_training", "cyclegan", "cut", "unicorn_paper", "unicorn")
+CORE = ("lower_bound", "upper_bound", MAIN, "unicorn")  # always have a column, the first ones
 SETS = ("labeled", "unlabeled", "unicorn", "unicorn_paper")
 TOLERANCE = 0.15  # of speckle and entropy after the autoencoder
 LATENT_STD = (0.9, 1.1)  # sampled / training latents
@@ -111,7 +110,8 @@ def _verdict(results: dict[str, Any]) -> str:
         better = [f"{name_of(k)} {v:.3f}" for k, v in score.items() if v > score[MAIN] and k != "upper_bound"]
         notes += f" Better in this run: {', '.join(better)}." if better else ""
     else:
-        reason = f"{', '.join(lacking)} not computed" if lacking else "the upper bound is not above the lower bound"
+        reason = f"no score for {', '.join(lacking)}" if lacking else "the upper bound is not above the lower bound"
+        reason = "nothing was scored" if len(lacking) == 3 else reason
         sentence = f"how much of the gap {name_of(MAIN)} closed <strong>cannot be computed</strong>: {reason}."
         notes = "Scores need labels in the test images of the unlabelled device. " if lacking else ""
         means = {key: _part(_part(results, "uncertainty"), key).get("mean") for key in SETS[:3]}
@@ -129,7 +129,7 @@ def _verdict(results: dict[str, Any]) -> str:
 
 def _gap_sentence(share: float, interval: tuple[float, float] | None) -> str:
     amount, name = f"<strong>{percent(share)}</strong>", name_of(MAIN)
-    ci = f" (95\u00a0% interval {percent(interval[0])} to {percent(interval[1])})" if interval else ""
+    ci = f" (95\u00a0% interval {' to '.join(map(percent, interval))})" if interval else ""
     doubt = "; the interval includes 0, so a gain is not shown" if interval and interval[0] <= 0 < share else ""
     gap = "the gap between lower and upper bound"
     if share <= 0:
@@ -142,7 +142,8 @@ def _gap_sentence(share: float, interval: tuple[float, float] | None) -> str:
 def _gap_chart(segmentation: dict[str, Any], score: dict[str, float]) -> str:
     if not score:
         return ""
-    rows = [(name_of(key), value, _interval(segmentation[key])) for key, value in score.items()]
+    rising = sorted(score, key=score.__getitem__)
+    rows = [(name_of(key), score[key], _interval(segmentation[key])) for key in rising]
     gap = (score["lower_bound"], score["upper_bound"]) if {"lower_bound", "upper_bound"} <= set(score) else None
     caption = ["Mean IoU on the unlabelled device", *(["shaded: the gap"] if gap else [])]
     caption += ["bars: 95\u00a0% intervals"] if any(interval for _, _, interval in rows) else []
@@ -173,7 +174,7 @@ def _scores(results: dict[str, Any], settings: dict[str, Any]) -> str:
     rows["Mean Dice"] = [fixed(c.get("mean_dice"), 3) for c in columns.values()]
     rows["Test images"] = [fixed(c.get("n_test"), 0) for c in columns.values()]
     outer = f"without {escape(str(labels[0]))} and {escape(str(labels[-1]))}" if labels else "without the outer labels"
-    mode = f" UnIACorN is its {escape(str(settings['modes'][0]))} mode." if settings.get("modes") else ""
+    mode = f" UnIACorN without a named mode is {escape(str(settings['modes'][0]))}." if settings.get("modes") else ""
     return (
         "<p>Table 1. IoU on test images of the unlabelled device. Lower bound: trained on the labelled device only. "
         "Upper bound: trained on true labels of the unlabelled device. UnIACorN: trained on synthetic images; + real: "
@@ -259,10 +260,10 @@ def _checks(results: dict[str, Any]) -> str:
             change = after / before - 1 if before and after is not None else None
             good = None if change is None else abs(change) <= TOLERANCE + 1e-9
             numbers = f"{fixed(before, 3)} \u2192 {fixed(after, 3)} ({percent(change or 0, '+')})"
-            rows += [(f"{name_of(domain)}: the autoencoder keeps the {what}, within {TOLERANCE:.0%}", numbers, good)]
+            rows += [(f"{name_of(domain)}, autoencoder: {what} within \u00b1{percent(TOLERANCE)}", numbers, good)]
     ratio, (low, high) = number(_part(results, "diffusion").get("latent_std")), LATENT_STD
     good = None if ratio is None else low <= ratio <= high
-    rows += [(f"Spread of sampled latents over that of the training's, {low} to {high}", fixed(ratio, 2), good)]
+    rows += [(f"Diffusion model: spread of sampled latents {low} to {high} of the training's", fixed(ratio, 2), good)]
     words = {True: '<b class="ok">\u2713 OK</b>', False: '<b class="bad">\u2717 outside</b>', None: MISSING}
     items = (f"<li><span>{what}</span><span>{'' if ok is None else n}</span>{words[ok]}</li>" for what, n, ok in rows)
     return f'<ul class="checks">{"".join(items)}</ul>'
@@ -274,7 +275,7 @@ def _seconds(seconds: dict[str, Any]) -> str:
     for key, value in seconds.items():
         bar = f'<rect width="{100 * known.get(key, 0) / most:.1f}" height="8"/>'
         svg = f'<svg viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">{bar}</svg>'
-        items += f"<li><span>{escape(key)}</span>{svg}<span>{duration(value)}</span></li>"
+        items += f"<li><span>{escape(key).replace('_', '_<wbr>')}</span>{svg}<span>{duration(value)}</span></li>"
     total = f'<p>Together {duration(sum(known.values()))}.</p><ul class="stages">{items}</ul>'
     return total if items else f"<p>{MISSING}</p>"
 
@@ -319,9 +320,10 @@ def _ordered(keys: Iterable[str], first: Sequence[str]) -> list[str]:
 
 
 def _setups(segmentation: dict[str, Any]) -> list[str]:
-    keys = [*segmentation, *(key for key in CORE if key not in segmentation and segmentation)]
-    first = [key for base in ORDER for key in (base, f"{base}+real")]
-    return sorted(_ordered(keys, first), key="upper_bound".__eq__)  # the upper bound last
+    others = ("unicorn_paper+real", "unicorn_paper", "augmentation", "self_training")
+    return (
+        _ordered([*CORE, *(key for key in segmentation if key not in CORE)], (*CORE, *others)) if segmentation else []
+    )
 
 
 def _score(segmentation: dict[str, Any], setup: str) -> float | None:

@@ -1,0 +1,202 @@
+"""The whole method at tiny size through the experiment and the command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from data_prep.phantom import write_phantom
+from unicorn_monai.cli import root_cause
+from unicorn_monai.datasets import check, datalist, read_header
+from unicorn_monai.experiment import Experiment, Settings
+
+ONE_EPOCH = {"max_epochs": 1, "val_interval": 1}
+TINY = {
+    "retinal_unet": {
+        "inference.json": {"network_def::channels": [8, 16], "network_def::strides": [2]},
+        "train.json": ONE_EPOCH,
+    },
+    "latent_diffusion": {
+        "inference.json": {
+            "autoencoder_def::channels": [8, 8, 8],
+            "network_def::channels": [16, 16, 16],
+            "network_def::num_head_channels": 16,
+            "num_inference_steps": 2,
+        },
+        "train_autoencoder.json": {**ONE_EPOCH, "patch_size": [32, 32]},
+        "train_diffusion.json": {**ONE_EPOCH, "num_inference_steps": 2},
+    },
+    "uncertainty_controlnet": {"train.json": {**ONE_EPOCH, "num_inference_steps": 2}},
+    "semantic_controlnet": {"train.json": {**ONE_EPOCH, "num_inference_steps": 2}},
+}
+
+
+@pytest.fixture(scope="module")
+def domains(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("data")
+    for name, device in (("labeled", "spectralis"), ("unlabeled", "home_oct")):
+        write_phantom(root / name, device, n_subjects=6, scans_per_subject=2, size=32, split=(0.5, 0.25, 0.25))
+    return {name: root / name for name in ("labeled", "unlabeled")}
+
+
+def settings(domains: dict[str, Path], output: Path, **changes) -> Settings:
+    values = {"preset": "quick", "device": "cpu", "overrides": TINY, "count": 8}
+    return Settings(str(domains["labeled"]), str(domains["unlabeled"]), str(output), **(values | changes))
+
+
+@pytest.fixture(scope="module")
+def finished(domains, tmp_path_factory) -> Experiment:
+    run = Experiment(settings(domains, tmp_path_factory.mktemp("run") / "r"))
+    run.run()
+    return run
+
+
+def test_results_hold_every_key_of_the_contract(finished):
+    results = json.loads((finished.run_dir / "results.json").read_text())
+    assert set(results["segmentation"]) == {
+        "lower_bound", "upper_bound", "unicorn", "unicorn+real", "unicorn_paper", "unicorn_paper+real",
+    }  # fmt: skip
+    for scores in results["segmentation"].values():
+        assert len(scores["iou"]) == 10
+        assert 0 <= scores["ci95"][0] <= scores["mean_iou"] + 1e-9 <= scores["ci95"][1] + 0.2
+    assert set(results["uncertainty"]) == {"labeled", "unlabeled", "unicorn", "unicorn_paper"}
+    for key in ("control", "control_paper"):
+        assert -1 <= results[key]["spearman"] <= 1
+        assert 0 <= results[key]["label_fidelity_mean_iou"] <= 1
+    assert results["simulated"] == "devices and anatomy"
+    assert results["diffusion"]["latent_std"] > 0
+    assert results["seconds"]["diffusion"] > 0
+
+
+def test_the_synthetic_data_set_looks_like_a_real_one(finished):
+    assert check(finished.run_dir / "synthetic", need_labels=True) == []
+    header = read_header(finished.run_dir / "synthetic")
+    assert header["labels"] == read_header(finished.labeled)["labels"]
+    items = datalist(finished.run_dir / "synthetic", "training", ("image", "label"))
+    assert len(items) == 8
+    provenance = items[0]["synthetic"]
+    assert 0 <= provenance["uncertainty"] <= 1
+    assert set(provenance["models"]) == {"autoencoder", "diffusion", "semantic", "uncertainty", "segmentation"}
+    assert all(len(digest) == 64 for digest in provenance["models"].values())
+
+
+def test_the_report_is_one_file_with_the_pictures(finished):
+    html = (finished.run_dir / "report.html").read_text()
+    assert html.count("data:image/png;base64") >= 5
+    assert "simulated" in html.lower()
+
+
+def test_mlflow_holds_a_parent_run_and_a_child_per_training(finished):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{finished.run_dir / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("unicorn_monai").experiment_id
+    runs = client.search_runs(experiment)
+    children = [r for r in runs if "mlflow.parentRunId" in r.data.tags]
+    assert len(runs) - len(children) == 1
+    assert len(children) == 12  # 6 segmentation networks, 2 of the LDM, 2 ControlNets in each of 2 modes
+    assert {r.info.status for r in runs} == {"FINISHED"}
+
+
+def test_a_printed_command_repeats_its_stage(finished, tmp_path):
+    results = json.loads((finished.run_dir / "results.json").read_text())
+    name, command = next((k, c) for k, c in results["commands"].items() if k.startswith("retinal_unet/uncertainty"))
+    before = (finished.run_dir / "bundles/retinal_unet/models/uncertainties.json").read_text()
+    words = command.replace("python", sys.executable, 1)
+    subprocess.run(words, shell=True, cwd=tmp_path, check=True, capture_output=True)
+    after = (finished.run_dir / "bundles/retinal_unet/models/uncertainties.json").read_text()
+    assert json.loads(after)["images"] == pytest.approx(json.loads(before)["images"], abs=1e-5), name
+
+
+def test_resuming_a_finished_run_trains_nothing(finished, domains, caplog):
+    again = Experiment(settings(domains, finished.run_dir), resume=True)
+    before = {p: p.stat().st_mtime_ns for p in finished.run_dir.rglob("model.pt")}
+    again.run()
+    assert {p: p.stat().st_mtime_ns for p in finished.run_dir.rglob("model.pt")} == before
+    assert again.results["segmentation"] == finished.results["segmentation"]
+
+
+def test_more_images_from_a_finished_run(finished, tmp_path):
+    done = cli("synthesize", "--run", finished.run_dir, "--count", 4, "--output", tmp_path / "more", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert len(datalist(tmp_path / "more", "training", ("image", "label"))) == 4
+
+
+def cli(*words) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-W", "ignore", "-m", "unicorn_monai.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"preset": "huge"}, "preset is 'huge'; expected"),
+        ({"modes": ("paper", "additive")}, "Unknown mode 'additive'"),
+        ({"paper_weight": 1.5}, "paper_weight is 1.5; expected 0 to 1"),
+        ({"labeled": "/nowhere"}, "'/nowhere' does not exist"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(domains, tmp_path, change, message):
+    values = settings(domains, tmp_path / "r")
+    for key, value in change.items():
+        setattr(values, key, value)
+    with pytest.raises(ValueError, match=message):
+        Experiment(values)
+    assert not (tmp_path / "r").exists()
+
+
+def test_an_unknown_setting_is_refused():
+    with pytest.raises(ValueError, match=r"Unknown setting\(s\) \['sede'\]"):
+        Settings.from_dict({"labeled": "a", "unlabeled": "b", "output": "c", "sede": 1})
+
+
+def test_a_run_folder_in_use_is_refused_and_other_settings_too(finished, domains):
+    with pytest.raises(ValueError, match="already holds a run. Use --resume"):
+        Experiment(settings(domains, finished.run_dir))
+    with pytest.raises(ValueError, match="started with other settings: seed"):
+        Experiment(settings(domains, finished.run_dir, seed=5), resume=True)
+    with (
+        finished.guard(),
+        pytest.raises(ValueError, match="Another process is working"),
+        Experiment(settings(domains, finished.run_dir), resume=True).guard(),
+    ):
+        pass
+
+
+def test_the_command_line_explains_itself():
+    done = cli("--help")
+    assert done.returncode == 0
+    for command in ("demo", "experiment", "synthesize", "report", "prepare", "check"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["check", "/nowhere"], 1, "does not exist"),
+        (["demo", "--preset", "big"], 2, "unknown preset 'big'"),
+        (["demo", "--scene", "moon"], 2, "unknown scene 'moon'"),
+        (["experiment", "--labeled", "x"], 2, "missing --unlabeled"),
+        (["experiment", "--labeled", "/nowhere", "--unlabeled", "/nowhere"], 1, "'/nowhere' does not exist"),
+        (["prepare", "polaroid"], 2, "unknown source 'polaroid'"),
+        (["demo", "--sed", "1"], 2, "No such option"),
+        (["report", "/nowhere"], 1, "/nowhere"),
+    ],
+)
+def test_mistakes_on_the_command_line(words, status, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = cli(*words)
+    assert done.returncode == status
+    assert message in " ".join((done.stdout + done.stderr).replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+
+
+def test_the_root_of_a_wrapped_error_is_shown():
+    try:
+        try:
+            raise ValueError("the label map is empty")
+        except ValueError as error:
+            raise RuntimeError("Failed to evaluate ConfigExpression") from error
+    except RuntimeError as error:
+        assert str(root_cause(error)) == "the label map is empty"

@@ -1,0 +1,111 @@
+"""One training in several processes: what the ``multi_gpu_*.json`` of the bundles are made of.
+
+    torchrun --standalone --nproc_per_node=2 -m monai.bundle run
+        --config_file "['configs/train.json','configs/multi_gpu_train.json']"
+
+The network in training is wrapped for the trainer only: whatever else holds it (optimizer, moving average, weights on
+disk) keeps the bare one, so a training can go on with another number of processes. In a single process every function
+here is without effect.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def start(hours: float = 6.0) -> None:
+    """Join the processes that ``torchrun`` started: NCCL on GPUs, else gloo.
+
+    Args:
+        hours: how long a process waits for the others, e.g. while the first one encodes the images.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        raise ValueError("This configuration is for several processes; start it with `torchrun --nproc_per_node=N`.")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_device())
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, timeout=timedelta(hours=hours))
+
+
+def stop() -> None:
+    """Leave the other processes."""
+    if _active():
+        distributed.destroy_process_group()
+
+
+def rank() -> int:
+    """Number of this process; 0 where there is only one."""
+    return distributed.get_rank() if _active() else 0
+
+
+def is_main() -> bool:
+    """Whether this process writes files and shows progress."""
+    return rank() == 0
+
+
+def local_device() -> torch.device:
+    """This process's GPU, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    index, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if index >= count:
+        raise ValueError(f"Process {index} of this machine has no GPU: there are {count}. Lower --nproc_per_node.")
+    return torch.device("cuda", index)
+
+
+def parallel(network: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """A network whose gradients are averaged over the processes; its weights start as those of the first process."""
+    return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """The network inside :func:`parallel`, or the network itself."""
+    return network.module if isinstance(network, DistributedDataParallel) else network
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """Run a block in the first process before the others, which then find the files it wrote."""
+    if _active() and not is_main():
+        distributed.barrier()
+    yield
+    if _active() and is_main():
+        distributed.barrier()
+
+
+class RankSeeds:
+    """Ignite handler: other random numbers in every process and epoch, the same ones after an interruption.
+
+    With one seed for all, every process would draw the same noise and timesteps for its images.
+
+    Args:
+        seed: of the training.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Seed the generators of PyTorch, NumPy and Python."""
+        seed = int(np.random.SeedSequence([self.seed, engine.state.epoch, rank()]).generate_state(1)[0])
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+
+
+def _active() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
