@@ -81,9 +81,7 @@ class NoisePredictionInferer:
     """
 
     def __init__(self, scheduler: Scheduler, precision: str = "float32") -> None:
-        if precision not in ("float32", "bfloat16"):
-            raise ValueError(f"Unknown precision '{precision}'; expected 'float32' or 'bfloat16'.")
-        self.scheduler, self.precision = scheduler, precision
+        self.scheduler, self.precision = scheduler, _checked(precision)
 
     def __call__(self, latents: Tensor, network: nn.Module, noise: Tensor, timesteps: Tensor, **conditions: Any) -> Tensor:
         """Noise prediction, float32, of the latents' shape."""
@@ -180,7 +178,7 @@ class AutoencoderTrainer(Trainer):
         self.network, self.discriminator = network, discriminator
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
         self.loss_function, self.adversarial_start = loss_function, adversarial_start
-        self.autocast = {"device_type": torch.device(device).type, "dtype": torch.bfloat16, "enabled": precision == "bfloat16"}
+        self.autocast = {"device_type": torch.device(device).type, "dtype": torch.bfloat16, "enabled": _checked(precision) == "bfloat16"}
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Tensor]) -> dict[str, Any]:
         image = batchdata["image"].to(self.state.device)
@@ -307,6 +305,12 @@ class WarmupCosine(torch.optim.lr_scheduler.LambdaLR):
 def loss_metric(loss_function: Callable[[Tensor, Tensor], Tensor]) -> Loss:
     """Ignite metric: mean of a loss over the validation set; the evaluator must not decollate."""
     return Loss(loss_function, output_transform=_prediction_and_label)
+
+
+def _checked(precision: str) -> str:
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"Unknown precision '{precision}'; expected 'float32' or 'bfloat16'.")
+    return precision
 
 
 def _prediction_and_label(output: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,672 @@
+"""Every bundle, trained and run in order on two tiny devices; what it writes is opened and checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
+from PIL import Image
+from torch import nn
+
+from unicorn_monai import synthesis
+from unicorn_monai.bundle import bundle_root, from_bundle, install, run_bundle
+from unicorn_monai.checkpoints import TrainingState, read_metadata, sha256
+from unicorn_monai.cli import root_cause
+from unicorn_monai.datasets import DatasetWriter, check, datalist, read_array, read_header, write_array
+from unicorn_monai.evaluation.segmentation import scores
+
+SIZE, STEPS = 32, 2
+LABELS = {0: "vitreous", 1: "inner", 2: "outer", 3: "choroid"}
+COUNTS = {"training": 8, "validation": 4, "test": 4}
+REPOSITORY = Path(__file__).parent.parent
+SCHEMA = Path(__file__).parent / "data" / "meta_schema.json"
+
+_BRIEF = {"max_epochs": 1, "batch_size": 4, "val_interval": 1}
+_BRIEF_GENERATIVE = _BRIEF | {"sample_interval": 1, "num_inference_steps": STEPS, "precision": "float32"}
+TINY: dict[str, dict[str, dict[str, Any]]] = {
+    "retinal_unet": {
+        "inference.json": {"num_labels": len(LABELS), "network_def::channels": [8, 16], "network_def::strides": [2]},
+        "train.json": _BRIEF,
+    },
+    "latent_diffusion": {
+        "inference.json": {
+            "autoencoder_def::channels": [8, 8, 16],
+            "autoencoder_def::norm_num_groups": 4,
+            "discriminator_def::channels": 8,
+            "network_def::channels": [8, 16, 16],
+            "network_def::norm_num_groups": 4,
+            "network_def::num_head_channels": 8,
+            "num_inference_steps": STEPS,
+            "count": 3,
+        },
+        "train_autoencoder.json": _BRIEF | {"patch_size": [SIZE, SIZE], "adversarial_start": 1, "sample_interval": 1},
+        "train_diffusion.json": _BRIEF_GENERATIVE,
+    },
+    "uncertainty_controlnet": {
+        "inference.json": {"embedding_channels": [4, 8, 8], "count": 3},
+        "train.json": _BRIEF_GENERATIVE,
+    },
+    "semantic_controlnet": {
+        "inference.json": {"embedding_channels": [4, 8, 8], "count": 3},
+        "train.json": _BRIEF_GENERATIVE,
+    },
+    "synthesis": {"inference.json": {"batch_size": 4}},
+}
+
+
+def write_dataset(root: Path, device: str, noise: float, seed: int) -> Path:
+    """A data set of layers with borders of their own in every column, as noisy as the device is."""
+    random = np.random.default_rng(seed)
+    with DatasetWriter(root, name=f"tiny {device}", device=device, labels=LABELS, spacing_mm=(0.004, 0.012)) as writer:
+        for split, count in COUNTS.items():
+            for i in range(count):
+                borders = np.sort(random.integers(4, SIZE - 4, (3, 1)), axis=0) + random.integers(-1, 2, (1, SIZE))
+                label = (np.arange(SIZE)[:, None, None] >= borders[None]).sum(axis=1).astype(np.uint8)
+                image = np.clip(20 + 60 * label + noise * random.standard_normal(label.shape), 0, 255).astype(np.uint8)
+                writer.add(split, image, label, subject=f"{device}-{split}-{i // 2}")
+    return root
+
+
+class World:
+    """Two data sets and a folder of installed bundles."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.bundles = root, root / "bundles"
+        self.labeled = write_dataset(root / "labelled", "Spectralis", noise=8, seed=0)
+        self.unlabeled = write_dataset(root / "unlabelled", "home OCT", noise=50, seed=1)
+        for name in TINY:
+            install(name, self.bundles, "small", TINY[name])
+
+    def config(self, bundle: str, name: str) -> Path:
+        return self.bundles / bundle / "configs" / f"{name}.json"
+
+    def models(self, bundle: str) -> Path:
+        return self.bundles / bundle / "models"
+
+    def inputs(self, bundle: str, name: str) -> dict[str, Any]:
+        """The data sets that a configuration needs."""
+        labeled, unlabeled = str(self.labeled), str(self.unlabeled)
+        if bundle == "latent_diffusion":
+            return {"dataset_dir": [labeled, unlabeled]} if name.startswith("train") else {}
+        if name == "uncertainty" or (bundle, name) == ("uncertainty_controlnet", "train"):
+            return {"dataset_dir": labeled, "unlabeled_dir": unlabeled}
+        return {} if bundle == "uncertainty_controlnet" else {"dataset_dir": labeled}
+
+    def run(self, bundle: str, name: str, **overrides: Any) -> ConfigWorkflow:
+        overrides = {key: str(v) if isinstance(v, Path) else v for key, v in overrides.items()}
+        kind = "train" if name.startswith("train") else "infer"
+        return run_bundle(self.config(bundle, name), kind, **(self.inputs(bundle, name) | overrides))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    root = tmp_path_factory.mktemp("world")
+    (root / "elsewhere").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root / "elsewhere")
+        yield World(root)
+    assert not list((root / "elsewhere").iterdir()), "something was written to the working directory"
+
+
+# The stages in order; each needs those before it.
+
+
+@pytest.fixture(scope="module")
+def segmentation(world: World) -> Path:
+    world.run("retinal_unet", "train")
+    return world.models("retinal_unet")
+
+
+@pytest.fixture(scope="module")
+def measured(world: World, segmentation: Path) -> Path:
+    world.run("retinal_unet", "uncertainty")
+    return segmentation
+
+
+@pytest.fixture(scope="module")
+def autoencoder(world: World) -> Path:
+    world.run("latent_diffusion", "train_autoencoder")
+    return world.models("latent_diffusion")
+
+
+@pytest.fixture(scope="module")
+def diffusion(world: World, autoencoder: Path) -> Path:
+    world.run("latent_diffusion", "train_diffusion")
+    return autoencoder
+
+
+@pytest.fixture(scope="module")
+def uncertainty_net(world: World, diffusion: Path, measured: Path) -> Path:
+    world.run("uncertainty_controlnet", "train")
+    return world.models("uncertainty_controlnet")
+
+
+@pytest.fixture(scope="module")
+def semantic_net(world: World, uncertainty_net: Path) -> Path:
+    world.run("semantic_controlnet", "train")
+    return world.models("semantic_controlnet")
+
+
+@pytest.fixture(scope="module")
+def synthetic(world: World, semantic_net: Path) -> Path:
+    world.run("synthesis", "inference", output_dir=world.root / "synthetic")
+    return world.root / "synthetic"
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def assert_samples(folder: Path, count: int) -> list[dict]:
+    """Numbered images, a sheet of them, and what each was made of."""
+    images = sorted(path for path in folder.glob("[0-9]*.png"))
+    assert [path.name for path in images] == [f"{i:04d}.png" for i in range(count)]
+    assert all(np.asarray(Image.open(path)).shape == (SIZE, SIZE) for path in images)
+    assert Image.open(folder / "sheet.png").size[0] > count * SIZE
+    return read_json(folder / "samples.json")
+
+
+# ---------------------------------------------------------------- retinal_unet
+
+
+def test_the_segmentation_network_is_published_with_its_score(segmentation, world):
+    metadata = read_metadata(segmentation / "model.pt")
+    assert 0 <= metadata["mean_iou"] <= 1
+    assert metadata["epoch"] == 1
+    network = from_bundle(world.bundles / "retinal_unet", weights="model.pt")
+    assert network(torch.rand(1, 1, SIZE, SIZE)).shape == (1, len(LABELS), SIZE, SIZE)
+    assert not any(weight.requires_grad for weight in network.parameters())
+
+
+def test_the_evaluation_counts_every_test_pixel_once(world, segmentation, tmp_path):
+    world.run("retinal_unet", "evaluate", dataset_dir=world.unlabeled, output_dir=tmp_path)
+    metrics = read_json(tmp_path / "metrics.json")
+    assert np.sum(metrics["confusion"]) == COUNTS["test"] * SIZE * SIZE
+    assert metrics["mean_iou"] == pytest.approx(scores(np.array(metrics["confusion"]))["mean_iou"])
+    assert 0 <= metrics["mean_iou"] <= 1
+
+
+def test_inference_writes_a_label_map_and_an_entropy_image_for_each_image(world, segmentation, tmp_path):
+    world.run("retinal_unet", "inference", dataset_dir=world.unlabeled, output_dir=tmp_path)
+    items = datalist(world.unlabeled, "test")
+    assert read_json(tmp_path / "uncertainty.json").keys() == {item["image"] for item in items}
+    assert all(0 < u < 1 for u in read_json(tmp_path / "uncertainty.json").values())
+    for item in items:
+        name = Path(item["image"]).name.split(".")[0]
+        label, entropy = (read_array(tmp_path / f"{name}_{kind}.nii.gz") for kind in ("label", "entropy"))
+        assert label.shape == entropy.shape == (SIZE, SIZE)
+        assert set(np.unique(label)) <= set(LABELS)
+        assert entropy.mean() / 255 == pytest.approx(read_json(tmp_path / "uncertainty.json")[item["image"]], abs=0.002)
+
+
+def test_the_uncertainty_of_both_domains_is_measured_and_the_prior_is_the_unlabelled_one_s(world, measured):
+    record, prior = read_json(measured / "uncertainties.json"), read_json(measured / "prior.json")
+    splits = ("training", "validation")
+    unlabeled = [record["images"][item["image"]] for item in datalist(world.unlabeled, splits)]
+    assert len(record["images"]) == 2 * sum(COUNTS[split] for split in splits)
+    assert prior["mean"] == pytest.approx(np.mean(unlabeled))
+    assert prior["std"] == pytest.approx(np.std(unlabeled, ddof=1), rel=1e-4)
+    assert record["segmentation_sha256"] == prior["segmentation_sha256"] == sha256(measured / "model.pt")
+
+
+# ---------------------------------------------------------------- latent_diffusion
+
+
+def test_the_autoencoder_gives_images_back_at_their_size(world, autoencoder):
+    network = from_bundle(world.bundles / "latent_diffusion", "autoencoder_def", "autoencoder.pt")
+    assert network.reconstruct(torch.rand(1, 1, SIZE, SIZE)).shape == (1, 1, SIZE, SIZE)
+    assert Image.open(world.bundles / "latent_diffusion" / "output" / "autoencoder" / "epoch_0001.png").size[0] > SIZE
+
+
+def test_the_diffusion_model_carries_what_belongs_to_its_latents(world, diffusion):
+    metadata = read_metadata(diffusion / "model.pt")
+    assert 0.01 < metadata["scale_factor"] < 100
+    assert metadata["latent_shape"][1:] == [SIZE // 4, SIZE // 4]
+    assert np.isfinite(metadata["val_loss"])
+
+
+def test_the_diffusion_model_samples_images(world, diffusion, tmp_path):
+    world.run("latent_diffusion", "inference", output_dir=tmp_path)
+    requests = assert_samples(tmp_path, 3)
+    assert len({request["seed"] for request in requests}) == 3
+
+
+# ---------------------------------------------------------------- the ControlNets
+
+
+def test_every_image_is_encoded_once_for_all_three_networks(diffusion, semantic_net):
+    files = list((diffusion / "latents").iterdir())
+    assert len(files) == 4  # training and validation of two data sets
+    assert max(file.stat().st_mtime_ns for file in files) < (diffusion / "model.pt").stat().st_mtime_ns
+
+
+def test_the_uncertainty_net_is_asked_for_the_uncertainties_of_its_configuration(world, uncertainty_net, tmp_path):
+    wanted = [0.1, 0.5]
+    world.run("uncertainty_controlnet", "inference", output_dir=tmp_path, uncertainties=wanted)
+    assert [request["uncertainty"] for request in assert_samples(tmp_path, 3)] == [0.1, 0.5, 0.1]
+
+
+def test_the_semantic_net_is_trained_with_and_without_the_other(world, semantic_net, tmp_path):
+    world.run("semantic_controlnet", "train", mode="paper", ckpt_dir=tmp_path, output_dir=tmp_path / "output")
+    modes = [read_metadata(folder / "model.pt")["mode"] for folder in (semantic_net, tmp_path)]
+    assert modes == ["compositional", "paper"]
+    assert (tmp_path / "output" / "samples" / "epoch_0001.png").is_file()
+    root = world.bundles / "semantic_controlnet"
+    both = [from_bundle(root, weights=str(folder / "model.pt")).state_dict() for folder in (semantic_net, tmp_path)]
+    assert any(not torch.equal(value, both[1][key]) for key, value in both[0].items())
+
+
+def test_the_semantic_net_makes_images_of_label_maps(world, semantic_net, tmp_path):
+    world.run("semantic_controlnet", "inference", output_dir=tmp_path)
+    known = {item["label"] for item in datalist(world.labeled, "test", ("image", "label"))}
+    assert {request["label"] for request in assert_samples(tmp_path, 3)} <= known
+
+
+# ---------------------------------------------------------------- synthesis and retraining
+
+
+def test_a_synthetic_data_set_looks_like_a_real_one(world, synthetic):
+    assert check(synthetic, need_labels=True) == []
+    header, real = read_header(synthetic), read_header(world.labeled)
+    assert header["labels"] == real["labels"]
+    assert header["spacing_mm"] == real["spacing_mm"]
+    assert header["synthetic"] is True
+    assert {split: len(header[split]) for split in COUNTS} == COUNTS | {"test": 0}
+
+
+def test_every_synthetic_image_keeps_its_label_map_and_says_what_it_was_made_of(world, synthetic):
+    models = {
+        "autoencoder": world.models("latent_diffusion") / "autoencoder.pt",
+        "diffusion": world.models("latent_diffusion") / "model.pt",
+        "semantic": world.models("semantic_controlnet") / "model.pt",
+        "uncertainty": world.models("uncertainty_controlnet") / "model.pt",
+        "segmentation": world.models("retinal_unet") / "model.pt",
+    }
+    items = datalist(synthetic, ("training", "validation"), ("image", "label"))
+    for item in items:
+        made_of = item["synthetic"]
+        source = world.labeled / "labels" / made_of["source_label"]
+        assert np.array_equal(read_array(item["label"]), read_array(source))
+        assert 0 <= made_of["uncertainty"] <= 1
+        assert made_of["models"] == {name: sha256(path) for name, path in models.items()}
+    assert len({item["synthetic"]["seed"] for item in items}) == len(items)
+
+
+def test_a_finished_synthetic_data_set_is_not_overwritten(world, synthetic):
+    with refused("already holds a data set"):
+        world.run("synthesis", "inference", output_dir=synthetic)
+
+
+def test_an_interrupted_synthesis_goes_on_and_gives_the_same_images(world, synthetic, tmp_path, monkeypatch):
+    write, written = synthesis.Synthesizer._write, []
+
+    def stop_after_five(self, writer, request, *rest):
+        if len(written) == 5:
+            raise KeyboardInterrupt
+        write(self, writer, request, *rest)
+        written.append(request.index)
+
+    monkeypatch.setattr(synthesis.Synthesizer, "_write", stop_after_five)
+    with pytest.raises((KeyboardInterrupt, RuntimeError)):
+        world.run("synthesis", "inference", output_dir=tmp_path / "set")
+    assert not (tmp_path / "set" / "dataset.json").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    made = []
+    monkeypatch.setattr(
+        synthesis.Synthesizer, "_write", lambda self, *args: made.append(args[1].index) or write(self, *args)
+    )
+    world.run("synthesis", "inference", output_dir=tmp_path / "set")
+    assert made == list(range(5, 12))
+    assert read_header(tmp_path / "set") == read_header(synthetic)
+    for item in read_header(synthetic)["training"]:
+        assert np.array_equal(read_array(tmp_path / "set" / item["image"]), read_array(synthetic / item["image"]))
+
+
+@pytest.mark.parametrize("with_real", [False, True], ids=["synthetic", "synthetic and real"])
+def test_the_segmentation_network_is_retrained_on_synthetic_images(world, synthetic, with_real, tmp_path):
+    folders = [str(synthetic), str(world.labeled)] if with_real else str(synthetic)
+    world.run("retinal_unet", "train", dataset_dir=folders, validation_dir=synthetic, ckpt_dir=tmp_path)
+    assert 0 <= read_metadata(tmp_path / "model.pt")["mean_iou"] <= 1
+
+
+def test_other_counts_weights_and_label_maps_can_be_asked_for(world, synthetic, tmp_path):
+    world.run("synthesis", "inference", output_dir=tmp_path / "set", count=2, augment=True, uncertainty_weight=0.5,
+              mode="paper", split="training", seed=5)  # fmt: skip
+    items = datalist(tmp_path / "set", "training", ("image", "label"))
+    assert len(items) == 2
+    for item in items:
+        assert item["synthetic"]["weight"] == 0.5
+        assert not np.array_equal(
+            read_array(item["label"]), read_array(world.labeled / "labels" / item["synthetic"]["source_label"])
+        )
+
+
+# ---------------------------------------------------------------- as MONAI sees the bundles
+
+CONFIGS = [
+    ("retinal_unet", "train"),
+    ("retinal_unet", "evaluate"),
+    ("retinal_unet", "inference"),
+    ("retinal_unet", "uncertainty"),
+    ("latent_diffusion", "train_autoencoder"),
+    ("latent_diffusion", "train_diffusion"),
+    ("latent_diffusion", "inference"),
+    ("uncertainty_controlnet", "train"),
+    ("uncertainty_controlnet", "inference"),
+    ("semantic_controlnet", "train"),
+    ("semantic_controlnet", "inference"),
+    ("synthesis", "inference"),
+]
+
+
+@pytest.mark.parametrize(("bundle", "name"), CONFIGS)
+def test_no_property_is_missing(world, synthetic, bundle, name):
+    workflow = ConfigWorkflow(
+        config_file=str(world.config(bundle, name)),
+        workflow_type="train" if name.startswith("train") else "infer",
+        logging_file=False,
+        **world.inputs(bundle, name),
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize("bundle", TINY)
+def test_the_metadata_follow_the_specification(bundle, tmp_path):
+    # MONAI downloads the schema unless the file is there
+    schema = shutil.copy(SCHEMA, tmp_path / "schema.json")
+    verify_metadata(meta_file=f"{bundle_root(bundle)}/configs/metadata.json", filepath=str(schema))
+
+
+class Reconstruction(nn.Module):
+    """An autoencoder as a network of one input and one output."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.network.reconstruct(image)
+
+
+def test_the_segmentation_network_has_the_shapes_of_its_metadata():
+    configs = Path(bundle_root("retinal_unet")) / "configs"
+    verify_net_in_out("network_def", str(configs / "metadata.json"), str(configs / "inference.json"), "cpu", p=1, n=2)
+
+
+def test_the_latent_networks_have_the_shapes_of_their_metadata(tmp_path):
+    configs = Path(bundle_root("latent_diffusion")) / "configs"
+    metadata = read_json(configs / "metadata.json")
+    timesteps = {"timesteps": torch.zeros(1)}
+    inference = str(configs / "inference.json")
+    verify_net_in_out("network_def", str(configs / "metadata.json"), inference, "cpu", extra_forward_args=timesteps)
+    (tmp_path / "metadata.json").write_text(
+        json.dumps(metadata | {"network_data_format": metadata["autoencoder_data_format"]})
+    )
+    verify_net_in_out(
+        "reconstruction",
+        str(tmp_path / "metadata.json"),
+        inference,
+        "cpu",
+        reconstruction={"_target_": f"{__name__}.Reconstruction", "network": "@autoencoder_def"},
+    )
+
+
+def test_a_stage_runs_from_the_shell_with_overrides(world, tmp_path):
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(world.config("retinal_unet", "train"))]
+    folders = [str(world.labeled), str(world.unlabeled)]
+    command += ["--dataset_dir", str(folders), "--validation_dir", folders[0], "--ckpt_dir", str(tmp_path / "models")]
+    command += ["--batch_size", "8", "--train::trainer::max_epochs", "2", "--val_interval", "2"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert read_metadata(tmp_path / "models" / "model.pt")["epoch"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+    assert "segmentation U-Net: 4/4" in done.stdout + done.stderr
+
+
+# ---------------------------------------------------------------- interrupted trainings
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Equal bit for bit, whatever is nested."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
+@pytest.mark.parametrize(
+    ("bundle", "name", "last"),
+    [
+        ("retinal_unet", "train", "last.pt"),
+        ("latent_diffusion", "train_autoencoder", "autoencoder_last.pt"),
+        ("latent_diffusion", "train_diffusion", "last.pt"),
+        ("uncertainty_controlnet", "train", "last.pt"),
+        ("semantic_controlnet", "train", "last.pt"),
+    ],
+)
+def test_an_interrupted_training_ends_as_if_it_had_not_been(world, synthetic, bundle, name, last, tmp_path, monkeypatch):
+    def train(folder: str, **overrides):
+        settings = {"max_epochs": 2, "ckpt_dir": tmp_path / folder, "output_dir": tmp_path / f"{folder}_output"}
+        world.run(bundle, name, **settings, **overrides)
+
+    train("whole")
+    save = TrainingState.save
+
+    def power_cut(self, engine):
+        save(self, engine)
+        raise ConnectionAbortedError("the lights went out")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "save", power_cut)
+        with pytest.raises(RuntimeError) as caught:
+            train("interrupted")
+    assert "lights" in str(root_cause(caught.value))
+    train("interrupted", resume=True)
+    whole, resumed = (torch.load(tmp_path / f / last, weights_only=True) for f in ("whole", "interrupted"))
+    assert whole["epoch"] == 2
+    assert_same(whole, resumed)
+
+
+def test_a_finished_training_is_not_repeated_and_fewer_epochs_are_refused(world, segmentation, tmp_path):
+    for file in segmentation.glob("*.*"):
+        shutil.copy(file, tmp_path)
+    before = sha256(tmp_path / "last.pt")
+    world.run("retinal_unet", "train", ckpt_dir=tmp_path, resume=True)
+    assert sha256(tmp_path / "last.pt") == before
+    world.run("retinal_unet", "train", ckpt_dir=tmp_path, resume=True, max_epochs=3)
+    with refused("has 3 finished epochs, more than max_epochs 2"):
+        world.run("retinal_unet", "train", ckpt_dir=tmp_path, resume=True, max_epochs=2)
+
+
+def test_the_last_epoch_is_validated_whatever_the_interval(world, tmp_path):
+    world.run("retinal_unet", "train", ckpt_dir=tmp_path, val_interval=5)
+    assert read_metadata(tmp_path / "model.pt")["epoch"] == 1
+
+
+# ---------------------------------------------------------------- what is wrong is refused by name
+
+
+@contextmanager
+def refused(message: str) -> Iterator[None]:
+    """The block ends with a ValueError that says ``message``, in whatever MONAI wraps it."""
+    with pytest.raises((ValueError, RuntimeError)) as caught:
+        yield
+    reason = root_cause(caught.value)
+    assert isinstance(reason, ValueError), reason
+    assert re.search(message, str(reason)), f"{message!r} is not in {str(reason)!r}"
+
+
+def altered(world: World, folder: Path, change: Callable[[Path, dict], None]) -> Path:
+    """A copy of the labelled data set; ``change`` gets its folder and its header."""
+    root = Path(shutil.copytree(world.labeled, folder / "altered"))
+    header = read_json(root / "dataset.json")
+    change(root, header)
+    (root / "dataset.json").write_text(json.dumps(header))
+    return root
+
+
+def without_labels(root: Path, header: dict) -> None:
+    for item in header["training"]:
+        del item["label"]
+
+
+def label_nine(root: Path, header: dict) -> None:
+    write_array(root / header["training"][3]["label"], np.full((SIZE, SIZE), 9, np.uint8))
+
+
+def two_sizes(root: Path, header: dict) -> None:
+    for key in ("image", "label"):
+        write_array(root / header["training"][3][key], np.ones((SIZE, 2 * SIZE), np.uint8))
+
+
+def label_of_other_size(root: Path, header: dict) -> None:
+    write_array(root / header["training"][3]["label"], np.ones((SIZE, 2 * SIZE), np.uint8))
+
+
+def colour(root: Path, header: dict) -> None:
+    write_array(root / header["training"][3]["image"], np.ones((SIZE, SIZE, 3), np.uint8))
+
+
+def not_a_number(root: Path, header: dict) -> None:
+    pixels = np.full((SIZE, SIZE), np.nan, np.float32)
+    nib.save(nib.Nifti1Image(pixels, np.eye(4)), root / header["training"][3]["image"])
+
+
+def no_validation(root: Path, header: dict) -> None:
+    header["validation"] = []
+
+
+DATA_FAULTS: dict[str, tuple[str, str, Callable, str]] = {
+    "no labels": ("retinal_unet", "train", without_labels, "has no 'label', which this stage needs"),
+    "unknown label": ("retinal_unet", "train", label_nine, "holds values 9 to 9; expected 0 to 3"),
+    "two sizes": ("retinal_unet", "train", two_sizes, "Images differ in size.*000003"),
+    "two sizes, latents": ("latent_diffusion", "train_diffusion", two_sizes, "Images differ in size.*000003"),
+    "label of other size": ("retinal_unet", "train", label_of_other_size, r"000003.*is \(32, 32\), its label map \(32, 64\)"),
+    "colour image": ("retinal_unet", "train", colour, "000003.* has 3 channel.*expected 1"),
+    "colour image, latents": ("latent_diffusion", "train_autoencoder", colour, "000003.* has 3 channel.*expected 1"),
+    "NaN pixels": ("retinal_unet", "train", not_a_number, "000003.*holds NaN or infinite pixels"),
+    "NaN pixels, latents": ("latent_diffusion", "train_diffusion", not_a_number, "000003.*holds NaN or infinite pixels"),
+    "no validation split": ("retinal_unet", "train", no_validation, "has no items in split 'validation'"),
+    "other images' uncertainties": ("semantic_controlnet", "train", lambda *_: None, "lacks 8 of 8 images"),
+}
+
+
+@pytest.mark.parametrize("fault", DATA_FAULTS)
+def test_a_faulty_data_set_is_refused(world, synthetic, fault, tmp_path):
+    bundle, name, change, message = DATA_FAULTS[fault]
+    root = altered(world, tmp_path, change)
+    with refused(message):
+        world.run(bundle, name, dataset_dir=root, ckpt_dir=tmp_path / "models", output_dir=tmp_path / "output")
+    assert not (tmp_path / "models" / "model.pt").exists()
+
+
+SETTING_FAULTS: dict[str, tuple[str, str, dict[str, Any], str]] = {
+    "no data set": ("retinal_unet", "train", {"dataset_dir": "nowhere"}, "'nowhere' does not exist"),
+    "misspelt": ("retinal_unet", "train", {"max_epoch": 3}, "has no entry 'max_epoch'"),
+    "misspelt inside": ("retinal_unet", "train", {"train::trainer::max_epoch": 3}, "has no entry 'train::trainer::max_epoch'"),
+    "inside a list": ("retinal_unet", "train", {"train::handlers::99::interval": 3}, "has no entry 'train::handlers::99"),
+    "inside a word": ("retinal_unet", "train", {"network::channels": [4]}, "has no entry 'network::channels'"),
+    "mode": ("semantic_controlnet", "train", {"mode": "papr"}, "Unknown mode 'papr'; expected one of"),
+    "mode of synthesis": ("synthesis", "inference", {"mode": "papr"}, "Unknown mode 'papr'; expected one of"),
+    "precision": ("latent_diffusion", "train_diffusion", {"precision": "half"}, "Unknown precision 'half'"),
+    "precision, autoencoder": ("latent_diffusion", "train_autoencoder", {"precision": "half"}, "Unknown precision 'half'"),
+    "batch": ("latent_diffusion", "train_autoencoder", {"batch_size": 99}, "fewer images than batch_size"),
+    "split": ("retinal_unet", "evaluate", {"split": "tset"}, "Unknown split 'tset'"),
+    "scaling": ("retinal_unet", "uncertainty", {"scaling": "minmax"}, "Unknown scaling 'minmax'"),
+    "no prior": ("uncertainty_controlnet", "train", {"prior_path": "nowhere"}, "No uncertainty prior at 'nowhere'"),
+    "no uncertainties": ("uncertainty_controlnet", "train", {"uncertainties_path": "x"}, "No uncertainties at 'x'"),
+    "no weights": ("retinal_unet", "evaluate", {"ckpt_path": "nowhere.pt"}, "No trained weights at 'nowhere.pt'"),
+    "no bundle": ("synthesis", "inference", {"latent_diffusion": "nowhere"}, "'nowhere' is not a bundle"),
+    "no images": ("synthesis", "inference", {"count": 0}, "count is 0; expected at least one"),
+    "steps": ("synthesis", "inference", {"num_inference_steps": 5000}, "num_inference_steps is 5000; expected 1 to 1000"),
+}
+
+
+@pytest.mark.parametrize("fault", SETTING_FAULTS)
+def test_a_faulty_setting_is_refused(world, synthetic, fault, tmp_path):
+    bundle, name, overrides, message = SETTING_FAULTS[fault]
+    folders = {"output_dir": tmp_path} | ({"ckpt_dir": tmp_path} if name.startswith("train") else {})
+    with refused(message):
+        world.run(bundle, name, **(folders | overrides))
+    assert not (tmp_path / "model.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("retinal_unnet",), "No bundle 'retinal_unnet'"),
+        (("retinal_unet", "tiny"), "has no preset 'tiny'"),
+        (("retinal_unet", "small", {"train.json": {"max_epoch": 1}}), "has no entry 'max_epoch' to set"),
+        (("retinal_unet", "small", {"trian.json": {"max_epochs": 1}}), "no configs/trian.json in it"),
+        (("retinal_unet", "small", {"train.json": {"loss::weight::a": 1}}), "has no entry 'loss::weight::a' to set"),
+    ],
+)
+def test_a_bundle_is_not_installed_with_a_misspelt_setting(tmp_path, arguments, message):
+    name, *rest = arguments
+    with pytest.raises(ValueError, match=message):
+        install(name, tmp_path, *rest)
+
+
+def test_weights_of_another_architecture_are_refused(world, segmentation, tmp_path):
+    other = {"inference.json": TINY["retinal_unet"]["inference.json"] | {"network_def::channels": [8, 24]}}
+    root = install("retinal_unet", tmp_path, "small", other)
+    (root / "models").mkdir()
+    for file in segmentation.glob("model.*"):
+        shutil.copy(file, root / "models")
+    with refused("belong to a network of another architecture"):
+        run_bundle(root / "configs" / "evaluate.json", "infer", dataset_dir=str(world.labeled))
+
+
+def test_damaged_weights_are_refused(world, segmentation, tmp_path):
+    for file in segmentation.glob("model.*"):
+        shutil.copy(file, tmp_path)
+    content = bytearray((tmp_path / "model.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "model.pt").write_bytes(content)
+    with refused("does not have the sha256 noted beside it"):
+        world.run("retinal_unet", "evaluate", ckpt_path=tmp_path / "model.pt")
+
+
+def test_data_sets_with_different_labels_are_not_mixed(world, tmp_path):
+    other = altered(world, tmp_path, lambda _, header: header["labels"].update({"3": "sclera"}))
+    with refused("different label tables"):
+        world.run("retinal_unet", "train", dataset_dir=[str(world.labeled), str(other)])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_named(world, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(RuntimeError) as caught:
+        world.run("retinal_unet", "train", ckpt_dir=tmp_path)
+    assert str(tmp_path) in str(root_cause(caught.value))
+
+
+def test_a_folder_that_cannot_be_made_is_named(world, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RuntimeError) as caught:
+        world.run("retinal_unet", "train", ckpt_dir=tmp_path / "file" / "models")
+    assert str(tmp_path / "file") in str(root_cause(caught.value))

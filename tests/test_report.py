@@ -1,0 +1,341 @@
+"""The report: right numbers, nothing invented, nothing loaded from outside."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from unicorn_monai.evaluation import charts, markup
+from unicorn_monai.evaluation.report import gap_closed, write_report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+VOID = {"meta", "img", "wbr", "br"}
+
+
+def setup(mean: float, ci: list[float] | None = None) -> dict:
+    iou = [0.954, mean, 0.345, float("nan")]
+    return {"iou": iou, "mean_iou": mean, "mean_iou_layers": 0.4321, "mean_dice": 0.7654, "n_test": 120, "ci95": ci}
+
+
+def results() -> dict:
+    """Lower bound 0.5, upper bound 0.8: 0.68 closes 0.18 / 0.3 = 60 %, [0.65, 0.71] is 50 to 70 %."""
+    curve = [{"requested": x, "measured_mean": x / 2, "measured_std": 0.01} for x in (0.05, 0.1, 0.2)]
+    control = {
+        "spearman": 0.678,
+        "mean_absolute_error": 0.0614,
+        "label_fidelity_mean_iou": 0.8123,
+        "oracle_mean_iou": 0.815,
+    }
+    return {
+        "labels": ["vitreous", "RNFL", "OPL", "choroid"],
+        "segmentation": {
+            "lower_bound": setup(0.5),
+            "unicorn": setup(0.62),
+            "unicorn+real": setup(0.68, [0.65, 0.71]),
+            "unicorn_paper+real": setup(0.6),
+            "upper_bound": setup(0.8),
+        },
+        "uncertainty": {
+            "labeled": {"mean": 0.0289, "std": 0.002, "n": 400},
+            "unlabeled": {"mean": 0.19, "std": 0.05, "n": 9},
+        },
+        "control": control | {"oracle": "upper bound's network", "curve": curve},
+        "control_paper": control | {"oracle": "upper bound's network", "curve": curve},
+        "autoencoder": {
+            "labeled": {"high_pass_std": [0.2, 0.23], "entropy": [0.1, 0.099]},
+            "unlabeled": {"high_pass_std": [0.2, 0.16]},
+        },
+        "diffusion": {"latent_std": 1.049},
+        "seconds": {"autoencoder": 611.2, "unicorn_synthesis": 4.25, "pictures": 7322},
+        "environment": {"machine": "x86_64"},
+        "simulated": "devices and anatomy",
+    }
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A finished run with everything a report can show."""
+    write(tmp_path / "results.json", results())
+    experiment = {"settings": {"seed": 7, "modes": ["compositional"]}, "versions": {"monai": "1.6.1"}}
+    write(
+        tmp_path / "experiment.json", experiment | {"git_revision": "abc123", "command": "unicorn-monai demo --seed 7"}
+    )
+    write(tmp_path / "uncertainties.json", {"labeled": [0.02, 0.03], "unlabeled": [0.1, 0.2, 0.3], "unicorn": []})
+    (tmp_path / "pictures").mkdir()
+    Image.new("L", (64, 32), 90).save(tmp_path / "pictures" / "sheet.png")
+    caption = {"file": "sheet.png", "title": "Side by side", "caption": "Rows: label map, image."}
+    write(tmp_path / "pictures" / "captions.json", [caption])
+    return tmp_path
+
+
+def write(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def report(run: Path, **changes: object) -> str:
+    """The report's HTML, with some entries of results.json changed, or removed where they are None."""
+    content = {key: value for key, value in (results() | changes).items() if value is not None}
+    write(run / "results.json", content)
+    return write_report(run).read_text(encoding="utf-8")
+
+
+def text(html: str) -> str:
+    """What a reader sees, with plain spaces and minus signs."""
+    body = re.sub(r"<style>.*?</style>", "", html, flags=re.S)
+    plain = re.sub(r"<[^>]+>", " ", body).replace("\u00a0", " ").replace("\u2212", "-")
+    return re.sub(r"\s+", " ", plain)
+
+
+def row(html: str, head: str) -> list[str]:
+    """Cells of the first table row with this heading."""
+    cells = re.search(rf'<th scope="row">(?:<small>\d+</small>)?{re.escape(head)}</th>(.*?)</tr>', html)
+    assert cells, head
+    return [text(cell).strip() for cell in re.findall(r"<td.*?>(.*?)</td>", cells[1])]
+
+
+class Tags(HTMLParser):
+    """Collects tags and attributes, and checks that every tag is closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict]] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_file_is_whole_and_loads_nothing(run: Path):
+    html, tags = report(run), Tags()
+    tags.feed(html)
+    assert tags.open == []
+    assert {tag for tag, _ in tags.seen}.isdisjoint({"script", "link", "iframe", "object", "embed", "base", "form"})
+    for tag, attributes in tags.seen:
+        for name in ("src", "href", "xlink:href", "action", "srcset"):
+            assert attributes.get(name, "data:").startswith("data:"), (tag, attributes)
+        assert not [name for name in attributes if name.startswith("on")]
+    assert not re.search(r"https?:|//|@import|url\(", html.replace("data:image/png;base64,", "").split("</head>")[0])
+    assert "default-src 'none'" in html
+    assert [path.name for path in run.iterdir() if "report" in path.name] == ["report.html"]
+
+
+def test_gap_by_hand():
+    share, interval = gap_closed(results()["segmentation"])
+    assert share == pytest.approx(0.6)
+    assert interval == pytest.approx((0.5, 0.7))
+    assert gap_closed(results()["segmentation"], "unicorn") == (pytest.approx(0.4), None)
+    assert gap_closed({}) is None
+    assert gap_closed({"lower_bound": setup(0.8), "upper_bound": setup(0.5), "unicorn+real": setup(0.6)}) is None
+    assert gap_closed(results()["segmentation"] | {"unicorn+real": setup(float("nan"))}) is None
+
+
+@pytest.mark.parametrize(
+    ("score", "ci", "expected"),
+    [
+        (
+            0.68,
+            [0.65, 0.71],
+            "closed 60 % of the gap between lower and upper bound (95 % interval 50 % to 70 %); it did not",
+        ),
+        (0.56, [0.47, 0.65], "it did not reach the upper bound; the interval includes 0, so a gain is not shown"),
+        (0.47, None, "did not improve on the lower bound: it closed -10 % of the gap"),
+        (0.83, None, "reached the upper bound: it closed 110 % of the gap"),
+        (0.7994, None, "closed 99.8 % of the gap between lower and upper bound ; it did not reach the upper bound"),
+    ],
+)
+def test_verdict_says_plainly(run: Path, score: float, ci: list | None, expected: str):
+    segmentation = results()["segmentation"] | {"unicorn+real": setup(score, ci)}
+    seen = text(report(run, segmentation=segmentation)).replace(" ;", ";").replace("( ", "(")
+    assert expected.replace(" ;", ";") in seen
+    assert "On simulated devices and anatomy, UnIACorN + real" in seen
+
+
+def test_verdict_names_what_did_better_and_what_is_real(run: Path):
+    segmentation = results()["segmentation"] | {"augmentation": setup(0.7), "cut+real": setup(0.69)}
+    seen = text(report(run, segmentation=segmentation, simulated="none"))
+    assert "Better in this run: Lower bound, augmented 0.700, CUT + real 0.690." in seen
+    assert "Real images" in seen
+    assert "imulated" not in seen
+    assert "Not recorded whether the images are simulated" in text(report(run, simulated=None))
+
+
+def test_table_rounds_and_marks_the_best(run: Path):
+    html = report(run)
+    # columns: lower bound, upper bound, unicorn+real, unicorn, unicorn_paper+real
+    assert row(html, "vitreous") == ["0.95"] * 5
+    assert row(html, "RNFL") == ["0.50", "0.80", "0.68", "0.62", "0.60"]
+    assert row(html, "choroid") == ["not computed"] * 5
+    assert row(html, "Mean IoU, all labels") == ["0.500", "0.800", "0.680", "0.620", "0.600"]
+    assert row(html, "95\u00a0% interval of it")[1:4] == ["not computed", "0.650\u20130.710", "not computed"]
+    assert row(html, "Mean IoU, layers only") == ["0.432"] * 5
+    assert row(html, "Mean Dice") == ["0.765"] * 5
+    assert row(html, "Test images") == ["120"] * 5
+    assert 'class="best">UnIACorN + real <em class="tag">best</em>' in html
+    assert html.count('class="tag"') == 1
+    assert "UnIACorN, paper mode + real" in html
+    worse = results()["segmentation"] | {
+        "unicorn+real": setup(0.4),
+        "unicorn": setup(0.3),
+        "unicorn_paper+real": setup(0.2),
+    }
+    assert 'class="best">Lower bound <em' in report(run, segmentation=worse)
+
+
+def test_checks_control_times_and_provenance(run: Path):
+    seen = text(report(run))
+    assert "Labelled device, autoencoder: speckle within ±15 % 0.200 → 0.230 (+15 %) ✓ OK" in seen
+    assert "Labelled device, autoencoder: entropy within ±15 % 0.100 → 0.099 (-1 %) ✓ OK" in seen
+    assert "Unlabelled device, autoencoder: speckle within ±15 % 0.200 → 0.160 (-20 %) ✗ outside" in seen
+    assert "Unlabelled device, autoencoder: entropy within ±15 % not computed" in seen
+    assert "0.9 to 1.1 of the training's 1.05 ✓ OK" in seen
+    assert "1.30 ✗ outside" in text(report(run, diffusion={"latent_std": 1.3}))
+    assert row(report(run), "Rank correlation") == ["0.68", "0.68"]
+    assert row(report(run), "Labelled device") == ["0.029", "0.002", "400"]
+    for expected in (
+        "10 min 11 s",
+        "4.2 s",
+        "2 h 2 min",
+        "Together 2 h 12 min.",
+        "unicorn-monai demo --seed 7",
+        "abc123",
+    ):
+        assert expected in seen
+    assert "seed 7 git revision abc123 machine x86_64 monai 1.6.1" in seen
+
+
+def test_missing_is_called_so(run: Path):
+    seen = text(report(run, segmentation={}))
+    assert "how much of the gap UnIACorN + real closed cannot be computed : nothing was scored." in seen
+    assert "Mean uncertainty: Labelled device 0.029, Unlabelled device 0.190, UnIACorN not computed" in seen
+    partial = {key: results()["segmentation"][key] for key in ("lower_bound", "unicorn+real")}
+    assert "cannot be computed : no score for Upper bound." in text(report(run, segmentation=partial))
+    assert row(report(run, segmentation=partial), "Mean Dice") == ["0.765", "not computed", "0.765", "not computed"]
+    high = results()["segmentation"] | {"lower_bound": setup(0.9)}
+    assert "the upper bound is not above the lower bound" in text(report(run, segmentation=high))
+    assert "FID" not in seen
+    fid = {"unlabeled": {"labeled": 152.61}}
+    assert row(report(run, fid=fid), "Labelled device")[-1] == "152.6"
+    assert row(report(run, fid=fid), "Unlabelled device")[-1] == "not computed"
+
+
+def test_empty_run(tmp_path: Path):
+    write(tmp_path / "results.json", {})
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    seen = text(html)
+    assert seen.count("not computed") > 12
+    assert not re.search(r"\bnan\b|\bNone\b|\binf\b", seen)
+    assert not re.search(r"\b0\.0+\b", seen)
+    assert "<svg" not in html
+
+
+def test_text_is_escaped(run: Path):
+    evil = "<img src=x onerror=alert(1)>&\"'"
+    changed = results()
+    changed["labels"][1] = evil
+    changed["segmentation"][evil] = setup(0.1)
+    changed["uncertainty"][evil] = {"mean": 0.1}
+    changed["control"]["oracle"] = changed["simulated"] = evil
+    changed["control_" + evil] = changed["control"]
+    changed["seconds"][evil] = 1.0
+    changed["environment"][evil] = evil
+    changed["commands"] = {evil: "</pre><script>"}
+    write(run / "uncertainties.json", {evil: [0.1]})
+    write(run / "experiment.json", {"settings": {"seed": evil, "modes": [evil]}, "command": evil, "git_revision": evil})
+    write(run / "pictures" / "captions.json", [{"file": "sheet.png", "title": evil, "caption": evil}])
+    html, tags = report(run, **changed), Tags()
+    tags.feed(html)
+    assert [attributes["alt"] for tag, attributes in tags.seen if tag == "img"] == [evil]
+    assert {"script"}.isdisjoint(tag for tag, _ in tags.seen)
+    assert not [name for _, attributes in tags.seen for name in attributes if name.startswith("on")]
+    assert html.count("&lt;img src=x onerror=alert(1)&gt;&amp;&quot;&#x27;") > 12
+
+
+def test_pictures_are_inside(run: Path):
+    html = report(run)
+    source = re.search(r'src="data:image/png;base64,([^"]+)"', html)
+    assert source
+    assert Image.open(io.BytesIO(base64.b64decode(source[1]))).size == (64, 32)
+    assert 'class="small"' in html
+    assert 'style="min-width:64px;max-width:256px"' in html
+    (run / "pictures" / "sheet.png").unlink()
+    assert "not computed : sheet.png is missing" in text(report(run))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("results.json", "{", "not valid JSON"),
+        ("results.json", "[]", "holds a list; expected a dict"),
+        ("results.json", '{"segmentation": 3}', "'segmentation' is a int"),
+        (
+            "results.json",
+            '{"labels": ["a"], "segmentation": {"unicorn": {"iou": [1, 2]}}}',
+            "'unicorn' .* 2 IoUs; expected 1",
+        ),
+        ("uncertainties.json", '{"labeled": [0.1, 1.5]}', "'labeled' of uncertainties.json"),
+        ("uncertainties.json", '{"labeled": [NaN]}', "'labeled' of uncertainties.json"),
+        ("pictures/captions.json", '[{"file": "../secret.png"}]', r"'\.\./secret\.png'"),
+        ("pictures/sheet.png", "no picture", "not a PNG"),
+    ],
+)
+def test_damage_is_named(run: Path, file: str, content: str, message: str):
+    (run / file).write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        write_report(run)
+
+
+def test_no_results(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"holds no results\.json"):
+        write_report(tmp_path)
+
+
+def test_axis_and_numbers():
+    axis = charts.Axis.around([0.47, 0.82], 0, 400)
+    assert (axis.low, axis.high, axis.step) == pytest.approx((0.4, 0.9, 0.1))
+    assert [label for _, label in axis.ticks()] == ["0.4", "0.5", "0.6", "0.7", "0.8", "0.9"]
+    assert axis(0.65) == pytest.approx(200)
+    same = charts.Axis.around([0.3, 0.3], 0, 400)
+    assert same.low <= 0.3 <= same.high
+    assert math.isfinite(same(0.3))
+    assert markup.percent(0.996) == "99.6\u00a0%"
+    assert markup.percent(-0.123) == "\u221212\u00a0%"
+    assert markup.duration(59.7) == "1 min 0 s"
+    assert markup.fixed(float("inf"), 2) == markup.fixed(None, 2) == markup.fixed(True, 2) == markup.MISSING
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1200])
+def test_renders(run: Path, tmp_path_factory: pytest.TempPathFactory, width: int):
+    report(run)
+    folder = tmp_path_factory.mktemp("browser")
+    frame = folder / "frame.html"  # a window cannot be as narrow as a phone, a frame can
+    frame.write_text(
+        f'<body style="margin:0"><iframe src="{(run / "report.html").as_uri()}" width="{width}" height="3000">'
+    )
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
+    command += ["--disable-background-networking", f"--user-data-dir={folder / 'profile'}", "--window-size=1200,3000"]
+    picture = folder / "picture.png"
+    subprocess.run([*command, f"--screenshot={picture}", frame.as_uri()], check=True, capture_output=True, timeout=120)
+    shown = Image.open(picture).convert("RGB").crop((2, 2, width - 2, 3000))
+    assert len(shown.getcolors(maxcolors=1 << 24)) > 50
+    edge = shown.crop((width - 12, 100, width - 6, 2900))  # the margin right of the cards: nothing sticks out
+    assert len(edge.getcolors(maxcolors=1 << 24)) == 1
