@@ -1,6 +1,6 @@
 """Look for what would poison an experiment: one line per problem, exit status 1 if there is any.
 
-    python -m data_prep.check DATASET [--labels]
+python -m data_prep.check DATASET [--labels]
 """
 
 from __future__ import annotations

@@ -468,7 +468,9 @@ def assert_same(a: Any, b: Any) -> None:
         ("semantic_controlnet", "train", "last.pt"),
     ],
 )
-def test_an_interrupted_training_ends_as_if_it_had_not_been(world, synthetic, bundle, name, last, tmp_path, monkeypatch):
+def test_an_interrupted_training_ends_as_if_it_had_not_been(
+    world, synthetic, bundle, name, last, tmp_path, monkeypatch
+):
     def train(folder: str, **overrides):
         settings = {"max_epochs": 2, "ckpt_dir": tmp_path / folder, "output_dir": tmp_path / f"{folder}_output"}
         world.run(bundle, name, **settings, **overrides)
@@ -565,11 +567,21 @@ DATA_FAULTS: dict[str, tuple[str, str, Callable, str]] = {
     "unknown label": ("retinal_unet", "train", label_nine, "holds values 9 to 9; expected 0 to 3"),
     "two sizes": ("retinal_unet", "train", two_sizes, "Images differ in size.*000003"),
     "two sizes, latents": ("latent_diffusion", "train_diffusion", two_sizes, "Images differ in size.*000003"),
-    "label of other size": ("retinal_unet", "train", label_of_other_size, r"000003.*is \(32, 32\), its label map \(32, 64\)"),
+    "label of other size": (
+        "retinal_unet",
+        "train",
+        label_of_other_size,
+        r"000003.*is \(32, 32\), its label map \(32, 64\)",
+    ),
     "colour image": ("retinal_unet", "train", colour, "000003.* has 3 channel.*expected 1"),
     "colour image, latents": ("latent_diffusion", "train_autoencoder", colour, "000003.* has 3 channel.*expected 1"),
     "NaN pixels": ("retinal_unet", "train", not_a_number, "000003.*holds NaN or infinite pixels"),
-    "NaN pixels, latents": ("latent_diffusion", "train_diffusion", not_a_number, "000003.*holds NaN or infinite pixels"),
+    "NaN pixels, latents": (
+        "latent_diffusion",
+        "train_diffusion",
+        not_a_number,
+        "000003.*holds NaN or infinite pixels",
+    ),
     "no validation split": ("retinal_unet", "train", no_validation, "has no items in split 'validation'"),
     "other images' uncertainties": ("semantic_controlnet", "train", lambda *_: None, "lacks 8 of 8 images"),
 }
@@ -587,13 +599,28 @@ def test_a_faulty_data_set_is_refused(world, synthetic, fault, tmp_path):
 SETTING_FAULTS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "no data set": ("retinal_unet", "train", {"dataset_dir": "nowhere"}, "'nowhere' does not exist"),
     "misspelt": ("retinal_unet", "train", {"max_epoch": 3}, "has no entry 'max_epoch'"),
-    "misspelt inside": ("retinal_unet", "train", {"train::trainer::max_epoch": 3}, "has no entry 'train::trainer::max_epoch'"),
-    "inside a list": ("retinal_unet", "train", {"train::handlers::99::interval": 3}, "has no entry 'train::handlers::99"),
+    "misspelt inside": (
+        "retinal_unet",
+        "train",
+        {"train::trainer::max_epoch": 3},
+        "has no entry 'train::trainer::max_epoch'",
+    ),
+    "inside a list": (
+        "retinal_unet",
+        "train",
+        {"train::handlers::99::interval": 3},
+        "has no entry 'train::handlers::99",
+    ),
     "inside a word": ("retinal_unet", "train", {"network::channels": [4]}, "has no entry 'network::channels'"),
     "mode": ("semantic_controlnet", "train", {"mode": "papr"}, "Unknown mode 'papr'; expected one of"),
     "mode of synthesis": ("synthesis", "inference", {"mode": "papr"}, "Unknown mode 'papr'; expected one of"),
     "precision": ("latent_diffusion", "train_diffusion", {"precision": "half"}, "Unknown precision 'half'"),
-    "precision, autoencoder": ("latent_diffusion", "train_autoencoder", {"precision": "half"}, "Unknown precision 'half'"),
+    "precision, autoencoder": (
+        "latent_diffusion",
+        "train_autoencoder",
+        {"precision": "half"},
+        "Unknown precision 'half'",
+    ),
     "batch": ("latent_diffusion", "train_autoencoder", {"batch_size": 99}, "fewer images than batch_size"),
     "split": ("retinal_unet", "evaluate", {"split": "tset"}, "Unknown split 'tset'"),
     "scaling": ("retinal_unet", "uncertainty", {"scaling": "minmax"}, "Unknown scaling 'minmax'"),
@@ -602,7 +629,12 @@ SETTING_FAULTS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "no weights": ("retinal_unet", "evaluate", {"ckpt_path": "nowhere.pt"}, "No trained weights at 'nowhere.pt'"),
     "no bundle": ("synthesis", "inference", {"latent_diffusion": "nowhere"}, "'nowhere' is not a bundle"),
     "no images": ("synthesis", "inference", {"count": 0}, "count is 0; expected at least one"),
-    "steps": ("synthesis", "inference", {"num_inference_steps": 5000}, "num_inference_steps is 5000; expected 1 to 1000"),
+    "steps": (
+        "synthesis",
+        "inference",
+        {"num_inference_steps": 5000},
+        "num_inference_steps is 5000; expected 1 to 1000",
+    ),
 }
 
 

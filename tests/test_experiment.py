@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from data_prep.phantom import write_phantom
 from unicorn_monai.cli import root_cause
 from unicorn_monai.datasets import check, datalist, read_header
@@ -152,7 +153,7 @@ def test_an_unknown_setting_is_refused():
 
 
 def test_a_run_folder_in_use_is_refused_and_other_settings_too(finished, domains):
-    with pytest.raises(ValueError, match="already holds a run. Use --resume"):
+    with pytest.raises(ValueError, match=r"already holds a run\. Use --resume"):
         Experiment(settings(domains, finished.run_dir))
     with pytest.raises(ValueError, match="started with other settings: seed"):
         Experiment(settings(domains, finished.run_dir, seed=5), resume=True)
@@ -193,10 +194,6 @@ def test_mistakes_on_the_command_line(words, status, message, tmp_path, monkeypa
 
 
 def test_the_root_of_a_wrapped_error_is_shown():
-    try:
-        try:
-            raise ValueError("the label map is empty")
-        except ValueError as error:
-            raise RuntimeError("Failed to evaluate ConfigExpression") from error
-    except RuntimeError as error:
-        assert str(root_cause(error)) == "the label map is empty"
+    wrapped = RuntimeError("Failed to evaluate ConfigExpression")
+    wrapped.__cause__ = ValueError("the label map is empty")
+    assert str(root_cause(wrapped)) == "the label map is empty"

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+
 from unicorn_monai.bundle import bundle_root, from_bundle, install, load_config, run_bundle
 from unicorn_monai.datasets import DatasetWriter
 

@@ -138,11 +138,13 @@ def install(name: str, output: PathLike, preset: str | None = None, overrides: d
     Args:
         name: the bundle.
         output: the copy is ``output/name``; configurations there are replaced, weights are kept.
-        preset: ``presets/<preset>.json`` of the bundle: {"train.json": {"max_epochs": 40, "network_def::channels": ...}}.
+        preset: ``presets/<preset>.json`` of the bundle: {"train.json": {"max_epochs": 40, ...}, ...}.
         overrides: more settings of the same form, which win.
     """
     source, target = Path(bundle_root(name)), Path(output) / name
-    shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("models", "__pycache__", "presets"))
+    shutil.copytree(
+        source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("models", "__pycache__", "presets")
+    )
     settings: dict[str, dict[str, Any]] = {}
     if preset is not None:
         base = ConfigParser.load_config_file(source / "configs" / "inference.json").get("base_bundle", name)

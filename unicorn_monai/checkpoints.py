@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.engines import Evaluator
 from monai.data.utils import set_rnd
 from torch import nn
 
@@ -62,7 +63,9 @@ def read_metadata(path: PathLike) -> dict[str, Any]:
     """What is known about the weights at ``path``: sha256, architecture, scale factor, ..."""
     description = Path(path).with_suffix(".json")
     if not Path(path).is_file() or not description.is_file():
-        raise ValueError(f"No trained weights at '{path}' (with '{description.name}' beside them). Train this stage first.")
+        raise ValueError(
+            f"No trained weights at '{path}' (with '{description.name}' beside them). Train this stage first."
+        )
     return json.loads(description.read_text())
 
 
@@ -74,11 +77,13 @@ def load_weights(network: nn.Module, path: PathLike) -> dict[str, Any]:
     """
     metadata = read_metadata(path)
     if sha256(path) != metadata["sha256"]:
-        raise ValueError(f"'{path}' does not have the sha256 noted beside it; it is damaged or was exchanged. Train again.")
+        raise ValueError(
+            f"'{path}' does not have the sha256 noted beside it; it is damaged or was exchanged. Train again."
+        )
     if fingerprint(network) != metadata["architecture"]:
         raise ValueError(
-            f"The weights '{path}' belong to a network of another architecture. Use the configuration they were trained "
-            "with (channels, attention_levels, number of labels), or train this stage again."
+            f"The weights '{path}' belong to a network of another architecture. Use the configuration they were "
+            "trained with (channels, attention_levels, number of labels), or train this stage again."
         )
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return metadata
@@ -108,7 +113,10 @@ class TrainingState:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def _seed_transforms(self, engine: Engine) -> None:
-        set_rnd(getattr(engine.state.dataloader, "dataset", None), (torch.initial_seed() + 7919 * engine.state.epoch + rank()) % 2**31)
+        set_rnd(
+            getattr(engine.state.dataloader, "dataset", None),
+            (torch.initial_seed() + 7919 * engine.state.epoch + rank()) % 2**31,
+        )
 
     def save(self, engine: Engine) -> None:
         """Write the state."""
@@ -137,8 +145,8 @@ class TrainingState:
             ) from error
         if saved["epoch"] > engine.state.max_epochs:
             raise ValueError(
-                f"'{self.path}' has {saved['epoch']} finished epochs, more than max_epochs {engine.state.max_epochs}. Raise "
-                "max_epochs to train on, or remove the file to start again."
+                f"'{self.path}' has {saved['epoch']} finished epochs, more than max_epochs {engine.state.max_epochs}. "
+                "Raise max_epochs to train on, or remove the file to start again."
             )
         engine.state.epoch = saved["epoch"]
         engine.state.iteration = saved["epoch"] * (engine.state.epoch_length or 0)
@@ -174,7 +182,7 @@ class BestWeights:
 
     def __init__(
         self,
-        evaluator: Engine,
+        evaluator: Evaluator,
         metric: str,
         network: nn.Module,
         path: PathLike,
@@ -206,7 +214,9 @@ class BestWeights:
         if self.always or self.sign * value > self.best:
             self.best, self.waited = max(self.best, self.sign * value), 0
             if is_main():
-                save_weights(self.network, self.path, **self.metadata, **{self.metric: value, "epoch": engine.state.epoch})
+                save_weights(
+                    self.network, self.path, **self.metadata, **{self.metric: value, "epoch": engine.state.epoch}
+                )
         else:
             self.waited += 1
             if self.patience is not None and self.waited >= self.patience:

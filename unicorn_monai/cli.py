@@ -51,7 +51,9 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks
 @app.command()
 def demo(
     output: Output = Path("runs/demo"),
-    preset: Annotated[str, typer.Option(help="quick: 64 x 64, minutes on a CPU. full: 256 x 256, for a GPU.")] = "quick",
+    preset: Annotated[
+        str, typer.Option(help="quick: 64 x 64, minutes on a CPU. full: 256 x 256, for a GPU.")
+    ] = "quick",
     scene: Annotated[str, typer.Option(help="Which simulated world: oct.")] = "oct",
     seed: Seed = 0,
     device: Device = None,
@@ -152,7 +154,9 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
-def prepare(context: typer.Context, source: Annotated[str, typer.Argument(help="phantom, spectralis_healthy, ...")]) -> None:
+def prepare(
+    context: typer.Context, source: Annotated[str, typer.Argument(help="phantom, spectralis_healthy, ...")]
+) -> None:
     """Convert scans to the data set format: = python -m data_prep.SOURCE INPUT OUTPUT."""
     raise typer.Exit(_data_prep(source).main(context.args))
 

@@ -80,7 +80,10 @@ class Settings:
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise ValueError(f"Unknown setting(s) {unknown}; expected some of {known}. Check the spelling.")
-        return cls(**(values | ({"modes": tuple(values["modes"])} if "modes" in values else {})))
+        settings = dict(values)
+        if "modes" in settings:
+            settings["modes"] = tuple(settings["modes"])
+        return cls(**settings)
 
     def validate(self) -> None:
         """Refuse what would fail later."""
@@ -111,14 +114,16 @@ class Experiment:
         self.settings, self.run_dir = settings, Path(settings.output).resolve()
         record = self.run_dir / "experiment.json"
         if record.exists() and not resume:
-            raise ValueError(f"'{self.run_dir}' already holds a run. Use --resume to go on with it, or another --output.")
+            raise ValueError(
+                f"'{self.run_dir}' already holds a run. Use --resume to go on with it, or another --output."
+            )
         if record.exists():
             before = read_json(record)["settings"]
             changed = [k for k, v in json.loads(json.dumps(asdict(settings))).items() if before.get(k, v) != v]
             if changed:
                 raise ValueError(
-                    f"'{self.run_dir}' was started with other settings: {', '.join(changed)}. Resume with the same, or use "
-                    "another --output."
+                    f"'{self.run_dir}' was started with other settings: {', '.join(changed)}. Resume with the "
+                    "same, or use another --output."
                 )
         (self.run_dir / "stages").mkdir(parents=True, exist_ok=True)
         write_json(record, {"settings": asdict(settings), **provenance()})
@@ -174,8 +179,14 @@ class Experiment:
         preset = "small" if self.settings.preset == "quick" else None
         for mode in self.settings.modes:
             for name in OWN_BUNDLES:
-                if mode == self.settings.modes[0] or name in ("uncertainty_controlnet", "semantic_controlnet", "synthesis"):
-                    install(name, self.bundle_dir(name, mode).parent, preset, self._overrides(name, mode, labels, channels))
+                if mode == self.settings.modes[0] or name in (
+                    "uncertainty_controlnet",
+                    "semantic_controlnet",
+                    "synthesis",
+                ):
+                    install(
+                        name, self.bundle_dir(name, mode).parent, preset, self._overrides(name, mode, labels, channels)
+                    )
 
     def _overrides(self, name: str, mode: str, labels: int, channels: int) -> dict[str, dict]:
         own = {k: dict(v) for k, v in (self.settings.overrides or {}).get(name, {}).items()}
@@ -213,22 +224,41 @@ class Experiment:
         data = [str(d) for d in data] if isinstance(data, list) else str(data)  # type: ignore[assignment]
         self.stage(
             setup,
-            lambda: self.bundle("retinal_unet", "train.json", dataset_dir=data, validation_dir=str(validation),
-                                ckpt_dir=str(folder), output_dir=str(folder)),
+            lambda: self.bundle(
+                "retinal_unet",
+                "train.json",
+                dataset_dir=data,
+                validation_dir=str(validation),
+                ckpt_dir=str(folder),
+                output_dir=str(folder),
+            ),
         )
         if self.has_truth:
             self.results["segmentation"][setup] = self.stage(
                 f"{setup}_evaluation",
-                lambda: score_images(self.bundle_dir("retinal_unet", self.settings.modes[0]), self.weights(setup),
-                                     self.unlabeled, "test", self.settings.seed, self.device),
+                lambda: score_images(
+                    self.bundle_dir("retinal_unet", self.settings.modes[0]),
+                    self.weights(setup),
+                    self.unlabeled,
+                    "test",
+                    self.settings.seed,
+                    self.device,
+                ),
             )
 
     def measure_uncertainty(self) -> None:
         """Uncertainty of every image of both domains, and the prior in both scalings."""
         for scaling in ("zscore", "paper"):
             path = self.bundle_dir("retinal_unet", self.settings.modes[0]) / "models" / f"prior_{scaling}.json"
-            self.bundle("retinal_unet", "uncertainty.json", "infer", dataset_dir=str(self.labeled),
-                        unlabeled_dir=str(self.unlabeled), scaling=scaling, prior_path=str(path))
+            self.bundle(
+                "retinal_unet",
+                "uncertainty.json",
+                "infer",
+                dataset_dir=str(self.labeled),
+                unlabeled_dir=str(self.unlabeled),
+                scaling=scaling,
+                prior_path=str(path),
+            )
 
     def train_ldm(self, part: str) -> None:
         """Train the autoencoder or the diffusion model on the images of both domains."""
@@ -239,17 +269,25 @@ class Experiment:
         if name == "semantic_controlnet":
             self.bundle(name, "train.json", mode_of_run=mode, dataset_dir=str(self.labeled), mode=mode)
         else:
-            self.bundle(name, "train.json", mode_of_run=mode, dataset_dir=str(self.labeled),
-                        unlabeled_dir=str(self.unlabeled))
+            self.bundle(
+                name, "train.json", mode_of_run=mode, dataset_dir=str(self.labeled), unlabeled_dir=str(self.unlabeled)
+            )
 
     def synthesise(self, mode: str, name: str) -> None:
         """Label maps of the labelled domain x uncertainties of the unlabelled one -> the synthetic data set."""
         s = self.settings
         self.bundle(
-            "synthesis", "inference.json", "infer", mode_of_run=mode, dataset_dir=str(self.labeled), mode=mode,
+            "synthesis",
+            "inference.json",
+            "infer",
+            mode_of_run=mode,
+            dataset_dir=str(self.labeled),
+            mode=mode,
             output_dir=str(self.run_dir / ("synthetic" if name == "unicorn" else f"synthetic_{mode}")),
             uncertainty_weight=s.paper_weight if mode == "paper" else s.uncertainty_weight,
-            count=s.count, augment=s.augment, device_name=str(read_header(self.unlabeled)["device"]),
+            count=s.count,
+            augment=s.augment,
+            device_name=str(read_header(self.unlabeled)["device"]),
         )
 
     def finish(self) -> None:
@@ -258,9 +296,13 @@ class Experiment:
         simulated = [bool(read_header(self.unlabeled).get(key)) for key in ("simulated_device", "simulated_anatomy")]
         self.results["simulated"] = "devices and anatomy" if all(simulated) else "devices" if any(simulated) else "none"
         self.results["commands"] = self.commands
-        self.results["environment"] = provenance()["versions"] | {"machine": platform.machine(), "cpus": torch.get_num_threads()}
+        self.results["environment"] = provenance()["versions"] | {
+            "machine": platform.machine(),
+            "cpus": torch.get_num_threads(),
+        }
         self.results["seconds"] = {
-            p.stem: read_json(p)["seconds"] for p in sorted((self.run_dir / "stages").glob("*.json"), key=lambda p: p.stat().st_mtime)
+            p.stem: read_json(p)["seconds"]
+            for p in sorted((self.run_dir / "stages").glob("*.json"), key=lambda p: p.stat().st_mtime)
         }
         write_json(self.run_dir / "results.json", self.results)
         report = write_report(self.run_dir)

@@ -56,7 +56,7 @@ class Progress:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
     def _start(self, engine: Engine) -> None:
-        self.total = engine.state.max_epochs * engine.state.epoch_length
+        self.total = int(engine.state.max_epochs or 1) * int(engine.state.epoch_length or 1)
         self.first: int | None = None  # a resumed training moves the counter after this event
         self.bar = tqdm(total=self.total, desc=self.description, disable=not sys.stderr.isatty(), leave=False)
 
@@ -123,9 +123,22 @@ def tile(images: Tensor, gap: int = 2) -> np.ndarray:
     """A sheet from (rows, columns, channels, height, width): (height, width) or (height, width, 3) uint8."""
     rows = []
     for row in images:
-        tiles = [np.pad(to_uint8(i), [(0, gap), (0, gap)] + [(0, 0)] * (images.shape[2] != 1), constant_values=255) for i in row]
+        tiles = [
+            np.pad(to_uint8(i), [(0, gap), (0, gap)] + [(0, 0)] * (images.shape[2] != 1), constant_values=255)
+            for i in row
+        ]
         rows.append(np.concatenate(tiles, axis=1))
     return np.concatenate(rows, axis=0)[:-gap, :-gap]
+
+
+def _prediction(engine: Engine) -> Tensor:
+    """The logits of an evaluator that does not decollate."""
+    return engine.state.output["pred"]  # type: ignore[index]
+
+
+def _paths(engine: Engine) -> list[str]:
+    """The image files of its batch."""
+    return engine.state.batch["image_path"]  # type: ignore[index]
 
 
 class SegmentationWriter:
@@ -147,13 +160,15 @@ class SegmentationWriter:
 
     def _write(self, engine: Engine) -> None:
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        logits = engine.state.output["pred"]
+        logits = _prediction(engine)
         labels = logits.argmax(dim=1).byte().cpu().numpy()
         entropies, uncertainties = normalised_entropy(logits), image_uncertainty(logits).tolist()
-        for i, path in enumerate(engine.state.batch["image_path"]):
+        for i, path in enumerate(_paths(engine)):
             name = Path(path).name.split(".")[0]
             if any(Path(p).name.split(".")[0] == name and p != path for p in self.table):
-                raise ValueError(f"Two images are named '{name}'; the second would overwrite the first. Rename '{path}'.")
+                raise ValueError(
+                    f"Two images are named '{name}'; the second would overwrite the first. Rename '{path}'."
+                )
             write_array(self.output_dir / f"{name}_label{self.suffix}", labels[i])
             write_array(self.output_dir / f"{name}_entropy{self.suffix}", to_uint8(entropies[i]))
             self.table[path] = uncertainties[i]
@@ -167,7 +182,7 @@ class UncertaintyRecorder:
 
     Args:
         path: JSON: {"segmentation_sha256": ..., "images": {path: uncertainty}}.
-        weights: of the segmentation network; their sha256 is kept, since two networks' uncertainties cannot be compared.
+        weights: of the segmentation network; their sha256 is kept: uncertainties of two networks cannot be compared.
     """
 
     def __init__(self, path: PathLike, weights: PathLike) -> None:
@@ -180,8 +195,8 @@ class UncertaintyRecorder:
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _record(self, engine: Engine) -> None:
-        values = image_uncertainty(engine.state.output["pred"]).tolist()
-        self.table.update(zip(engine.state.batch["image_path"], values, strict=True))
+        values = image_uncertainty(_prediction(engine)).tolist()
+        self.table.update(zip(_paths(engine), values, strict=True))
 
     def _finish(self, engine: Engine) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -219,7 +234,7 @@ class PriorFitter:
     def _fit(self, engine: Engine) -> None:
         domains = [read_uncertainties(self.uncertainties, datalist(folder, self.split)) for folder in self.folders]
         digest = read_json(self.uncertainties)["segmentation_sha256"]
-        UncertaintyPrior.fit(*domains, digest, self.scaling).save(self.path)
+        UncertaintyPrior.fit(domains[0], domains[1], digest, self.scaling).save(self.path)
 
 
 class MetricsWriter:

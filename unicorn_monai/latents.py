@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from monai.networks.nets import AutoencoderKL
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
@@ -43,7 +45,7 @@ class LatentDataset(Dataset):
         self,
         dataset_dir: PathLike | Sequence[PathLike],
         split: str,
-        autoencoder: nn.Module,
+        autoencoder: AutoencoderKL,
         cache_dir: PathLike,
         num_channels: int = 1,
         num_labels: int | None = None,
@@ -53,10 +55,14 @@ class LatentDataset(Dataset):
     ) -> None:
         keys = ("image",) if num_labels is None else ("image", "label")
         items = datalist(dataset_dir, split, keys)
-        folders = [dataset_dir] if isinstance(dataset_dir, str | Path) else list(dataset_dir)
+        folders = [dataset_dir] if isinstance(dataset_dir, str | os.PathLike) else list(dataset_dir)
         parts = [
             encode_dataset(
-                [item for item in items if item["dataset"] == str(Path(folder))], autoencoder, cache_dir, num_channels, batch_size
+                [item for item in items if item["dataset"] == str(Path(folder))],
+                autoencoder,
+                cache_dir,
+                num_channels,
+                batch_size,
             )
             for folder in folders
         ]
@@ -68,7 +74,9 @@ class LatentDataset(Dataset):
         if num_labels is not None:
             load = LoadPixelsd(["label"], num_labels=num_labels)
             labels = [load.read_label(item["label"]) for item in items]
-            _require_one_size({tuple(label.shape[1:]): item["label"] for label, item in zip(labels, items, strict=True)})
+            _require_one_size(
+                {tuple(label.shape[1:]): item["label"] for label, item in zip(labels, items, strict=True)}
+            )
             self.label = torch.stack(labels).to(torch.uint8)
         self.uncertainty = None if uncertainties is None else read_uncertainties(uncertainties, items)
 
@@ -105,7 +113,13 @@ class LatentLoader(DataLoader):
         self, dataset: LatentDataset, batch_size: int, shuffle: bool = False, sampler: Sampler | None = None
     ) -> None:
         batch_size = min(batch_size, len(dataset))
-        super().__init__(dataset, batch_size=batch_size, shuffle=shuffle, sampler=sampler, collate_fn=as_is)
+        super().__init__(
+            dataset,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            sampler=sampler,
+            collate_fn=as_is,  # type: ignore[arg-type]  # whole batches, see __getitems__
+        )
 
 
 def as_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -125,7 +139,7 @@ def latents_shape(dataset: LatentDataset) -> list[int]:
 
 @torch.no_grad()
 def encode_dataset(
-    items: list[dict], autoencoder: nn.Module, cache_dir: PathLike, num_channels: int = 1, batch_size: int = 16
+    items: list[dict], autoencoder: AutoencoderKL, cache_dir: PathLike, num_channels: int = 1, batch_size: int = 16
 ) -> dict[str, Tensor]:
     """Encode images as they are and mirrored: "mean" and "std", each (2, images, channels, *latent) float32."""
     path = Path(cache_dir) / f"{_identity(items, autoencoder)}.safetensors"
@@ -135,7 +149,7 @@ def encode_dataset(
         return load_file(path)
 
 
-def _encode(items: list[dict], autoencoder: nn.Module, path: Path, num_channels: int, batch_size: int) -> None:
+def _encode(items: list[dict], autoencoder: AutoencoderKL, path: Path, num_channels: int, batch_size: int) -> None:
     device = next(autoencoder.parameters()).device
     autoencoder.eval()
     parts, sizes = [], {}
@@ -166,7 +180,7 @@ def _require_one_size(sizes: dict[tuple[int, ...], str]) -> None:
         raise ValueError(f"Images differ in size: {sizes}. Expected one size; resample with the `--size` of data_prep.")
 
 
-def _identity(items: list[dict], autoencoder: nn.Module) -> str:
+def _identity(items: list[dict], autoencoder: AutoencoderKL) -> str:
     """Sha256 over the autoencoder's weights and every image's path, size and time."""
     digest = hashlib.sha256()
     for value in autoencoder.state_dict().values():
@@ -185,7 +199,7 @@ def read_uncertainties(path: PathLike, items: list[dict]) -> Tensor:
     missing = [item["image"] for item in items if item["image"] not in table]
     if missing:
         raise ValueError(
-            f"'{path}' lacks {len(missing)} of {len(items)} images, first '{missing[0]}'. It was measured on another data "
-            "set; run the 'uncertainty' configuration of retinal_unet on this one."
+            f"'{path}' lacks {len(missing)} of {len(items)} images, first '{missing[0]}'. It was measured on another "
+            "data set; run the 'uncertainty' configuration of retinal_unet on this one."
         )
     return torch.from_numpy(np.array([table[item["image"]] for item in items], dtype=np.float32))

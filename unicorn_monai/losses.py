@@ -6,8 +6,9 @@
     discriminator: least squares, D(x) -> 1, D(x') -> 0
 
 S compares the amplitudes of the Fourier transforms (``monai.losses.JukeboxLoss``): it asks for the right texture
-without a downloaded perceptual network. C compares the local contrast of the speckle, |c(x) - c(x')| with c the standard
-deviation of the high-pass image in 7 x 7 windows: absolute differences alone are smallest for an image without speckle.
+without a downloaded perceptual network. C compares the local contrast of the speckle, |c(x) - c(x')| with c the
+standard deviation of the high-pass image in 7 x 7 windows: absolute differences alone are smallest for an image without
+speckle.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def high_pass(image: Tensor) -> Tensor:
 
 
 def speckle_contrast(image: Tensor) -> Tensor:
-    """Standard deviation of the high-pass image in 7 x 7 windows, every 2 pixels: (batch, channels, ~rows/2, ~columns/2)."""
+    """Standard deviation of the high-pass image in 7 x 7 windows, one at every second pixel of both axes."""
     return (functional.avg_pool2d(high_pass(image).square(), 7, stride=2) + 1e-6).sqrt()
 
 

@@ -11,10 +11,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from monai.networks.nets import AutoencoderKL
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
@@ -136,7 +137,7 @@ class Generator:
     def __init__(
         self,
         inferer: DualControlNetInferer,
-        autoencoder: nn.Module,
+        autoencoder: AutoencoderKL,
         unet: nn.Module,
         latent_shape: Sequence[int],
         num_inference_steps: int = 50,
@@ -183,10 +184,10 @@ class Generator:
             num_inference_steps=self.steps,
             uncertainty_weight=weight,
         )
-        return require_finite("A synthetic image", images).clamp(0, 1)
+        return require_finite("A synthetic image", cast(Tensor, images)).clamp(0, 1)
 
 
-def downsampling(autoencoder: nn.Module) -> int:
+def downsampling(autoencoder: AutoencoderKL) -> int:
     """Image size / latent size of a MONAI ``AutoencoderKL``."""
     return 2 ** (len(autoencoder.decoder.channels) - 1)  # type: ignore[union-attr, arg-type]
 
@@ -241,7 +242,12 @@ class Synthesizer:
         weight: float | None = None,
         batch_size: int = 16,
     ) -> None:
-        self.generator, self.requests, self.output_dir, self.label_dir = generator, requests, Path(output_dir), label_dir
+        self.generator, self.requests, self.output_dir, self.label_dir = (
+            generator,
+            requests,
+            Path(output_dir),
+            label_dir,
+        )
         self.device_name, self.models, self.weight, self.batch_size = device_name, models or {}, weight, batch_size
 
     def run(self) -> None:
@@ -319,7 +325,9 @@ class SampleSheet:
 
     def __call__(self) -> Tensor:
         """(rows, columns, channels, height, width)."""
-        network_modes = [(n, n.training) for n in (self.generator.semantic, self.generator.uncertainty) if n is not None]
+        network_modes = [
+            (n, n.training) for n in (self.generator.semantic, self.generator.uncertainty) if n is not None
+        ]
         try:
             for network, _ in network_modes:
                 network.eval()
@@ -338,7 +346,7 @@ class ReconstructionSheet:
         count: images, evenly spread over the data set.
     """
 
-    def __init__(self, autoencoder: nn.Module, dataset: Sequence[dict[str, Any]], count: int = 8) -> None:
+    def __init__(self, autoencoder: AutoencoderKL, dataset: Sequence[dict[str, Any]], count: int = 8) -> None:
         self.autoencoder, self.dataset, self.count = autoencoder, dataset, count
 
     @torch.no_grad()
@@ -359,4 +367,3 @@ def _as_sheet(images: Tensor, columns: int = 8) -> Tensor:
 def with_uncertainty(requests: Sequence[Request], uncertainty: float) -> list[Request]:
     """The same requests at another uncertainty."""
     return [replace(request, uncertainty=uncertainty) for request in requests]
-

@@ -13,10 +13,10 @@ from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing about a clinic's runs leaves the machine by itself
 
-from ignite.engine import Engine, Events  # noqa: E402
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
-from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
+from ignite.engine import Engine, Events
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 logger = logging.getLogger("unicorn_monai")
 
@@ -34,21 +34,22 @@ class Tracker:
     """
 
     def __init__(self, run_dir: Path, name: str, enabled: bool = True) -> None:
-        self.run_dir, self.client, self.parent = run_dir, None, ""
+        self.run_dir, self.parent = run_dir, ""
+        self.client: MlflowClient | None = None
         self.uri = f"sqlite:///{run_dir.resolve() / 'mlflow.db'}"
         if enabled:
             self._try(lambda: self._open(name))
 
     def _open(self, name: str) -> None:
-        self.client = MlflowClient(tracking_uri=self.uri)
-        experiment = self.client.get_experiment_by_name("unicorn_monai")
+        client = self.client = MlflowClient(tracking_uri=self.uri)
+        experiment = client.get_experiment_by_name("unicorn_monai")
         artifacts = (self.run_dir / "mlartifacts").resolve().as_uri()
         self.experiment = (
             experiment.experiment_id
             if experiment
-            else self.client.create_experiment("unicorn_monai", artifact_location=artifacts)
+            else client.create_experiment("unicorn_monai", artifact_location=artifacts)
         )
-        self.parent = self.client.create_run(self.experiment, run_name=name).info.run_id
+        self.parent = client.create_run(self.experiment, run_name=name).info.run_id
 
     def _try(self, call: Callable[[], Any]) -> Any:
         try:

@@ -1,14 +1,16 @@
 """Training glue: what MONAI's engines lack for a KL autoencoder, a latent diffusion model and its ControlNets.
 
-A noise predictor is trained on   || eps - f(x_t, t, c) ||^2,   x_t = sqrt(a_t) z + sqrt(1 - a_t) eps.   MONAI's
-``SupervisedTrainer`` does it, given the two parts below: a ``prepare_batch`` (latents, noise, timesteps, conditions) and
-an inferer (one noise prediction).
+A noise predictor is trained on   || eps - f(x_t, t, c) ||^2,   x_t = sqrt(a_t) z + sqrt(1 - a_t) eps   (Eq. 1), or,
+where the scheduler's ``prediction_type`` says so, on the velocity v = sqrt(a_t) eps - sqrt(1 - a_t) z (Salimans and Ho
+2022), which tells the same but is well conditioned at high noise, so a short training suffices for the large
+structures. MONAI's ``SupervisedTrainer`` does it, given the two parts below: a ``prepare_batch`` (latents, noise,
+timesteps, conditions) and an inferer (one noise prediction).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from ignite.engine import Engine, Events
 from ignite.metrics import Loss
 from monai.engines import IterationEvents, Trainer
 from monai.losses import JukeboxLoss
+from monai.networks.nets import AutoencoderKL
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor, nn
 
@@ -35,6 +38,7 @@ class LatentPrepareBatch:
         prior: turns the uncertainties into hints under "uncertainty", constant images at image resolution.
         image_size: (rows, columns) of the hint.
         fixed: the same noise and timesteps for a batch at every call, so that validation losses can be compared.
+        scheduler: its ``prediction_type`` decides the target, noise or velocity; the noise without one.
     """
 
     def __init__(
@@ -45,7 +49,9 @@ class LatentPrepareBatch:
         prior: UncertaintyPrior | None = None,
         image_size: tuple[int, int] | None = None,
         fixed: bool = False,
+        scheduler: Scheduler | None = None,
     ) -> None:
+        self.scheduler = scheduler
         self.scale_factor, self.num_train_timesteps = scale_factor, num_train_timesteps
         self.num_labels, self.prior, self.image_size, self.fixed = num_labels, prior, image_size, fixed
 
@@ -69,7 +75,18 @@ class LatentPrepareBatch:
             hint = self.prior.hint(batchdata["uncertainty"]).reshape(-1, 1, 1, 1)
             extra["uncertainty"] = hint.expand(-1, 1, *(self.image_size or batchdata["label"].shape[-2:]))
         extra = {key: value.to(device, non_blocking=non_blocking) for key, value in extra.items()}
-        return (z * self.scale_factor).to(device, non_blocking=non_blocking), extra["noise"], (), extra
+        latents = (z * self.scale_factor).to(device, non_blocking=non_blocking)
+        return latents, self.target(latents, extra["noise"], extra["timesteps"]), (), extra
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the network is to predict."""
+        if self.scheduler is None or self.scheduler.prediction_type == "epsilon":
+            return noise
+        if self.scheduler.prediction_type == "v_prediction":
+            return self.scheduler.get_velocity(latents, noise, timesteps)
+        raise ValueError(
+            f"prediction_type is '{self.scheduler.prediction_type}'; expected 'epsilon' or 'v_prediction' for training."
+        )
 
 
 class NoisePredictionInferer:
@@ -83,7 +100,9 @@ class NoisePredictionInferer:
     def __init__(self, scheduler: Scheduler, precision: str = "float32") -> None:
         self.scheduler, self.precision = scheduler, _checked(precision)
 
-    def __call__(self, latents: Tensor, network: nn.Module, noise: Tensor, timesteps: Tensor, **conditions: Any) -> Tensor:
+    def __call__(
+        self, latents: Tensor, network: nn.Module, noise: Tensor, timesteps: Tensor, **conditions: Any
+    ) -> Tensor:
         """Noise prediction, float32, of the latents' shape."""
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
@@ -102,8 +121,8 @@ class ControlNetInferer(NoisePredictionInferer):
         scheduler: gives x_t.
         unet: frozen.
         condition: which condition the ControlNet sees, "semantic" or "uncertainty".
-        base: a frozen ControlNet whose residuals are added: the compositional form, where the Semantic-ControlNet learns
-            what the label map adds to the uncertainty.
+        base: a frozen ControlNet whose residuals are added: the compositional form, where the Semantic-ControlNet
+            learns what the label map adds to the uncertainty.
         base_condition: which condition ``base`` sees.
         precision: "float32" or "bfloat16".
     """
@@ -127,9 +146,7 @@ class ControlNetInferer(NoisePredictionInferer):
             with torch.no_grad():
                 residuals.append(self.base(noisy, timesteps, controlnet_cond=conditions[self.base_condition]))
         down, mid = fuse_residuals(residuals, [1.0] * len(residuals))
-        return self.unet(
-            noisy, timesteps, down_block_additional_residuals=down, mid_block_additional_residual=mid
-        )
+        return self.unet(noisy, timesteps, down_block_additional_residuals=down, mid_block_additional_residual=mid)
 
 
 class AutoencoderTrainer(Trainer):
@@ -165,7 +182,7 @@ class AutoencoderTrainer(Trainer):
         epoch_length: int | None = None,
         train_handlers: list | None = None,
     ) -> None:
-        if hasattr(train_data_loader, "__len__") and len(train_data_loader) == 0:
+        if isinstance(train_data_loader, Sized) and len(train_data_loader) == 0:
             raise ValueError("The training set gives no batch: it has fewer images than batch_size. Lower batch_size.")
         super().__init__(
             device=device,
@@ -178,7 +195,11 @@ class AutoencoderTrainer(Trainer):
         self.network, self.discriminator = network, discriminator
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
         self.loss_function, self.adversarial_start = loss_function, adversarial_start
-        self.autocast = {"device_type": torch.device(device).type, "dtype": torch.bfloat16, "enabled": _checked(precision) == "bfloat16"}
+        self.autocast = {
+            "device_type": torch.device(device).type,
+            "dtype": torch.bfloat16,
+            "enabled": _checked(precision) == "bfloat16",
+        }
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Tensor]) -> dict[str, Any]:
         image = batchdata["image"].to(self.state.device)
@@ -199,7 +220,7 @@ class AutoencoderTrainer(Trainer):
             with torch.autocast(**self.autocast):
                 both = torch.cat([image, reconstruction.detach().to(image)])
                 real, fake = self.discriminator(both)[-1].float().chunk(2)
-            terms["discriminator"] = self.loss_function.discriminator(real, fake)
+            terms["discriminator"] = self.loss_function.discriminator(real, fake)  # type: ignore[operator]
             self.discriminator_optimizer.zero_grad()
             terms["discriminator"].backward()
             self.discriminator_optimizer.step()
@@ -209,7 +230,7 @@ class AutoencoderTrainer(Trainer):
 class ReconstructionInferer:
     """Image -> reconstruction from the mean latent, for validation."""
 
-    def __call__(self, images: Tensor, network: nn.Module) -> Tensor:
+    def __call__(self, images: Tensor, network: AutoencoderKL) -> Tensor:
         """(batch, channels, *spatial)."""
         return network.reconstruct(images)
 
@@ -246,7 +267,8 @@ class EMA:
         """One update."""
         self.iteration += 1
         decay = min(self.decay, (1 + self.iteration) / (10 + self.iteration))
-        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - decay)
+        averages: list[Tensor] = list(self.averaged.parameters())
+        torch._foreach_lerp_(averages, list[Tensor](self.network.parameters()), 1 - decay)
         for average, value in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
             average.copy_(value)
 
@@ -290,7 +312,9 @@ class WarmupCosine(torch.optim.lr_scheduler.LambdaLR):
         warmup: share of all iterations.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, max_epochs: int, data_loader: Any, warmup: float = 0.05) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, max_epochs: int, data_loader: Any, warmup: float = 0.05
+    ) -> None:
         total = max(1, max_epochs * len(data_loader))
         ramp = max(1, round(warmup * total))
 

@@ -44,14 +44,18 @@ class LoadPixelsd(MapTransform):
             result[key] = self.read_label(path) if key == "label" else read_image(path, self.num_channels)
         if "image" in result and "label" in result and result["image"].shape[1:] != result["label"].shape[1:]:
             sizes = [tuple(result[key].shape[1:]) for key in ("image", "label")]
-            raise ValueError(f"Image '{result['image_path']}' is {sizes[0]}, its label map {sizes[1]}; expected one size.")
+            raise ValueError(
+                f"Image '{result['image_path']}' is {sizes[0]}, its label map {sizes[1]}; expected one size."
+            )
         return result
 
     def read_label(self, path: str) -> Tensor:
         """One label map as int64 (1, rows, columns)."""
         array = read_array(path)
         if array.ndim != 2:
-            raise ValueError(f"Label map '{path}' has shape {array.shape}; expected one channel. Convert colours to ids.")
+            raise ValueError(
+                f"Label map '{path}' has shape {array.shape}; expected one channel. Convert colours to ids."
+            )
         label = torch.from_numpy(array.astype(np.int64))[None]
         valid = label[label != IGNORE_LABEL]
         if self.num_labels is not None and valid.numel() and not 0 <= valid.min() <= valid.max() < self.num_labels:
@@ -68,7 +72,7 @@ def read_image(path: str, num_channels: int = 1) -> Tensor:
     channels = 1 if array.ndim == 2 else array.shape[-1]
     if channels != num_channels:
         raise ValueError(
-            f"Image '{path}' has {channels} channel(s); expected {num_channels}. Convert the images, or set num_channels."
+            f"Image '{path}' has {channels} channel(s); expected {num_channels}. Convert them, or set num_channels."
         )
     if np.issubdtype(array.dtype, np.integer):
         array = array.astype(np.float32) / np.iinfo(array.dtype).max
@@ -87,7 +91,7 @@ def collate(items: list[dict[Hashable, Any]]) -> Any:
 
 
 def one_hot(label: Tensor, num_labels: int) -> Tensor:
-    """Label map (batch, 1, *spatial) -> (batch, num_labels, *spatial) float32; ignored pixels (255) are zero everywhere."""
+    """Label map (batch, 1, *spatial) -> (batch, num_labels, *spatial) float32; ignored pixels (255) are all zero."""
     values = torch.arange(num_labels, device=label.device).reshape(1, -1, *[1] * (label.ndim - 2))
     return (label == values).float()
 

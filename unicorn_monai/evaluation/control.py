@@ -89,7 +89,9 @@ def make_generator(run: Experiment, mode: str | None) -> Generator:
         weight = run.settings.paper_weight if mode == "paper" else run.settings.uncertainty_weight
         nets = {
             "semantic": from_bundle(run.bundle_dir("semantic_controlnet", mode), weights="model.pt", device=run.device),
-            "uncertainty": from_bundle(run.bundle_dir("uncertainty_controlnet", mode), weights="model.pt", device=run.device),
+            "uncertainty": from_bundle(
+                run.bundle_dir("uncertainty_controlnet", mode), weights="model.pt", device=run.device
+            ),
             "prior": UncertaintyPrior.load(run.prior(mode)),
             "num_labels": len(run.results["labels"]),
         }
@@ -159,7 +161,9 @@ def summarise_uncertainties(run: Experiment) -> None:
     run.results["uncertainty"] = {
         name: {"mean": float(v.mean()), "std": float(v.std()), "n": len(v)} for name, v in values.items()
     }
-    write_json(run.run_dir / "uncertainties.json", {name: [round(float(x), 6) for x in v] for name, v in values.items()})
+    write_json(
+        run.run_dir / "uncertainties.json", {name: [round(float(x), 6) for x in v] for name, v in values.items()}
+    )
 
 
 def _uncertainties(run: Experiment, folder: Path) -> np.ndarray:

@@ -57,9 +57,11 @@ def _sheets(run: Experiment) -> Iterator[tuple[str, str, str, Tensor]]:
             f"side_by_side_{mode}",
             f"Label map, label only, label and uncertainty ({mode})",
             "Rows: the label map; the image with the Semantic-ControlNet alone; the image with both ControlNets at the "
-            "unlabelled domain's mean uncertainty; real images of the unlabelled domain (other eyes); real images of the "
-            "labelled domain. One column shares label map and noise.",
-            torch.stack([shown, semantic.cpu(), both.cpu(), real["unlabeled"][: len(both)], real["labeled"][: len(both)]]),
+            "unlabelled domain's mean uncertainty; real images of the unlabelled domain (other eyes); real images of "
+            "the labelled domain. The first three rows of a column share label map and noise.",
+            torch.stack(
+                [shown, semantic.cpu(), both.cpu(), real["unlabeled"][: len(both)], real["labeled"][: len(both)]]
+            ),
         )
         grid = np.linspace(0.02, min(1.0, prior.mean + 2 * prior.std), COLUMNS)
         rows = [generator([*(with_uncertainty([r], float(u))[0] for u in grid)]).cpu() for r in requests[:3]]
@@ -84,4 +86,3 @@ def _images(folder: Path, split: str, channels: int) -> Tensor:
     items = datalist(folder, split)
     at = np.linspace(0, len(items) - 1, min(COLUMNS, len(items))).round().astype(int)
     return torch.stack([read_image(items[i]["image"], channels) for i in at])
-

@@ -76,7 +76,9 @@ class PooledIoU(Metric):
         """Args: logits (batch, labels, *spatial) and label (batch, 1, *spatial)."""
         logits, label = output
         if not torch.isfinite(logits).all():
-            raise ValueError("The network's output holds NaN or infinite values; its weights or the images are damaged.")
+            raise ValueError(
+                "The network's output holds NaN or infinite values; its weights or the images are damaged."
+            )
         self.confusion += confusion_matrix(logits.argmax(dim=1), label, self.num_labels)
 
     @sync_all_reduce("confusion:SUM")
@@ -86,7 +88,9 @@ class PooledIoU(Metric):
 
 
 @torch.no_grad()
-def predict(network: nn.Module, paths: Sequence[str], device: torch.device, num_channels: int, batch: int = 32) -> Tensor:
+def predict(
+    network: nn.Module, paths: Sequence[str], device: torch.device, num_channels: int, batch: int = 32
+) -> Tensor:
     """Logits of a segmentation network for image files: (images, labels, rows, columns), on the CPU."""
     parts = []
     for start in range(0, len(paths), batch):
