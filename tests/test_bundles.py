@@ -31,7 +31,7 @@ from unicorn_monai.evaluation.segmentation import scores
 SIZE, STEPS = 32, 2
 LABELS = {0: "vitreous", 1: "inner", 2: "outer", 3: "choroid"}
 COUNTS = {"training": 8, "validation": 4, "test": 4}
-REPOSITORY = Path(__file__).parent.parent
+SHELL = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
 SCHEMA = Path(__file__).parent / "data" / "meta_schema.json"
 
 _BRIEF = {"max_epochs": 1, "batch_size": 4, "val_interval": 1}
@@ -392,6 +392,15 @@ def test_the_metadata_follow_the_specification(bundle, tmp_path):
     verify_metadata(meta_file=f"{bundle_root(bundle)}/configs/metadata.json", filepath=str(schema))
 
 
+def test_metadata_without_a_tensor_s_shape_are_refused(tmp_path):
+    metadata = read_json(Path(bundle_root("retinal_unet")) / "configs" / "metadata.json")
+    del metadata["network_data_format"]["inputs"]["image"]["spatial_shape"]
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    schema = shutil.copy(SCHEMA, tmp_path / "schema.json")
+    with pytest.raises(ValueError, match="spatial_shape"):
+        verify_metadata(meta_file=str(tmp_path / "metadata.json"), filepath=str(schema))
+
+
 class Reconstruction(nn.Module):
     """An autoencoder as a network of one input and one output."""
 
@@ -431,12 +440,26 @@ def test_a_stage_runs_from_the_shell_with_overrides(world, tmp_path):
     folders = [str(world.labeled), str(world.unlabeled)]
     command += ["--dataset_dir", str(folders), "--validation_dir", folders[0], "--ckpt_dir", str(tmp_path / "models")]
     command += ["--batch_size", "8", "--train::trainer::max_epochs", "2", "--val_interval", "2"]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=SHELL, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert read_metadata(tmp_path / "models" / "model.pt")["epoch"] == 2
     assert [path.name for path in tmp_path.iterdir()] == ["models"]
     assert "segmentation U-Net: 4/4" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bundle", ["retinal_unet", "semantic_controlnet"])
+def test_two_processes_train_together_and_one_goes_on_alone(world, synthetic, bundle, tmp_path):
+    files = [str(world.config(bundle, name)) for name in ("train", "multi_gpu_train")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "monai.bundle", "run", "--config_file", str(files), "--dataset_dir", str(world.labeled)]
+    command += ["--ckpt_dir", str(tmp_path / "models"), "--output_dir", str(tmp_path), "--batch_size", "2"]
+    done = subprocess.run(command, cwd=tmp_path, env=SHELL, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (done.stdout + done.stderr).count(": 2/2") == 1  # 8 images, 2 processes of batch 2, one of them tells
+    assert read_metadata(tmp_path / "models" / "model.pt")["epoch"] == 1
+    world.run(bundle, "train", ckpt_dir=tmp_path / "models", output_dir=tmp_path, resume=True, max_epochs=2)
+    assert torch.load(tmp_path / "models" / "last.pt", weights_only=True)["epoch"] == 2
 
 
 # ---------------------------------------------------------------- interrupted trainings

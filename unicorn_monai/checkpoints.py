@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from monai.engines import Evaluator
 from monai.data.utils import set_rnd
+from monai.engines import Evaluator
 from torch import nn
 
 from unicorn_monai.datasets import PathLike, write_json

@@ -57,8 +57,10 @@ class Progress:
 
     def _start(self, engine: Engine) -> None:
         self.total = int(engine.state.max_epochs or 1) * int(engine.state.epoch_length or 1)
-        self.first: int | None = None  # a resumed training moves the counter after this event
-        self.bar = tqdm(total=self.total, desc=self.description, disable=not sys.stderr.isatty(), leave=False)
+        self.first, self.started = engine.state.iteration, time.monotonic()
+        self.bar = tqdm(
+            total=self.total, initial=self.first, desc=self.description, disable=not sys.stderr.isatty(), leave=False
+        )
 
     def _step(self, engine: Engine) -> None:
         loss = engine.state.output.get("loss") if isinstance(engine.state.output, dict) else None
@@ -68,9 +70,6 @@ class Progress:
                 "Lower the learning rate, or check the images for extreme values."
             )
         done = engine.state.iteration
-        if self.first is None:
-            self.first, self.started = done - 1, time.monotonic()
-            self.bar.update(self.first)
         self.bar.update()
         if sys.stderr.isatty() or done * self.lines // self.total == (done - 1) * self.lines // self.total:
             return

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
