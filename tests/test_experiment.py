@@ -124,6 +124,22 @@ def test_more_images_from_a_finished_run(finished, tmp_path):
     assert len(datalist(tmp_path / "more", "training", ("image", "label"))) == 4
 
 
+def test_the_summary_of_runs_gives_the_share_of_the_gap(finished):
+    from unicorn_monai.evaluation.summary import summarise
+
+    segmentation = finished.results["segmentation"]
+    low, high = (segmentation[name]["mean_iou"] for name in ("lower_bound", "upper_bound"))
+    text = summarise([finished.run_dir])
+    assert f"| lower_bound | {low:.3f} |" in text
+    if high > low:
+        share = 100 * (segmentation["unicorn"]["mean_iou"] - low) / (high - low)
+        assert f"{share:.0f} %" in next(line for line in text.splitlines() if line.startswith("| unicorn |"))
+    twice = summarise([finished.run_dir, finished.run_dir])
+    assert f"{low:.3f} ({low:.3f} to {low:.3f})" in twice
+    with pytest.raises(ValueError, match="does not exist"):
+        summarise(["/nowhere"])
+
+
 def cli(*words) -> subprocess.CompletedProcess:
     command = [sys.executable, "-W", "ignore", "-m", "unicorn_monai.cli", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -168,7 +184,7 @@ def test_a_run_folder_in_use_is_refused_and_other_settings_too(finished, domains
 def test_the_command_line_explains_itself():
     done = cli("--help")
     assert done.returncode == 0
-    for command in ("demo", "experiment", "synthesize", "report", "prepare", "check"):
+    for command in ("demo", "experiment", "synthesize", "report", "summary", "prepare", "check"):
         assert command in done.stdout
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``unicorn-monai demo | experiment | synthesize | report | prepare | check``.
+"""The command line: ``unicorn-monai demo | experiment | synthesize | report | summary | prepare | check``.
 
 Exit status: 0 done, 1 failed (one paragraph, no traceback unless ``--debug``), 2 bad usage.
 """
@@ -151,6 +151,14 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")
     from unicorn_monai.evaluation.report import write_report
 
     console.print(str(write_report(run)))
+
+
+@app.command()
+def summary(runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, e.g. one per seed.")]) -> None:
+    """Mean and spread over several finished runs, as Markdown tables."""
+    from unicorn_monai.evaluation.summary import summarise
+
+    print(summarise(runs))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})

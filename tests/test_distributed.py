@@ -1,0 +1,84 @@
+"""Several processes: what the helpers do in one process, and that two share their gradients but not their noise."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ignite.engine import Engine
+from torch import nn
+
+from unicorn_monai.distributed import RankSeeds, bare, is_main, local_device, main_first, rank, start, stop
+
+TWO = """
+import torch
+from torch import nn
+from unicorn_monai import distributed
+from ignite.engine import Engine
+
+distributed.start()
+rank = distributed.rank()
+torch.manual_seed(rank)  # the processes would start with weights of their own
+network = nn.Linear(1, 1)
+together = distributed.parallel(network, torch.device("cpu"))
+together(torch.full((1, 1), float(rank))).sum().backward()  # the weight's gradient is the input: 0 and 1
+assert distributed.bare(together) is network
+with distributed.main_first():
+    print(f"order {rank}", flush=True)
+engine = Engine(lambda engine, batch: print(f"noise {rank} {torch.rand(()).item():.6f}", flush=True))
+distributed.RankSeeds(5).attach(engine)
+engine.run([0], max_epochs=2)
+print(f"gradient {rank} {network.weight.grad.item():.3f} weight {network.weight.item():.6f}", flush=True)
+distributed.stop()
+"""
+
+
+def test_a_single_process_is_the_main_one_and_waits_for_nobody():
+    assert rank() == 0
+    assert is_main()
+    with main_first():
+        pass
+    stop()
+    network = nn.Linear(1, 1)
+    assert bare(network) is network
+    assert local_device().type in ("cpu", "cuda")
+
+
+def test_a_configuration_for_several_processes_is_refused_in_one(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(ValueError, match="start it with `torchrun"):
+        start()
+
+
+def test_every_epoch_has_random_numbers_of_its_own_which_an_interruption_does_not_change():
+    def draws(first_epoch: int) -> list[float]:
+        values: list[float] = []
+        engine = Engine(lambda engine, batch: values.append(torch.rand(()).item()))
+        RankSeeds(3).attach(engine)
+        engine.state.epoch = first_epoch
+        engine.state.iteration, engine.state.epoch_length = first_epoch, 1
+        engine.state.max_epochs = 3
+        engine.run([0], max_epochs=3)
+        return values
+
+    whole = draws(0)
+    assert len(set(whole)) == 3
+    assert draws(1) == whole[1:]
+
+
+@pytest.mark.slow
+def test_two_processes_share_gradients_and_weights_but_not_noise(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = sorted(line for line in done.stdout.splitlines() if line)
+    gradients = [line.split() for line in lines if line.startswith("gradient")]
+    assert [line[2] for line in gradients] == ["0.500", "0.500"]
+    assert gradients[0][4] == gradients[1][4]
+    assert len({line.split()[2] for line in lines if line.startswith("noise")}) == 4
+    assert done.stdout.index("order 0") < done.stdout.index("order 1")
