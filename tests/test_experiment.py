@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.phantom import write_phantom
-from unicorn_monai.cli import root_cause
+from unicorn_monai.cli import explain, root_cause
 from unicorn_monai.datasets import check, datalist, read_header
 from unicorn_monai.experiment import Experiment, Settings
 
@@ -213,3 +213,10 @@ def test_the_root_of_a_wrapped_error_is_shown():
     wrapped = RuntimeError("Failed to evaluate ConfigExpression")
     wrapped.__cause__ = ValueError("the label map is empty")
     assert str(root_cause(wrapped)) == "the label map is empty"
+
+
+def test_a_full_disk_and_a_read_only_folder_are_explained():
+    text = explain(OSError(28, "No space left on device", "runs/demo/synthetic"))
+    assert text.startswith("No space left on device: 'runs/demo/synthetic'.")
+    assert "--resume" in text
+    assert "--debug" in explain(KeyError("x"))

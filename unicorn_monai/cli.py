@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -207,14 +206,26 @@ def main() -> None:
     """Run the command line; turn failures into one paragraph and exit status 1."""
     try:
         app()
-    except (ValueError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+    except Exception as error:
         if os.environ.get("UNICORN_DEBUG"):
             raise
-        console.print(f"error: {root_cause(error)}", style="red", markup=False, soft_wrap=True)
+        console.print(f"error: {explain(root_cause(error))}", style="red", markup=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         console.print("interrupted; go on with --resume", style="yellow")
         sys.exit(1)
+
+
+def explain(error: BaseException) -> str:
+    """One paragraph: what went wrong and what to do."""
+    if isinstance(error, OSError) and error.strerror:
+        return (
+            f"{error.strerror}: '{error.filename}'. Check the space and the permissions there, or choose another "
+            "--output; finished stages are kept, --resume goes on behind them."
+        )
+    if isinstance(error, ValueError | RuntimeError):
+        return str(error)
+    return f"{type(error).__name__}: {error}. This is unexpected; --debug before the command shows where it happened."
 
 
 def root_cause(error: BaseException) -> BaseException:
