@@ -31,7 +31,11 @@ from unicorn_monai.evaluation.segmentation import scores
 SIZE, STEPS = 32, 2
 LABELS = {0: "vitreous", 1: "inner", 2: "outer", 3: "choroid"}
 COUNTS = {"training": 8, "validation": 4, "test": 4}
-SHELL = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+SHELL = os.environ | {
+    "PYTHONPATH": str(Path(__file__).parent.parent),
+    "PYTHONWARNINGS": "ignore",
+    "OMP_NUM_THREADS": "1",
+}
 SCHEMA = Path(__file__).parent / "data" / "meta_schema.json"
 
 _BRIEF = {"max_epochs": 1, "batch_size": 4, "val_interval": 1}
@@ -344,8 +348,17 @@ def test_the_segmentation_network_is_retrained_on_synthetic_images(world, synthe
 
 
 def test_other_counts_weights_and_label_maps_can_be_asked_for(world, synthetic, tmp_path):
-    world.run("synthesis", "inference", output_dir=tmp_path / "set", count=2, augment=True, uncertainty_weight=0.5,
-              mode="paper", split="training", seed=5)  # fmt: skip
+    world.run(
+        "synthesis",
+        "inference",
+        output_dir=tmp_path / "set",
+        count=2,
+        augment=True,
+        uncertainty_weight=0.5,
+        mode="paper",
+        split="training",
+        seed=5,
+    )
     items = datalist(tmp_path / "set", "training", ("image", "label"))
     assert len(items) == 2
     for item in items:

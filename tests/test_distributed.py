@@ -1,5 +1,6 @@
 """Several processes: what the helpers do in one process, and that two share their gradients but not their noise."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from torch import nn
 from unicorn_monai.distributed import RankSeeds, bare, is_main, local_device, main_first, rank, start, stop
 
 TWO = """
+import json, sys
+from pathlib import Path
 import torch
 from torch import nn
 from unicorn_monai import distributed
@@ -26,11 +29,14 @@ together = distributed.parallel(network, torch.device("cpu"))
 together(torch.full((1, 1), float(rank))).sum().backward()  # the weight's gradient is the input: 0 and 1
 assert distributed.bare(together) is network
 with distributed.main_first():
-    print(f"order {rank}", flush=True)
-engine = Engine(lambda engine, batch: print(f"noise {rank} {torch.rand(()).item():.6f}", flush=True))
+    first_was_here = Path(sys.argv[1], "first").exists()
+    Path(sys.argv[1], "first").touch()
+noise = []
+engine = Engine(lambda engine, batch: noise.append(torch.rand(()).item()))
 distributed.RankSeeds(5).attach(engine)
 engine.run([0], max_epochs=2)
-print(f"gradient {rank} {network.weight.grad.item():.3f} weight {network.weight.item():.6f}", flush=True)
+told = [network.weight.grad.item(), network.weight.item(), noise, first_was_here]
+Path(sys.argv[1], f"{rank}.json").write_text(json.dumps(told))
 distributed.stop()
 """
 
@@ -73,12 +79,13 @@ def test_two_processes_share_gradients_and_weights_but_not_noise(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(TWO)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    command.append(str(tmp_path))
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    lines = sorted(line for line in done.stdout.splitlines() if line)
-    gradients = [line.split() for line in lines if line.startswith("gradient")]
-    assert [line[2] for line in gradients] == ["0.500", "0.500"]
-    assert gradients[0][4] == gradients[1][4]
-    assert len({line.split()[2] for line in lines if line.startswith("noise")}) == 4
-    assert done.stdout.index("order 0") < done.stdout.index("order 1")
+    told = [json.loads((tmp_path / f"{process}.json").read_text()) for process in (0, 1)]
+    gradients, weights, noise, first_was_here = zip(*told, strict=True)
+    assert gradients == (0.5, 0.5)
+    assert weights[0] == weights[1]
+    assert len({*noise[0], *noise[1]}) == 4
+    assert first_was_here == (False, True)

@@ -72,7 +72,7 @@ def datalist(
     """List the items of one or several data sets, with absolute paths.
 
     Args:
-        dataset_dir: one data set folder, or several that are concatenated in order.
+        dataset_dir: one data set folder, or several (also nested lists) that are concatenated in order.
         split: "training", "validation" or "test", or several of them.
         keys: what each item must have, e.g. ``("image", "label")``.
 
@@ -83,7 +83,7 @@ def datalist(
         ValueError: unknown or empty split, an item without one of ``keys``, a path that leaves the data set, a missing
             file, or data sets whose labels disagree while labels are asked for.
     """
-    folders = [dataset_dir] if isinstance(dataset_dir, str | os.PathLike) else list(dataset_dir)
+    folders = list_folders(dataset_dir)
     splits = [split] if isinstance(split, str) else list(split)
     items: list[dict[str, Any]] = []
     if "label" in keys:
@@ -100,6 +100,13 @@ def datalist(
                 raise ValueError(f"'{Path(folder) / HEADER}' has no items in split '{name}', only in {found}.")
             items += [_resolve(Path(folder), item, keys) for item in header[name]]
     return items
+
+
+def list_folders(dataset_dir: PathLike | Sequence[Any]) -> list[PathLike]:
+    """One folder, or nested lists of folders, as a flat list."""
+    if isinstance(dataset_dir, str | os.PathLike):
+        return [dataset_dir]
+    return [folder for part in dataset_dir for folder in list_folders(part)]
 
 
 def _resolve(folder: Path, item: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:

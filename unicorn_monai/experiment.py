@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from unicorn_monai.augmentation import write_augmented
 from unicorn_monai.bundle import install, run_bundle
 from unicorn_monai.datasets import check, label_names, read_header, write_json
 from unicorn_monai.evaluation import control, pictures
@@ -54,6 +55,7 @@ class Settings:
         paper_weight: w in ``paper`` mode, (1 - w, w).
         count: synthetic training images; as many as labelled ones by default.
         augment: change the label maps' geometry before synthesis.
+        style_augmentation: in ``compositional`` mode, show the Semantic-ControlNet strongly augmented images too.
         device: "cpu", "cuda:0", ...; None takes the first GPU where there is one.
         tracking: keep an MLflow record.
         overrides: settings of single bundles, {bundle: {"train.json": {"max_epochs": 10}}}.
@@ -69,6 +71,7 @@ class Settings:
     paper_weight: float = 0.7
     count: int | None = None
     augment: bool = True
+    style_augmentation: bool = True
     device: str | None = None
     tracking: bool = True
     overrides: dict[str, dict] | None = None
@@ -150,6 +153,8 @@ class Experiment:
             self.train_segmentation("lower_bound", self.labeled, self.labeled)
             if self.has_truth:
                 self.train_segmentation("upper_bound", self.unlabeled, self.unlabeled)
+            if s.style_augmentation and "compositional" in s.modes:
+                self.stage("augmentation", lambda: write_augmented(self.labeled, self.augmented, s.seed))
             self.stage("uncertainty", self.measure_uncertainty)
             self.stage("autoencoder", lambda: self.train_ldm("autoencoder"))
             self.results["autoencoder"] = self.stage("reconstruction", lambda: control.reconstruction(self))
@@ -212,6 +217,11 @@ class Experiment:
         scaling = "paper" if mode == "paper" else "zscore"
         return str(self.bundle_dir("retinal_unet", mode) / "models" / f"prior_{scaling}.json")
 
+    @property
+    def augmented(self) -> Path:
+        """The labelled images with strong intensity augmentation."""
+        return self.run_dir / "labeled_augmented"
+
     def weights(self, setup: str) -> Path:
         """Weights of the segmentation network of a set-up."""
         if setup == "lower_bound":
@@ -256,6 +266,7 @@ class Experiment:
                 "infer",
                 dataset_dir=str(self.labeled),
                 unlabeled_dir=str(self.unlabeled),
+                measured_too=[str(self.augmented)] if self.augmented.is_dir() else [],
                 scaling=scaling,
                 prior_path=str(path),
             )
@@ -267,7 +278,9 @@ class Experiment:
     def train_controlnet(self, name: str, mode: str) -> None:
         """Train one ControlNet; the Semantic-ControlNet on top of the other in ``compositional`` mode."""
         if name == "semantic_controlnet":
-            self.bundle(name, "train.json", mode_of_run=mode, dataset_dir=str(self.labeled), mode=mode)
+            styles = [self.augmented] if mode == "compositional" and self.augmented.is_dir() else []
+            data = [str(folder) for folder in (self.labeled, *styles)]
+            self.bundle(name, "train.json", mode_of_run=mode, dataset_dir=data, mode=mode)
         else:
             self.bundle(
                 name, "train.json", mode_of_run=mode, dataset_dir=str(self.labeled), unlabeled_dir=str(self.unlabeled)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from unicorn_monai.datasets import PathLike, datalist
+from unicorn_monai.datasets import PathLike, datalist, list_folders
 from unicorn_monai.distributed import main_first
 from unicorn_monai.transforms import LoadPixelsd, read_image
 
@@ -54,7 +54,7 @@ class LatentDataset(Dataset):
     ) -> None:
         keys = ("image",) if num_labels is None else ("image", "label")
         items = datalist(dataset_dir, split, keys)
-        folders = [dataset_dir] if isinstance(dataset_dir, str | os.PathLike) else list(dataset_dir)
+        folders = list_folders(dataset_dir)
         parts = [
             encode_dataset(
                 [item for item in items if item["dataset"] == str(Path(folder))],

@@ -39,9 +39,10 @@ class SegmentationLoss(nn.Module):
         probability = logits.softmax(dim=1) * (label != IGNORE_LABEL)
         loss = self.dice(probability, one_hot(label, logits.shape[1]))
         if self.ce_weight:
-            loss = loss + self.ce_weight * functional.cross_entropy(
-                logits, label.squeeze(1).long(), ignore_index=IGNORE_LABEL
-            )
+            entropy = functional.cross_entropy(
+                logits, label.squeeze(1).long(), ignore_index=IGNORE_LABEL, reduction="sum"
+            )  # a mean over no labelled pixel would be NaN
+            loss = loss + self.ce_weight * entropy / (label != IGNORE_LABEL).sum().clamp(min=1)
         return loss
 
 

@@ -1,0 +1,289 @@
+"""What keeps the project readable and the bundles usable, stated as tests."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from monai.bundle.config_item import ConfigComponent
+
+import unicorn_monai
+from unicorn_monai.bundle import BUNDLES, install, load_config
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "bundles").glob("*/configs/*.json"))
+PRESETS = sorted((ROOT / "bundles").glob("*/presets/*.json"))
+SOURCES = sorted([*(ROOT / "unicorn_monai").rglob("*.py"), *(ROOT / "data_prep").rglob("*.py")])
+METHOD = ("uncertainty.py", "prior.py", "fusion.py", "inferers.py")
+NETWORKS = ("AutoencoderKL", "DiffusionModelUNet", "UNet", "ControlNet")
+SCHEDULERS = re.compile(r"(Scheduler|\.DDIM|\.DPMSolverPlusPlus)$")
+
+# What may stand behind a `$`: wiring. Whatever computes is a function with a name and a test.
+WIRING = re.compile(
+    r"@[\w:]+( \+ '[^']*')+"  # a path is joined
+    r"|@[\w:]+\.to\(@device\)"
+    r"|@[\w:]+\.(parameters|run)\(\)"
+    r"|monai\.utils\.set_determinism\(@seed\)"
+    r"|monai\.handlers\.from_engine\(\[?('\w+'(, )?)+\]?(, first=True)?\)"
+    r"|torch\.(float32|float16|bfloat16|int64|uint8)"
+)
+
+
+def entries(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every entry of a configuration, nested ones too."""
+    yield key, node
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for name, child in children:
+        yield from entries(child, f"{key}::{name}".removeprefix("::"))
+
+
+def components(config: Any) -> Iterator[tuple[str, dict]]:
+    """Every dictionary with a ``_target_``."""
+    for key, node in entries(config):
+        if isinstance(node, dict) and "_target_" in node:
+            yield key, node
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+# ---------------------------------------------------------------- bundles
+
+
+def test_all_bundles_are_found():
+    assert {path.parent.parent.name for path in CONFIGS} == set(BUNDLES)
+
+
+@pytest.mark.parametrize("path", CONFIGS + PRESETS, ids=name)
+def test_a_dollar_joins_wires_and_never_computes(path):
+    expressions = [node for _, node in entries(read(path)) if isinstance(node, str) and node.startswith("$")]
+    assert [text for text in expressions if not WIRING.fullmatch(text[1:])] == []
+
+
+@pytest.mark.parametrize(
+    "text", ["@a + 1", "@net.to(@device).half()", "len(@data)", "lambda x: x", "os.path.join('a')"]
+)
+def test_logic_behind_a_dollar_would_be_noticed(text):
+    assert not WIRING.fullmatch(text)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name)
+def test_every_target_exists(path):
+    for key, node in components(read(path)):
+        module = ConfigComponent(config=node, id=key).resolve_module_name()
+        assert callable(module) or isinstance(module, str), f"{key}: {node['_target_']}"
+        if isinstance(module, str):
+            target = resolve(module)
+            assert callable(target), f"{key}: {module}"
+
+
+def resolve(dotted: str) -> Any:
+    """The class or function, or method of a class, at a dotted path."""
+    parts = dotted.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        try:
+            thing: Any = __import__(".".join(parts[:cut]), fromlist=["_"])
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            thing = getattr(thing, part)
+        return thing
+    raise ImportError(dotted)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name)
+def test_a_network_is_defined_once_in_the_inference_configuration(path):
+    defined = [node["_target_"].split(".")[-1] for _, node in components(read(path))]
+    networks = [target for target in defined if target in NETWORKS]
+    assert path.name == "inference.json" or networks == []
+    assert len(networks) == len(set(networks))
+
+
+def test_no_network_is_defined_by_two_bundles():
+    homes = [
+        node["_target_"].split(".")[-1]
+        for path in CONFIGS
+        for _, node in components(read(path))
+        if node["_target_"].split(".")[-1] in NETWORKS
+    ]
+    assert len(homes) == len(set(homes))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name)
+def test_no_scheduler_clips_latents(path):
+    for key, node in components(read(path)):
+        if SCHEDULERS.search(node["_target_"]):
+            assert node.get("clip_sample") is False, f"{key} of {name(path)} needs an explicit clip_sample: false"
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_a_bundle_is_complete_and_holds_no_code(bundle):
+    root = ROOT / "bundles" / bundle
+    for file in ("LICENSE", "configs/metadata.json", "configs/inference.json", "docs/README.md"):
+        assert (root / file).stat().st_size > 100, f"{bundle} needs {file}"
+    assert (root / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+    assert not list(root.rglob("*.py"))
+    assert not (root / "scripts").exists()
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_the_logging_of_a_bundle_uses_the_standard_library_only(bundle):
+    text = (ROOT / "bundles" / bundle / "configs" / "logging.conf").read_text()
+    assert set(re.findall(r"^class=(.*)$", text, re.MULTILINE)) == {"StreamHandler"}
+
+
+@pytest.mark.parametrize(
+    "bundle", [b for b in BUNDLES if "base_bundle" not in read(ROOT / f"bundles/{b}/configs/inference.json")]
+)
+def test_every_training_has_a_form_for_several_processes(bundle):
+    configs = ROOT / "bundles" / bundle / "configs"
+    for path in configs.glob("train*.json"):
+        changes, base = read(configs / f"multi_gpu_{path.name}"), read(path)
+        assert changes["+train::handlers"], "handlers are added, the single-process ones stay"
+        new = {key for key in changes if "::" not in key and key not in base}
+        assert all(f"@{key}" in json.dumps(changes) for key in new - {"finalize"}), "nothing is defined in vain"
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_the_metadata_name_the_versions_that_were_tested(bundle):
+    metadata = read(ROOT / "bundles" / bundle / "configs" / "metadata.json")
+    pins = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text().split("\n") if "==" in line)
+    stated = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
+    assert {package: metadata[key] for package, key in stated.items()} == {package: pins[package] for package in stated}
+    packages = dict(metadata["required_packages_version"])
+    assert packages.pop("unicorn-monai") == metadata["version"] == unicorn_monai.__version__
+    assert packages == {package: pins[package] for package in packages}
+    assert metadata["version"] in metadata["changelog"]
+    for key in ("name", "task", "description", "intended_use", "references", "data_source", "data_type"):
+        assert metadata[key], key
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_a_readme_tells_the_settings_as_they_are(bundle):
+    sections = re.split(
+        r"^### `(\w+\.json)`$", (ROOT / f"bundles/{bundle}/docs/README.md").read_text(), flags=re.MULTILINE
+    )
+    for file, text in zip(sections[1::2], sections[2::2], strict=True):
+        config = load_config(ROOT / "bundles" / bundle, file)
+        for key, value in re.findall(r"^\| `([\w:]+)` \| `(.+?)` \|", text, re.MULTILINE):
+            node: Any = config
+            for part in key.split("::"):
+                node = node[part]
+            assert node == json.loads(value), f"{key} of {file}"
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_the_commands_of_a_readme_name_files_and_settings_that_exist(bundle):
+    commands = re.findall(
+        r"^.*-m monai\.bundle run .*$", (ROOT / f"bundles/{bundle}/docs/README.md").read_text(), re.MULTILINE
+    )
+    assert commands
+    for command in commands:
+        settings: set[str] = set()
+        for bundle_, file in re.findall(r"\w*bundles/(\w+)/configs/(\w+\.json)", command):
+            settings |= load_config(ROOT / "bundles" / bundle_, file).keys()
+        options = set(re.findall(r" --([\w:]+)", command.partition(" -m monai.bundle run ")[2])) - {"config_file"}
+        assert options <= settings, command
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=name)
+def test_every_preset_can_be_installed(path, tmp_path):
+    root = install(path.parent.parent.name, tmp_path, path.stem)
+    for file, settings in read(path).items():
+        config = load_config(root, file)
+        for key, value in settings.items():
+            node: Any = config
+            for part in key.split("::"):
+                node = node[part]
+            assert node == value
+
+
+# ---------------------------------------------------------------- the library
+
+
+@pytest.mark.parametrize("file", METHOD)
+def test_the_method_fits_on_a_page(file):
+    assert len((ROOT / "unicorn_monai" / file).read_text().splitlines()) < 150
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_no_file_is_long(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_nothing_is_left_to_assert_outside_tests(path):
+    tree = ast.parse(path.read_text())
+    assert [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)] == []
+
+
+def imports(path: Path) -> set[str]:
+    """What a file imports when it is itself imported: modules, or names of modules as ``module.name``."""
+    found: set[str] = set()
+    body = list(ast.parse(path.read_text()).body)
+    while body:
+        node = body.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        elif isinstance(node, ast.If | ast.Try | ast.With | ast.ClassDef):
+            body += [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
+    return found
+
+
+def test_the_library_imports_neither_the_data_preparation_nor_the_tests():
+    for path in (ROOT / "unicorn_monai").rglob("*.py"):
+        assert not {module for module in imports(path) if module.split(".")[0] in ("data_prep", "tests")}, name(path)
+
+
+def test_modules_import_only_downwards():
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES
+    }
+    below = {
+        module: {name if name in modules else name.rpartition(".")[0] for name in imports(path)} & modules.keys()
+        for module, path in modules.items()
+    }
+    visited: dict[str, bool] = {}  # module -> finished
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, f"circular import: {' -> '.join([*above, module])}"
+        if not visited.get(module):
+            for other in below[module] - {module}:
+                visit(other, (*above, module))
+            visited[module] = True
+
+    for module in modules:
+        visit(module, ())
+
+
+TEXTS = sorted(
+    path
+    for folder in ("unicorn_monai", "bundles", "data_prep", "tests", "docs", "benchmarks", ".ci")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in (".py", ".json", ".md", ".css", ".conf", ".sh", ".toml", ".txt", "")
+    and path.is_file()
+    and not {"models", "output", "__pycache__"} & set(path.parts)
+) + [path for path in ROOT.iterdir() if path.suffix in (".md", ".toml", ".txt") or path.name == "Makefile"]
+FOREIGN = re.compile(r"/(work|root|home/\w+|Users)/|\b(TO" + r"DO|FIX" + r"ME|lorem ipsum)\b")
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=name)
+def test_no_file_tells_of_the_machine_it_was_written_on(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if path == Path(__file__):
+        lines = [line for line in lines if not line.startswith("FOREIGN")]
+    assert [line for line in lines if FOREIGN.search(line)] == []

@@ -1,0 +1,171 @@
+"""Latents of whole data sets: encoded once, mirrored rightly, scaled to unit variance."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from conftest import LATENT
+from torch import nn
+from torch.utils.data import SequentialSampler
+
+from unicorn_monai.datasets import DatasetWriter, datalist, write_array
+from unicorn_monai.latents import LatentDataset, LatentLoader, latents_scale_factor, latents_shape, read_uncertainties
+from unicorn_monai.transforms import read_image
+
+SIZE, LABELS = 16, {0: "vitreous", 1: "RNFL", 2: "choroid"}
+
+
+def write(root, count=6, size=SIZE, seed=0):
+    random = np.random.default_rng(seed)
+    with DatasetWriter(root, name="tiny", device="d", labels=LABELS) as writer:
+        for i in range(count):
+            label = random.integers(0, len(LABELS), (size, size), dtype=np.uint8)
+            writer.add("training", random.integers(0, 255, (size, size), dtype=np.uint8), label, subject=f"s{i}")
+    return root
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write(tmp_path / "data")
+
+
+@pytest.fixture
+def encoder(autoencoder):
+    """An autoencoder whose latents have a mean and a deviation worth mentioning."""
+    nn.init.normal_(autoencoder.quant_conv_mu.conv.weight, std=2.0)
+    nn.init.constant_(autoencoder.quant_conv_log_sigma.conv.bias, -2.0)
+    return autoencoder
+
+
+@pytest.fixture
+def make(data, encoder, tmp_path):
+    def make(dataset_dir=data, split="training", **options):
+        return LatentDataset(dataset_dir, split, encoder, tmp_path / "cache", **options)
+
+    return make
+
+
+def forbid(*_):
+    raise AssertionError("encoded again")
+
+
+def test_latents_are_those_of_the_autoencoder(data, encoder, make):
+    item = make()[2]
+    with torch.no_grad():
+        mean, std = encoder.encode(read_image(datalist(data, "training")[2]["image"])[None])
+    torch.testing.assert_close(item["mean"], mean[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(item["std"], std[0], rtol=1e-4, atol=1e-5)
+    assert latents_shape(make()) == [LATENT, SIZE // 4, SIZE // 4]
+
+
+def test_images_are_encoded_once(encoder, make, monkeypatch):
+    first = make()
+    monkeypatch.setattr(encoder, "encode", forbid)
+    again = make()
+    assert torch.equal(first.mean, again.mean)
+    assert torch.equal(first.std, again.std)
+
+
+def test_another_autoencoder_or_another_image_is_encoded_anew(data, encoder, make, monkeypatch):
+    first = make().mean
+    encoder.quant_conv_mu.conv.bias.data += 1.0
+    torch.testing.assert_close(make().mean, first + 1.0, rtol=1e-4, atol=1e-4)
+    write_array(data / "images" / "000001.nii.gz", np.zeros((SIZE, SIZE), np.uint8))
+    monkeypatch.setattr(encoder, "encode", forbid)
+    with pytest.raises(AssertionError, match="encoded again"):
+        make()
+
+
+def test_an_interrupted_encoding_leaves_nothing_behind(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("unicorn_monai.latents.save_file", lambda tensors, path: (path.write_bytes(b"half"), forbid()))
+    with pytest.raises(AssertionError):
+        make()
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_the_scale_factor_gives_unit_variance(make):
+    dataset = make()
+    z = dataset.mean[0] + dataset.std[0] * torch.randn(200, *dataset.std[0].shape)
+    assert (z * latents_scale_factor(dataset)).std().item() == pytest.approx(1, rel=0.02)
+    assert dataset.std.mean() > 0.1, "the deviation of the latents has a part in it"
+
+
+def test_a_mirrored_latent_belongs_to_the_mirrored_image_and_label_map(data, encoder, make):
+    dataset = make(mirror=True, num_labels=len(LABELS))
+    items = datalist(data, "training", ("image", "label"))
+    sides = set()
+    for _ in range(8):
+        batch = dataset.__getitems__(list(range(len(items))))
+        for mean, label, item, as_is in zip(batch["mean"], batch["label"], items, dataset.label, strict=True):
+            mirrored = not torch.equal(label, as_is)
+            sides.add(mirrored)
+            image = read_image(item["image"])
+            with torch.no_grad():
+                wanted, _ = encoder.encode((image.flip(-1) if mirrored else image)[None])
+            assert torch.equal(label, as_is.flip(-1) if mirrored else as_is)
+            torch.testing.assert_close(mean, wanted[0], rtol=1e-4, atol=1e-5)
+    assert sides == {True, False}
+
+
+def test_without_mirroring_every_item_is_as_it_is(make):
+    dataset = make(num_labels=len(LABELS))
+    batch = dataset.__getitems__([3, 0])
+    assert torch.equal(batch["mean"], dataset.mean[0, [3, 0]])
+    assert torch.equal(batch["label"], dataset.label[[3, 0]])
+    assert batch["index"].tolist() == [3, 0]
+
+
+def test_several_data_sets_follow_each_other(data, make, tmp_path):
+    other = write(tmp_path / "other", count=4, seed=1)
+    both = make([data, other])
+    assert len(both) == 10
+    assert torch.equal(both.mean, torch.cat([make().mean, make(other).mean], dim=1))
+
+
+def test_a_folder_may_be_written_with_a_slash_at_its_end(data, make):
+    assert torch.equal(make(f"{data}{os.sep}").mean, make().mean)
+
+
+def test_batches_are_whole_and_small_data_sets_make_one(make):
+    loader = LatentLoader(make(), batch_size=4)
+    assert [len(batch["mean"]) for batch in loader] == [4, 2]
+    assert [len(batch["mean"]) for batch in LatentLoader(make(), batch_size=99)] == [6]
+
+
+def test_batches_are_shuffled_or_follow_a_sampler(make):
+    dataset = make()
+    orders = {tuple(torch.cat([b["index"] for b in LatentLoader(dataset, 2, shuffle=True)]).tolist()) for _ in range(5)}
+    assert len(orders) > 1
+    assert all(sorted(order) == list(range(6)) for order in orders)
+    loader = LatentLoader(dataset, 2, sampler=SequentialSampler(range(3)))
+    assert [batch["index"].tolist() for batch in loader] == [[0, 1], [2]]
+
+
+def test_uncertainties_are_found_by_the_path_of_the_image(data, make, tmp_path):
+    items = datalist(data, "training")
+    table = {item["image"]: i / 10 for i, item in enumerate(items)}
+    (tmp_path / "u.json").write_text(json.dumps({"segmentation_sha256": "x", "images": table}))
+    dataset = make(uncertainties=tmp_path / "u.json")
+    assert dataset.__getitems__([4, 1])["uncertainty"].tolist() == pytest.approx([0.4, 0.1])
+    other = datalist(write(tmp_path / "other"), "training")
+    with pytest.raises(ValueError, match="lacks 6 of 6 images"):
+        read_uncertainties(tmp_path / "u.json", other)
+
+
+def test_images_of_different_sizes_are_refused(data, make, tmp_path):
+    large = write(tmp_path / "large", size=2 * SIZE)
+    with pytest.raises(ValueError, match="Images differ in size"):
+        make([data, large])
+    write_array(data / "images" / "000005.nii.gz", np.zeros((SIZE, 2 * SIZE), np.uint8))
+    with pytest.raises(ValueError, match=r"Images differ in size.*000005"):
+        make(batch_size=2)
+
+
+def test_label_maps_of_different_sizes_are_refused(data, make):
+    write_array(data / "labels" / "000005.nii.gz", np.zeros((SIZE, 2 * SIZE), np.uint8))
+    with pytest.raises(ValueError, match=r"differ in size.*000005"):
+        make(num_labels=len(LABELS))

@@ -1,0 +1,124 @@
+"""The losses at their limits, where their values are known."""
+
+import pytest
+import torch
+from torch.distributions import Normal
+from torch.distributions import kl_divergence as divergence
+from torch.nn import functional
+
+from unicorn_monai.losses import (
+    AutoencoderLoss,
+    SegmentationLoss,
+    high_pass,
+    high_pass_std,
+    kl_divergence,
+    mean_squared_error,
+    speckle_contrast,
+)
+
+LABELS = 3
+
+
+@pytest.fixture
+def label():
+    return torch.arange(LABELS).repeat_interleave(4).reshape(1, 1, LABELS, 4).repeat(2, 1, 1, 1)
+
+
+def sure(label):
+    """Logits of a network that is sure of ``label``."""
+    return 50 * functional.one_hot(label[:, 0].clamp(max=LABELS - 1), LABELS).movedim(-1, 1).float()
+
+
+@pytest.mark.parametrize("ce_weight", [0.0, 1.0])
+def test_a_perfect_segmentation_costs_nothing(label, ce_weight):
+    assert SegmentationLoss(ce_weight)(sure(label), label).item() == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("ce_weight", [0.0, 1.0])
+def test_a_wrong_segmentation_costs_more_than_an_undecided_one(label, ce_weight):
+    loss = SegmentationLoss(ce_weight)
+    wrong, undecided = sure((label + 1) % LABELS), torch.zeros(2, LABELS, LABELS, 4)
+    assert loss(wrong, label) > loss(undecided, label) > loss(sure(label), label)
+
+
+@pytest.mark.parametrize("ce_weight", [0.0, 1.0])
+def test_ignored_pixels_do_not_matter(label, ce_weight):
+    ignored = label.clone()
+    ignored[:, :, :, 2:] = 255
+    logits, other = torch.randn(2, 2, LABELS, LABELS, 4)
+    other[..., :2] = logits[..., :2]
+    loss = SegmentationLoss(ce_weight)
+    assert loss(logits, ignored).item() == pytest.approx(loss(other, ignored).item())
+    cut = loss(logits[..., :2], label[..., :2])
+    assert loss(logits, ignored).item() == pytest.approx(cut.item(), rel=1e-4)
+
+
+def test_ignored_pixels_get_no_gradient(label):
+    label[:, :, 0] = 255
+    logits = torch.randn(2, LABELS, LABELS, 4, requires_grad=True)
+    SegmentationLoss(1.0)(logits, label).backward()
+    assert logits.grad[:, :, 0].abs().max() == 0
+    assert logits.grad[:, :, 1:].abs().max() > 0
+
+
+def test_a_batch_without_any_label_is_no_catastrophe():
+    loss = SegmentationLoss(1.0)(torch.randn(1, LABELS, 4, 4), torch.full((1, 1, 4, 4), 255))
+    assert torch.isfinite(loss)
+
+
+def test_latents_that_are_a_standard_normal_diverge_from_it_by_nothing():
+    assert kl_divergence(torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)).item() == 0
+
+
+def test_the_divergence_is_the_one_of_the_textbook():
+    mean, std = torch.randn(2, 3, 4, 4), torch.rand(2, 3, 4, 4) + 0.1
+    wanted = divergence(Normal(mean, std), Normal(0.0, 1.0)).flatten(1).sum(dim=1).mean()
+    assert kl_divergence(mean, std).item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_a_constant_image_has_no_speckle():
+    image = torch.full((2, 1, 20, 20), 0.6)
+    assert high_pass(image).abs().max().item() == pytest.approx(0, abs=1e-6)
+    assert high_pass_std(image).max().item() == pytest.approx(0, abs=1e-6)
+    assert speckle_contrast(image).max().item() == pytest.approx(0, abs=1.1e-3)
+
+
+def test_the_contrast_of_speckle_grows_with_it_and_not_with_the_brightness():
+    noise = torch.randn(1, 1, 40, 40)
+    contrast = speckle_contrast(0.1 * noise)
+    torch.testing.assert_close(speckle_contrast(0.1 * noise + 0.5), contrast, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(speckle_contrast(0.2 * noise), 2 * contrast, rtol=1e-2, atol=1e-4)
+    assert high_pass_std(0.2 * noise).item() == pytest.approx(2 * high_pass_std(0.1 * noise).item())
+
+
+def test_the_loss_of_the_autoencoder_is_the_weighted_sum_of_its_terms():
+    weights = {"kl": 0.01, "spectral": 0.3, "speckle": 0.7, "adversarial": 0.2, "perceptual": 0.4}
+    loss = AutoencoderLoss(
+        **{f"{name}_weight": weight for name, weight in weights.items()}, perceptual=torch.nn.MSELoss()
+    )
+    image, reconstruction = torch.rand(2, 2, 1, 16, 16)
+    mean, std = torch.randn(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    terms = loss(reconstruction, image, mean, std, fake_scores=torch.randn(2, 1, 4, 4))
+    assert terms["l1"].item() == pytest.approx((image - reconstruction).abs().mean().item())
+    wanted = terms["l1"] + sum(weight * terms[name] for name, weight in weights.items())
+    assert terms["loss"].item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert "adversarial" not in loss(reconstruction, image, mean, std, fake_scores=None)
+
+
+def test_a_perfect_reconstruction_costs_its_divergence_only():
+    image = torch.rand(2, 1, 16, 16)
+    terms = AutoencoderLoss(kl_weight=1.0)(image, image, torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4), None)
+    assert terms["loss"].item() == pytest.approx(0, abs=1e-5)
+
+
+def test_the_discriminator_wants_ones_for_real_images_and_zeros_for_others():
+    loss, ones, zeros = AutoencoderLoss(), torch.ones(2, 1, 4, 4), torch.zeros(2, 1, 4, 4)
+    assert loss.discriminator(ones, zeros).item() == pytest.approx(0)
+    assert loss.discriminator(zeros, ones).item() == pytest.approx(1)
+    assert loss.adversarial(ones, target_is_real=True, for_discriminator=False).item() == pytest.approx(0)
+
+
+def test_the_squared_error_is_computed_in_single_precision():
+    error = mean_squared_error(torch.full((4,), 1.0, dtype=torch.bfloat16), torch.zeros(4))
+    assert error.dtype == torch.float32
+    assert error.item() == 1
