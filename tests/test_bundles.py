@@ -664,6 +664,7 @@ SETTING_FAULTS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "no uncertainties": ("uncertainty_controlnet", "train", {"uncertainties_path": "x"}, "No uncertainties at 'x'"),
     "no weights": ("retinal_unet", "evaluate", {"ckpt_path": "nowhere.pt"}, "No trained weights at 'nowhere.pt'"),
     "no bundle": ("synthesis", "inference", {"latent_diffusion": "nowhere"}, "'nowhere' is not a bundle"),
+    "no uncertainty": ("uncertainty_controlnet", "inference", {"uncertainties": None}, "No uncertainty to ask"),
     "no images": ("synthesis", "inference", {"count": 0}, "count is 0; expected at least one"),
     "steps": (
         "synthesis",

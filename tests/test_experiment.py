@@ -26,10 +26,10 @@ TINY = {
             "num_inference_steps": 2,
         },
         "train_autoencoder.json": {**ONE_EPOCH, "patch_size": [32, 32]},
-        "train_diffusion.json": {**ONE_EPOCH, "num_inference_steps": 2},
+        "train_diffusion.json": {**ONE_EPOCH, "iterations_per_epoch": 2, "num_inference_steps": 2},
     },
-    "uncertainty_controlnet": {"train.json": {**ONE_EPOCH, "num_inference_steps": 2}},
-    "semantic_controlnet": {"train.json": {**ONE_EPOCH, "num_inference_steps": 2}},
+    "uncertainty_controlnet": {"train.json": {**ONE_EPOCH, "iterations_per_epoch": 2, "num_inference_steps": 2}},
+    "semantic_controlnet": {"train.json": {**ONE_EPOCH, "iterations_per_epoch": 2, "num_inference_steps": 2}},
 }
 
 

@@ -80,8 +80,7 @@ def datalist(
         One dictionary per image: the entries of ``dataset.json`` with paths made absolute, plus ``dataset`` (folder).
 
     Raises:
-        ValueError: unknown or empty split, an item without one of ``keys``, a path that leaves the data set, a missing
-            file, or data sets whose labels disagree while labels are asked for.
+        ValueError: bad split, missing entry or file, path outside the data set, label tables that disagree.
     """
     folders = list_folders(dataset_dir)
     splits = [split] if isinstance(split, str) else list(split)

@@ -67,7 +67,7 @@ class Settings:
     preset: str = "full"
     seed: int = 0
     modes: tuple[str, ...] = MODES
-    uncertainty_weight: float = 1.5
+    uncertainty_weight: float = 2.0
     paper_weight: float = 0.7
     count: int | None = None
     augment: bool = True

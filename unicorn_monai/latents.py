@@ -17,7 +17,7 @@ import torch
 from monai.networks.nets import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 from tqdm import tqdm
 
 from unicorn_monai.datasets import PathLike, datalist, list_folders
@@ -106,12 +106,27 @@ class LatentDataset(Dataset):
 
 
 class LatentLoader(DataLoader):
-    """Data loader of a :class:`LatentDataset`, which gives whole batches."""
+    """Data loader of a :class:`LatentDataset`, which gives whole batches.
+
+    Args:
+        dataset: the latents.
+        batch_size: at most the whole data set.
+        shuffle: a new order in every epoch.
+        sampler: decides the order, e.g. for several processes.
+        iterations: batches in an epoch, whatever the size of the data set; with ``shuffle`` only.
+    """
 
     def __init__(
-        self, dataset: LatentDataset, batch_size: int, shuffle: bool = False, sampler: Sampler | None = None
+        self,
+        dataset: LatentDataset,
+        batch_size: int,
+        shuffle: bool = False,
+        sampler: Sampler | None = None,
+        iterations: int | None = None,
     ) -> None:
         batch_size = min(batch_size, len(dataset))
+        if iterations is not None and shuffle and sampler is None:
+            sampler, shuffle = RandomSampler(dataset, num_samples=iterations * batch_size), False
         super().__init__(
             dataset,
             batch_size=batch_size,

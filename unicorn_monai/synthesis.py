@@ -171,7 +171,12 @@ class Generator:
             labels = torch.full((len(requests), 1, *size), IGNORE_LABEL)
         hint = torch.zeros(len(requests))
         if self.uncertainty is not None and self.prior is not None:
-            hint = self.prior.hint(torch.tensor([float(r.uncertainty or 0.0) for r in requests]))
+            wanted = [r.uncertainty for r in requests if r.uncertainty is not None]
+            if len(wanted) < len(requests):
+                raise ValueError(
+                    "No uncertainty to ask the Uncertainty-ControlNet for; give `uncertainties` or a prior."
+                )
+            hint = self.prior.hint(torch.tensor(wanted))
         images = self.inferer.sample(
             label_map=one_hot(labels, self.num_labels).to(self.device),
             hint=hint.to(self.device),
