@@ -43,6 +43,13 @@ def test_a_changed_label_map_keeps_the_order_of_the_layers(layers):
     assert all((augment_label(layers, seed).diff(dim=1) >= 0).all() for seed in range(20))
 
 
+def test_left_and_right_are_exchanged_as_often_as_not():
+    halves = torch.zeros(1, 20, 40, dtype=torch.long)
+    halves[..., 20:] = 1
+    exchanged = sum(augment_label(halves, seed)[..., :5].float().mean().item() > 0.5 for seed in range(40))
+    assert 10 < exchanged < 30
+
+
 def test_a_change_depends_on_its_seed_only(layers):
     torch.manual_seed(1)
     first = augment_label(layers, 7)

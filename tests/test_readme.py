@@ -1,0 +1,56 @@
+"""What the README says to type exists, and the files it names are there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+from unicorn_monai.cli import app
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "data_prep" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = typer.main.get_command(app).commands
+
+
+def lines_with(words: str) -> list[tuple[str, str]]:
+    found = []
+    for document in DOCUMENTS:
+        for block in re.findall(r"```(?:bash|\n)(.*?)```|`([^`\n]+)`", document.read_text(), re.DOTALL):
+            found += [(document.name, line.strip()) for line in "".join(block).splitlines() if words in line]
+    return found
+
+
+@pytest.mark.parametrize(("document", "line"), lines_with("unicorn-monai "))
+def test_every_command_of_the_documents_exists_with_its_options(document, line):
+    words = line.split("#")[0].split("unicorn-monai ", 1)[1].split()
+    command = COMMANDS[words[0]]
+    known = {option for parameter in command.params for option in parameter.opts}
+    used = {word for word in words[1:] if word.startswith("--")}
+    assert used <= known | {"--help"} or words[0] == "prepare"
+
+
+@pytest.mark.parametrize(("document", "line"), lines_with("python -m data_prep."))
+def test_every_source_of_the_documents_exists(document, line):
+    source = re.search(r"python -m data_prep\.([a-z_]+)", line)
+    assert source is None or (ROOT / "data_prep" / f"{source[1]}.py").is_file()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_links_and_pictures_are_there(document):
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+def test_every_bundle_in_the_table_has_the_configurations_named():
+    rows = re.findall(r"\| \[(\w+)\]\(bundles/[^)]+\) \| ([^|]+) \|", (ROOT / "README.md").read_text())
+    assert {name for name, _ in rows} == {p.name for p in (ROOT / "bundles").iterdir() if (p / "configs").is_dir()}
+    for name, files in rows:
+        for file in files.split(","):
+            assert (ROOT / "bundles" / name / "configs" / f"{file.strip()}.json").is_file()
+
+
+def test_make_demo_and_make_test_do_what_the_readme_says():
+    makefile = (ROOT / "Makefile").read_text()
+    assert "unicorn-monai demo --preset quick" in makefile
+    assert re.search(r"^test: lint$", makefile, re.MULTILINE)
