@@ -7,6 +7,7 @@ folder with the settings of a preset merged in, so that a finished run holds com
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -206,6 +207,7 @@ def run_bundle(
         if key.split("::")[0] not in config:
             raise ValueError(f"'{config_file}' has no entry '{key}', only {sorted(config)}. Check the spelling.")
         _find(config, key, config_file)
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that the next line is as it is
     workflow = ConfigWorkflow(
         config_file=str(config_file),
         meta_file=str(config_file.with_name("metadata.json")),

@@ -64,9 +64,10 @@ class Progress:
 
     def _step(self, engine: Engine) -> None:
         loss = engine.state.output.get("loss") if isinstance(engine.state.output, dict) else None
-        if loss is not None and not np.isfinite(float(loss)):
+        loss = loss.item() if isinstance(loss, Tensor) else loss
+        if loss is not None and not np.isfinite(loss):
             raise ValueError(
-                f"{self.description}: the loss is {float(loss)} at iteration {engine.state.iteration}. "
+                f"{self.description}: the loss is {loss} at iteration {engine.state.iteration}. "
                 "Lower the learning rate, or check the images for extreme values."
             )
         done = engine.state.iteration
@@ -75,7 +76,7 @@ class Progress:
             return
         rate = (done - self.first) / max(1e-9, time.monotonic() - self.started)
         text = f"{self.description}: {done}/{self.total}, {rate:.1f} it/s, {(self.total - done) / rate:.0f} s left"
-        logger.info(text if loss is None else f"{text}, loss {float(loss):.4f}")
+        logger.info(text if loss is None else f"{text}, loss {loss:.4f}")
 
     def _close(self, engine: Engine) -> None:
         self.bar.close()

@@ -17,8 +17,11 @@ from ignite.engine import Engine, Events
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
+from torch import Tensor
 
 logger = logging.getLogger("unicorn_monai")
+for chatty in ("mlflow", "alembic"):  # they tell about their own database at every start
+    logging.getLogger(chatty).setLevel(logging.WARNING)
 
 PARENT_TAG = "mlflow.parentRunId"
 LOSS_INTERVAL = 50  # iterations between two logged losses: each costs about 85 ms
@@ -101,7 +104,11 @@ class StageTracker:
 
     def _log_loss(self, engine: Engine) -> None:
         output = engine.state.output if isinstance(engine.state.output, dict) else {}
-        scalars = {k: float(v) for k, v in output.items() if k not in ("image", "label", "pred") and _is_scalar(v)}
+        scalars = {
+            k: v.item() if isinstance(v, Tensor) else float(v)
+            for k, v in output.items()
+            if k not in ("image", "label", "pred") and _is_scalar(v)
+        }
         self.log(scalars, engine.state.iteration)
 
     def log(self, metrics: dict[str, float], step: int = 0) -> None:
