@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from unicorn_monai.augmentation import RandSpeckle, strong_intensity, write_augmented
 from unicorn_monai.datasets import DatasetWriter, check, datalist, read_array
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import typer
+
 from unicorn_monai.cli import app
 
 ROOT = Path(__file__).parent.parent
