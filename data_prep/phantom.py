@@ -23,13 +23,13 @@ from unicorn_monai.simulation import DEVICES, HOME_OCT, LABELS, SPECTRALIS, Devi
 
 # The window is fixed and close around the retina: 10.3 and 8.1 um per row at 64 rows. Averaging several speckle grains
 # into each of so few pixels makes the home device look better than it is; its demo therefore draws from the harder half
-# of `HOME_OCT` only (single shot, upper half of the noise). Chosen so that a U-Net trained on the first device reaches
+# of `HOME_OCT` only (single shot). Chosen so that a U-Net trained on the first device reaches
 # little more than half the mean intersection over union of one trained on the second (docs/simulation.md). Within
 # plausible ranges, but NOT calibrated on any image of a home device.
 DEMO: dict[str, Device] = {
     "spectralis": replace(SPECTRALIS, depth_um=(660.0, 660.0), width_mm=(5.0, 5.0)),
     "home_oct": replace(
-        HOME_OCT, depth_um=(520.0, 520.0), width_mm=(3.8, 3.8), looks=(1, 1), frames=(1, 1), noise_db=(-13.0, -9.5)
+        HOME_OCT, depth_um=(520.0, 520.0), width_mm=(3.8, 3.8), looks=(1, 1), frames=(1, 1), noise_db=(-16.0, -12.0)
     ),
 }
 PRESETS: dict[str, dict[str, Device]] = {"demo": DEMO, "full": DEVICES}
