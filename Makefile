@@ -25,11 +25,14 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
 
+# One thread per process: tiny networks gain nothing from more, and waiting threads slow each other down.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-full: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info
