@@ -1,7 +1,6 @@
 """The data set on disk: ``dataset.json`` beside ``images/`` and ``labels/``; reading, writing and checking it.
 
-The file follows MONAI's datalist convention (``monai.data.load_decathlon_datalist`` reads it), so a synthetic data
-set, a real one and anybody else's look the same. Arrays are stored with rows = depth and columns = A-scans.
+The file follows MONAI's datalist convention (``load_decathlon_datalist`` reads it). Rows = depth, columns = A-scans.
 """
 
 from __future__ import annotations
@@ -103,9 +102,8 @@ def datalist(
 
 def list_folders(dataset_dir: PathLike | Sequence[Any]) -> list[PathLike]:
     """One folder, or nested lists of folders, as a flat list."""
-    if isinstance(dataset_dir, str | os.PathLike):
-        return [dataset_dir]
-    return [folder for part in dataset_dir for folder in list_folders(part)]
+    single = isinstance(dataset_dir, str | os.PathLike)
+    return [dataset_dir] if single else [folder for part in dataset_dir for folder in list_folders(part)]
 
 
 def _resolve(folder: Path, item: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
@@ -128,8 +126,7 @@ def _resolve(folder: Path, item: dict[str, Any], keys: Sequence[str]) -> dict[st
 
 def image_size(dataset_dir: PathLike | Sequence[PathLike], split: str = "training") -> tuple[int, int]:
     """(rows, columns) of a data set's images, read off its first one."""
-    rows, columns = read_array(datalist(dataset_dir, split)[0]["image"]).shape[:2]
-    return rows, columns
+    return read_array(datalist(dataset_dir, split)[0]["image"]).shape[:2]  # type: ignore[return-value]
 
 
 def read_array(path: PathLike) -> np.ndarray:
@@ -206,7 +203,7 @@ class DatasetWriter:
         modality: "OCT", "RGB", ...
         spacing_mm: (axial, lateral) in millimetres, or None where unknown.
         suffix: ".nii.gz" (keeps the spacing) or ".png".
-        resume: go on where an interrupted writer stopped, instead of refusing a folder in use.
+        resume: go on where a writer stopped, instead of refusing a folder in use.
         **fields: more top-level entries of ``dataset.json``.
     """
 

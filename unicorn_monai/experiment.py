@@ -13,13 +13,10 @@ import json
 import logging
 import platform
 import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +30,7 @@ from unicorn_monai.evaluation.report import write_report
 from unicorn_monai.evaluation.segmentation import score_images
 from unicorn_monai.fusion import MODES
 from unicorn_monai.handlers import read_json
+from unicorn_monai.provenance import provenance
 from unicorn_monai.tracking import Tracker
 
 logger = logging.getLogger("unicorn_monai")
@@ -387,23 +385,3 @@ class Experiment:
             except OSError:
                 raise ValueError(f"Another process is working in '{self.run_dir}'. Wait for it, or stop it.") from None
             yield
-
-
-def provenance() -> dict[str, Any]:
-    """What is needed to repeat a run: command, package versions, revision of the source."""
-    packages = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "unicorn-monai")
-    revision = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return {
-        "command": shlex.join(["unicorn-monai", *sys.argv[1:]]),
-        "git_revision": revision or None,
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in packages},
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except ModuleNotFoundError:
-        return None
