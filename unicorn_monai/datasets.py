@@ -125,7 +125,7 @@ def _resolve(folder: Path, item: dict[str, Any], keys: Sequence[str]) -> dict[st
 
 
 def image_size(dataset_dir: PathLike | Sequence[PathLike], split: str = "training") -> tuple[int, int]:
-    """(rows, columns) of a data set's images, read off its first one."""
+    """Rows and columns of a data set's first image."""
     return read_array(datalist(dataset_dir, split)[0]["image"]).shape[:2]  # type: ignore[return-value]
 
 
@@ -192,8 +192,7 @@ class DatasetWriter:
     """Stream a data set to disk; what is interrupted can be resumed, and nothing half-written has a final name.
 
     Every item's files are renamed into place before its line is appended to a journal; ``dataset.json`` is written
-    when the block ends without an exception. With ``resume`` the items of an earlier journal, or of the finished data
-    set, count as written (``len(writer)``, ``index in writer``) and only the others are to be added.
+    when the block ends without an exception. With ``resume`` earlier items count as written (``index in writer``).
 
     Args:
         root: folder of the data set; created.
