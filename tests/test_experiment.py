@@ -10,7 +10,8 @@ import pytest
 from data_prep.phantom import write_phantom
 from unicorn_monai.cli import explain, root_cause
 from unicorn_monai.datasets import check, datalist, read_header
-from unicorn_monai.experiment import Experiment, Settings
+from unicorn_monai.experiment import Experiment
+from unicorn_monai.settings import Settings
 
 ONE_EPOCH = {"max_epochs": 1, "val_interval": 1}
 TINY = {

@@ -534,3 +534,33 @@ def test_a_scale_factor_that_cannot_be_is_refused(scale):
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="Unknown mode 'sum'"):
         DualControlNetInferer(DDIM(50), mode="sum")
+
+
+# ---------------------------------------------------------------- label guidance
+
+
+def prediction(networks, conditions, mode, **settings):
+    label_map, hint = conditions["label_map"], spread(conditions["hint"], conditions["label_map"])
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, 0.6, mode, **settings)
+    x = torch.stack([noise_of(7), noise_of(8)])
+    nets = {key: networks[key] for key in ("unet", "semantic", "uncertainty")}
+    return inferer(x, timesteps=torch.tensor([20]), label_map=label_map, hint=hint, **nets)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@torch.no_grad()
+def test_label_guidance_extrapolates_from_the_prediction_without_the_label_map(networks, conditions, mode):
+    plain = prediction(networks, conditions, mode)
+    without = prediction(networks | {"semantic": None}, conditions, mode)
+    assert not torch.allclose(plain, without, atol=1e-3)
+    torch.testing.assert_close(prediction(networks, conditions, mode, label_guidance=1.0), plain, rtol=0, atol=0)
+    torch.testing.assert_close(prediction(networks, conditions, mode, label_guidance=0.0), without)
+    expected = without + 2.5 * (plain - without)
+    torch.testing.assert_close(prediction(networks, conditions, mode, label_guidance=2.5), expected)
+
+
+@torch.no_grad()
+def test_label_guidance_without_a_semantic_controlnet_changes_nothing(networks, conditions):
+    networks = networks | {"semantic": None}
+    guided = prediction(networks, conditions, "compositional", label_guidance=3.0)
+    torch.testing.assert_close(guided, prediction(networks, conditions, "compositional"), rtol=0, atol=0)

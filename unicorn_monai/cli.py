@@ -6,7 +6,6 @@ Exit status: 0 done, 1 failed (one paragraph, no traceback unless ``--debug``), 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 from importlib.util import find_spec
@@ -15,7 +14,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 
 app = typer.Typer(
@@ -38,13 +36,9 @@ Weight = Annotated[float | None, typer.Option(help="Weight of the Uncertainty-Co
 def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
     """Options of every command."""
     os.environ["UNICORN_DEBUG"] = "1" if debug else ""
-    handler: logging.Handler = RichHandler(console=console, show_path=False, show_level=False, markup=False)
-    if not sys.stderr.isatty():
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logging.getLogger("unicorn_monai").handlers = [handler]
-    logging.getLogger("unicorn_monai").setLevel(logging.INFO)
-    logging.getLogger("unicorn_monai").propagate = False
+    from unicorn_monai.handlers import log_to_console
+
+    log_to_console()
 
 
 @app.command()
@@ -124,21 +118,22 @@ def synthesize(
     """Make more labelled synthetic images with the networks of a finished run."""
     from unicorn_monai.bundle import run_bundle
     from unicorn_monai.handlers import read_json
+    from unicorn_monai.settings import Settings
 
-    settings = read_json(run / "experiment.json")["settings"]
-    mode = settings["modes"][0]
-    own = settings["paper_weight"] if mode == "paper" else settings["uncertainty_weight"]
+    settings = Settings.from_dict(read_json(run / "experiment.json")["settings"])
+    mode = settings.modes[0]
     overrides = {} if device is None else {"device": device}
     run_bundle(
         run.resolve() / "bundles" / "synthesis" / "configs" / "inference.json",
         "infer",
-        dataset_dir=str(Path(settings["labeled"]).resolve()),
+        dataset_dir=str(Path(settings.labeled).resolve()),
         output_dir=str(output.resolve()),
         count=count,
         seed=seed,
         mode=mode,
-        augment=settings["augment"],
-        uncertainty_weight=own if weight is None else weight,
+        augment=settings.augment,
+        uncertainty_weight=settings.weight(mode) if weight is None else weight,
+        label_guidance=settings.guidance(mode),
         **overrides,
     )
     console.print(f"{output}/dataset.json")
@@ -187,7 +182,8 @@ def _data_prep(source: str):
 
 
 def _run(settings: dict[str, Any], resume: bool) -> None:
-    from unicorn_monai.experiment import Experiment, Settings
+    from unicorn_monai.experiment import Experiment
+    from unicorn_monai.settings import Settings
 
     run = Experiment(Settings.from_dict(settings), resume)
     report = run.run()
@@ -230,9 +226,14 @@ def explain(error: BaseException) -> str:
 
 def root_cause(error: BaseException) -> BaseException:
     """The message a user needs: MONAI wraps errors in up to three others that only name its own objects."""
-    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+    while isinstance(error, RuntimeError) and error.__cause__ is not None and not _elsewhere(error.__cause__):
         error = error.__cause__
     return error
+
+
+def _elsewhere(cause: BaseException) -> bool:
+    """Whether a cause is only the traceback of another process."""
+    return type(cause).__name__ == "_RemoteTraceback"
 
 
 if __name__ == "__main__":

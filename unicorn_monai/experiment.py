@@ -3,34 +3,32 @@
     segmentation -> uncertainty -> autoencoder -> diffusion -> uncertainty ControlNet -> semantic ControlNet
                  -> synthesis -> retraining -> evaluation -> control -> report
 
-Every training stage is a bundle configuration run in process; the shell command that repeats it is printed and kept. A
-finished stage leaves ``RUN/stages/<name>.json``, written last, and is not run again by ``--resume``.
+Every training stage is a bundle configuration; the shell command that repeats it is printed and kept. How stages are
+run, kept and resumed: ``stages.py``; what can be set: ``settings.py``.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
-import shlex
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from unicorn_monai.augmentation import write_augmented
-from unicorn_monai.bundle import install, run_bundle
-from unicorn_monai.datasets import check, label_names, read_header, write_json
+from unicorn_monai.bundle import install
+from unicorn_monai.datasets import label_names, read_header, write_json
 from unicorn_monai.evaluation import control, pictures
 from unicorn_monai.evaluation.report import write_report
 from unicorn_monai.evaluation.segmentation import score_images
-from unicorn_monai.fusion import MODES
-from unicorn_monai.handlers import read_json
+from unicorn_monai.handlers import log_to_console, read_json
 from unicorn_monai.provenance import provenance
+from unicorn_monai.settings import Settings
+from unicorn_monai.stages import Branch, Stages, side_by_side
 from unicorn_monai.tracking import Tracker
 
 logger = logging.getLogger("unicorn_monai")
@@ -38,71 +36,7 @@ logger = logging.getLogger("unicorn_monai")
 OWN_BUNDLES = ("retinal_unet", "latent_diffusion", "uncertainty_controlnet", "semantic_controlnet", "synthesis")
 
 
-@dataclass
-class Settings:
-    """What an experiment does; every entry can stand in the JSON file given by ``--config``.
-
-    Args:
-        labeled: data set of the labelled domain.
-        unlabeled: data set of the unlabelled domain; labels in it serve the upper bound and the scores only.
-        output: run folder.
-        preset: "quick" (the bundles' small networks) or "full" (their defaults, for 256 x 256).
-        seed: of everything.
-        modes: what to train and compare; the first is the main one, its results carry the plain names.
-        uncertainty_weight: weight of the Uncertainty-ControlNet in ``compositional`` mode.
-        paper_weight: w in ``paper`` mode, (1 - w, w).
-        count: synthetic training images; as many as labelled ones by default.
-        augment: change the label maps' geometry before synthesis.
-        style_augmentation: in ``compositional`` mode, show the Semantic-ControlNet strongly augmented images too.
-        device: "cpu", "cuda:0", ...; None takes the first GPU where there is one.
-        tracking: keep an MLflow record.
-        overrides: settings of single bundles, {bundle: {"train.json": {"max_epochs": 10}}}.
-    """
-
-    labeled: str
-    unlabeled: str
-    output: str
-    preset: str = "full"
-    seed: int = 0
-    modes: tuple[str, ...] = MODES
-    uncertainty_weight: float = 2.0
-    paper_weight: float = 0.7
-    count: int | None = None
-    augment: bool = True
-    style_augmentation: bool = True
-    device: str | None = None
-    tracking: bool = True
-    overrides: dict[str, dict] | None = None
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Settings:
-        """Build from a dictionary; an unknown entry is refused."""
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ValueError(f"Unknown setting(s) {unknown}; expected some of {known}. Check the spelling.")
-        settings = dict(values)
-        if "modes" in settings:
-            settings["modes"] = tuple(settings["modes"])
-        return cls(**settings)
-
-    def validate(self) -> None:
-        """Refuse what would fail later."""
-        if self.preset not in ("quick", "full"):
-            raise ValueError(f"preset is '{self.preset}'; expected 'quick' or 'full'.")
-        for mode in self.modes:
-            if mode not in MODES:
-                raise ValueError(f"Unknown mode '{mode}'; expected some of {list(MODES)}.")
-        if not 0 <= self.paper_weight <= 1:
-            raise ValueError(f"paper_weight is {self.paper_weight}; expected 0 to 1, since the weights are (1 - w, w).")
-        for name, folder, need_labels in (("labeled", self.labeled, True), ("unlabeled", self.unlabeled, False)):
-            problems = check(folder, need_labels)
-            if problems:
-                more = f"\n... and {len(problems) - 5} more" if len(problems) > 5 else ""
-                raise ValueError(f"The {name} data set '{folder}' cannot be used:\n" + "\n".join(problems[:5]) + more)
-
-
-class Experiment:
+class Experiment(Stages):
     """One run of the whole method.
 
     Args:
@@ -131,7 +65,8 @@ class Experiment:
         self.labeled, self.unlabeled = Path(settings.labeled).resolve(), Path(settings.unlabeled).resolve()
         header = read_header(self.unlabeled)
         self.has_truth = all("label" in item for item in header.get("test", [])) and bool(header.get("test"))
-        self.commands: dict[str, str] = {}
+        device = torch.device(settings.device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
+        super().__init__(self.run_dir, device, settings.seed)
         self.results: dict[str, Any] = {
             "labels": label_names(self.labeled),
             "segmentation": {},
@@ -143,38 +78,53 @@ class Experiment:
 
     def run(self) -> Path:
         """Run every stage that is not finished; returns the report's path."""
-        s = self.settings
-        self.tracker = Tracker(self.run_dir, self.run_dir.name, s.tracking)
-        main, *others = s.modes
         with self.guard():
+            self.tracker = Tracker(self.run_dir, self.run_dir.name, self.settings.tracking)
             self.install()
-            self.train_segmentation("lower_bound", self.labeled, self.labeled)
-            if self.has_truth:
-                self.train_segmentation("upper_bound", self.unlabeled, self.unlabeled)
-            if s.style_augmentation and "compositional" in s.modes:
-                self.stage("augmentation", lambda: write_augmented(self.labeled, self.augmented, s.seed))
-            self.stage("uncertainty", self.measure_uncertainty)
-            self.stage("autoencoder", lambda: self.train_ldm("autoencoder"))
-            self.results["autoencoder"] = self.stage("reconstruction", lambda: control.reconstruction(self))
-            self.stage("diffusion", lambda: self.train_ldm("diffusion"))
-            self.results["diffusion"] = self.stage("latents", lambda: control.latent_statistics(self))
-            for mode in (main, *others):
-                self.generate(mode, "unicorn" if mode == main else f"unicorn_{mode}")
+            self.segment()
+            self.learn_images()
+            self.parallel([("generate", mode) for mode in self.settings.modes])
             self.stage("pictures", lambda: pictures.write_all(self))
             self.finish()
         return self.run_dir / "report.html"
 
-    def generate(self, mode: str, name: str) -> None:
+    def segment(self) -> None:
+        """Train the segmentation networks of the real images, and measure the uncertainties."""
+        s = self.settings
+        self.train_segmentation("lower_bound", self.labeled, self.labeled)
+        if self.has_truth:
+            self.train_segmentation("upper_bound", self.unlabeled, self.unlabeled)
+        if s.style_augmentation and "compositional" in s.modes:
+            self.stage("augmentation", lambda: write_augmented(self.labeled, self.augmented, s.seed))
+        self.stage("uncertainty", self.measure_uncertainty)
+
+    def learn_images(self) -> None:
+        """Train the latent diffusion model."""
+        self.stage("autoencoder", lambda: self.train_ldm("autoencoder"))
+        self.results["autoencoder"] = self.stage("reconstruction", lambda: control.reconstruction(self))
+        self.stage("diffusion", lambda: self.train_ldm("diffusion"))
+        self.results["diffusion"] = self.stage("latents", lambda: control.latent_statistics(self))
+
+    def generate(self, mode: str) -> None:
         """Train both ControlNets of a mode, synthesise, retrain, and measure the control."""
-        order = ("uncertainty_controlnet", "semantic_controlnet")  # the second may build on the first
-        for net in order:
+        main = mode == self.settings.modes[0]
+        name = "unicorn" if main else f"unicorn_{mode}"
+        for net in ("uncertainty_controlnet", "semantic_controlnet"):  # the second may build on the first
             self.stage(f"{name}_{net}", lambda net=net: self.train_controlnet(net, mode))  # type: ignore[misc]
-        self.stage(f"{name}_synthesis", lambda: self.synthesise(mode, name))
-        synthetic = self.run_dir / ("synthetic" if name == "unicorn" else f"synthetic_{mode}")
+        self.stage(f"{name}_synthesis", lambda: self.synthesise(mode))
+        synthetic = self.synthetic(mode)
         self.train_segmentation(name, synthetic, synthetic)
         self.train_segmentation(f"{name}+real", [synthetic, self.labeled], synthetic)
-        key = "control" if name == "unicorn" else f"control_{mode}"
+        key = "control" if main else f"control_{mode}"
         self.results[key] = self.stage(f"{name}_control", lambda: control.measure(self, mode, synthetic))
+
+    def parallel(self, branches: list[Branch]) -> None:
+        """Run methods of this experiment that do not depend on each other, side by side where there is room."""
+        jobs = min(self.settings.jobs or (2 if self.device.type == "cpu" else 1), len(branches), os.cpu_count() or 1)
+        if jobs > 1:
+            side_by_side(_run_branch, branches, jobs, self.settings, self.tracker.parent)
+        for name, *arguments in branches:  # what ran elsewhere is finished now, and its results are picked up here
+            getattr(self, name)(*arguments)
 
     def install(self) -> None:
         """Put the bundles into the run folder, with the preset's settings and those of this data."""
@@ -220,6 +170,10 @@ class Experiment:
         """The labelled images with strong intensity augmentation."""
         return self.run_dir / "labeled_augmented"
 
+    def synthetic(self, mode: str) -> Path:
+        """The synthetic data set of a mode; the main one has the plain name."""
+        return self.run_dir / ("synthetic" if mode == self.settings.modes[0] else f"synthetic_{mode}")
+
     def weights(self, setup: str) -> Path:
         """Weights of the segmentation network of a set-up."""
         if setup == "lower_bound":
@@ -233,7 +187,7 @@ class Experiment:
         self.stage(
             setup,
             lambda: self.bundle(
-                "retinal_unet",
+                self.bundle_dir("retinal_unet", ""),
                 "train.json",
                 dataset_dir=data,
                 validation_dir=str(validation),
@@ -259,7 +213,7 @@ class Experiment:
         for scaling in ("zscore", "paper"):
             path = self.bundle_dir("retinal_unet", self.settings.modes[0]) / "models" / f"prior_{scaling}.json"
             self.bundle(
-                "retinal_unet",
+                self.bundle_dir("retinal_unet", ""),
                 "uncertainty.json",
                 "infer",
                 dataset_dir=str(self.labeled),
@@ -271,31 +225,30 @@ class Experiment:
 
     def train_ldm(self, part: str) -> None:
         """Train the autoencoder or the diffusion model on the images of both domains."""
-        self.bundle("latent_diffusion", f"train_{part}.json", dataset_dir=[str(self.labeled), str(self.unlabeled)])
+        root, data = self.bundle_dir("latent_diffusion", ""), [str(self.labeled), str(self.unlabeled)]
+        self.bundle(root, f"train_{part}.json", dataset_dir=data)
 
     def train_controlnet(self, name: str, mode: str) -> None:
         """Train one ControlNet; the Semantic-ControlNet on top of the other in ``compositional`` mode."""
+        root = self.bundle_dir(name, mode)
         if name == "semantic_controlnet":
             styles = [self.augmented] if mode == "compositional" and self.augmented.is_dir() else []
-            data = [str(folder) for folder in (self.labeled, *styles)]
-            self.bundle(name, "train.json", mode_of_run=mode, dataset_dir=data, mode=mode)
+            self.bundle(root, "train.json", dataset_dir=[str(folder) for folder in (self.labeled, *styles)], mode=mode)
         else:
-            self.bundle(
-                name, "train.json", mode_of_run=mode, dataset_dir=str(self.labeled), unlabeled_dir=str(self.unlabeled)
-            )
+            self.bundle(root, "train.json", dataset_dir=str(self.labeled), unlabeled_dir=str(self.unlabeled))
 
-    def synthesise(self, mode: str, name: str) -> None:
+    def synthesise(self, mode: str) -> None:
         """Label maps of the labelled domain x uncertainties of the unlabelled one -> the synthetic data set."""
         s = self.settings
         self.bundle(
-            "synthesis",
+            self.bundle_dir("synthesis", mode),
             "inference.json",
             "infer",
-            mode_of_run=mode,
             dataset_dir=str(self.labeled),
             mode=mode,
-            output_dir=str(self.run_dir / ("synthetic" if name == "unicorn" else f"synthetic_{mode}")),
-            uncertainty_weight=s.paper_weight if mode == "paper" else s.uncertainty_weight,
+            output_dir=str(self.synthetic(mode)),
+            uncertainty_weight=s.weight(mode),
+            label_guidance=s.guidance(mode),
             count=s.count,
             augment=s.augment,
             device_name=str(read_header(self.unlabeled)["device"]),
@@ -320,68 +273,14 @@ class Experiment:
         scores = {f"{k}.mean_iou".replace("+", "_"): v["mean_iou"] for k, v in self.results["segmentation"].items()}
         self.tracker.close(scores, [self.run_dir / "results.json", report])
 
-    # ------------------------------------------------------------------ running a stage
 
-    @property
-    def device(self) -> torch.device:
-        """Where everything runs."""
-        return torch.device(self.settings.device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
-
-    def stage(self, name: str, work: Callable[[], Any]) -> Any:
-        """Run one stage unless it is finished; its result is kept."""
-        marker = self.run_dir / "stages" / f"{name}.json"
-        if marker.exists():
-            logger.info(f"{name}: finished before, skipped")
-            kept = read_json(marker)
-            self.commands |= kept["commands"]
-            return kept["result"]
-        logger.info(f"== {name}")
-        started, before = time.monotonic(), set(self.commands)
-        self.tracked = None
-        try:
-            result = work()
-        except BaseException as error:
-            if self.tracked is not None:
-                self.tracked.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
-        seconds = round(time.monotonic() - started, 1)
-        if self.tracked is not None:
-            self.tracked.close("FINISHED")
-        commands = {k: v for k, v in self.commands.items() if k not in before}
-        write_json(marker, {"seconds": seconds, "result": result, "commands": commands})
-        logger.info(f"   {name}: {seconds} s")
-        return result
-
-    def bundle(
-        self, name: str, config: str, kind: str = "train", mode_of_run: str | None = None, **overrides: Any
-    ) -> None:
-        """Run one configuration of a bundle in this process and note the equivalent shell command."""
-        file = self.bundle_dir(name, mode_of_run or self.settings.modes[0]) / "configs" / config
-        if kind == "train" or name == "synthesis":
-            overrides["seed"] = self.settings.seed
-        if kind == "train":
-            overrides["resume"] = True
-        overrides["device"] = str(self.device)
-        words = ["python", "-m", "monai.bundle", "run", "--config_file", str(file)]
-        words += [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
-        command = shlex.join(words)
-        self.commands[f"{name}/{config} {len(self.commands)}"] = command
-        logger.info(f"   {command}")
-        handlers = []
-        if kind == "train":
-            self.tracked = self.tracker.stage(f"{name}-{len(self.commands)}", {"config": str(file), **overrides})
-            handlers = [self.tracked]
-        run_bundle(file, kind, handlers, **overrides)
-
-    @contextmanager
-    def guard(self) -> Iterator[None]:
-        """One process in a run folder at a time."""
-        lock = self.run_dir / ".lock"
-        import fcntl
-
-        with lock.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ValueError(f"Another process is working in '{self.run_dir}'. Wait for it, or stop it.") from None
-            yield
+def _run_branch(settings: Settings, parent: str, branch: Branch, threads: int) -> None:
+    """One branch of an experiment, in a process of its own."""
+    torch.set_num_threads(threads)
+    log_to_console()
+    run = Experiment(settings, resume=True)
+    run.segment()  # finished: picks up the results
+    run.learn_images()
+    run.tracker = Tracker(run.run_dir, run.run_dir.name, settings.tracking, parent)
+    name, *arguments = branch
+    getattr(run, name)(*arguments)

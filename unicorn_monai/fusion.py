@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Residuals = tuple[list[Tensor], Tensor]  # what a ControlNet returns: down block residuals, mid block residual
 Weight = float | Tensor  # one for the batch, or (batch,): one per image
@@ -47,6 +47,19 @@ def fuse_residuals(residuals: Sequence[Residuals], weights: Sequence[Weight]) ->
             )
     downs = [_weighted_sum(parts, weights) for parts in zip(*(down for down, _ in residuals), strict=True)]
     return downs, _weighted_sum([mid for _, mid in residuals], weights)
+
+
+def controlled(
+    unet: nn.Module,
+    controls: Sequence[tuple[Residuals, Weight]],
+    inputs: Tensor,
+    timesteps: Tensor,
+    context: Tensor | None = None,
+) -> Tensor:
+    """What the U-Net predicts for ``inputs`` with the fused residuals; without any, what it predicts by itself."""
+    down, mid = fuse_residuals(*zip(*controls, strict=True)) if controls else (None, None)
+    extra = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+    return unet(inputs, timesteps, context=context, **extra)
 
 
 def _weighted_sum(parts: Sequence[Tensor], weights: Sequence[Weight]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 from ignite.engine import Engine, Events
 from PIL import Image
+from rich.console import Console
+from rich.logging import RichHandler
 from torch import Tensor
 from tqdm import tqdm
 
@@ -33,6 +36,23 @@ def shared(handler: Any) -> Any:
     MONAI's ``check_properties`` wants every entry of ``train::handlers`` to be a dictionary with a ``_target_``.
     """
     return handler
+
+
+def log_to_console() -> None:
+    """Show the package's messages on standard error: in colours on a terminal, else as plain lines with the time."""
+    handler: logging.Handler = RichHandler(
+        console=Console(stderr=True), show_path=False, show_level=False, markup=False
+    )
+    if not sys.stderr.isatty():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+
+
+def on_terminal() -> bool:
+    """Whether progress is shown as bars: on a terminal, unless ``TQDM_DISABLE`` is set."""
+    return sys.stderr.isatty() and not os.environ.get("TQDM_DISABLE")
 
 
 class Progress:
@@ -59,7 +79,7 @@ class Progress:
         self.total = int(engine.state.max_epochs or 1) * int(engine.state.epoch_length or 1)
         self.first, self.started = engine.state.iteration, time.monotonic()
         self.bar = tqdm(
-            total=self.total, initial=self.first, desc=self.description, disable=not sys.stderr.isatty(), leave=False
+            total=self.total, initial=self.first, desc=self.description, disable=not on_terminal(), leave=False
         )
 
     def _step(self, engine: Engine) -> None:
@@ -72,7 +92,7 @@ class Progress:
             )
         done = engine.state.iteration
         self.bar.update()
-        if sys.stderr.isatty() or done * self.lines // self.total == (done - 1) * self.lines // self.total:
+        if on_terminal() or done * self.lines // self.total == (done - 1) * self.lines // self.total:
             return
         rate = (done - self.first) / max(1e-9, time.monotonic() - self.started)
         text = f"{self.description}: {done}/{self.total}, {rate:.1f} it/s, {(self.total - done) / rate:.0f} s left"

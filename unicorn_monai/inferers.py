@@ -3,11 +3,14 @@
     for t in timesteps:
         r    = a_sem * semantic(x_t, t, label map) + a_unc * uncertainty(x_t, t, hint)
         eps  = unet(x_t, t, r)
+        eps  = eps_u + g (eps - eps_u),   eps_u = unet(x_t, t, a_unc * uncertainty(x_t, t, hint))      where g is not 1
         x_t' = scheduler.step(eps, t, x_t)
     image = autoencoder.decode(x_0 / scale_factor)
 
 Label map and hint stay at image resolution; the ControlNets' own strided embeddings bring them to the latent's, so
-layers of two pixels survive. Every image has its own seed, drawn on the CPU: it is the same in any batch.
+layers of two pixels survive. Every image has its own seed, drawn on the CPU: it is the same in any batch. The label
+guidance g is classifier-free (Ho and Salimans 2022), but needs no dropped conditions: the Uncertainty-ControlNet of
+``compositional`` mode was trained alone, so eps_u is the prediction without the label map.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from unicorn_monai.fusion import Weight, fuse_residuals, mode_weights
-from unicorn_monai.networks import encoded_condition
+from unicorn_monai.fusion import Weight, controlled, mode_weights
+from unicorn_monai.networks import encoded_condition, require
 from unicorn_monai.schedulers import Sampler, prepare_timesteps, seeded_step
 
 
@@ -32,15 +35,17 @@ class DualControlNetInferer:
         scale_factor: what the latents were multiplied by in training (1 / their standard deviation).
         uncertainty_weight: w; a number, or a tensor (batch,) with one per image.
         mode: "paper": weights (1 - w, w); "compositional": (1, w).
+        label_guidance: g; 1 is none and costs nothing, another value one more pass of the U-Net at every step.
     """
 
     def __init__(
-        self, scheduler: Sampler, scale_factor: float = 1.0, uncertainty_weight: Weight = 0.5, mode: str = "paper"
-    ) -> None:
-        _require(scale_factor > 0, f"scale_factor is {scale_factor}; expected 1 / std of the latents, above 0.")
+        self, scheduler: Sampler, scale_factor: float = 1.0, uncertainty_weight: Weight = 0.5,
+        mode: str = "paper", label_guidance: float = 1.0,
+    ) -> None:  # fmt: skip
+        require(scale_factor > 0, f"scale_factor is {scale_factor}; expected 1 / std of the latents, above 0.")
         mode_weights(mode, uncertainty_weight)  # refuses an unknown mode
         self.scheduler, self.scale_factor = scheduler, float(scale_factor)
-        self.uncertainty_weight, self.mode = uncertainty_weight, mode
+        self.uncertainty_weight, self.mode, self.label_guidance = uncertainty_weight, mode, label_guidance
 
     def __call__(
         self,
@@ -54,19 +59,19 @@ class DualControlNetInferer:
         context: Tensor | None = None,
         uncertainty_weight: Weight | None = None,
     ) -> Tensor:
-        """One fused noise prediction for noisy latents ``inputs``; a net that is None or of weight 0 is not run.
+        """One noise prediction for noisy latents ``inputs``; a net that is None or of weight 0 is not run.
 
         The rest is as in ``sample``, but ``timesteps`` is (batch,) or (1,) and ``hint`` is (batch, 1, *image).
         """
         weight = self.uncertainty_weight if uncertainty_weight is None else uncertainty_weight
         pairs = zip(mode_weights(self.mode, weight), (semantic, uncertainty), (label_map, hint), strict=True)
         active = [(w, net, c) for w, net, c in pairs if net is not None and (isinstance(w, Tensor) or w != 0)]
-        down = mid = None
-        if active:
-            residuals = [net(inputs, timesteps, controlnet_cond=c, context=context) for _, net, c in active]
-            down, mid = fuse_residuals(residuals, [w for w, _, _ in active])
-        extra = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
-        return unet(inputs, timesteps, context=context, **extra)
+        controls = [(net(inputs, timesteps, controlnet_cond=c, context=context), w) for w, net, c in active]
+        noise = controlled(unet, controls, inputs, timesteps, context)
+        if self.label_guidance == 1 or not active or active[0][1] is not semantic:
+            return noise
+        unguided = controlled(unet, controls[1:], inputs, timesteps, context)
+        return unguided + self.label_guidance * (noise - unguided)
 
     @torch.no_grad()
     def sample(
@@ -94,8 +99,8 @@ class DualControlNetInferer:
             hint: scaled uncertainty of each image, (batch,), or (batch, 1, *image).
             autoencoder: decodes the latents.
             unet: the noise predictor.
-            semantic: ControlNet of the label map, or None for none.
-            uncertainty: ControlNet of the hint, or None for none.
+            semantic: ControlNet of the label map, or None.
+            uncertainty: ControlNet of the hint, or None.
             latent_shape: (channels, *latent).
             seeds: one for each image.
             num_inference_steps: denoising steps.
@@ -110,13 +115,13 @@ class DualControlNetInferer:
         steps = prepare_timesteps(self.scheduler, num_inference_steps)
         weights = uncertainty_weight if isinstance(uncertainty_weight, Sequence) else [uncertainty_weight] * len(steps)
         real, skip = start or (torch.zeros(n, *shape), 0)
+        require(n == len(hint) == len(seeds), f"Got {n} label maps, {len(hint)} hints, {len(seeds)} seeds; match.")
+        require(len(shape) == dims + 1, f"latent_shape is {shape}; expected (channels, *latent) of {dims} dimensions.")
         channels = getattr(unet, "in_channels", shape[0])
-        _require(n == len(hint) == len(seeds), f"Got {n} label maps, {len(hint)} hints, {len(seeds)} seeds; match.")
-        _require(len(shape) == dims + 1, f"latent_shape is {shape}; expected (channels, *latent) of {dims} dimensions.")
-        _require(shape[0] == channels, f"latent_shape is {shape}; expected the {channels} channels of the U-Net.")
-        _require(len(weights) == len(steps), f"Got {len(weights)} weights for {len(steps)} steps; give one per step.")
-        _require(0 <= skip < len(steps), f"start skips {skip} of {len(steps)} steps; expected 0 to {len(steps) - 1}.")
-        _require(real.shape == (n, *shape), f"start has latents {tuple(real.shape)}; expected {(n, *shape)}.")
+        require(shape[0] == channels, f"latent_shape is {shape}; expected the {channels} channels of the U-Net.")
+        require(len(weights) == len(steps), f"Got {len(weights)} weights for {len(steps)} steps; give one per step.")
+        require(0 <= skip < len(steps), f"start skips {skip} of {len(steps)} steps; expected 0 to {len(steps) - 1}.")
+        require(real.shape == (n, *shape), f"start has latents {tuple(real.shape)}; expected {(n, *shape)}.")
 
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
@@ -142,8 +147,3 @@ class DualControlNetInferer:
     def decode(self, latents: Tensor, autoencoder: AutoencoderKL, batch_size: int = 16) -> Tensor:
         """Scaled latents -> images, a few at a time."""
         return torch.cat([autoencoder.decode_stage_2_outputs(z / self.scale_factor) for z in latents.split(batch_size)])
-
-
-def _require(met: bool, message: str) -> None:
-    if not met:
-        raise ValueError(message)

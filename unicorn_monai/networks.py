@@ -175,3 +175,9 @@ def require_finite(name: str, values: Tensor) -> Tensor:
     if not torch.isfinite(values).all():
         raise ValueError(f"{name} holds NaN or infinite values.")
     return values
+
+
+def require(met: bool, message: str) -> None:
+    """Raise ``ValueError(message)`` unless ``met``."""
+    if not met:
+        raise ValueError(message)

@@ -34,10 +34,11 @@ class Tracker:
         run_dir: run folder; the store is ``mlflow.db`` in it.
         name: of the parent run.
         enabled: False tracks nothing.
+        parent: id of a parent run that another process has opened; None opens one.
     """
 
-    def __init__(self, run_dir: Path, name: str, enabled: bool = True) -> None:
-        self.run_dir, self.parent = run_dir, ""
+    def __init__(self, run_dir: Path, name: str, enabled: bool = True, parent: str | None = None) -> None:
+        self.run_dir, self.parent = run_dir, parent or ""
         self.client: MlflowClient | None = None
         self.uri = f"sqlite:///{run_dir.resolve() / 'mlflow.db'}"
         if enabled:
@@ -52,7 +53,7 @@ class Tracker:
             if experiment
             else client.create_experiment("unicorn_monai", artifact_location=artifacts)
         )
-        self.parent = client.create_run(self.experiment, run_name=name).info.run_id
+        self.parent = self.parent or client.create_run(self.experiment, run_name=name).info.run_id
 
     def _try(self, call: Callable[[], Any]) -> Any:
         try:

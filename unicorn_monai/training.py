@@ -21,6 +21,7 @@ from monai.losses import JukeboxLoss
 from monai.networks.nets import AutoencoderKL
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor, nn
+from torch.utils.data import RandomSampler
 
 from unicorn_monai.distributed import bare
 from unicorn_monai.fusion import fuse_residuals
@@ -300,6 +301,14 @@ class ClipGradients:
     def __call__(self, engine: Engine) -> None:
         """Clip."""
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+
+
+def random_order(dataset: Sized, batch_size: int, iterations: int | None = None) -> RandomSampler:
+    """Sampler of a shuffled epoch: every item once, or ``iterations`` batches whatever the size of the data set.
+
+    With a fixed number, trainings on data sets of different sizes take the same number of optimizer steps.
+    """
+    return RandomSampler(dataset, num_samples=None if iterations is None else iterations * batch_size)
 
 
 class WarmupCosine(torch.optim.lr_scheduler.LambdaLR):

@@ -84,9 +84,9 @@ def make_generator(run: Experiment, mode: str | None) -> Generator:
     """The generator of one mode; None gives the diffusion model without any control."""
     root = run.bundle_dir("latent_diffusion", "")
     nets: dict[str, Any] = {}
-    weight = 0.0
+    weight, guidance = 0.0, 1.0
     if mode is not None:
-        weight = run.settings.paper_weight if mode == "paper" else run.settings.uncertainty_weight
+        weight, guidance = run.settings.weight(mode), run.settings.guidance(mode)
         nets = {
             "semantic": from_bundle(run.bundle_dir("semantic_controlnet", mode), weights="model.pt", device=run.device),
             "uncertainty": from_bundle(
@@ -97,7 +97,11 @@ def make_generator(run: Experiment, mode: str | None) -> Generator:
         }
     return Generator(
         DualControlNetInferer(
-            from_bundle(root, "scheduler"), weights_metadata(root, "model.pt", "scale_factor"), weight, mode or "paper"
+            from_bundle(root, "scheduler"),
+            weights_metadata(root, "model.pt", "scale_factor"),
+            weight,
+            mode or "paper",
+            guidance,
         ),
         from_bundle(root, "autoencoder_def", "autoencoder.pt", run.device),
         from_bundle(root, "network_def", "model.pt", run.device),

@@ -1,0 +1,87 @@
+"""What an experiment does: every setting with its default, checked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from unicorn_monai.datasets import check
+from unicorn_monai.fusion import MODES
+
+
+@dataclass
+class Settings:
+    """What an experiment does; every entry can stand in the JSON file given by ``--config``.
+
+    Args:
+        labeled: data set of the labelled domain.
+        unlabeled: data set of the unlabelled domain; labels in it serve the upper bound and the scores only.
+        output: run folder.
+        preset: "quick" (the bundles' small networks) or "full" (their defaults, for 256 x 256).
+        seed: of everything.
+        modes: what to train and compare; the first is the main one, its results carry the plain names.
+        uncertainty_weight: weight of the Uncertainty-ControlNet in ``compositional`` mode.
+        paper_weight: w in ``paper`` mode, (1 - w, w).
+        label_guidance: of the sampling in ``compositional`` mode; 1 is none.
+        count: synthetic training images; as many as labelled ones by default.
+        augment: change the label maps' geometry before synthesis.
+        style_augmentation: in ``compositional`` mode, show the Semantic-ControlNet strongly augmented images too.
+        device: "cpu", "cuda:0", ...; None takes the first GPU where there is one.
+        jobs: branches that do not depend on each other, run at the same time; None: 2 on a CPU, else 1.
+        tracking: keep an MLflow record.
+        overrides: settings of single bundles, {bundle: {"train.json": {"max_epochs": 10}}}.
+    """
+
+    labeled: str
+    unlabeled: str
+    output: str
+    preset: str = "full"
+    seed: int = 0
+    modes: tuple[str, ...] = MODES
+    uncertainty_weight: float = 2.0
+    paper_weight: float = 0.7
+    label_guidance: float = 1.0
+    count: int | None = None
+    augment: bool = True
+    style_augmentation: bool = True
+    device: str | None = None
+    jobs: int | None = None
+    tracking: bool = True
+    overrides: dict[str, dict] | None = None
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Settings:
+        """Build from a dictionary; an unknown entry is refused."""
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ValueError(f"Unknown setting(s) {unknown}; expected some of {known}. Check the spelling.")
+        settings = dict(values)
+        if "modes" in settings:
+            settings["modes"] = tuple(settings["modes"])
+        return cls(**settings)
+
+    def weight(self, mode: str) -> float:
+        """Weight of the Uncertainty-ControlNet in a mode."""
+        return self.paper_weight if mode == "paper" else self.uncertainty_weight
+
+    def guidance(self, mode: str) -> float:
+        """Label guidance in a mode; the paper has none."""
+        return self.label_guidance if mode == "compositional" else 1.0
+
+    def validate(self) -> None:
+        """Refuse what would fail later."""
+        if self.preset not in ("quick", "full"):
+            raise ValueError(f"preset is '{self.preset}'; expected 'quick' or 'full'.")
+        for mode in self.modes:
+            if mode not in MODES:
+                raise ValueError(f"Unknown mode '{mode}'; expected some of {list(MODES)}.")
+        if self.jobs is not None and self.jobs < 1:
+            raise ValueError(f"jobs is {self.jobs}; expected at least 1, or null for as many as fit.")
+        if not 0 <= self.paper_weight <= 1:
+            raise ValueError(f"paper_weight is {self.paper_weight}; expected 0 to 1, since the weights are (1 - w, w).")
+        for name, folder, need_labels in (("labeled", self.labeled, True), ("unlabeled", self.unlabeled, False)):
+            problems = check(folder, need_labels)
+            if problems:
+                more = f"\n... and {len(problems) - 5} more" if len(problems) > 5 else ""
+                raise ValueError(f"The {name} data set '{folder}' cannot be used:\n" + "\n".join(problems[:5]) + more)

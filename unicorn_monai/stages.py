@@ -1,0 +1,130 @@
+"""Running the stages of an experiment: each once, tracked, repeatable by hand, independent ones side by side.
+
+A stage that finished leaves ``RUN/stages/<name>.json`` with its result, written last. Independent branches of stages
+run in processes of their own; the parent then walks through the same branches, finds every stage finished and picks up
+the results. So the order of the stages is written down once, and a run with one process does the same.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import multiprocessing
+import os
+import shlex
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unicorn_monai.bundle import run_bundle
+from unicorn_monai.datasets import write_json
+from unicorn_monai.handlers import read_json
+from unicorn_monai.tracking import StageTracker, Tracker
+
+logger = logging.getLogger("unicorn_monai")
+
+Branch = tuple[Any, ...]  # name of a method of the experiment, and its arguments
+
+
+class Stages:
+    """What runs the stages of one run folder.
+
+    Args:
+        run_dir: run folder.
+        device: where to train.
+        seed: of every stage.
+    """
+
+    def __init__(self, run_dir: Path, device: torch.device, seed: int) -> None:
+        self.run_dir, self.device, self.seed = run_dir, device, seed
+        self.tracker = Tracker(run_dir, run_dir.name, enabled=False)
+        self.commands: dict[str, str] = {}
+        self._current, self._tracked = "", list[StageTracker]()
+
+    def stage(self, name: str, work: Callable[[], Any]) -> Any:
+        """Run one stage unless it is finished; its result is kept."""
+        marker = self.run_dir / "stages" / f"{name}.json"
+        if marker.exists():
+            logger.info(f"{name}: finished before, skipped")
+            kept = read_json(marker)
+            self.commands |= kept["commands"]
+            return kept["result"]
+        logger.info(f"== {name}")
+        started, before = time.monotonic(), set(self.commands)
+        self._current, self._tracked = name, []
+        try:
+            result = work()
+        except BaseException as error:
+            self._close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        seconds = round(time.monotonic() - started, 1)
+        self._close("FINISHED")
+        commands = {k: v for k, v in self.commands.items() if k not in before}
+        write_json(marker, {"seconds": seconds, "result": result, "commands": commands})
+        logger.info(f"   {name}: {seconds} s")
+        return result
+
+    def _close(self, status: str) -> None:
+        for tracked in self._tracked:
+            tracked.close(status)
+
+    def bundle(self, root: Path, config: str, kind: str = "train", **overrides: Any) -> None:
+        """Run one configuration of a bundle in this process and note the equivalent shell command."""
+        file = root / "configs" / config
+        if kind == "train" or root.name == "synthesis":
+            overrides["seed"] = self.seed
+        if kind == "train":
+            overrides["resume"] = True
+        overrides["device"] = str(self.device)
+        words = ["python", "-m", "monai.bundle", "run", "--config_file", str(file)]
+        words += [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+        command = shlex.join(words)
+        self.commands[f"{root.name}/{config} {self._current} {len(self.commands)}"] = command
+        logger.info(f"   {command}")
+        handlers = []
+        if kind == "train":
+            handlers = [self.tracker.stage(self._current, {"config": str(file), **overrides})]
+            self._tracked += handlers
+        run_bundle(file, kind, handlers, **overrides)
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """One experiment in a run folder at a time."""
+        with (self.run_dir / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ValueError(f"Another process is working in '{self.run_dir}'. Wait for it, or stop it.") from None
+            yield
+
+
+def side_by_side(work: Callable[..., None], branches: Sequence[Branch], jobs: int, *shared: Any) -> None:
+    """Run ``work(*shared, branch, threads)`` for every branch, in processes of their own; the first failure ends all.
+
+    Args:
+        work: a function at the top level of a module.
+        branches: what to run.
+        jobs: processes at a time; they share the processor's cores.
+        shared: first arguments of ``work``.
+    """
+    threads = max(1, torch.get_num_threads() // jobs)
+    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "TQDM_DISABLE")}
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"}  # bars of two processes overwrite each other
+    try:
+        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+            futures = [pool.submit(work, *shared, branch, threads) for branch in branches]
+            done, running = wait(futures, return_when=FIRST_EXCEPTION)
+            if running or any(future.exception() for future in done):
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in multiprocessing.active_children():
+                    process.terminate()
+            for future in done:
+                future.result()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
