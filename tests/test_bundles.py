@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from PIL import Image
 from torch import nn
@@ -452,12 +454,26 @@ def test_a_stage_runs_from_the_shell_with_overrides(world, tmp_path):
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(world.config("retinal_unet", "train"))]
     folders = [str(world.labeled), str(world.unlabeled)]
     command += ["--dataset_dir", str(folders), "--validation_dir", folders[0], "--ckpt_dir", str(tmp_path / "models")]
-    command += ["--batch_size", "8", "--train::trainer::max_epochs", "2", "--val_interval", "2"]
+    command += ["--batch_size", "8", "--iterations_per_epoch", "2"]
+    command += ["--train::trainer::max_epochs", "2", "--val_interval", "2"]
     done = subprocess.run(command, cwd=tmp_path, env=SHELL, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert read_metadata(tmp_path / "models" / "model.pt")["epoch"] == 2
     assert [path.name for path in tmp_path.iterdir()] == ["models"]
     assert "segmentation U-Net: 4/4" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("bundle", "config"), [("retinal_unet", "train"), ("latent_diffusion", "train_autoencoder")])
+def test_the_tracking_option_of_monai_records_the_loss(world, tmp_path, bundle, config):
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(world.config(bundle, config))]
+    command += ["--dataset_dir", str(world.labeled), "--ckpt_dir", str(tmp_path / "models"), "--batch_size", "4"]
+    command += ["--output_dir", f"$'{tmp_path}'", "--max_epochs", "1", "--tracking", "mlflow", "--run_name", "mine"]
+    done = subprocess.run(command, cwd=tmp_path, env=SHELL, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlruns.db'}")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert [(run.info.run_name, run.info.status) for run in runs] == [("mine", "FINISHED")]
+    assert math.isfinite(runs[0].data.metrics["train_loss"])
 
 
 @pytest.mark.slow

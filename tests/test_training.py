@@ -219,9 +219,9 @@ def test_the_discriminator_takes_part_after_its_start(adversarial_start, takes_p
     engine.run()
     assert changed(engine.network, network)
     assert changed(engine.discriminator, discriminator) == takes_part
-    assert ("adversarial" in engine.state.output) == takes_part
-    assert ("discriminator" in engine.state.output) == takes_part
-    assert all(math.isfinite(v) for k, v in engine.state.output.items() if k not in ("image", "pred"))
+    assert ("adversarial" in engine.state.output[0]) == takes_part
+    assert ("discriminator" in engine.state.output[0]) == takes_part
+    assert all(math.isfinite(v) for v in engine.state.output[0].values())
 
 
 def test_the_step_of_the_autoencoder_does_not_move_the_discriminator():

@@ -50,6 +50,22 @@ def log_to_console() -> None:
     logger.setLevel(logging.INFO)
 
 
+def scalars(engine: Engine) -> dict[str, float]:
+    """The numbers an engine gave at its last iteration, e.g. its losses.
+
+    A trainer of MONAI gives a list with a dictionary for every image (decollated), each with the same loss.
+    """
+    output: Any = engine.state.output
+    first = output[0] if isinstance(output, list) and output else output
+    if not isinstance(first, dict):
+        return {}
+    values = {k: v.item() if isinstance(v, Tensor) and v.numel() == 1 else v for k, v in first.items()}
+    return {k: float(v) for k, v in values.items() if isinstance(v, int | float) and k not in _NOT_SCALARS}
+
+
+_NOT_SCALARS = ("image", "label", "pred")  # of a single pixel they would look like one
+
+
 def on_terminal() -> bool:
     """Whether progress is shown as bars: on a terminal, unless ``TQDM_DISABLE`` is set."""
     return sys.stderr.isatty() and not os.environ.get("TQDM_DISABLE")
@@ -83,8 +99,7 @@ class Progress:
         )
 
     def _step(self, engine: Engine) -> None:
-        loss = engine.state.output.get("loss") if isinstance(engine.state.output, dict) else None
-        loss = loss.item() if isinstance(loss, Tensor) else loss
+        loss = scalars(engine).get("loss")
         if loss is not None and not np.isfinite(loss):
             raise ValueError(
                 f"{self.description}: the loss is {loss} at iteration {engine.state.iteration}. "

@@ -17,7 +17,8 @@ from ignite.engine import Engine, Events
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
-from torch import Tensor
+
+from unicorn_monai.handlers import scalars
 
 logger = logging.getLogger("unicorn_monai")
 for chatty in ("mlflow", "alembic"):  # they tell about their own database at every start
@@ -104,13 +105,7 @@ class StageTracker:
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=LOSS_INTERVAL), self._log_loss)
 
     def _log_loss(self, engine: Engine) -> None:
-        output = engine.state.output if isinstance(engine.state.output, dict) else {}
-        scalars = {
-            k: v.item() if isinstance(v, Tensor) else float(v)
-            for k, v in output.items()
-            if k not in ("image", "label", "pred") and _is_scalar(v)
-        }
-        self.log(scalars, engine.state.iteration)
+        self.log(scalars(engine), engine.state.iteration)
 
     def log(self, metrics: dict[str, float], step: int = 0) -> None:
         """Log numbers."""
@@ -126,7 +121,3 @@ class StageTracker:
             for path in artifacts or []:
                 self.tracker._try(lambda p=path: client.log_artifact(self.run, str(p), "samples"))
             self.tracker._try(lambda: client.set_terminated(self.run, status))
-
-
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, int | float) or (hasattr(value, "numel") and value.numel() == 1)

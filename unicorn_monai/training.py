@@ -202,7 +202,7 @@ class AutoencoderTrainer(Trainer):
             "enabled": _checked(precision) == "bfloat16",
         }
 
-    def _iteration(self, engine: Engine, batchdata: dict[str, Tensor]) -> dict[str, Any]:
+    def _iteration(self, engine: Engine, batchdata: dict[str, Tensor]) -> list[dict[str, float]]:
         image = batchdata["image"].to(self.state.device)
         adversarial = self.state.iteration > self.adversarial_start
         self.network.train()
@@ -225,7 +225,7 @@ class AutoencoderTrainer(Trainer):
             self.discriminator_optimizer.zero_grad()
             terms["discriminator"].backward()
             self.discriminator_optimizer.step()
-        return {"image": image, "pred": reconstruction.detach(), **{key: value.item() for key, value in terms.items()}}
+        return [{key: value.item() for key, value in terms.items()}]  # a list, as MONAI's decollated outputs are
 
 
 class ReconstructionInferer:
