@@ -536,7 +536,7 @@ def test_an_unknown_mode_is_refused():
         DualControlNetInferer(DDIM(50), mode="sum")
 
 
-# ---------------------------------------------------------------- label guidance
+# ---------------------------------------------------------------- guidance
 
 
 def prediction(networks, conditions, mode, **settings):
@@ -548,19 +548,31 @@ def prediction(networks, conditions, mode, **settings):
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("guidance", [(1.0, 1.0), (1.0, 2.5), (3.0, 1.0), (3.0, 2.0), (2.0, 2.0), (1.0, 0.0)])
 @torch.no_grad()
-def test_label_guidance_extrapolates_from_the_prediction_without_the_label_map(networks, conditions, mode):
-    plain = prediction(networks, conditions, mode)
-    without = prediction(networks | {"semantic": None}, conditions, mode)
-    assert not torch.allclose(plain, without, atol=1e-3)
-    torch.testing.assert_close(prediction(networks, conditions, mode, label_guidance=1.0), plain, rtol=0, atol=0)
-    torch.testing.assert_close(prediction(networks, conditions, mode, label_guidance=0.0), without)
-    expected = without + 2.5 * (plain - without)
-    torch.testing.assert_close(prediction(networks, conditions, mode, label_guidance=2.5), expected)
+def test_guidance_extrapolates_what_each_control_adds(networks, conditions, mode, guidance):
+    full = prediction(networks, conditions, mode)
+    style = prediction(networks | {"semantic": None}, conditions, mode)
+    alone = prediction(networks | {"semantic": None, "uncertainty": None}, conditions, mode)
+    assert not torch.allclose(full, style, atol=1e-3)
+    assert not torch.allclose(style, alone, atol=1e-3)
+    expected = alone + guidance[0] * (style - alone) + guidance[1] * (full - style)
+    guided = prediction(networks, conditions, mode, guidance=guidance)
+    torch.testing.assert_close(guided, expected, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
-def test_label_guidance_without_a_semantic_controlnet_changes_nothing(networks, conditions):
-    networks = networks | {"semantic": None}
-    guided = prediction(networks, conditions, "compositional", label_guidance=3.0)
-    torch.testing.assert_close(guided, prediction(networks, conditions, "compositional"), rtol=0, atol=0)
+def test_guidance_of_the_label_map_alone_leaves_the_uncertainty_as_it_is(networks, conditions):
+    without_label = prediction(networks | {"semantic": None}, conditions, "compositional", guidance=(2.0, 5.0))
+    same = prediction(networks | {"semantic": None}, conditions, "compositional", guidance=(2.0, 1.0))
+    torch.testing.assert_close(without_label, same, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("guidance", "passes"), [((1.0, 1.0), 1), ((1.0, 2.0), 2), ((2.0, 2.0), 2), ((3.0, 2.0), 3)])
+@torch.no_grad()
+def test_guidance_costs_no_more_passes_than_it_needs(networks, conditions, guidance, passes):
+    count = []
+    handle = networks["unet"].register_forward_hook(lambda *_: count.append(1))
+    prediction(networks, conditions, "compositional", guidance=guidance)
+    handle.remove()
+    assert len(count) == passes

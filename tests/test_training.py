@@ -70,6 +70,17 @@ def test_timesteps_cover_the_whole_range_and_no_more():
     assert set(drawn.tolist()) == {0, 1, 2, 3, 4}
 
 
+def test_a_timestep_shift_moves_the_median_to_s_over_s_plus_1():
+    for shift in (1.0, 2.0, 3.0):
+        prepare = LatentPrepareBatch(1.0, num_train_timesteps=1000, timestep_shift=shift)
+        drawn = torch.cat([prepare(batch())[3]["timesteps"] for _ in range(1000)]).float()
+        assert drawn.median().item() / 1000 == pytest.approx(shift / (shift + 1), abs=0.04)
+        assert drawn.min() >= 0
+        assert drawn.max() <= 999
+    with pytest.raises(ValueError, match="timestep_shift is 0; expected above 0"):
+        LatentPrepareBatch(1.0, timestep_shift=0)
+
+
 def test_a_validation_batch_has_the_same_noise_at_every_call_and_evenly_spread_timesteps():
     prepare, data = LatentPrepareBatch(1.0, fixed=True), batch(std=0.5)
     (first, noise, _, extra), (again, same_noise, _, _) = prepare(data), prepare(data)

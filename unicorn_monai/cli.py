@@ -133,7 +133,7 @@ def synthesize(
         mode=mode,
         augment=settings.augment,
         uncertainty_weight=settings.weight(mode) if weight is None else weight,
-        label_guidance=settings.guidance(mode),
+        guidance=list(settings.guidance_of(mode)),
         **overrides,
     )
     console.print(f"{output}/dataset.json")

@@ -248,7 +248,7 @@ class Experiment(Stages):
             mode=mode,
             output_dir=str(self.synthetic(mode)),
             uncertainty_weight=s.weight(mode),
-            label_guidance=s.guidance(mode),
+            guidance=list(s.guidance_of(mode)),
             count=s.count,
             augment=s.augment,
             device_name=str(read_header(self.unlabeled)["device"]),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 Residuals = tuple[list[Tensor], Tensor]  # what a ControlNet returns: down block residuals, mid block residual
 Weight = float | Tensor  # one for the batch, or (batch,): one per image
+Control = tuple[Residuals, Weight]
 
 MODES = ("compositional", "paper")
 
@@ -49,9 +50,23 @@ def fuse_residuals(residuals: Sequence[Residuals], weights: Sequence[Weight]) ->
     return downs, _weighted_sum([mid for _, mid in residuals], weights)
 
 
+def control(
+    controlnet: nn.Module | None,
+    weight: Weight,
+    condition: Tensor,
+    inputs: Tensor,
+    timesteps: Tensor,
+    context: Tensor | None = None,
+) -> list[Control]:
+    """A ControlNet's residuals with their weight; nothing, and nothing is computed, for None or a weight of 0."""
+    if controlnet is None or (not isinstance(weight, Tensor) and weight == 0):
+        return []
+    return [(controlnet(inputs, timesteps, controlnet_cond=condition, context=context), weight)]
+
+
 def controlled(
     unet: nn.Module,
-    controls: Sequence[tuple[Residuals, Weight]],
+    controls: Sequence[Control],
     inputs: Tensor,
     timesteps: Tensor,
     context: Tensor | None = None,

@@ -2,15 +2,16 @@
 
     for t in timesteps:
         r    = a_sem * semantic(x_t, t, label map) + a_unc * uncertainty(x_t, t, hint)
-        eps  = unet(x_t, t, r)
-        eps  = eps_u + g (eps - eps_u),   eps_u = unet(x_t, t, a_unc * uncertainty(x_t, t, hint))      where g is not 1
+        eps  = unet(x_t, t, r)            guided: eps_0 + g_unc (eps_u - eps_0) + g_sem (eps - eps_u)
         x_t' = scheduler.step(eps, t, x_t)
     image = autoencoder.decode(x_0 / scale_factor)
 
 Label map and hint stay at image resolution; the ControlNets' own strided embeddings bring them to the latent's, so
-layers of two pixels survive. Every image has its own seed, drawn on the CPU: it is the same in any batch. The label
-guidance g is classifier-free (Ho and Salimans 2022), but needs no dropped conditions: the Uncertainty-ControlNet of
-``compositional`` mode was trained alone, so eps_u is the prediction without the label map.
+layers of two pixels survive. Every image has its own seed, drawn on the CPU: it is the same in any batch.
+
+Guidance extrapolates what each control adds, as classifier-free guidance does (Ho and Salimans 2022): eps_0 is that of
+the U-Net alone, eps_u that with the Uncertainty-ControlNet. Nothing need be dropped in training: each is the prediction
+of a model that was trained without what comes after it (``compositional``).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from unicorn_monai.fusion import Weight, controlled, mode_weights
+from unicorn_monai.fusion import Weight, control, controlled, mode_weights
 from unicorn_monai.networks import encoded_condition, require
 from unicorn_monai.schedulers import Sampler, prepare_timesteps, seeded_step
 
@@ -35,17 +36,17 @@ class DualControlNetInferer:
         scale_factor: what the latents were multiplied by in training (1 / their standard deviation).
         uncertainty_weight: w; a number, or a tensor (batch,) with one per image.
         mode: "paper": weights (1 - w, w); "compositional": (1, w).
-        label_guidance: g; 1 is none and costs nothing, another value one more pass of the U-Net at every step.
+        guidance: (g_unc, g_sem); each that differs from the one before it, (1, g_unc), costs a pass of the U-Net.
     """
 
     def __init__(
         self, scheduler: Sampler, scale_factor: float = 1.0, uncertainty_weight: Weight = 0.5,
-        mode: str = "paper", label_guidance: float = 1.0,
+        mode: str = "paper", guidance: Sequence[float] = (1.0, 1.0),
     ) -> None:  # fmt: skip
         require(scale_factor > 0, f"scale_factor is {scale_factor}; expected 1 / std of the latents, above 0.")
         mode_weights(mode, uncertainty_weight)  # refuses an unknown mode
         self.scheduler, self.scale_factor = scheduler, float(scale_factor)
-        self.uncertainty_weight, self.mode, self.label_guidance = uncertainty_weight, mode, label_guidance
+        self.uncertainty_weight, self.mode, self.guidance = uncertainty_weight, mode, guidance
 
     def __call__(
         self,
@@ -64,14 +65,12 @@ class DualControlNetInferer:
         The rest is as in ``sample``, but ``timesteps`` is (batch,) or (1,) and ``hint`` is (batch, 1, *image).
         """
         weight = self.uncertainty_weight if uncertainty_weight is None else uncertainty_weight
-        pairs = zip(mode_weights(self.mode, weight), (semantic, uncertainty), (label_map, hint), strict=True)
-        active = [(w, net, c) for w, net, c in pairs if net is not None and (isinstance(w, Tensor) or w != 0)]
-        controls = [(net(inputs, timesteps, controlnet_cond=c, context=context), w) for w, net, c in active]
-        noise = controlled(unet, controls, inputs, timesteps, context)
-        if self.label_guidance == 1 or not active or active[0][1] is not semantic:
-            return noise
-        unguided = controlled(unet, controls[1:], inputs, timesteps, context)
-        return unguided + self.label_guidance * (noise - unguided)
+        a_sem, a_unc = mode_weights(self.mode, weight)
+        label = control(semantic, a_sem, label_map, inputs, timesteps, context)
+        style = control(uncertainty, a_unc, hint, inputs, timesteps, context)
+        g_unc, g_sem = self.guidance if label else (self.guidance[0], self.guidance[0])
+        nested = ((1 - g_unc, []), (g_unc - g_sem, style), (g_sem, label + style))
+        return sum(g * controlled(unet, part, inputs, timesteps, context) for g, part in nested if g != 0)
 
     @torch.no_grad()
     def sample(

@@ -22,7 +22,7 @@ class Settings:
         modes: what to train and compare; the first is the main one, its results carry the plain names.
         uncertainty_weight: weight of the Uncertainty-ControlNet in ``compositional`` mode.
         paper_weight: w in ``paper`` mode, (1 - w, w).
-        label_guidance: of the sampling in ``compositional`` mode; 1 is none.
+        guidance: of the uncertainty and of the label map in ``compositional`` mode; (1, 1) is none.
         count: synthetic training images; as many as labelled ones by default.
         augment: change the label maps' geometry before synthesis.
         style_augmentation: in ``compositional`` mode, show the Semantic-ControlNet strongly augmented images too.
@@ -38,9 +38,9 @@ class Settings:
     preset: str = "full"
     seed: int = 0
     modes: tuple[str, ...] = MODES
-    uncertainty_weight: float = 2.0
+    uncertainty_weight: float = 1.0
     paper_weight: float = 0.7
-    label_guidance: float = 1.0
+    guidance: tuple[float, float] = (3.0, 1.0)
     count: int | None = None
     augment: bool = True
     style_augmentation: bool = True
@@ -57,17 +57,18 @@ class Settings:
         if unknown:
             raise ValueError(f"Unknown setting(s) {unknown}; expected some of {known}. Check the spelling.")
         settings = dict(values)
-        if "modes" in settings:
-            settings["modes"] = tuple(settings["modes"])
+        for key in ("modes", "guidance"):  # JSON has lists
+            if isinstance(settings.get(key), list):
+                settings[key] = tuple(settings[key])
         return cls(**settings)
 
     def weight(self, mode: str) -> float:
         """Weight of the Uncertainty-ControlNet in a mode."""
         return self.paper_weight if mode == "paper" else self.uncertainty_weight
 
-    def guidance(self, mode: str) -> float:
-        """Label guidance in a mode; the paper has none."""
-        return self.label_guidance if mode == "compositional" else 1.0
+    def guidance_of(self, mode: str) -> tuple[float, float]:
+        """Guidance in a mode; the paper has none."""
+        return self.guidance if mode == "compositional" else (1.0, 1.0)
 
     def validate(self) -> None:
         """Refuse what would fail later."""
@@ -76,6 +77,8 @@ class Settings:
         for mode in self.modes:
             if mode not in MODES:
                 raise ValueError(f"Unknown mode '{mode}'; expected some of {list(MODES)}.")
+        if len(self.guidance) != 2:
+            raise ValueError(f"guidance is {self.guidance}; expected two numbers, [uncertainty, label map].")
         if self.jobs is not None and self.jobs < 1:
             raise ValueError(f"jobs is {self.jobs}; expected at least 1, or null for as many as fit.")
         if not 0 <= self.paper_weight <= 1:

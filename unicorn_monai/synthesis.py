@@ -233,7 +233,7 @@ class Synthesizer:
         device_name: device the images look like.
         models: name -> sha256 of the weights, kept as provenance.
         weight: uncertainty weight, kept as provenance.
-        label_guidance: kept as provenance.
+        guidance: (of the uncertainty, of the label map), kept as provenance.
         batch_size: images made at a time.
     """
 
@@ -246,12 +246,12 @@ class Synthesizer:
         device_name: str = "synthetic",
         models: dict[str, str] | None = None,
         weight: float | None = None,
-        label_guidance: float = 1.0,
+        guidance: Sequence[float] = (1.0, 1.0),
         batch_size: int = 16,
     ) -> None:
         self.generator, self.requests, self.batch_size = generator, requests, batch_size
         self.output_dir, self.label_dir, self.device_name = Path(output_dir), label_dir, device_name
-        self.models, self.weight, self.label_guidance = models or {}, weight, label_guidance
+        self.models, self.weight, self.guidance = models or {}, weight, list(guidance)
 
     def run(self) -> None:
         """Make what is missing."""
@@ -286,7 +286,7 @@ class Synthesizer:
                 "seed": request.seed,
                 "uncertainty": request.uncertainty,
                 "weight": self.weight,
-                "label_guidance": self.label_guidance,
+                "guidance": self.guidance,
                 "source_label": Path(request.label).name if request.label else None,
                 "augment": request.augment,
                 "models": self.models,

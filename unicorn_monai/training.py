@@ -25,6 +25,7 @@ from torch.utils.data import RandomSampler
 
 from unicorn_monai.distributed import bare
 from unicorn_monai.fusion import fuse_residuals
+from unicorn_monai.networks import require
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.transforms import one_hot
 
@@ -40,6 +41,8 @@ class LatentPrepareBatch:
         image_size: (rows, columns) of the hint.
         fixed: the same noise and timesteps for a batch at every call, so that validation losses can be compared.
         scheduler: its ``prediction_type`` decides the target, noise or velocity; the noise without one.
+        timestep_shift: s > 1 trains more at high noise, where the layout is decided: t / T = s r / (1 + (s - 1) r) with
+            r uniform (Esser et al. 2024, Eq. 23); 1 is uniform.
     """
 
     def __init__(
@@ -51,8 +54,10 @@ class LatentPrepareBatch:
         image_size: tuple[int, int] | None = None,
         fixed: bool = False,
         scheduler: Scheduler | None = None,
+        timestep_shift: float = 1.0,
     ) -> None:
-        self.scheduler = scheduler
+        require(timestep_shift > 0, f"timestep_shift is {timestep_shift}; expected above 0, 1 for uniform timesteps.")
+        self.scheduler, self.timestep_shift = scheduler, timestep_shift
         self.scale_factor, self.num_train_timesteps = scale_factor, num_train_timesteps
         self.num_labels, self.prior, self.image_size, self.fixed = num_labels, prior, image_size, fixed
 
@@ -68,7 +73,8 @@ class LatentPrepareBatch:
         if self.fixed:  # evenly spread: the loss depends on t far more than on anything else
             timesteps = ((torch.arange(batch) + 0.5) * self.num_train_timesteps / batch).long()
         else:
-            timesteps = torch.randint(0, self.num_train_timesteps, (batch,))
+            r, s = torch.rand(batch), self.timestep_shift
+            timesteps = (s * r / (1 + (s - 1) * r) * self.num_train_timesteps).long()
         extra = {"noise": noise, "timesteps": timesteps}
         if self.num_labels is not None:
             extra["semantic"] = one_hot(batchdata["label"], self.num_labels)

@@ -84,9 +84,9 @@ def make_generator(run: Experiment, mode: str | None) -> Generator:
     """The generator of one mode; None gives the diffusion model without any control."""
     root = run.bundle_dir("latent_diffusion", "")
     nets: dict[str, Any] = {}
-    weight, guidance = 0.0, 1.0
+    weight, guidance = 0.0, (1.0, 1.0)
     if mode is not None:
-        weight, guidance = run.settings.weight(mode), run.settings.guidance(mode)
+        weight, guidance = run.settings.weight(mode), run.settings.guidance_of(mode)
         nets = {
             "semantic": from_bundle(run.bundle_dir("semantic_controlnet", mode), weights="model.pt", device=run.device),
             "uncertainty": from_bundle(
