@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.surfaces import area_weights, label_map, surfaces_from_labels
+from unicorn_monai.surfaces import area_weights, label_map, surfaces_from_labels
 from unicorn_monai.datasets import SPLITS, DatasetWriter, datalist, read_array, read_header
 from unicorn_monai.simulation.devices import HOME_OCT, degrade
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.phantom import split_by_subject
-from data_prep.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
+from unicorn_monai.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
 from unicorn_monai.datasets import SPLITS, DatasetWriter
 
 LABELS: dict[int, str] = {

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data_prep import compare_simulation, home_oct, phantom, spectralis_healthy
-from data_prep.surfaces import (
+from unicorn_monai.surfaces import (
     area_weights,
     label_map,
     order_surfaces,
@@ -170,8 +170,8 @@ def fake_source(folder: Path, subjects: int = 3, scans: int = 2, rows: int = 96,
     """Write B-scans whose grey level is 20 * label, traced 1-based where the grey level changes."""
     for name in ("images", "boundaries"):
         (folder / name).mkdir(parents=True)
-    edges = np.arange(8) * 8.0 + 20  # 0-based row of the first pixel below each surface
     for s in range(1, subjects + 1):
+        edges = np.arange(8) * 8.0 + 18 + 2 * s  # 0-based row of the first pixel below each surface
         for k, edge in enumerate(edges, start=1):
             traced = np.full((columns, scans), edge + 1.0)
             np.savetxt(folder / "boundaries" / f"Subject{s}_{k}.txt", traced, delimiter=",")
