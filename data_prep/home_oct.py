@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unicorn_monai.surfaces import area_weights, label_map, surfaces_from_labels
 from unicorn_monai.datasets import SPLITS, DatasetWriter, datalist, read_array, read_header
 from unicorn_monai.simulation.devices import HOME_OCT, degrade
+from unicorn_monai.surfaces import label_map, resize_weights, surfaces_from_labels
 
 
 def draw_window(
@@ -60,20 +60,12 @@ def enlarge(
     image: NDArray[np.uint8], labels: NDArray[np.uint8], size: tuple[int, int], n_surfaces: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Resample a window to the size of the image: grey levels linearly, labels by way of their surfaces."""
-    rows, columns = (_linear_weights(n, m) for n, m in zip(image.shape, size, strict=True))
+    rows, columns = (resize_weights(n, m) for n, m in zip(image.shape, size, strict=True))
     out = np.clip(np.rint(rows @ image.astype(np.float64) @ columns.T), 0, 255).astype(np.uint8)
     surfaces = surfaces_from_labels(labels, n_surfaces)
     missing = (columns @ np.isnan(surfaces).T.astype(float)).T > 0
     z = ((columns @ np.nan_to_num(surfaces).T).T + 0.5) * size[0] / image.shape[0] - 0.5
     return out, label_map(np.where(missing, np.nan, z), size[0])
-
-
-def _linear_weights(source: int, target: int) -> NDArray[np.floating]:
-    """Return (target, source) weights: linear interpolation when enlarging, area average when reducing."""
-    if target <= source:
-        return area_weights(source, target)
-    position = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
-    return np.clip(1 - np.abs(position[:, None] - np.arange(source)[None, :]), 0, None)
 
 
 def write_home_oct(dataset: str | Path, output: str | Path, seed: int = 0, repeats: int = 1) -> Path:

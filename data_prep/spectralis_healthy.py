@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.phantom import split_by_subject
-from unicorn_monai.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
+from data_prep.splits import split_by_subject
 from unicorn_monai.datasets import SPLITS, DatasetWriter
+from unicorn_monai.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
 
 LABELS: dict[int, str] = {
     0: "vitreous",

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from data_prep import compare_simulation, home_oct, phantom, spectralis_healthy
+from data_prep.splits import split_by_subject
+from unicorn_monai.datasets import SPLITS, check, datalist, read_array, read_header
 from unicorn_monai.surfaces import (
     area_weights,
     label_map,
@@ -18,7 +20,6 @@ from unicorn_monai.surfaces import (
     resize_surfaces,
     surfaces_from_labels,
 )
-from unicorn_monai.datasets import SPLITS, check, datalist, read_array, read_header
 
 REAL = Path(os.environ.get("UNICORN_DATA", Path(__file__).parents[2] / "shared" / "data")) / "spectralis_healthy"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"real B-scans not found in {REAL}; set UNICORN_DATA")
@@ -100,21 +101,21 @@ def test_area_weights_average(source, target):
 
 def test_split_shares_no_subject():
     names = [f"s{i}" for i in range(10)]
-    parts = phantom.split_by_subject(names, (0.7, 0.1, 0.2), 0)
+    parts = split_by_subject(names, (0.7, 0.1, 0.2), 0)
     assert [list(parts.values()).count(s) for s in SPLITS] == [7, 1, 2]
-    assert parts == phantom.split_by_subject(names, (0.7, 0.1, 0.2), 0)
-    assert parts != phantom.split_by_subject(names, (0.7, 0.1, 0.2), 1)
-    assert set(phantom.split_by_subject(names[:3], (0.98, 0.01, 0.01), 0).values()) == set(SPLITS)
-    assert set(phantom.split_by_subject(names[:1], (1, 0, 0), 0).values()) == {"training"}
+    assert parts == split_by_subject(names, (0.7, 0.1, 0.2), 0)
+    assert parts != split_by_subject(names, (0.7, 0.1, 0.2), 1)
+    assert set(split_by_subject(names[:3], (0.98, 0.01, 0.01), 0).values()) == set(SPLITS)
+    assert set(split_by_subject(names[:1], (1, 0, 0), 0).values()) == {"training"}
     with pytest.raises(ValueError, match="2 subjects cannot fill 3 splits"):
-        phantom.split_by_subject(names[:2], (0.7, 0.1, 0.2), 0)
+        split_by_subject(names[:2], (0.7, 0.1, 0.2), 0)
     with pytest.raises(ValueError, match="three shares"):
-        phantom.split_by_subject(names, (0.7, 0.3), 0)
+        split_by_subject(names, (0.7, 0.3), 0)
 
 
 @pytest.mark.parametrize("n", range(3, 30))
 def test_every_split_gets_a_subject(n):
-    parts = phantom.split_by_subject([str(i) for i in range(n)], (0.7, 0.1, 0.2), 0)
+    parts = split_by_subject([str(i) for i in range(n)], (0.7, 0.1, 0.2), 0)
     assert len(parts) == n
     assert set(parts.values()) == set(SPLITS)
 

@@ -478,7 +478,10 @@ def same_subject(header):
 
 
 PROBLEMS = {
-    "NaN": (with_nan, r"^images/000000\.nii\.gz: pixels: found NaN or infinite values; expected finite.*Repair or drop"),
+    "NaN": (
+        with_nan,
+        r"^images/000000\.nii\.gz: pixels: found NaN or infinite values; .*Repair or drop",
+    ),
     "constant": (
         lambda root: save(root, "images", 1, np.full((12, 8), 7, np.uint8)),
         r"^images/000001\.nii\.gz: pixels: found a constant image \(value 7\)",
@@ -507,7 +510,10 @@ PROBLEMS = {
         lambda root: save(root, "labels", 1, labelling(1, (12, 9))),
         r"^labels/000001\.nii\.gz: shape: found shape \(12, 9\); expected that of its image, \(12, 8\)",
     ),
-    "truncated image": (lambda root: truncate(root / "images" / "000003.nii.gz"), r"^images/000003\.nii\.gz: files: found Cannot read '.*000003\.nii\.gz'"),
+    "truncated image": (
+        lambda root: truncate(root / "images" / "000003.nii.gz"),
+        r"^images/000003\.nii\.gz: files: found Cannot read '.*000003\.nii\.gz'",
+    ),
     "missing label file": (lambda root: (root / "labels" / "000004.nii.gz").unlink(), r"000004.* does not exist"),
     "item without label": (
         lambda root: edit(root, lambda h: h["validation"][0].pop("label")),

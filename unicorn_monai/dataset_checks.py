@@ -77,7 +77,9 @@ def require_sound(dataset_dir: PathLike, header: Mapping[str, Any], items: Seque
     if found:
         more = f"\n... and {len(found) - 5} more" if len(found) > 5 else ""
         lines = "\n".join(map(str, found[:5]))
-        raise ValueError(f"The data set '{dataset_dir}' cannot be used; `unicorn-monai check` says more:\n{lines}{more}")
+        raise ValueError(
+            f"The data set '{dataset_dir}' cannot be used; `unicorn-monai check` says more:\n{lines}{more}"
+        )
 
 
 def problems(dataset_dir: PathLike, need_labels: bool = False) -> list[Problem]:
@@ -157,7 +159,10 @@ def _spacing_problems(file: str, spacing: Any, oct_: bool) -> Iterator[Problem]:
 
 
 def _lossy(name: str, kind: str) -> Problem:
-    expected, remedy = "a format that keeps values: .nii.gz or .png", "Lossy compression made up label values: export it anew."
+    expected, remedy = (
+        "a format that keeps values: .nii.gz or .png",
+        "Lossy compression made up label values: export it anew.",
+    )
     return Problem(name, "format", f"a lossy label map ({kind})", expected, remedy)
 
 

@@ -114,7 +114,7 @@ def read_array(path: PathLike) -> np.ndarray:
             _require_not_huge(image.shape)
             array = np.asarray(image.dataobj)
         else:
-            with _open_picture(path) as picture:
+            with open_picture(path) as picture:
                 array = np.asarray(picture.convert(COLOURS[picture.mode]) if picture.mode in COLOURS else picture)
     except Exception as error:
         raise ValueError(f"Cannot read '{path}' ({error}). Expected a readable NIfTI or PNG file.") from error
@@ -132,7 +132,7 @@ def read_shape(path: PathLike) -> tuple[int, ...]:
         if _is_nifti(path):
             shape = nib.Nifti1Image.from_filename(path).shape
         else:
-            with _open_picture(path) as picture:
+            with open_picture(path) as picture:
                 colours = COLOURS.get(picture.mode, picture.mode) == "RGB"
                 shape = (picture.height, picture.width, *((3,) if colours else ()))
         _require_not_huge(shape)
@@ -153,13 +153,21 @@ def _is_nifti(path: Path) -> bool:
     return path.name.endswith((".nii", ".nii.gz"))
 
 
-def _open_picture(path: Path) -> Image.Image:
+def open_picture(path: Path, pages: bool = False) -> Image.Image:
+    """Open an image file with Pillow, unless it is too large or, without `pages`, holds several.
+
+    Raises:
+        ValueError: naming what was found.
+    """
     with warnings.catch_warnings():  # Pillow only warns between 89 and 179 megapixels
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        picture = Image.open(path)
+        try:
+            picture = Image.open(path)
+        except Image.DecompressionBombError as error:
+            raise ValueError(f"{error}; expected at most {MOST_PIXELS // 1_000_000} megapixels") from error
     try:
         _require_not_huge(picture.size)
-        if getattr(picture, "n_frames", 1) > 1:
+        if not pages and getattr(picture, "n_frames", 1) > 1:
             raise ValueError(f"it holds {picture.n_frames} pages, expected one image")
     except Exception:
         picture.close()
@@ -216,5 +224,3 @@ def write_text(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-

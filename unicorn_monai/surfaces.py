@@ -54,6 +54,14 @@ def area_weights(source: int, target: int) -> Array:
     return overlap / overlap.sum(axis=1, keepdims=True)
 
 
+def resize_weights(source: int, target: int) -> Array:
+    """Return (target, source) weights: linear interpolation when enlarging, area average when reducing."""
+    if target <= source:
+        return area_weights(source, target)
+    position = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
+    return np.clip(1 - np.abs(position[:, None] - np.arange(source)[None, :]), 0, None)
+
+
 def resize_image(image: NDArray, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Area average of an 8-bit image, (rows, columns) -> size."""
     rows, columns = (area_weights(n, m) for n, m in zip(image.shape, size, strict=True))
