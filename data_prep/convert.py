@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from data_prep.label_schemes import PAPER, Scheme, read_scheme
 from data_prep.options import relative
 from data_prep.privacy import burnt_in_text, default_key_file, pseudonym, read_key
 from data_prep.splits import split_by_subject
-from unicorn_monai.datasets import SPLITS, DatasetWriter, problems
+from unicorn_monai.datasets import SPLITS, DatasetWriter, problems, read_array
 from unicorn_monai.surfaces import IGNORE, label_map, order_surfaces, resize_surfaces
 
 LATERALITIES = {"R": "OD", "OD": "OD", "L": "OS", "OS": "OS"}
@@ -47,7 +47,7 @@ class Scan:
 
     image: NDArray[np.uint8]
     spacing_mm: tuple[float, float] | None = None
-    surfaces: dict[str, NDArray[np.floating]] | NDArray[np.floating] | None = None
+    surfaces: Mapping[str, NDArray] | NDArray | None = None
     label: NDArray | None = None
     valid: NDArray[np.bool_] | None = None
     device: str | None = None
@@ -215,7 +215,7 @@ def prepare(scan: Scan, scheme: Scheme | None, options: argparse.Namespace, repo
     label = None
     surfaces = scan.surfaces
     if options.labels != "none":
-        if isinstance(surfaces, dict):
+        if isinstance(surfaces, Mapping):
             if scheme is None:
                 raise ValueError("label: the file names its surfaces; say with --labels which of them to use")
             surfaces = scheme.pick(surfaces)
@@ -272,6 +272,14 @@ def rasterise(
     return label_map(resize_surfaces(ordered, shape, size), size[0])
 
 
+def _count_labels(folder: Path, items: Sequence[Mapping[str, Any]]) -> dict[int, int]:
+    counts = np.zeros(256, dtype=np.int64)
+    for item in items:
+        if "label" in item:
+            counts += np.bincount(read_array(folder / item["label"]).ravel(), minlength=256)
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+
+
 def summarise(folder: Path, report: Report) -> int:
     """Print what was written, what was left out and why, and what the check says.
 
@@ -284,6 +292,8 @@ def summarise(folder: Path, report: Report) -> int:
     print(f"{sum(map(len, items.values()))} images of '{header['device']}' in {folder}: {counts}")
     labelled = sum("label" in item for split in SPLITS for item in items[split])
     print(f"with label map: {labelled}" + (f"; spacing {header['spacing_mm']} mm (axial, lateral; median)"))
+    if not report.pixels:
+        report.pixels = _count_labels(folder, [item for split in SPLITS for item in items[split]])
     total = sum(report.pixels.values())
     for value, count in sorted(report.pixels.items()):
         text = "ignore" if value == IGNORE else header["labels"][str(value)]

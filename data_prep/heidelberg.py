@@ -2,8 +2,9 @@
 
     python -m data_prep.heidelberg INPUT OUTPUT --labels paper
 
-Read through eyepy (MIT; `pip install 'unicorn-monai[heidelberg]'`). Of the headers only the patient's id is used,
-for the pseudonym; names, birth dates, comments and examination times are not looked at. Any number of volumes. A layer's name means its lower border. Layers found by the device's software are not ground truth: look at some.
+Read through eyepy (MIT; `pip install 'unicorn-monai[heidelberg]'`). Of the headers only the patient's id is used, for
+the pseudonym; names, birth dates, comments and examination times are not looked at. A layer's name means its lower
+border. Layers found by the device's software are not ground truth: look at some.
 
 .e2e does not store the lateral scale: eyepy derives it from the scan angle and a mean eye (289.6 um per degree); such
 items are marked "lateral_spacing": "estimated", unless --spacing-mm is given.
@@ -142,7 +143,7 @@ def read_xml(path: Path) -> Iterator[Scan | ValueError]:
     from eyepy.io.he.xml_reader import HeXmlReader
 
     reader = HeXmlReader(path)
-    values = reader.parsed_values
+    values: dict[str, Any] = reader.parsed_values
     spacing = None if None in (values["scale_y"], values["scale_x"]) else (values["scale_y"], values["scale_x"])
     roots = reader.xml_root[0].findall(".//ImageType[Type='OCT']..")
     for k, (meta, root) in enumerate(zip(reader.bscan_meta, roots, strict=True)):

@@ -11,6 +11,7 @@ of a scheme below, or `none`.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +57,7 @@ class Scheme:
             out[label == value] = table[value]
         return out
 
-    def pick(self, surfaces: dict[str, NDArray[np.floating]]) -> NDArray[np.floating] | None:
+    def pick(self, surfaces: Mapping[str, NDArray]) -> NDArray | None:
         """The scheme's surfaces in order, (surfaces, columns), or None if one of them is not there.
 
         Surfaces without names ("1", "2", ...) are taken as they come.

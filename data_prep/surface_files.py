@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from data_prep.grey import INVALID
 
-Array = NDArray[np.floating]
+Array = NDArray
 KINDS = (".csv", ".txt", ".mat", ".xml")
 
 
@@ -62,7 +62,7 @@ def _read_text(path: Path) -> dict[str, Array]:
     separator = next((mark for mark in ("\t", ";", ",") if mark in lines[0]), None)
     table = [[cell.strip() for cell in line.split(separator)] for line in lines]
     names = None
-    if any(re.search(r"[A-Za-z]", cell) and cell.lower() not in ("nan", "inf") for cell in table[0]):
+    if not all(_is_number(cell) for cell in table[0]):
         names, table = table[0], table[1:]
     widths = {len(row) for row in table}
     if len(widths) != 1:
@@ -75,6 +75,14 @@ def _read_text(path: Path) -> dict[str, Array]:
     if len(names) != len(rows) or len(set(names)) < len(names):
         raise ValueError(f"surfaces: '{path.name}' names {names} for {len(rows)} columns; expected one name for each")
     return dict(zip(names, rows, strict=True))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell or "nan")
+    except ValueError:
+        return False
+    return True
 
 
 def load_mat(path: Path) -> dict[str, NDArray]:

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,7 +121,7 @@ def read_volume(path: Path) -> tuple[NDArray, tuple[float, ...] | None]:
 def _read_nifti(path: Path) -> tuple[NDArray, tuple[float, ...]]:
     import nibabel as nib
 
-    image = nib.load(path)
+    image: Any = nib.load(path)
     if int(np.prod(image.shape, dtype=np.int64)) > MOST_VOXELS:
         raise ValueError(f"file: found shape {image.shape}; expected at most {MOST_VOXELS:.0e} voxels")
     unit = MILLIMETRES[image.header.get_xyzt_units()[0]]

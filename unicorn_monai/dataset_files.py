@@ -145,8 +145,8 @@ def read_spacing(path: PathLike) -> tuple[float, float] | None:
     """(axial, lateral) pixel spacing stored in a NIfTI file, mm; None for other formats."""
     if not _is_nifti(Path(path)):
         return None
-    zooms = nib.Nifti1Image.from_filename(path).header.get_zooms()
-    return float(zooms[0]), float(zooms[1])
+    zooms = [float(z) for z in nib.Nifti1Image.from_filename(path).header.get_zooms()]
+    return zooms[0], zooms[1]
 
 
 def _is_nifti(path: Path) -> bool:
@@ -167,8 +167,9 @@ def open_picture(path: Path, pages: bool = False) -> Image.Image:
             raise ValueError(f"{error}; expected at most {MOST_PIXELS // 1_000_000} megapixels") from error
     try:
         _require_not_huge(picture.size)
-        if not pages and getattr(picture, "n_frames", 1) > 1:
-            raise ValueError(f"it holds {picture.n_frames} pages, expected one image")
+        count = getattr(picture, "n_frames", 1)
+        if count > 1 and not pages:
+            raise ValueError(f"it holds {count} pages, expected one image")
     except Exception:
         picture.close()
         raise
