@@ -127,7 +127,7 @@ def read(paths: list[Path], labels: Labels, options: Namespace, report: Report) 
             try:
                 groups = functional_groups(dataset, k)
                 surfaces, label = labels.of_frame(uid, k, image.shape, groups)
-                spacing = spacing_of(dataset, groups)
+                spacing = None if options.spacing_mm else spacing_of(dataset, groups)
             except ValueError as error:
                 yield ValueError(f"'{path.name}', frame {k + 1}: {error}")
             else:

@@ -28,6 +28,7 @@ from data_prep.label_schemes import PAPER
 from data_prep.options import files_below, parser_for, run, subject_of, validate
 
 DEVICE = "Spectralis"
+VERSIONS = (b"HSF-OCT", b"ep-v")  # HEYEX, eyepy
 VOL_HEADER = 2048  # bytes before the localizer image
 BSCAN_HEADER = 256  # bytes before the layers of a B-scan
 IMAGE, PATIENT = 1073741824, 9  # types of .e2e folders
@@ -67,6 +68,8 @@ def find_vol(path: Path, options: Namespace) -> list[Source]:
         start = file.read(VOL_HEADER)
     if len(start) < VOL_HEADER:
         raise ValueError(f"found {path.stat().st_size} bytes, expected at least {VOL_HEADER}")
+    if not start.startswith(VERSIONS):
+        raise ValueError(f"found {start[:12]!r} at its beginning, expected one of {VERSIONS}")
     header = construct.Struct(*vol_format.subcons[:-2]).parse(start)  # all but the localizer and the B-scans
     if min(header.size_x, header.size_y, header.n_bscans) < 1:
         raise ValueError(f"found {header.n_bscans} B-scans of {header.size_y} x {header.size_x} pixels")

@@ -170,11 +170,14 @@ def _labels_of(
     with found[0].open("rb") as file:
         if file.read(12).startswith(LOSSY):
             raise ValueError(f"label: '{found[0].name}' is lossy (JPEG); expected PNG or TIFF. Export the labels anew")
-    with open_picture(found[0], pages=True) as picture:
-        if getattr(picture, "n_frames", 1) <= page:
-            raise ValueError(f"label: '{found[0].name}' has no page {page}; expected one for each of the image")
-        picture.seek(page)
-        return None, np.asarray(picture)  # of a palette image: the indices
+    try:
+        with open_picture(found[0], pages=True) as picture:
+            if getattr(picture, "n_frames", 1) <= page:
+                raise ValueError(f"label: '{found[0].name}' has no page {page}; expected one for each of the image")
+            picture.seek(page)
+            return None, np.asarray(picture)  # of a palette image: the indices
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"label: found no readable image '{found[0].name}' ({error}); export it anew") from error
 
 
 def scheme_of(options: Namespace) -> Scheme | None:

@@ -95,7 +95,7 @@ def label_of(path: Path, options: Namespace) -> Path | None:
     return candidates[0] if candidates else None
 
 
-def read_volume(path: Path) -> tuple[NDArray, tuple[float, ...] | None]:
+def read_volume(path: Path, need_spacing: bool = True) -> tuple[NDArray, tuple[float, ...] | None]:
     """Voxels in the axis order of the file (x, y, z), and their spacing in mm, None where unknown.
 
     Raises:
@@ -111,6 +111,8 @@ def read_volume(path: Path) -> tuple[NDArray, tuple[float, ...] | None]:
     except Exception as error:  # both readers raise many kinds
         first = str(error).strip().splitlines()[-1] if str(error).strip() else ""
         raise ValueError(f"file: found no readable volume ({type(error).__name__}: {first}); export it anew") from error
+    if not need_spacing:
+        spacing = (1.0, 1.0, 1.0)
     if not all(np.isfinite(s) and s > 0 for s in spacing):
         raise ValueError(f"spacing: found {spacing}; expected finite and positive numbers. Repair it, or --spacing-mm")
     while array.ndim > 3 and array.shape[-1] == 1:
@@ -140,14 +142,14 @@ def _read_itk(path: Path) -> tuple[NDArray, tuple[float, ...]]:
 
 def read(path: Path, label: Path | None, options: Namespace) -> Iterator[Scan | ValueError]:
     """B-scans of a volume."""
-    array, spacing = read_volume(path)
+    array, spacing = read_volume(path, options.spacing_mm is None)
     axes = options.axes if array.ndim == 3 else options.axes.replace("b", "")
     if array.ndim != len(axes):
         raise ValueError(f"file: found {array.ndim} dimensions {array.shape}; expected {len(axes)}, as in --axes")
     grey = _order(to_grey(array, options.window), axes)
     labels = None
     if label is not None:
-        values, _ = read_volume(label)
+        values, _ = read_volume(label, need_spacing=False)
         if values.shape != array.shape:
             name = relative(label, options.input)
             raise ValueError(f"label: found shape {values.shape} in '{name}'; expected the image's, {array.shape}")

@@ -241,3 +241,70 @@ def save(ds: FileDataset, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pydicom.dcmwrite(path, ds, enforce_file_format=True)
     return path
+
+
+# ---------------------------------------------------------------- .e2e
+
+
+def e2e(path: Path) -> Path:
+    """An .e2e file of two patients, one eye each, two B-scans each; built with the reader's own description of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    entries: list[tuple[tuple[int, int, int, int], int, int, bytes]] = []  # ids, index, type, content
+    for person, side in ((1, b"R"), (2, b"L")):
+        patient = struct.pack("<31s66sIc25s", b"Erika", b"Mustermann", 19640812, b"F", f"PAT-471{person}".encode())
+        entries.append(((person, -1, -1, -1), 0, 9, patient))
+        entries.append(((person, 1, person, -1), 0, 11, bytes(14) + side))
+        for k in range(2):
+            ids = (person, 1, person, 2 * k)
+            entries.append((ids, 0, 10004, _bscan_meta(k)))
+            values = (bscan(k + 3 * person) / 255.0) ** 4
+            stored = np.array([_to_float16u(v) for v in values.ravel()], dtype="<u2").tobytes()
+            head = struct.pack("<5I", len(stored), 35652097, ROWS * COLUMNS, ROWS, COLUMNS)
+            entries.append((ids, 1, 1073741824, head + stored))
+            for place, index in enumerate((0, 2, 4, 5, 6, 8, 14, 15, 1)):
+                rows = np.full(COLUMNS, 10 + 2.5 * place, dtype="<f4").tobytes()
+                entries.append((ids, 0, 10019, struct.pack("<5I", 0, index, 0, COLUMNS, 0) + rows))
+    version = struct.pack("<12sI10H", b"CMDb", 100, *[0] * 10)
+    directory = struct.pack("<12sI10H4I", b"MDbDir", 100, *[0] * 10, len(entries), 0, 36 + 52, 0)
+    first = len(version) + 2 * len(directory) + 44 * len(entries)
+    headers, data, position = b"", b"", first
+    for ids, index, kind, content in entries:
+        headers += struct.pack("<4I4i2H2I", 0, position, len(content), 0, *ids, index, 0, kind, 0)
+        data += (
+            struct.pack("<12s5I4i2H2I", b"MDbData", 0, 0, position, len(content), 0, *ids, index, 0, kind, 0) + content
+        )
+        position += 60 + len(content)
+    path.write_bytes(version + directory + directory + headers + data)
+    return path
+
+
+def _bscan_meta(k: int) -> bytes:
+    """Header of a B-scan, field by field as the reader lists them."""
+    import dataclasses
+
+    from eyepy.io.he.e2e_format import Type10004
+
+    values = {"size_y": ROWS, "size_x": COLUMNS, "start_x": -10.0, "end_x": 10.0, "scale_y": 0.00387, "n_bscans": 2}
+    values |= {"aktImage": k, "scan_pattern": 3, "imgSizeWidth": COLUMNS, "quality_ui": 27.0}
+    content = b""
+    for field in dataclasses.fields(Type10004):
+        if not field.init or field.name == "rest":
+            continue
+        size = field.metadata["subcon"].sizeof()
+        value = values.get(field.name)
+        if value is None:
+            content += bytes(size)
+        else:
+            content += struct.pack("<f" if isinstance(value, float) else "<I", value)
+    return content
+
+
+def _to_float16u(value: float) -> int:
+    """Heidelberg's unsigned float: 10 bits of mantissa (lowest), 6 of exponent."""
+    if value <= 0:
+        return 0
+    exponent = int(np.floor(np.log2(value)))
+    mantissa = round((value / 2.0**exponent - 1) * 1024)
+    if mantissa == 1024:
+        exponent, mantissa = exponent + 1, 0
+    return ((exponent + 63) << 10) | mantissa
