@@ -199,7 +199,8 @@ def read_e2e(path: Path, series_id: int) -> Iterator[Scan | ValueError]:
     with HeE2eReader(path) as reader:
         series = next(series for series in reader.series if series.id == series_id)
         lateral = series.get_x_scale_derivation()["scaling_x_um_per_pixel"]
-        side = series.laterality() if TypesEnum.laterality in series.folders else ""
+        sides = series.folders.get(TypesEnum.laterality, [])
+        side = getattr(sides[0].data.laterality, "name", None) if sides else None
         for k, slice_ in enumerate(sorted(series.slices.values(), key=lambda s: s.id)):
             try:
                 meta = slice_.get_meta()
@@ -211,7 +212,7 @@ def read_e2e(path: Path, series_id: int) -> Iterator[Scan | ValueError]:
             axial = float(meta["scale_y"])
             spacing = (axial, lateral / 1000) if lateral and axial > 0 else None
             rows = {name: np.array(layers[i], dtype=np.float64) for name, i in SEG_MAPPING.items() if i in layers}
-            fields = _fields(k, side.rpartition(".")[2], meta["quality_ui"])
+            fields = _fields(k, side, meta["quality_ui"])
             fields["lateral_spacing"] = "estimated" if spacing else None
             yield Scan(image, spacing, _existing(rows) or None, valid=valid, device=DEVICE, fields=fields)
 

@@ -70,9 +70,9 @@ def burnt_in_text(image: NDArray[np.uint8], block: int = 16, run: int = 4) -> st
     """Look for text, scan boxes and scale bars in a B-scan.
 
     Overlays are drawn in colour on a grey image, or in pure white on a dark ground: in four neighbouring blocks of
-    16 x 16 pixels the median is below 40, yet 2 to 50 % are 250 or more. Found no alarm in 70 real Spectralis B-scans and
-    178 simulated ones, and an alarm in all with text 16 pixels high or more; smaller text is not seen. It warns, it does
-    not clean: look at the images.
+    16 x 16 pixels the median is below 40, yet 4 to 50 % are 250 or more. No alarm in 70 real Spectralis B-scans and 116
+    simulated ones; an alarm in all 80 with text 16 pixels high or more; smaller text is not seen. It warns, it does not
+    clean: look at the images.
 
     Args:
         image: (rows, columns) or (rows, columns, 3), uint8.
@@ -93,6 +93,6 @@ def burnt_in_text(image: NDArray[np.uint8], block: int = 16, run: int = 4) -> st
     blocks = image[: rows * block, : columns * block].reshape(rows, block, columns, block).swapaxes(1, 2)
     blocks = blocks.reshape(rows, columns, -1)
     white = (blocks >= 250).mean(axis=2)
-    drawn = (np.median(blocks, axis=2) < 40) & (white > 0.02) & (white < 0.5)
+    drawn = (np.median(blocks, axis=2) < 40) & (white > 0.04) & (white < 0.5)
     neighbours = np.lib.stride_tricks.sliding_window_view(drawn, run, axis=1)
     return "pure white on a dark ground" if neighbours.all(axis=2).any() else None

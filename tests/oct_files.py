@@ -300,11 +300,11 @@ def _bscan_meta(k: int) -> bytes:
 
 
 def _to_float16u(value: float) -> int:
-    """Heidelberg's unsigned float: 10 bits of mantissa (lowest), 6 of exponent."""
+    """Heidelberg's unsigned float as eyepy reads it: 6 bits of exponent above 10 of mantissa in reverse order."""
     if value <= 0:
         return 0
     exponent = int(np.floor(np.log2(value)))
     mantissa = round((value / 2.0**exponent - 1) * 1024)
     if mantissa == 1024:
         exponent, mantissa = exponent + 1, 0
-    return ((exponent + 63) << 10) | mantissa
+    return ((exponent + 63) << 10) | int(f"{mantissa:010b}"[::-1], 2)
