@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -32,12 +33,14 @@ from oct_files import (
 from PIL import Image, ImageDraw, PngImagePlugin
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, RLELossless
+from typer.testing import CliRunner
 
-from data_prep import dicom, heidelberg, image_folder, overlay, spectralis_healthy, volumes
+from data_prep import dicom, heidelberg, home_oct, image_folder, overlay, phantom, spectralis_healthy, volumes
 from data_prep.grey import from_reflectivity, mask_white_border, resize_grey, resize_nearest, to_grey
 from data_prep.label_schemes import PAPER, read_scheme
 from data_prep.privacy import burnt_in_text, pseudonym, read_key
 from data_prep.surface_files import read_surfaces
+from unicorn_monai.cli import app
 from unicorn_monai.datasets import SPLITS, check, datalist, label_names, problems, read_array, read_header
 from unicorn_monai.orientation import judge, row_evidence
 from unicorn_monai.surfaces import label_map as rasterise
@@ -539,3 +542,41 @@ def test_a_bad_label_scheme_is_refused(content, message, tmp_path):
         path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(ValueError, match=message):
         read_scheme(str(path))
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def test_without_eyepy_the_message_says_what_to_install(tmp_path, monkeypatch, capsys):
+    vol(tmp_path / "in" / "a.vol")
+    monkeypatch.setitem(sys.modules, "eyepy", None)
+    assert heidelberg.main([str(tmp_path / "in"), str(tmp_path / "out")]) == 1
+    assert "pip install 'unicorn-monai[heidelberg]'" in capsys.readouterr().err
+
+
+def test_the_command_line_passes_everything_on(tmp_path):
+    for k in range(3):
+        picture(tmp_path / f"in/p{k}/0.png", bscan(k))
+    run_cli = CliRunner()
+    done = run_cli.invoke(app, ["prepare", "image_folder", str(tmp_path / "in"), str(tmp_path / "out"), *SAME])
+    assert done.exit_code == 0, done.output
+    done = run_cli.invoke(app, ["check", str(tmp_path / "out"), "--json"])
+    assert (done.exit_code, json.loads(done.stdout)["fatal"]) == (0, 0)
+    done = run_cli.invoke(app, ["check", str(tmp_path / "out"), "--labels"])
+    assert done.exit_code == 1
+    assert "has no 'label', which this stage needs" in done.stdout
+    assert run_cli.invoke(app, ["prepare", "nothing", "a", "b"]).exit_code == 2
+
+
+def test_home_oct_takes_chosen_subjects_and_sizes(tmp_path):
+    clinical = phantom.write_phantom(tmp_path / "a", "spectralis", 4, 1, size=48, preset="full", first_subject=0)
+    options = ["--subjects", "s000", "s001", "s002", "--split", "0.4", "0.3", "0.3", "--size", "32", "--labels", "none"]
+    assert home_oct.main([str(clinical), str(tmp_path / "b"), *options, "--device-name", "Home 1"]) == 0
+    header = read_header(tmp_path / "b")
+    assert (header["device"], header["simulated_device"]) == ("Home 1", True)
+    items = datalist(tmp_path / "b", SPLITS)
+    assert sorted(item["subject"] for item in items) == ["s000", "s001", "s002"]
+    assert [len(header[split]) for split in SPLITS] == [1, 1, 1]
+    assert all("label" not in item and read_array(item["image"]).shape == (32, 32) for item in items)
+    assert home_oct.main([str(clinical), str(tmp_path / "c"), "--subjects", "nobody"]) == 1
+    assert home_oct.main([str(tmp_path / "b"), str(tmp_path / "d")]) == 1  # it is home OCT already

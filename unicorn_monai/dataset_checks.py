@@ -31,7 +31,7 @@ from unicorn_monai.orientation import judge, label_evidence, row_evidence
 LARGEST_SPACING_MM = 0.5  # of an OCT pixel; beyond it micrometres were taken for millimetres
 SMALLEST_SPACING_MM = 1e-4
 SAMPLE = 64  # files whose headers are read by `require_sound`
-LOSSY = (b"\xff\xd8\xff", b"\x00\x00\x00\x0cjP  ", b"RIFF")  # JPEG, JPEG 2000, WebP
+LOSSY = b"\xff\xd8\xff"  # a JPEG file begins so
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _header_problems(header: Mapping[str, Any], need_subjects: bool = False) -> 
                 yield Problem(name, "image", "the file listed more than once", "one item per image", "Remove one.")
             images.add(name)
             yield from _spacing_problems(name, item.get("spacing_mm"), oct_)
-            if str(item.get("label", "")).lower().endswith((".jpg", ".jpeg", ".webp", ".jp2")):
+            if str(item.get("label", "")).lower().endswith((".jpg", ".jpeg")):
                 yield _lossy(item["label"], Path(item["label"]).suffix)
     if not images:
         yield Problem(HEADER, "items", "no images", f"some in {list(SPLITS)}", "Convert again; look what was skipped.")

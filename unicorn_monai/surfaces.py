@@ -63,8 +63,8 @@ def resize_weights(source: int, target: int) -> Array:
 
 
 def resize_image(image: NDArray, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Area average of an 8-bit image, (rows, columns) -> size."""
-    rows, columns = (area_weights(n, m) for n, m in zip(image.shape, size, strict=True))
+    """Resample an 8-bit image (rows, columns) to a size: area average, linear interpolation where it is enlarged."""
+    rows, columns = (resize_weights(n, m) for n, m in zip(image.shape, size, strict=True))
     return np.clip(np.rint(rows @ image.astype(np.float64) @ columns.T), 0, 255).astype(np.uint8)
 
 
@@ -84,7 +84,7 @@ def resize_surfaces(surfaces: Array, source: tuple[int, int], target: tuple[int,
     """
     if surfaces.shape[1] != source[1]:
         raise ValueError(f"surfaces with {surfaces.shape[1]} columns for an image with {source[1]}: expected as many")
-    weights = area_weights(source[1], target[1])
+    weights = resize_weights(source[1], target[1])
     missing = np.isnan(surfaces).astype(float) @ weights.T > 0
     z = np.nan_to_num(surfaces) @ weights.T
     z = (z + 0.5) * target[0] / source[0] - 0.5
