@@ -66,6 +66,9 @@ def test_surfaces_of_a_label_map_make_the_same_label_map():
     found = surfaces_from_labels(labels, 8)
     assert np.abs(found - surfaces).max() <= 0.5
     assert (label_map(found, 41) == labels).all()
+    batch = surfaces_from_labels(np.stack([labels, labels[::-1]]), 8)
+    assert batch.shape == (2, 8, 30)
+    assert (batch[0] == found).all()
     with pytest.raises(ValueError, match="label 8 with 3 surfaces"):
         surfaces_from_labels(labels, 3)
 

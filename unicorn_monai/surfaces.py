@@ -117,12 +117,12 @@ def surfaces_from_labels(labels: NDArray[np.integer], n_surfaces: int) -> Array:
     """Recover surfaces from a label map, each half a pixel above the first row that it contains.
 
     Args:
-        labels: (rows, columns) labels 0..n_surfaces, 255 = ignore.
+        labels: (..., rows, columns) labels 0..n_surfaces, 255 = ignore.
         n_surfaces: number of surfaces.
 
     Returns:
-        (n_surfaces, columns) rows, exact to half a pixel; NaN in columns with an ignored pixel. A surface outside the
-        image is set to its border, -1/2 or rows - 1/2.
+        (..., n_surfaces, columns) rows, exact to half a pixel; NaN in columns with an ignored pixel. A surface outside
+        the image is set to its border, -1/2 or rows - 1/2.
 
     Raises:
         ValueError: if a label is neither 255 nor at most `n_surfaces`.
@@ -131,6 +131,5 @@ def surfaces_from_labels(labels: NDArray[np.integer], n_surfaces: int) -> Array:
     if present.size and present.max() > n_surfaces:
         raise ValueError(f"label {present.max()} with {n_surfaces} surfaces: expected labels 0..{n_surfaces} or 255")
     # Counting pixels instead of looking for the first one also orders columns whose labels motion has torn.
-    above = np.stack([(labels <= k).sum(axis=0) for k in range(n_surfaces)]) - 0.5
-    above[:, (labels == IGNORE).any(axis=0)] = np.nan
-    return above
+    above = np.stack([(labels <= k).sum(axis=-2) for k in range(n_surfaces)], axis=-2) - 0.5
+    return np.where((labels == IGNORE).any(axis=-2)[..., None, :], np.nan, above)
