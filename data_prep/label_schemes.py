@@ -76,7 +76,13 @@ PAPER = Scheme(
     ("ILM", "RNFL", "IPL", "INL", "OPL", "ELM", "EZ", "IZ", "BM"),
 )
 RETINA = Scheme(("vitreous", "retina", "choroid and below"), ("ILM", "BM"))
-NAMED = {"paper": PAPER, "retina": RETINA}
+# Nine labels from the surfaces of Iowa's OCTExplorer, which draws no external limiting membrane; the border of myoid
+# and ellipsoid is taken for the upper edge of the bright band, as in data_prep.spectralis_healthy (our reading).
+OCTEXPLORER = Scheme(
+    ("vitreous", "RNFL", "GCL+IPL", "INL", "OPL", "ONL+IS", "EZ", "OS/RPE", "choroid and below"),
+    ("ILM", "RNFL-GCL", "IPL-INL", "INL-OPL", "OPL-HFL", "BMEIS", "IS/OSJ", "OB_RPE"),
+)
+NAMED = {"paper": PAPER, "retina": RETINA, "octexplorer": OCTEXPLORER}
 
 
 def numbered(n_surfaces: int) -> Scheme:

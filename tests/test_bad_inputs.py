@@ -371,6 +371,11 @@ def volume_set(root: Path, **options: Any) -> Path:
     return nifti(root / "p1/a.nii.gz", **options)
 
 
+def two_spacings(root: Path) -> None:
+    nifti(root / "p1/a.nii.gz", spacing=(0.012, 0.004, 0.1))
+    nifti(root / "p2/a.nii.gz", np.stack([bscan(k + 5).T for k in range(3)], axis=2), spacing=(0.006, 0.002, 0.1))
+
+
 def nan_volume() -> np.ndarray:
     array = np.stack([bscan(k).T for k in range(3)], axis=2).astype(np.float32)
     array[3, 3, 1] = np.nan
@@ -435,6 +440,13 @@ VOLUMES = {
     ),
     "NIfTI of spacing 0": Case(
         "volumes", lambda r: zooms(r, [0.0, 0.0, 0.0]), "handled", "note: no spacing: give --spacing-mm"
+    ),
+    "volumes of mixed spacing": Case(
+        "volumes",
+        two_spacings,
+        "handled",
+        r"6 images .*spacing \[0\.003, 0\.009\] mm \(axial, lateral; median\)",
+        ("--size", "40", "32"),
     ),
     "NIfTI without spacing": Case(
         "volumes", lambda r: volume_set(r, spacing=(1, 1, 1)), "handled", "note: no spacing: give --spacing-mm"

@@ -368,6 +368,9 @@ def test_the_real_surfaces_of_octexplorer(tmp_path):
     options = ("--size", "496", "512", "--labels", str(tmp_path / "scheme.json"))
     items = run(image_folder, tmp_path / "in", tmp_path / "out", *options)
     assert len(items) == 19
+    nine = run(image_folder, tmp_path / "in", tmp_path / "nine", "--labels", "octexplorer")
+    assert label_names(tmp_path / "nine")[6:] == ["EZ", "OS/RPE", "choroid and below"]
+    assert set(np.unique(read_array(nine[9]["label"]))) >= set(range(9))
     for item in items:
         image, labels = read_array(item["image"]), read_array(item["label"])
         valid = labels != 255
