@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of every source."""
     group = parser.add_argument_group("options of every source")
     group.add_argument(
-        "--labels", help="paper, retina, a JSON file (data_prep/README.md), or none: write no label maps"
+        "--labels", help="paper, retina, octexplorer, a JSON file (data_prep/README.md), or none: no label maps"
     )
     group.add_argument("--size", type=int, nargs="+", default=[256], help="rows and columns, or one number (256)")
     group.add_argument("--split", type=float, nargs=3, default=(0.7, 0.1, 0.2), metavar=("TRAIN", "VAL", "TEST"))
