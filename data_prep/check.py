@@ -1,30 +1,42 @@
-"""Look for what would poison an experiment: one line per problem, exit status 1 if there is any.
+"""Look for what would poison an experiment: one line per problem, exit status 1 if any is fatal.
 
-python -m data_prep.check DATASET [--labels]
+    python -m data_prep.check DATASET [--labels] [--json]
+
+Each line: file, field, found, expected, what to do; warnings say so. What is looked at: `unicorn_monai.dataset_checks`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unicorn_monai.datasets import check
+from unicorn_monai.datasets import HEADER, Problem, problems
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m data_prep.check", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("dataset", type=Path, help="data set folder")
     parser.add_argument("--labels", action="store_true", help="every image must have a label map")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
     options = parser.parse_args(arguments)
     try:
-        problems = check(options.dataset, options.labels)
+        found = problems(options.dataset, options.labels)
     except ValueError as error:
-        problems = [str(error)]
-    print("\n".join([*problems, f"{len(problems)} problem(s) in {options.dataset}"]))
-    return 1 if problems else 0
+        found = [Problem(HEADER, "file", str(error), "a readable data set", "See data_prep/README.md for the format.")]
+    fatal = sum(problem.fatal for problem in found)
+    if options.json:
+        listed = [problem.to_dict() for problem in found]
+        print(json.dumps({"dataset": str(options.dataset), "fatal": fatal, "problems": listed}, indent=2))
+    else:
+        counts = f"{fatal} problem(s) and {len(found) - fatal} warning(s) in {options.dataset}"
+        print("\n".join([*map(str, found), counts]))
+    return int(fatal > 0)
 
 
 if __name__ == "__main__":

@@ -27,9 +27,9 @@ from scipy.ndimage import uniform_filter
 from data_prep.home_oct import draw_window, enlarge
 from data_prep.phantom import DEMO, FIRST_SUBJECT
 from data_prep.spectralis_healthy import AXIAL_UM, LATERAL_UM, N_SURFACES, read_bscans, read_subjects
-from data_prep.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
 from unicorn_monai.simulation import DEVICES, simulate
 from unicorn_monai.simulation.devices import degrade
+from unicorn_monai.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8], float]  # image, label map of nine labels, axial spacing in um
 LAYERS = ("vitreous", "RNFL", "GCL+IPL", "INL", "OPL", "ONL+IS", "EZ/OS", "RPE")

@@ -17,10 +17,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from data_prep.surfaces import area_weights, label_map, surfaces_from_labels
+from data_prep.convert import Report, summarise
+from data_prep.splits import split_by_subject
 from unicorn_monai.datasets import SPLITS, DatasetWriter, datalist, read_array, read_header
 from unicorn_monai.simulation.devices import HOME_OCT, degrade
+from unicorn_monai.surfaces import label_map, resize_weights, surfaces_from_labels
+
+SUFFIX = "-as-home-oct"
 
 
 def draw_window(
@@ -60,7 +65,7 @@ def enlarge(
     image: NDArray[np.uint8], labels: NDArray[np.uint8], size: tuple[int, int], n_surfaces: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Resample a window to the size of the image: grey levels linearly, labels by way of their surfaces."""
-    rows, columns = (_linear_weights(n, m) for n, m in zip(image.shape, size, strict=True))
+    rows, columns = (resize_weights(n, m) for n, m in zip(image.shape, size, strict=True))
     out = np.clip(np.rint(rows @ image.astype(np.float64) @ columns.T), 0, 255).astype(np.uint8)
     surfaces = surfaces_from_labels(labels, n_surfaces)
     missing = (columns @ np.isnan(surfaces).T.astype(float)).T > 0
@@ -68,68 +73,93 @@ def enlarge(
     return out, label_map(np.where(missing, np.nan, z), size[0])
 
 
-def _linear_weights(source: int, target: int) -> NDArray[np.floating]:
-    """Return (target, source) weights: linear interpolation when enlarging, area average when reducing."""
-    if target <= source:
-        return area_weights(source, target)
-    position = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
-    return np.clip(1 - np.abs(position[:, None] - np.arange(source)[None, :]), 0, None)
-
-
-def write_home_oct(dataset: str | Path, output: str | Path, seed: int = 0, repeats: int = 1) -> Path:
-    """Convert a labelled data set, item by item; splits, subjects and labels are kept.
+def write_home_oct(
+    dataset: str | Path,
+    output: str | Path,
+    seed: int = 0,
+    repeats: int = 1,
+    size: int | None = None,
+    split: Sequence[float] | None = None,
+    subjects: Sequence[str] | None = None,
+    labels: bool = True,
+    device: str = HOME_OCT.name,
+) -> Path:
+    """Convert a labelled data set, item by item; subjects are kept.
 
     Args:
         dataset: labelled data set of the clinical device, with spacings.
         output: folder of the new data set.
         seed: item i depends on (seed, i) only.
         repeats: acquisitions of each B-scan, each with its own window, motion and noise.
+        size: rows and columns; those of the input by default.
+        split: shares of the subjects for training, validation and test; the input's splits by default.
+        subjects: only these; all by default.
+        labels: whether to write the label maps.
+        device: name of the domain.
 
     Returns:
         The new folder.
 
     Raises:
-        ValueError: if the data set has no spacing, or is of a home device already.
+        ValueError: if the data set has no spacing, is of a home device already, or lacks a subject asked for.
     """
     if repeats < 1:
         raise ValueError(f"repeats is {repeats}; expected at least 1")
+    if size is not None and size < 8:
+        raise ValueError(f"--size {size}: expected at least 8")
     header = read_header(dataset)
     if header.get("spacing_mm") is None:
         raise ValueError(f"'{dataset}' has no spacing_mm: the optics need the pixel size; add it to dataset.json")
-    if header.get("device") == HOME_OCT.name:
+    if header.get("device") == HOME_OCT.name or str(header.get("name", "")).endswith(SUFFIX):
         raise ValueError(f"'{dataset}' is of device '{HOME_OCT.name}' already; give a data set of a clinical device")
-    labels = {int(k): v for k, v in header["labels"].items()}
-    nominal = [min(s * n, m) / n for s, n, m in _extent(dataset, header)]
-    index = 0
+    chosen = _chosen(dataset, header, subjects, split, seed)
+    names = {int(k): v for k, v in header["labels"].items()}
+    nominal = [min(s * n, m) / (size or n) for s, n, m in _extent(dataset, header)]
     with DatasetWriter(
         output,
-        name=f"{header.get('name', 'oct')}-as-home-oct",
-        device=HOME_OCT.name,
-        labels=labels,
+        name=f"{header.get('name', 'oct')}{SUFFIX}",
+        device=device,
+        labels=names,
         spacing_mm=nominal,
         simulated_device=True,
         simulated_anatomy=bool(header.get("simulated_anatomy", False)),
         source=header.get("source"),
         seed=seed,
     ) as writer:
-        for part in SPLITS:
-            items = datalist(dataset, part, ("image", "label")) if header.get(part) else []
-            for item, repeat in product(items, range(repeats)):
-                rng = np.random.default_rng([seed, index, 5])
-                index += 1
-                image, label = read_array(item["image"]), read_array(item["label"]).astype(np.uint8)
-                spacing = item.get("spacing_mm") or header["spacing_mm"]
-                rows, columns = draw_window(label, spacing, rng)
-                size = image.shape
-                image, label = enlarge(image[rows, columns], label[rows, columns], size, max(labels))
-                used = [
-                    spacing[0] * (rows.stop - rows.start) / size[0],
-                    spacing[1] * (columns.stop - columns.start) / size[1],
-                ]
-                image, label = degrade(image, label, (used[0] * 1e3, used[1] * 1e3), rng)
-                own = {k: item[k] for k in ("subject", "scan") if k in item}
-                writer.add(part, image, label, **own, repeat=repeat, spacing_mm=[round(s, 6) for s in used])
+        progress = tqdm(product(chosen, range(repeats)), "home_oct", len(chosen) * repeats, unit="B-scan", disable=None)
+        for index, ((part, item), repeat) in enumerate(progress):
+            rng = np.random.default_rng([seed, index, 5])
+            image, label = read_array(item["image"]), read_array(item["label"]).astype(np.uint8)
+            spacing = item.get("spacing_mm") or header["spacing_mm"]
+            rows, columns = draw_window(label, spacing, rng)
+            target = (size, size) if size else image.shape
+            image, label = enlarge(image[rows, columns], label[rows, columns], target, max(names))
+            used = [
+                spacing[0] * (rows.stop - rows.start) / target[0],
+                spacing[1] * (columns.stop - columns.start) / target[1],
+            ]
+            image, label = degrade(image, label, (used[0] * 1e3, used[1] * 1e3), rng)
+            own = {k: item[k] for k in ("subject", "scan") if k in item}
+            kept = label if labels else None
+            writer.add(part, image, kept, **own, repeat=repeat, spacing_mm=[round(s, 6) for s in used])
     return Path(output)
+
+
+def _chosen(
+    dataset: str | Path, header: dict, subjects: Sequence[str] | None, split: Sequence[float] | None, seed: int
+) -> list[tuple[str, dict]]:
+    """The items of the subjects asked for, with their splits."""
+    items = [
+        (part, item) for part in SPLITS if header.get(part) for item in datalist(dataset, part, ("image", "label"))
+    ]
+    present = list(dict.fromkeys(item["subject"] for _, item in items))
+    if unknown := sorted(set(subjects or ()) - set(present)):
+        raise ValueError(f"--subjects {unknown} are not in '{dataset}'; it holds {present}")
+    items = [(part, item) for part, item in items if subjects is None or item["subject"] in subjects]
+    if split is not None:
+        parts = split_by_subject([s for s in present if subjects is None or s in subjects], split, seed)
+        items = sorted(((parts[item["subject"]], item) for _, item in items), key=lambda pair: SPLITS.index(pair[0]))
+    return items
 
 
 def _extent(dataset: str | Path, header: dict) -> list[tuple[float, int, float]]:
@@ -149,14 +179,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("output", type=Path, help="folder of the data set")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=1, help="acquisitions of each B-scan (default 1)")
+    parser.add_argument("--size", type=int, help="rows and columns (default: the input's)")
+    parser.add_argument("--split", type=float, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="default: the input's")
+    parser.add_argument("--subjects", nargs="+", help="only these subjects of the input")
+    parser.add_argument("--labels", choices=("same", "none"), default="same", help="none: write no label maps")
+    parser.add_argument("--device-name", default=HOME_OCT.name, help="name of the domain (default home_oct)")
+    parser.add_argument("--keep-original-ids", action="store_true", help="always so: the input has pseudonyms already")
     a = parser.parse_args(arguments)
     try:
-        folder = write_home_oct(a.input, a.output, a.seed, a.repeats)
+        folder = write_home_oct(
+            a.input, a.output, a.seed, a.repeats, a.size, a.split, a.subjects, a.labels != "none", a.device_name
+        )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"simulated home OCT in {folder}")
-    return 0
+    return summarise(folder, Report())
 
 
 if __name__ == "__main__":

@@ -20,10 +20,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from tqdm import tqdm
 
-from data_prep.phantom import split_by_subject
-from data_prep.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
+from data_prep.convert import Report, summarise
+from data_prep.splits import split_by_subject
 from unicorn_monai.datasets import SPLITS, DatasetWriter
+from unicorn_monai.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
 
 LABELS: dict[int, str] = {
     0: "vitreous",
@@ -123,6 +125,8 @@ def write_spectralis_healthy(
     crop_um: float | None = None,
     crop_mm: float | None = None,
     windows: int = 1,
+    labels: bool = True,
+    device: str = "spectralis",
 ) -> tuple[Path, float]:
     """Convert the B-scans of some subjects.
 
@@ -134,6 +138,8 @@ def write_spectralis_healthy(
         crop_um: height of a window around the retina, um.
         crop_mm: width of a window, mm.
         windows: windows cut from each B-scan, evenly spread across its field.
+        labels: whether to write the label maps.
+        device: name of the domain.
 
     Returns:
         the data set, and the share of columns in which crossing surfaces were repaired.
@@ -153,10 +159,10 @@ def write_spectralis_healthy(
     nominal = ((crop_um or 496 * AXIAL_UM) * 1e-3 / size, crop_mm / size if crop_mm else 610 * LATERAL_UM * 1e-3 / size)
     fields = {"source": SOURCE, "lateral_spacing": "estimated", "simulated_device": False, "simulated_anatomy": False}
     with DatasetWriter(
-        output, name=f"spectralis-healthy-{size}", device="spectralis", labels=LABELS, spacing_mm=nominal, **fields
+        output, name=f"spectralis-healthy-{size}", device=device, labels=LABELS, spacing_mm=nominal, **fields
     ) as writer:
         for subject, part in parts.items():
-            for bscan in read_bscans(folder, subject):
+            for bscan in tqdm(read_bscans(folder, subject), f"subject {subject}", unit="B-scan", disable=None):
                 surfaces, share = order_surfaces(bscan.surfaces)
                 crossing.append(share)
                 whole = BScan(subject, bscan.scan, bscan.image, surfaces)
@@ -168,7 +174,7 @@ def write_spectralis_healthy(
                     writer.add(
                         part,
                         resize_image(cut.image, (size, size)),
-                        label,
+                        label if labels else None,
                         subject=f"subject{subject}",
                         scan=bscan.scan,
                         window=window,
@@ -202,6 +208,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--crop-um", type=float, help="height of a window around the retina, for small images")
     parser.add_argument("--crop-mm", type=float, help="width of a window, in the middle of the field")
     parser.add_argument("--windows", type=int, default=1, help="windows across the field of each B-scan (default 1)")
+    parser.add_argument("--labels", choices=("nine", "none"), default="nine", help="none: write no label maps")
+    parser.add_argument("--device-name", default="spectralis", help="name of the domain (default spectralis)")
+    parser.add_argument("--keep-original-ids", action="store_true", help="always so: the published ids are pseudonyms")
     a = parser.parse_args(arguments)
     try:
         explicit = [(s, part) for part in SPLITS for s in getattr(a, part) or ()]
@@ -213,12 +222,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not explicit:
             names = [str(s) for s in a.subjects or read_subjects(a.input)]
             parts = {int(s): part for s, part in split_by_subject(names, a.split, a.seed).items()}
-        folder, crossing = write_spectralis_healthy(a.input, a.output, a.size, parts, a.crop_um, a.crop_mm, a.windows)
+        folder, crossing = write_spectralis_healthy(
+            a.input, a.output, a.size, parts, a.crop_um, a.crop_mm, a.windows, a.labels != "none", a.device_name
+        )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{len(parts)} subjects in {folder}; crossing surfaces repaired in {crossing:.2%} of the columns")
-    return 0
+    return summarise(folder, Report())
 
 
 if __name__ == "__main__":

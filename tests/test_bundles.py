@@ -623,7 +623,7 @@ DATA_FAULTS: dict[str, tuple[str, str, Callable, str]] = {
         "retinal_unet",
         "train",
         label_of_other_size,
-        r"000003.*is \(32, 32\), its label map \(32, 64\)",
+        r"000003.*found shape \(32, 64\); expected that of its image, \(32, 32\)",
     ),
     "colour image": ("retinal_unet", "train", colour, "000003.* has 3 channel.*expected 1"),
     "colour image, latents": ("latent_diffusion", "train_autoencoder", colour, "000003.* has 3 channel.*expected 1"),

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from data_prep import compare_simulation, home_oct, phantom, spectralis_healthy
-from data_prep.surfaces import (
+from data_prep.splits import split_by_subject
+from unicorn_monai.datasets import SPLITS, check, datalist, read_array, read_header
+from unicorn_monai.surfaces import (
     area_weights,
     label_map,
     order_surfaces,
@@ -18,7 +20,6 @@ from data_prep.surfaces import (
     resize_surfaces,
     surfaces_from_labels,
 )
-from unicorn_monai.datasets import SPLITS, check, datalist, read_array, read_header
 
 REAL = Path(os.environ.get("UNICORN_DATA", Path(__file__).parents[2] / "shared" / "data")) / "spectralis_healthy"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"real B-scans not found in {REAL}; set UNICORN_DATA")
@@ -65,6 +66,9 @@ def test_surfaces_of_a_label_map_make_the_same_label_map():
     found = surfaces_from_labels(labels, 8)
     assert np.abs(found - surfaces).max() <= 0.5
     assert (label_map(found, 41) == labels).all()
+    batch = surfaces_from_labels(np.stack([labels, labels[::-1]]), 8)
+    assert batch.shape == (2, 8, 30)
+    assert (batch[0] == found).all()
     with pytest.raises(ValueError, match="label 8 with 3 surfaces"):
         surfaces_from_labels(labels, 3)
 
@@ -100,21 +104,21 @@ def test_area_weights_average(source, target):
 
 def test_split_shares_no_subject():
     names = [f"s{i}" for i in range(10)]
-    parts = phantom.split_by_subject(names, (0.7, 0.1, 0.2), 0)
+    parts = split_by_subject(names, (0.7, 0.1, 0.2), 0)
     assert [list(parts.values()).count(s) for s in SPLITS] == [7, 1, 2]
-    assert parts == phantom.split_by_subject(names, (0.7, 0.1, 0.2), 0)
-    assert parts != phantom.split_by_subject(names, (0.7, 0.1, 0.2), 1)
-    assert set(phantom.split_by_subject(names[:3], (0.98, 0.01, 0.01), 0).values()) == set(SPLITS)
-    assert set(phantom.split_by_subject(names[:1], (1, 0, 0), 0).values()) == {"training"}
+    assert parts == split_by_subject(names, (0.7, 0.1, 0.2), 0)
+    assert parts != split_by_subject(names, (0.7, 0.1, 0.2), 1)
+    assert set(split_by_subject(names[:3], (0.98, 0.01, 0.01), 0).values()) == set(SPLITS)
+    assert set(split_by_subject(names[:1], (1, 0, 0), 0).values()) == {"training"}
     with pytest.raises(ValueError, match="2 subjects cannot fill 3 splits"):
-        phantom.split_by_subject(names[:2], (0.7, 0.1, 0.2), 0)
+        split_by_subject(names[:2], (0.7, 0.1, 0.2), 0)
     with pytest.raises(ValueError, match="three shares"):
-        phantom.split_by_subject(names, (0.7, 0.3), 0)
+        split_by_subject(names, (0.7, 0.3), 0)
 
 
 @pytest.mark.parametrize("n", range(3, 30))
 def test_every_split_gets_a_subject(n):
-    parts = phantom.split_by_subject([str(i) for i in range(n)], (0.7, 0.1, 0.2), 0)
+    parts = split_by_subject([str(i) for i in range(n)], (0.7, 0.1, 0.2), 0)
     assert len(parts) == n
     assert set(parts.values()) == set(SPLITS)
 
@@ -170,8 +174,8 @@ def fake_source(folder: Path, subjects: int = 3, scans: int = 2, rows: int = 96,
     """Write B-scans whose grey level is 20 * label, traced 1-based where the grey level changes."""
     for name in ("images", "boundaries"):
         (folder / name).mkdir(parents=True)
-    edges = np.arange(8) * 8.0 + 20  # 0-based row of the first pixel below each surface
     for s in range(1, subjects + 1):
+        edges = np.arange(8) * 8.0 + 18 + 2 * s  # 0-based row of the first pixel below each surface
         for k, edge in enumerate(edges, start=1):
             traced = np.full((columns, scans), edge + 1.0)
             np.savetxt(folder / "boundaries" / f"Subject{s}_{k}.txt", traced, delimiter=",")

@@ -478,36 +478,42 @@ def same_subject(header):
 
 
 PROBLEMS = {
-    "NaN": (with_nan, r"'images/000000\.nii\.gz' holds NaN or infinite pixels.*repair or drop"),
+    "NaN": (
+        with_nan,
+        r"^images/000000\.nii\.gz: pixels: found NaN or infinite values; .*Repair or drop",
+    ),
     "constant": (
         lambda root: save(root, "images", 1, np.full((12, 8), 7, np.uint8)),
-        r"'images/000001\.nii\.gz' is constant \(value 7\)",
+        r"^images/000001\.nii\.gz: pixels: found a constant image \(value 7\)",
     ),
     "sizes differ": (
         lambda root: (save(root, "images", 2, picture(2, (6, 8))), save(root, "labels", 2, labelling(2, (6, 8)))),
-        r"Images differ in size: .*\(12, 8\).*\(6, 8\)",
+        r"^dataset\.json: size: found images that differ in size: .*\(12, 8\).*\(6, 8\)",
     ),
     "subject in two splits": (
         lambda root: edit(root, same_subject),
-        r"Subject 's000' is in \['test', 'training'\]\. Expected one split per subject",
+        r"^dataset\.json: subject: found 's000' in \['test', 'training'\]; expected one split per subject",
     ),
     "no subject": (
         lambda root: edit(root, lambda h: h["training"][0].pop("subject")),
-        r"'images/000000\.nii\.gz' has no 'subject'",
+        r"^images/000000\.nii\.gz: subject: found none",
     ),
     "image listed twice": (
         lambda root: edit(root, lambda h: h["test"][0].update(image="images/000000.nii.gz")),
-        r"'images/000000\.nii\.gz' is listed more than once",
+        r"^images/000000\.nii\.gz: image: found the file listed more than once",
     ),
     "label value outside labels": (
         lambda root: save(root, "labels", 1, np.full((12, 8), 9, np.uint8)),
-        r"'labels/000001\.nii\.gz' holds \[9\], which 'labels' does not name",
+        r"^labels/000001\.nii\.gz: values: found \[9\], which 'labels' does not name",
     ),
     "label of other shape": (
         lambda root: save(root, "labels", 1, labelling(1, (12, 9))),
-        r"'labels/000001\.nii\.gz' has shape \(12, 9\), its image \(12, 8\)",
+        r"^labels/000001\.nii\.gz: shape: found shape \(12, 9\); expected that of its image, \(12, 8\)",
     ),
-    "truncated image": (lambda root: truncate(root / "images" / "000003.nii.gz"), r"Cannot read '.*000003\.nii\.gz'"),
+    "truncated image": (
+        lambda root: truncate(root / "images" / "000003.nii.gz"),
+        r"^images/000003\.nii\.gz: files: found Cannot read '.*000003\.nii\.gz'",
+    ),
     "missing label file": (lambda root: (root / "labels" / "000004.nii.gz").unlink(), r"000004.* does not exist"),
     "item without label": (
         lambda root: edit(root, lambda h: h["validation"][0].pop("label")),
@@ -536,7 +542,7 @@ def test_check_of_a_set_without_images_says_so(tmp_path):
     with DatasetWriter(tmp_path, name="n", device="d", labels=LABELS):
         pass
     assert len(check(tmp_path)) == 1
-    assert "lists no images" in check(tmp_path)[0]
+    assert "dataset.json: items: found no images" in check(tmp_path)[0]
 
 
 def test_check_refuses_what_is_no_data_set(tmp_path):

@@ -157,7 +157,8 @@ def summary(runs: Annotated[list[Path], typer.Argument(help="Folders of finished
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def prepare(
-    context: typer.Context, source: Annotated[str, typer.Argument(help="phantom, spectralis_healthy, ...")]
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(help="heidelberg, dicom, volumes, image_folder, ...")],
 ) -> None:
     """Convert scans to the data set format: = python -m data_prep.SOURCE INPUT OUTPUT."""
     raise typer.Exit(_data_prep(source).main(context.args))
@@ -167,9 +168,12 @@ def prepare(
 def check(
     dataset: Annotated[Path, typer.Argument(help="Data set folder.")],
     labels: Annotated[bool, typer.Option("--labels", help="Every image must have a label map.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of lines.")] = False,
 ) -> None:
     """Look for what would poison an experiment: = python -m data_prep.check DATASET."""
-    raise typer.Exit(_data_prep("check").main([str(dataset), *(["--labels"] if labels else [])]))
+    raise typer.Exit(
+        _data_prep("check").main([str(dataset), *(["--labels"] if labels else []), *(["--json"] if as_json else [])])
+    )
 
 
 def _data_prep(source: str):

@@ -54,9 +54,17 @@ def area_weights(source: int, target: int) -> Array:
     return overlap / overlap.sum(axis=1, keepdims=True)
 
 
+def resize_weights(source: int, target: int) -> Array:
+    """Return (target, source) weights: linear interpolation when enlarging, area average when reducing."""
+    if target <= source:
+        return area_weights(source, target)
+    position = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
+    return np.clip(1 - np.abs(position[:, None] - np.arange(source)[None, :]), 0, None)
+
+
 def resize_image(image: NDArray, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Area average of an 8-bit image, (rows, columns) -> size."""
-    rows, columns = (area_weights(n, m) for n, m in zip(image.shape, size, strict=True))
+    """Resample an 8-bit image (rows, columns) to a size: area average, linear interpolation where it is enlarged."""
+    rows, columns = (resize_weights(n, m) for n, m in zip(image.shape, size, strict=True))
     return np.clip(np.rint(rows @ image.astype(np.float64) @ columns.T), 0, 255).astype(np.uint8)
 
 
@@ -76,7 +84,7 @@ def resize_surfaces(surfaces: Array, source: tuple[int, int], target: tuple[int,
     """
     if surfaces.shape[1] != source[1]:
         raise ValueError(f"surfaces with {surfaces.shape[1]} columns for an image with {source[1]}: expected as many")
-    weights = area_weights(source[1], target[1])
+    weights = resize_weights(source[1], target[1])
     missing = np.isnan(surfaces).astype(float) @ weights.T > 0
     z = np.nan_to_num(surfaces) @ weights.T
     z = (z + 0.5) * target[0] / source[0] - 0.5
@@ -109,12 +117,12 @@ def surfaces_from_labels(labels: NDArray[np.integer], n_surfaces: int) -> Array:
     """Recover surfaces from a label map, each half a pixel above the first row that it contains.
 
     Args:
-        labels: (rows, columns) labels 0..n_surfaces, 255 = ignore.
+        labels: (..., rows, columns) labels 0..n_surfaces, 255 = ignore.
         n_surfaces: number of surfaces.
 
     Returns:
-        (n_surfaces, columns) rows, exact to half a pixel; NaN in columns with an ignored pixel. A surface outside the
-        image is set to its border, -1/2 or rows - 1/2.
+        (..., n_surfaces, columns) rows, exact to half a pixel; NaN in columns with an ignored pixel. A surface outside
+        the image is set to its border, -1/2 or rows - 1/2.
 
     Raises:
         ValueError: if a label is neither 255 nor at most `n_surfaces`.
@@ -123,6 +131,5 @@ def surfaces_from_labels(labels: NDArray[np.integer], n_surfaces: int) -> Array:
     if present.size and present.max() > n_surfaces:
         raise ValueError(f"label {present.max()} with {n_surfaces} surfaces: expected labels 0..{n_surfaces} or 255")
     # Counting pixels instead of looking for the first one also orders columns whose labels motion has torn.
-    above = np.stack([(labels <= k).sum(axis=0) for k in range(n_surfaces)]) - 0.5
-    above[:, (labels == IGNORE).any(axis=0)] = np.nan
-    return above
+    above = np.stack([(labels <= k).sum(axis=-2) for k in range(n_surfaces)], axis=-2) - 0.5
+    return np.where((labels == IGNORE).any(axis=-2)[..., None, :], np.nan, above)

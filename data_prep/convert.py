@@ -1,0 +1,312 @@
+"""The way of a B-scan into a data set, the same for all sources, and the summary at the end.
+
+    find sources -> subject of each -> pseudonyms, splits by subject -> read, resample, rasterise -> write -> check
+
+A source module says how to find its files and how to read one of them as `Scan`s; everything else happens here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from data_prep.grey import resize_grey, resize_nearest
+from data_prep.label_schemes import PAPER, Scheme, read_scheme
+from data_prep.options import relative
+from data_prep.privacy import burnt_in_text, default_key_file, pseudonym, read_key
+from data_prep.splits import split_by_subject
+from unicorn_monai.datasets import SPLITS, DatasetWriter, problems, read_array
+from unicorn_monai.surfaces import IGNORE, label_map, order_surfaces, resize_surfaces
+
+LATERALITIES = {"R": "OD", "OD": "OD", "L": "OS", "OS": "OS"}
+SHOWN = 10  # skipped files that are told one by one
+
+
+@dataclass
+class Scan:
+    """One B-scan as read: rows = depth, columns = A-scans.
+
+    Args:
+        image: (rows, columns) or (rows, columns, 3), uint8.
+        spacing_mm: (axial, lateral) of this image, or None where unknown.
+        surfaces: rows by surface name, or (surfaces, columns); 0-based, NaN where not annotated.
+        label: (rows, columns) label image, instead of surfaces.
+        valid: (rows, columns), which pixels exist; all by default.
+        device: model of the device.
+        fields: more entries of the item, none of them identifying.
+    """
+
+    image: NDArray[np.uint8]
+    spacing_mm: tuple[float, float] | None = None
+    surfaces: Mapping[str, NDArray] | NDArray | None = None
+    label: NDArray | None = None
+    valid: NDArray[np.bool_] | None = None
+    device: str | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Source:
+    """A file or volume: where it lies (for messages), whose eye it shows, and how to read its B-scans."""
+
+    path: Path
+    subject: str
+    read: Callable[[], Iterator[Scan | ValueError]]
+
+
+@dataclass
+class Report:
+    """What happened, for the summary; nothing is skipped in silence."""
+
+    strict: bool = False
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: dict[str, int] = field(default_factory=dict)
+    crossing: list[float] = field(default_factory=list)
+    pixels: dict[int, int] = field(default_factory=dict)
+    labelled: int = 0
+
+    def skip(self, path: Path | str, reason: object) -> None:
+        """Leave something out, or stop here if that was asked for."""
+        if self.strict:
+            raise ValueError(f"{path}: {reason}")
+        self.skipped.append((str(path), str(reason)))
+
+    def note(self, text: str) -> None:
+        """Count something worth knowing."""
+        self.notes[text] = self.notes.get(text, 0) + 1
+
+
+def convert(
+    sources: Sequence[Source],
+    options: argparse.Namespace,
+    report: Report,
+    name: str,
+    scheme: Scheme | None,
+    modality: str = "OCT",
+    **header: Any,
+) -> Path:
+    """Write the data set.
+
+    Args:
+        sources: what to read, in a fixed order.
+        options: of the command line, validated.
+        report: receives what happened.
+        name: of the data set.
+        scheme: default labels; None where the files do not tell which surfaces or values to use.
+        modality: "OCT" or "RGB".
+        **header: more entries of ``dataset.json``.
+
+    Returns:
+        the data set's folder.
+
+    Raises:
+        ValueError: if nothing can be converted, or the options contradict the data.
+    """
+    if not sources:
+        reasons = "; ".join(f"{path}: {reason}" for path, reason in report.skipped[:3])
+        raise ValueError(f"Nothing in '{options.input}' can be converted. {reasons or 'It holds no such files.'}")
+    if options.labels not in (None, "none"):
+        scheme = read_scheme(options.labels)
+    subjects = sorted({source.subject for source in sources})
+    names = dict(zip(subjects, subjects, strict=True))
+    if not options.keep_original_ids:
+        key = read_key(options.key_file or default_key_file(), options.output)
+        names = {subject: pseudonym(subject, key) for subject in subjects}
+    parts = split_by_subject(subjects, options.split, options.seed)
+    files = "\n".join(f"{relative(s.path, options.input)} {names[s.subject]}" for s in sources)
+    settings = {
+        "size": options.size,
+        "split": options.split,
+        "seed": options.seed,
+        "labels": options.labels != "none",
+        "spacing_mm": options.spacing_mm,
+        "window": getattr(options, "window", None),
+        "input": hashlib.sha256(("".join(sorted(names.values())) + files).encode()).hexdigest()[:16],
+    }
+    devices: set[str] = set()
+    spacings: list[tuple[float, float]] = []
+    with DatasetWriter(
+        options.output,
+        name=name,
+        device=options.device_name or "unknown",
+        labels=(scheme or PAPER).labels,
+        modality=modality,
+        suffix=".png" if modality == "RGB" else ".nii.gz",
+        resume=options.resume,
+        settings=settings,
+        **header,
+    ) as writer:
+        index = 0
+        for volume, source in enumerate(tqdm(sources, desc=name, unit="volume", disable=None)):
+            for scan in _scans(source, report):
+                where = f"{relative(source.path, options.input)}, B-scan {scan.fields.get('scan', 0)}"
+                try:
+                    ready = prepare(replace(scan), scheme, options, report)
+                except ValueError as error:
+                    report.skip(where, error)
+                    continue
+                if scan.device:
+                    devices.add(scan.device)
+                if not options.device_name and len(devices) > 1:
+                    raise ValueError(
+                        f"device: found {sorted(devices)}; expected one device, it is the domain. Convert them into "
+                        "data sets of their own, or give all one --device-name."
+                    )
+                if ready.spacing_mm is not None:
+                    spacings.append(ready.spacing_mm)
+                    ready.fields["spacing_mm"] = [round(s, 7) for s in ready.spacing_mm]
+                if index not in writer:
+                    own = {"volume": volume} | ready.fields
+                    part, subject = parts[source.subject], names[source.subject]
+                    writer.add(part, ready.image, ready.label, subject=subject, index=index, **own)
+                index += 1
+        if not index:
+            reasons = "; ".join(f"{path}: {reason}" for path, reason in report.skipped[:3])
+            raise ValueError(f"No image of '{options.input}' could be converted. {reasons}")
+        writer.header["device"] = options.device_name or next(iter(devices), "unknown")
+        if writer.header["device"] == "unknown":
+            report.note("device unknown: give --device-name, it names the domain")
+        if spacings:
+            writer.header["spacing_mm"] = [round(float(s), 7) for s in np.median(spacings, axis=0)]
+        else:
+            report.note("no spacing: give --spacing-mm, thicknesses need it")
+    return options.output
+
+
+def _scans(source: Source, report: Report) -> Iterator[Scan]:
+    """The B-scans of a source; what cannot be read is reported with its place."""
+    try:
+        for scan in source.read():
+            if isinstance(scan, ValueError):
+                report.skip(source.path, scan)
+            else:
+                yield scan
+    except (ValueError, OSError) as error:
+        report.skip(source.path, error)
+
+
+def prepare(scan: Scan, scheme: Scheme | None, options: argparse.Namespace, report: Report) -> Scan:
+    """Resample one B-scan and make its label map.
+
+    Returns:
+        a scan of the size wanted; `label` is None where there is none, `spacing_mm` belongs to the new pixels.
+
+    Raises:
+        ValueError: constant image, label of another shape or unknown value, surfaces that cross or leave the image.
+    """
+    shape, size = scan.image.shape[:2], options.size
+    if 0 in shape:
+        raise ValueError(f"image: found shape {shape}; expected at least one row and column")
+    inside = scan.image if scan.valid is None else scan.image[scan.valid]
+    if inside.size == 0 or inside.min() == inside.max():
+        raise ValueError("pixels: found a constant image; expected a B-scan")
+    if evidence := burnt_in_text(scan.image):
+        report.note(f"burnt-in text or a scan box? Found {evidence}; look at the images before you share them")
+    image, valid = resize_grey(scan.image, size, scan.valid)
+    label = None
+    surfaces = scan.surfaces
+    if options.labels != "none":
+        if isinstance(surfaces, Mapping):
+            if scheme is None:
+                raise ValueError("label: the file names its surfaces; say with --labels which of them to use")
+            surfaces = scheme.pick(surfaces)
+            if surfaces is None:
+                lacking = [n for n in scheme.surfaces or () if n not in scan.surfaces]  # type: ignore[operator]
+                report.note(f"no label map: the file lacks the surfaces {lacking}, it has {sorted(scan.surfaces)}")  # type: ignore[arg-type]
+        if surfaces is not None:
+            label = rasterise(surfaces, scheme, shape, size, report)  # type: ignore[arg-type]
+        elif scan.label is not None:
+            if scan.label.shape[:2] != shape:
+                raise ValueError(f"label: found shape {scan.label.shape}; expected that of the image, {shape}")
+            if scheme is None:
+                raise ValueError("label: found a label image; say with --labels FILE what its values mean")
+            label = resize_nearest(scheme.replace(scan.label), size)
+    if label is not None:
+        label[~valid] = IGNORE
+        if (label == IGNORE).all():
+            report.note("no label map: no column is annotated")
+            label = None
+        else:
+            report.labelled += 1
+            for value, count in zip(*np.unique(label, return_counts=True), strict=True):
+                report.pixels[int(value)] = report.pixels.get(int(value), 0) + int(count)
+    spacing = tuple(options.spacing_mm) if options.spacing_mm else scan.spacing_mm
+    if spacing is not None:
+        if not all(np.isfinite(s) and s > 0 for s in spacing):
+            raise ValueError(f"spacing: found {spacing}; expected finite and positive millimetres; give --spacing-mm")
+        spacing = tuple(float(s) * n / m for s, n, m in zip(spacing, shape, size, strict=True))
+    fields = {key: value for key, value in scan.fields.items() if value is not None}
+    return replace(scan, image=image, label=label, surfaces=surfaces, spacing_mm=spacing, fields=fields)  # type: ignore[arg-type]
+
+
+def rasterise(
+    surfaces: NDArray[np.floating],
+    scheme: Scheme | None,
+    shape: tuple[int, int],
+    size: tuple[int, int],
+    report: Report,
+) -> NDArray[np.uint8]:
+    """Surfaces of the input's pixels -> label map of the output's; see `unicorn_monai.surfaces` for the rules."""
+    if scheme is not None and len(surfaces) != len(scheme.names) - 1:
+        raise ValueError(f"surfaces: found {len(surfaces)}; expected {len(scheme.names) - 1}, one between two labels")
+    if surfaces.shape[1] != shape[1]:
+        raise ValueError(f"surfaces: found {surfaces.shape[1]} columns; expected {shape[1]}, those of the image")
+    low, high = np.nanmin(surfaces, initial=np.inf), np.nanmax(surfaces, initial=-np.inf)
+    margin = 0.1 * shape[0]
+    if np.isfinite(low) and (low < -margin or high > shape[0] - 1 + margin):
+        raise ValueError(
+            f"surfaces: found rows {low:.1f} to {high:.1f}; expected pixels of an image with {shape[0]} rows, counted "
+            "from the top. Are they micrometres, or counted from the bottom?"
+        )
+    ordered, share = order_surfaces(surfaces)
+    report.crossing.append(share)
+    return label_map(resize_surfaces(ordered, shape, size), size[0])
+
+
+def _count_labels(folder: Path, items: Sequence[Mapping[str, Any]]) -> dict[int, int]:
+    counts = np.zeros(256, dtype=np.int64)
+    for item in items:
+        if "label" in item:
+            counts += np.bincount(read_array(folder / item["label"]).ravel(), minlength=256)
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+
+
+def summarise(folder: Path, report: Report) -> int:
+    """Print what was written, what was left out and why, and what the check says.
+
+    Returns:
+        exit status: 1 if the check refuses the data set.
+    """
+    header = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    items = {split: header[split] for split in SPLITS}
+    counts = ", ".join(f"{len(items[s])} {s} ({len({i['subject'] for i in items[s]})} subjects)" for s in SPLITS)
+    print(f"{sum(map(len, items.values()))} images of '{header['device']}' in {folder}: {counts}")
+    labelled = sum("label" in item for split in SPLITS for item in items[split])
+    print(f"with label map: {labelled}" + (f"; spacing {header['spacing_mm']} mm (axial, lateral; median)"))
+    if not report.pixels:
+        report.pixels = _count_labels(folder, [item for split in SPLITS for item in items[split]])
+    total = sum(report.pixels.values())
+    for value, count in sorted(report.pixels.items()):
+        text = "ignore" if value == IGNORE else header["labels"][str(value)]
+        print(f"  label {value:3d} {text}: {count / total:.2%} of the pixels")
+    if report.crossing:
+        print(f"crossing surfaces repaired in {np.mean(report.crossing):.2%} of the columns")
+    for text, count in report.notes.items():
+        print(f"note: {text} ({count} times)" if count > 1 else f"note: {text}")
+    for path, reason in report.skipped[:SHOWN]:
+        print(f"skipped {path}: {reason}")
+    if len(report.skipped) > SHOWN:
+        print(f"skipped {len(report.skipped) - SHOWN} more")
+    found = problems(folder)
+    for problem in found:
+        print(problem)
+    return int(any(problem.fatal for problem in found))

@@ -1,0 +1,230 @@
+"""OCT in DICOM: multi-frame Ophthalmic Tomography and single-frame exports, with segmentations given as objects.
+
+    python -m data_prep.dicom INPUT OUTPUT
+
+Frames are B-scans, rows are depth. Label objects that refer to them are used: Segmentation and Label Map Segmentation
+(coded names of their segments become the labels) and Surface Segmentation (points in mm). Files without
+PatientIdentityRemoved = YES are refused, unless --i-have-deidentified says that somebody took care. Nothing of a header
+reaches the data set but spacing, laterality and the model of the device (data_prep/README.md names the profile).
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from data_prep.convert import LATERALITIES, Report, Scan, Source, convert, summarise
+from data_prep.dicom_labels import LABEL_OBJECTS, Labels, read_labels
+from data_prep.grey import to_grey
+from data_prep.options import parser_for, run, subject_of, validate
+
+NOT_BSCANS = {
+    "1.2.840.10008.5.1.4.1.1.77.1.5.1": "a fundus photograph",
+    "1.2.840.10008.5.1.4.1.1.77.1.5.2": "a fundus photograph",
+    "1.2.840.10008.5.1.4.1.1.77.1.5.5": "a wide-field photograph",
+    "1.2.840.10008.5.1.4.1.1.77.1.5.7": "an en-face image",
+    "1.2.840.10008.5.1.4.1.1.77.1.5.8": "a volume analysis without grey levels",
+    "1.2.840.10008.5.1.4.1.1.66.8": "a height map segmentation; export surfaces or label maps",
+}
+FEWEST_BYTES = 132  # preamble and the letters DICM
+
+
+def find(options: Namespace, report: Report) -> tuple[list[Source], Labels]:
+    """List the images below INPUT, single frames of one series together, and read the label objects.
+
+    Raises:
+        ValueError: if any file still carries a patient's identity.
+    """
+    series: dict[str, list[tuple[int, Path, Dataset]]] = {}
+    objects: list[Path] = []
+    for path in _files(options.input):
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True, force=False)
+        except (InvalidDicomError, OSError, EOFError, ValueError, AttributeError, KeyError) as error:
+            report.skip(path, f"file: found no readable DICOM ({type(error).__name__}); expected a DICOM file")
+            continue
+        _require_deidentified(path, header, options)
+        kind = str(header.get("SOPClassUID", ""))
+        if kind in LABEL_OBJECTS:
+            objects.append(path)
+        elif kind in NOT_BSCANS:
+            report.skip(path, f"SOPClassUID: found {NOT_BSCANS[kind]}; expected B-scans")
+        elif "Rows" not in header:
+            report.skip(path, f"Rows: found no image ({header.get('Modality', 'unknown modality')}); expected B-scans")
+        else:
+            frames = int(header.get("NumberOfFrames") or 1)
+            name = str(header.get("SOPInstanceUID" if frames > 1 else "SeriesInstanceUID", path))
+            series.setdefault(name, []).append((int(header.get("InstanceNumber") or 0), path, header))
+    labels = read_labels(objects if options.labels != "none" else [], report)
+    sources = []
+    for group in series.values():
+        group.sort(key=lambda entry: (entry[0], entry[1].as_posix()))
+        path, header = group[0][1:]
+        try:
+            people = {_identity(entry[2]) for entry in group}
+            if len(people) > 1:
+                raise ValueError(f"PatientID: found {len(people)} patients in one series; expected one")
+            subject = subject_of(path, options, people.pop())
+        except ValueError as error:
+            report.skip(path, error)
+            continue
+        sources.append(Source(path, subject, partial(read, [entry[1] for entry in group], labels, options, report)))
+    return sources, labels
+
+
+def _files(root: Path) -> list[Path]:
+    """All files that could be DICOM: the standard asks for no suffix."""
+    if root.is_file():
+        return [root]
+    paths = sorted(p for p in root.rglob("*") if p.is_file() and p.name[0] != "." and p.name.upper() != "DICOMDIR")
+    for path in paths:
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise ValueError(f"'{path}' is a link that leads out of '{root}'; refused. Copy the file.")
+    if not paths:
+        raise ValueError(f"'{root}' holds no file.")
+    return paths
+
+
+def _require_deidentified(path: Path, header: Dataset, options: Namespace) -> None:
+    state = str(header.get("PatientIdentityRemoved", "")).strip().upper()
+    if state != "YES" and not options.i_have_deidentified:
+        raise ValueError(
+            f"'{path}': PatientIdentityRemoved: found {state or 'nothing'}; expected YES. De-identify the files first "
+            "(DICOM PS3.15, Annex E), or say --i-have-deidentified if they are and only lack the mark."
+        )
+
+
+def _identity(header: Dataset) -> str | None:
+    person = str(header.get("PatientID", "") or "").strip()
+    issuer = str(header.get("IssuerOfPatientID", "") or "").strip()
+    return f"{issuer}\\{person}" if issuer and person else person or None
+
+
+def read(paths: list[Path], labels: Labels, options: Namespace, report: Report) -> Iterator[Scan | ValueError]:
+    """B-scans of a multi-frame file, or of the single-frame files of a series."""
+    scan = 0
+    for path in paths:
+        try:
+            dataset = pydicom.dcmread(path)
+            frames = read_frames(dataset, options)
+        except (ValueError, OSError, EOFError, InvalidDicomError) as error:
+            yield ValueError(f"'{path.name}': {error}")
+            continue
+        if str(dataset.get("BurnedInAnnotation", "")).upper() == "YES":
+            report.note("BurnedInAnnotation is YES: text is drawn into the images; look at them before you share them")
+        uid = str(dataset.get("SOPInstanceUID", ""))
+        for k, image in enumerate(frames):
+            try:
+                groups = functional_groups(dataset, k)
+                surfaces, label = labels.of_frame(uid, k, image.shape, groups)
+                spacing = None if options.spacing_mm else spacing_of(dataset, groups)
+            except ValueError as error:
+                yield ValueError(f"'{path.name}', frame {k + 1}: {error}")
+            else:
+                fields = {"scan": scan, "laterality": _laterality(dataset, groups)}
+                yield Scan(image, spacing, surfaces, label, device=device_of(dataset), fields=fields)
+            scan += 1
+
+
+def read_frames(dataset: Dataset, options: Namespace) -> NDArray[np.uint8]:
+    """Grey levels (frames, rows, columns): MONOCHROME1 inverted, values scaled by the number of bits stored.
+
+    Raises:
+        ValueError: no pixels, pixels that cannot be decoded, or colours.
+    """
+    photometric = str(dataset.get("PhotometricInterpretation", ""))
+    syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
+    try:
+        values = dataset.pixel_array
+    except Exception as error:  # decoders raise many kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        name = getattr(syntax, "name", "unknown")
+        raise ValueError(
+            f"PixelData: found pixels of transfer syntax '{name}' that cannot be decoded ({reason}). Is it cut off? "
+            "Otherwise install a decoder: pip install 'unicorn-monai[dicom]'"
+        ) from error
+    if int(dataset.get("SamplesPerPixel", 1)) != 1:
+        if not (values == values[..., :1]).all():
+            raise ValueError(f"PhotometricInterpretation: found colours ({photometric}); expected MONOCHROME2")
+        values = values[..., 0]
+    elif photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ValueError(f"PhotometricInterpretation: found '{photometric}'; expected MONOCHROME1 or MONOCHROME2")
+    bits = int(dataset.get("BitsStored", 8))
+    if bits == 1:
+        raise ValueError("BitsStored: found 1; expected grey levels. Export the image, not a mask")
+    window = options.window
+    if window is None and bits > 8:
+        window = (
+            (0, 2**bits - 1) if not dataset.get("PixelRepresentation", 0) else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        )
+    grey = to_grey(values, window)
+    grey = 255 - grey if photometric == "MONOCHROME1" else grey
+    return grey if int(dataset.get("NumberOfFrames") or 1) > 1 else grey.reshape(1, *grey.shape[-2:])
+
+
+def functional_groups(dataset: Dataset, frame: int) -> Dataset:
+    """Macros of one frame: those shared by all, overlaid with its own."""
+    groups = Dataset()
+    for holder, index in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", frame)):
+        items = dataset.get(holder) or []
+        if len(items) > index:
+            groups.update(items[index])
+    return groups
+
+
+def _first(dataset: Dataset, sequence: str) -> Dataset:
+    items = dataset.get(sequence) or []
+    return items[0] if len(items) else Dataset()
+
+
+def spacing_of(dataset: Dataset, groups: Dataset) -> tuple[float, float] | None:
+    """(axial, lateral) in mm of one frame: from its Pixel Measures, else from the image itself."""
+    for holder in (_first(groups, "PixelMeasuresSequence"), dataset):
+        value = holder.get("PixelSpacing")
+        if value is not None:
+            if len(value) != 2 or not all(np.isfinite(float(v)) and float(v) > 0 for v in value):
+                raise ValueError(f"PixelSpacing: found {list(value)}; expected two positive numbers, or --spacing-mm")
+            return float(value[0]), float(value[1])
+    return None
+
+
+def _laterality(dataset: Dataset, groups: Dataset) -> str | None:
+    anatomy = _first(groups, "FrameAnatomySequence").get("FrameLaterality")
+    found: Any = anatomy or dataset.get("ImageLaterality") or dataset.get("Laterality")
+    return LATERALITIES.get(str(found).strip().upper())
+
+
+def device_of(dataset: Dataset) -> str | None:
+    """Maker and model, never the serial number or the station's name."""
+    words = [str(dataset.get(key, "") or "").strip() for key in ("Manufacturer", "ManufacturerModelName")]
+    return " ".join(word for word in words if word) or None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; return the exit status."""
+    parser = parser_for("dicom", __doc__ or "", "a DICOM file, or a folder of them")
+    parser.add_argument("--i-have-deidentified", action="store_true", help="the files are, although they lack the mark")
+    parser.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="values that become 0 and 255")
+    options = parser.parse_args(arguments)
+
+    def work() -> int:
+        validate(options)
+        report = Report(options.strict)
+        sources, labels = find(options, report)
+        return summarise(convert(sources, options, report, "dicom", labels.scheme), report)
+
+    return run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

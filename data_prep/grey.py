@@ -1,0 +1,129 @@
+"""From stored pixel values to 8-bit grey levels of a wanted size; nothing is stretched unless the user says how.
+
+grey = 255 v^(1/4)                                      linear reflectivity v in 0..1 (.vol, .e2e)
+grey = 255 (v - low) / (high - low)                     other types, with a stated window
+resized = (rows @ image @ columns.T)                    area average when reducing, linear when enlarging
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unicorn_monai.surfaces import resize_weights
+
+INVALID = 3.0e38  # Heidelberg's mark of pixels and surface rows that do not exist (largest float32)
+
+
+def to_grey(values: NDArray, window: Sequence[float] | None = None) -> NDArray[np.uint8]:
+    """Grey levels of an image or a volume.
+
+    8-bit values stay as they are, floating-point values in 0..1 are taken for shares of white, whole numbers in 0..255
+    of any type for grey levels. Anything else needs a window.
+
+    Args:
+        values: any shape.
+        window: values that become 0 and 255.
+
+    Raises:
+        ValueError: NaN, infinite or complex values, one bit per pixel, or a range that tells no grey levels.
+    """
+    if values.dtype == bool:
+        raise ValueError("pixels: found one bit per pixel; expected grey levels. Export the image, not a mask")
+    if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
+        raise ValueError(f"pixels: found type {values.dtype}; expected whole or floating-point numbers")
+    if not np.isfinite(values).all():
+        raise ValueError("pixels: found NaN or infinite values; expected finite ones. Repair them before converting")
+    if window is not None:
+        low, high = window
+        if not low < high:
+            raise ValueError(f"--window {low} {high}: expected the first below the second")
+        return np.clip(np.rint(255 * (values.astype(np.float64) - low) / (high - low)), 0, 255).astype(np.uint8)
+    if values.dtype == np.uint8:
+        return values
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if np.issubdtype(values.dtype, np.floating) and low >= 0 and high <= 1:
+        return np.rint(255 * values.astype(np.float64)).astype(np.uint8)
+    if low >= 0 and high <= 255 and (values == np.rint(values)).all():
+        return values.astype(np.uint8)
+    raise ValueError(
+        f"pixels: found {values.dtype} values {low:g} to {high:g}; expected 8-bit grey levels, or --window LOW HIGH: "
+        f"the values that become black and white, the same for the whole data set (e.g. --window 0 {_round_up(high)})"
+    )
+
+
+def _round_up(value: float) -> int:
+    return 2 ** int(np.ceil(np.log2(max(value, 2)))) - 1
+
+
+def from_reflectivity(values: NDArray[np.floating]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Grey levels of a Heidelberg raw export, and which pixels exist.
+
+    Values in 0..1 are linear reflectivity and get the display curve v^(1/4). A file with larger values (written by
+    other software) holds grey levels already.
+
+    Raises:
+        ValueError: negative, NaN or infinite values, or some beyond 255 that are not the mark of invalid pixels.
+    """
+    valid = ~(values >= INVALID)
+    real = np.where(valid, values, 0.0)
+    if not np.isfinite(real).all() or real.min(initial=0.0) < 0 or real.max(initial=0.0) > 255:
+        span = f"{np.nanmin(real):g} to {np.nanmax(real):g}"
+        raise ValueError(f"pixels: found values {span}, NaN or infinite; expected reflectivity 0 to 1, or 3.4e38")
+    shown = real if real.max(initial=0.0) > 1 else 255 * real**0.25
+    return np.rint(shown).astype(np.uint8), valid
+
+
+def resize_grey(
+    image: NDArray[np.uint8], size: tuple[int, int], valid: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Resample an image; pixels that do not exist take no part in the averages.
+
+    Args:
+        image: (rows, columns) or (rows, columns, 3).
+        size: rows and columns wanted.
+        valid: (rows, columns), which pixels exist; all by default.
+
+    Returns:
+        image of that size, 0 where nothing exists, and which of its pixels exist (more than half of their area does).
+    """
+    rows, columns = (resize_weights(n, m) for n, m in zip(image.shape, size, strict=False))
+    if image.ndim == 3:
+        channels = [resize_grey(image[..., k], size, valid) for k in range(image.shape[2])]
+        return np.stack([grey for grey, _ in channels], axis=2), channels[0][1]
+    if valid is None or valid.all():
+        out = rows @ image.astype(np.float64) @ columns.T
+        return np.clip(np.rint(out), 0, 255).astype(np.uint8), np.ones(size, dtype=bool)
+    share = rows @ valid.astype(np.float64) @ columns.T
+    out = rows @ np.where(valid, image, 0).astype(np.float64) @ columns.T / np.maximum(share, 1e-9)
+    exists = share > 0.5
+    return np.where(exists, np.clip(np.rint(out), 0, 255), 0).astype(np.uint8), exists
+
+
+def resize_nearest(labels: NDArray, size: tuple[int, int]) -> NDArray:
+    """Resample a label map: the value at each new pixel's centre."""
+    rows, columns = (
+        np.minimum(((np.arange(m) + 0.5) * n / m).astype(int), n - 1) for n, m in zip(labels.shape, size, strict=True)
+    )
+    return labels[np.ix_(rows, columns)]
+
+
+def mask_white_border(image: NDArray[np.uint8], least: int = 8) -> NDArray[np.bool_]:
+    """Which pixels exist: display exports fill what lies outside the scanned window with pure white.
+
+    Args:
+        image: (rows, columns), uint8.
+        least: rows of 255 at the top or the bottom of a column that are taken for filling.
+
+    Returns:
+        (rows, columns); False in runs of at least `least` white pixels that begin at the top or the bottom.
+    """
+    white = image == 255
+    valid = np.ones(image.shape, dtype=bool)
+    for flipped in (False, True):
+        run = np.cumprod(white[::-1] if flipped else white, axis=0).astype(bool)
+        run[:, run.sum(axis=0) < least] = False
+        valid &= ~(run[::-1] if flipped else run)
+    return valid

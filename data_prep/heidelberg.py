@@ -1,0 +1,235 @@
+"""Exports of Heidelberg's Spectralis, with the layer heights they carry: .vol, .xml with its images, .e2e and .sdb.
+
+    python -m data_prep.heidelberg INPUT OUTPUT --labels paper
+
+Read through eyepy (MIT; `pip install 'unicorn-monai[heidelberg]'`). Of the headers only the patient's id is used, for
+the pseudonym; names, birth dates, comments and examination times are not looked at. A layer's name means its lower
+border. Layers found by the device's software are not ground truth: look at some.
+
+.e2e does not store the lateral scale: eyepy derives it from the scan angle and a mean eye (289.6 um per degree); such
+items are marked "lateral_spacing": "estimated", unless --spacing-mm is given.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data_prep.convert import LATERALITIES, Report, Scan, Source, convert, summarise
+from data_prep.grey import INVALID, from_reflectivity, mask_white_border, to_grey
+from data_prep.label_schemes import PAPER
+from data_prep.options import files_below, parser_for, run, subject_of, validate
+
+DEVICE = "Spectralis"
+VERSIONS = (b"HSF-OCT", b"ep-v")  # HEYEX, eyepy
+VOL_HEADER = 2048  # bytes before the localizer image
+BSCAN_HEADER = 256  # bytes before the layers of a B-scan
+IMAGE, PATIENT = 1073741824, 9  # types of .e2e folders
+
+
+def find(options: Namespace, report: Report) -> list[Source]:
+    """List the volumes below INPUT; files that cannot be read are reported.
+
+    Raises:
+        ValueError: if eyepy is not installed, or there is no such file.
+    """
+    try:
+        import eyepy  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f"eyepy is missing ({error}): pip install 'unicorn-monai[heidelberg]'") from error
+    kinds = {".vol": find_vol, ".xml": find_xml, ".e2e": find_e2e, ".sdb": find_e2e}
+    sources: list[Source] = []
+    for path in files_below(options.input, tuple(kinds)):
+        try:
+            sources += kinds[path.suffix.lower()](path, options)
+        except Exception as error:  # the parsers raise whatever a broken file leads them into
+            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            told = reason.splitlines()[0]
+            report.skip(path, f"file: found no readable {path.suffix} export ({told}); export it anew")
+    return sources
+
+
+# ---------------------------------------------------------------- .vol
+
+
+def find_vol(path: Path, options: Namespace) -> list[Source]:
+    """The volume of a .vol file; its size must be what its header promises."""
+    import construct
+    from eyepy.io.he.vol_reader import vol_format
+
+    with path.open("rb") as file:
+        start = file.read(VOL_HEADER)
+    if len(start) < VOL_HEADER:
+        raise ValueError(f"found {path.stat().st_size} bytes, expected at least {VOL_HEADER}")
+    if not start.startswith(VERSIONS):
+        raise ValueError(f"found {start[:12]!r} at its beginning, expected one of {VERSIONS}")
+    header = construct.Struct(*vol_format.subcons[:-2]).parse(start)  # all but the localizer and the B-scans
+    if min(header.size_x, header.size_y, header.n_bscans) < 1:
+        raise ValueError(f"found {header.n_bscans} B-scans of {header.size_y} x {header.size_x} pixels")
+    least = VOL_HEADER + header.size_x_slo * header.size_y_slo
+    least += header.n_bscans * (BSCAN_HEADER + 4 * header.size_x * header.size_y)
+    if path.stat().st_size < least:
+        raise ValueError(f"found {path.stat().st_size} bytes, its header promises {least}; it is cut off or no .vol")
+    identity = header.patient_id.strip(" \0") or (f"HEYEX {header.pid}" if header.pid else None)
+    return [Source(path, subject_of(path, options, identity), partial(read_vol, path))]
+
+
+def read_vol(path: Path) -> Iterator[Scan | ValueError]:
+    """B-scans of a .vol file, circular and radial ones too."""
+    from eyepy.io.he.vol_reader import SEG_MAPPING, HeVolReader
+
+    try:
+        parsed = HeVolReader(path).parsed_file
+    except Exception as error:  # whatever the parser runs into
+        raise ValueError(f"file: found no readable .vol export ({type(error).__name__}); export it anew") from error
+    spacing = (float(parsed.scale_y), float(parsed.scale_x))
+    for k, bscan in enumerate(parsed.bscans):
+        rows = np.array(bscan.layer_segmentations, dtype=np.float64).reshape(-1, parsed.size_x)
+        surfaces = _existing({name: rows[i] for name, i in SEG_MAPPING.items() if i < len(rows)})
+        try:
+            image, valid = from_reflectivity(np.array(bscan.data, dtype=np.float64))
+        except ValueError as error:
+            yield ValueError(f"B-scan {k}: {error}")
+            continue
+        fields = _fields(k, parsed.scan_position.strip(" \0"), bscan.quality)
+        yield Scan(image, spacing, surfaces or None, valid=valid, device=DEVICE, fields=fields)
+
+
+def _existing(surfaces: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Surfaces with NaN instead of 3.4e38; those without any row are left out.
+
+    Exports disagree on whether PR1 or PR2 is the upper one: the upper is called EZ, the lower IZ.
+    """
+    marked = {name: np.where(np.abs(rows) >= INVALID, np.nan, rows) for name, rows in surfaces.items()}
+    found = {name: rows for name, rows in marked.items() if not np.isnan(rows).all()}
+    if "PR1" in found and "PR2" in found:
+        found["EZ"], found["IZ"] = sorted((found["PR1"], found["PR2"]), key=np.nanmean)
+    return found
+
+
+def _fields(scan: int, laterality: str | None, quality: float | None) -> dict[str, Any]:
+    known = quality is not None and np.isfinite(quality) and 0 <= quality < INVALID
+    return {
+        "scan": scan,
+        "laterality": LATERALITIES.get(laterality or ""),
+        "quality": round(float(quality), 2) if known else None,  # type: ignore[arg-type]
+    }
+
+
+# ---------------------------------------------------------------- .xml with images
+
+
+def find_xml(path: Path, options: Namespace) -> list[Source]:
+    """The volume of an .xml export."""
+    from eyepy.io.he.xml_reader import HeXmlReader
+
+    reader = HeXmlReader(path)
+    if not reader.xml_root[0].findall(".//ImageType[Type='OCT'].."):
+        raise ValueError("it lists no OCT image")
+    found = reader.parsed_values["patient_id"] or reader.parsed_values["pid"]
+    identity = None if found is None else str(found)
+    return [Source(path, subject_of(path, options, identity), partial(read_xml, path))]
+
+
+def read_xml(path: Path) -> Iterator[Scan | ValueError]:
+    """B-scans of an .xml export; each image is read from beside it.
+
+    Not by eyepy's own volume: that fails for single B-scans, needs the localizer, and misses the invalid value 3.4e38.
+    """
+    from eyepy.io.he.xml_reader import HeXmlReader
+
+    reader = HeXmlReader(path)
+    values: dict[str, Any] = reader.parsed_values
+    spacing = None if None in (values["scale_y"], values["scale_x"]) else (values["scale_y"], values["scale_x"])
+    roots = reader.xml_root[0].findall(".//ImageType[Type='OCT']..")
+    for k, (meta, root) in enumerate(zip(reader.bscan_meta, roots, strict=True)):
+        picture = path.parent / meta["scan_name"]
+        surfaces = {
+            line.findtext("./Name", ""): np.array(line.findtext("./Array", "").split(), dtype=np.float64)
+            for line in root.findall(".//SegLine")
+        }
+        try:
+            if not picture.resolve().is_relative_to(path.parent.resolve()):
+                raise ValueError(f"image: '{meta['scan_name']}' lies outside the export; refused")
+            with Image.open(picture) as opened:
+                image = to_grey(np.asarray(opened.convert("L") if opened.mode in ("RGB", "RGBA", "P") else opened))
+        except (OSError, ValueError) as error:
+            yield ValueError(f"B-scan {k}: {error}")
+            continue
+        fields = _fields(k, values["scan_position"], meta["quality"])
+        valid = mask_white_border(image)
+        yield Scan(image, spacing, _existing(surfaces) or None, valid=valid, device=DEVICE, fields=fields)
+
+
+# ---------------------------------------------------------------- .e2e
+
+
+def find_e2e(path: Path, options: Namespace) -> list[Source]:
+    """The volumes of an .e2e file, which may hold several patients, eyes and visits."""
+    from eyepy.io.he import HeE2eReader
+
+    reader = HeE2eReader(path)
+    sources = []
+    with reader:
+        for series in reader.series:
+            if not any(IMAGE in slice_.folders for slice_ in series.slices.values()):
+                continue
+            folders = series.patient.folders.get(PATIENT, []) if series.patient else []
+            identity = folders[0].data.patient_id.strip(" \0") if folders else ""
+            identity = identity or (f"HEYEX {series.patient.id}" if series.patient else None)
+            sources.append(Source(path, subject_of(path, options, identity), partial(read_e2e, path, series.id)))
+    if not sources:
+        raise ValueError("it holds no series of B-scans")
+    return sources
+
+
+def read_e2e(path: Path, series_id: int) -> Iterator[Scan | ValueError]:
+    """B-scans of one series of an .e2e file."""
+    from eyepy.io.he import HeE2eReader
+    from eyepy.io.he.e2e_format import TypesEnum
+    from eyepy.io.he.vol_reader import SEG_MAPPING
+
+    with HeE2eReader(path) as reader:
+        series = next(series for series in reader.series if series.id == series_id)
+        lateral = series.get_x_scale_derivation()["scaling_x_um_per_pixel"]
+        sides = series.folders.get(TypesEnum.laterality, [])
+        side = getattr(sides[0].data.laterality, "name", None) if sides else None
+        for k, slice_ in enumerate(sorted(series.slices.values(), key=lambda s: s.id)):
+            try:
+                meta = slice_.get_meta()
+                image, valid = from_reflectivity(np.array(slice_.get_bscan(), dtype=np.float64))
+                layers = slice_.get_layers() if TypesEnum.layer_annotation in slice_.folders else {}
+            except Exception as error:  # as for a whole file
+                yield ValueError(f"B-scan {k}: found no readable image or header ({type(error).__name__}: {error})")
+                continue
+            axial = float(meta["scale_y"])
+            spacing = (axial, lateral / 1000) if lateral and axial > 0 else None
+            rows = {name: np.array(layers[i], dtype=np.float64) for name, i in SEG_MAPPING.items() if i in layers}
+            fields = _fields(k, side, meta["quality_ui"])
+            fields["lateral_spacing"] = "estimated" if spacing else None
+            yield Scan(image, spacing, _existing(rows) or None, valid=valid, device=DEVICE, fields=fields)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; return the exit status."""
+    parser = parser_for("heidelberg", __doc__ or "", "a .vol, .xml or .e2e file, or a folder with any number of them")
+    options = parser.parse_args(arguments)
+
+    def work() -> int:
+        validate(options)
+        report = Report(options.strict)
+        sources = find(options, report)
+        return summarise(convert(sources, options, report, "heidelberg", PAPER), report)
+
+    return run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+r"""Folders of B-scans as PNG, TIFF, BMP or MATLAB files, with label images or surface files.
+
+    python -m data_prep.image_folder INPUT OUTPUT --subject-pattern '(patient\d+)'
+
+    INPUT/images/patient1/03.png     INPUT/labels/patient1/03.png    label image of the same size
+                                     INPUT/labels/patient1/03.csv    or surfaces: .csv, .txt, .mat
+    INPUT/images/patient1/*.png      INPUT/labels/patient1.xml       or surfaces of all its images in order: .xml, .mat
+
+Without `images/` all images below INPUT are taken, without labels. JPEG is accepted for images, never for labels. Grey
+levels must have 8 bits, or --window says which values are black and white. Pages of a TIFF are B-scans.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_prep.convert import Report, Scan, Source, convert, summarise
+from data_prep.grey import INVALID, from_reflectivity, mask_white_border, to_grey
+from data_prep.label_schemes import Scheme, numbered
+from data_prep.options import files_below, parser_for, relative, run, subject_of, validate
+from data_prep.surface_files import KINDS, load_mat, read_surfaces
+from unicorn_monai.dataset_checks import LOSSY
+from unicorn_monai.dataset_files import open_picture
+
+IMAGES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".mat")
+LABEL_IMAGES = (".png", ".tif", ".tiff", ".bmp")
+
+
+def find(options: Namespace, report: Report) -> list[Source]:
+    """One source per folder of images, in natural order, with their labels."""
+    root, labels = options.input, None
+    if (root / "images").is_dir():
+        root, labels = root / "images", options.input / "labels"
+    sources = []
+    suffixes = IMAGES if options.mat_image else tuple(s for s in IMAGES if s != ".mat")
+    for folder, group in groupby(files_below(root, suffixes), key=lambda path: path.parent):
+        paths = list(group)
+        by_subject: dict[str, list[Path]] = {}
+        for path in paths:
+            try:
+                by_subject.setdefault(subject_of(path, options, _folder_name(path, root)), []).append(path)
+            except ValueError as error:
+                report.skip(path, error)
+        whole = _volume_file(labels, folder, root)
+        for subject, own in by_subject.items():
+            sources.append(Source(folder, subject, partial(read, own, paths, root, labels, whole, options)))
+    return sources
+
+
+def _folder_name(path: Path, root: Path) -> str | None:
+    """The first folder below the images names the subject; a flat folder names none."""
+    parts = path.relative_to(root).parts if root.is_dir() else ()
+    return parts[0] if len(parts) > 1 else None
+
+
+def _volume_file(labels: Path | None, folder: Path, root: Path) -> Path | None:
+    """Surfaces of all images of a folder: labels/FOLDER.xml or .mat."""
+    if labels is None or folder == root:
+        return None
+    beside = [(labels / folder.relative_to(root)).with_suffix(kind) for kind in (".xml", ".mat")]
+    return next((path for path in beside if path.is_file()), None)
+
+
+def read(
+    own: list[Path], paths: list[Path], root: Path, labels: Path | None, whole: Path | None, options: Namespace
+) -> Iterator[Scan | ValueError]:
+    """B-scans of the images of one subject in a folder."""
+    volume = None
+    for path in own:
+        try:
+            for page, values in enumerate(read_pages(path, options)):
+                image, valid = _grey(values, path, options)
+                surfaces = label = None
+                if whole is not None and options.labels != "none":
+                    if volume is None:
+                        volume = read_surfaces(whole, image.shape[1], options.first_row, options.mat_surfaces)
+                    surfaces = _slice(volume, paths.index(path), len(paths), whole)
+                elif labels is not None and options.labels != "none":
+                    surfaces, label = _labels_of(path, root, labels, page, image.shape[1], options)
+                scan = paths.index(path) if page == 0 else page
+                yield Scan(image, None, surfaces, label, valid, fields={"scan": scan})
+        except (ValueError, OSError) as error:
+            yield ValueError(f"{relative(path, options.input)}: {error}")
+
+
+def read_pages(path: Path, options: Namespace) -> Iterator[NDArray]:
+    """Pixel values of the pages of an image file, (rows, columns) or (rows, columns, 3)."""
+    if path.suffix.lower() == ".mat":
+        arrays = load_mat(path)
+        if options.mat_image not in arrays:
+            raise ValueError(f"image: found the variables {sorted(arrays)}; expected --mat-image '{options.mat_image}'")
+        array = arrays[options.mat_image]
+        if array.ndim not in (2, 3):
+            raise ValueError(f"image: found shape {array.shape}; expected (rows, columns) or (rows, columns, B-scans)")
+        yield from np.moveaxis(np.atleast_3d(array), 2, 0)
+        return
+    try:
+        with open_picture(path, pages=True) as picture:
+            for page in range(getattr(picture, "n_frames", 1)):
+                picture.seek(page)
+                yield _pixels(picture)
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"image: found no readable image ({error}); export it anew") from error
+
+
+def _pixels(picture: Image.Image) -> NDArray:
+    if picture.mode in ("RGBA", "LA", "PA"):
+        opaque = np.asarray(picture.convert("RGBA"))[..., 3] == 255
+        if not opaque.all():
+            raise ValueError("image: found transparent pixels; expected an opaque image. Flatten it")
+        picture = picture.convert("L" if picture.mode == "LA" else "RGB")
+    elif picture.mode in ("P", "CMYK", "YCbCr", "HSV", "LAB"):
+        picture = picture.convert("RGB")
+    return np.asarray(picture)
+
+
+def _grey(values: NDArray, path: Path, options: Namespace) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+    """8-bit image and which of its pixels exist."""
+    if np.issubdtype(values.dtype, np.floating) and np.nanmax(values, initial=0) >= INVALID:
+        return from_reflectivity(values.astype(np.float64))
+    if path.suffix.lower() == ".mat" and options.reflectivity:
+        return from_reflectivity(values.astype(np.float64))
+    image = to_grey(values, options.window)
+    if image.ndim == 3:
+        if options.modality == "RGB":
+            return image, None
+        if not (image == image[..., :1]).all():
+            raise ValueError("image: found colours; expected grey. Is something drawn into it? Or --modality RGB")
+        image = image[..., 0]
+    elif options.modality == "RGB":
+        raise ValueError("image: found one channel; expected three, because of --modality RGB")
+    return image, mask_white_border(image)
+
+
+def _slice(volume: dict[str, NDArray], k: int, n: int, whole: Path) -> dict[str, NDArray]:
+    """Surfaces of the k-th of n images of a folder."""
+    depth = {rows.shape[0] if rows.ndim == 2 else 1 for rows in volume.values()}
+    if depth != {n}:
+        raise ValueError(f"surfaces: '{whole.name}' holds {sorted(depth)} B-scans; expected {n}, the folder's images")
+    return {name: np.atleast_2d(rows)[k] for name, rows in volume.items()}
+
+
+def _labels_of(
+    path: Path, root: Path, labels: Path, page: int, columns: int, options: Namespace
+) -> tuple[dict[str, NDArray] | None, NDArray | None]:
+    """Surfaces or label image that belong to an image, if there are any."""
+    place = labels / path.relative_to(root)
+    candidates = [place.with_suffix(kind) for kind in (*LABEL_IMAGES, *KINDS, ".jpg", ".jpeg")]
+    found = [candidate for candidate in candidates if candidate.is_file()]
+    if len(found) > 1:
+        raise ValueError(f"label: found {[f.name for f in found]}; expected one. Remove the others")
+    if not found:
+        return None, None
+    if not found[0].resolve().is_relative_to(labels.resolve()):
+        raise ValueError(f"label: '{found[0]}' is a link that leads out of '{labels}'; refused")
+    if found[0].suffix.lower() in KINDS:
+        surfaces = read_surfaces(found[0], columns, options.first_row, options.mat_surfaces)
+        if any(rows.ndim == 2 for rows in surfaces.values()):
+            raise ValueError(f"surfaces: '{found[0].name}' holds a volume; expected one B-scan. Name it as the folder")
+        return surfaces, None
+    with found[0].open("rb") as file:
+        if file.read(12).startswith(LOSSY):
+            raise ValueError(f"label: '{found[0].name}' is lossy (JPEG); expected PNG or TIFF. Export the labels anew")
+    try:
+        with open_picture(found[0], pages=True) as picture:
+            if getattr(picture, "n_frames", 1) <= page:
+                raise ValueError(f"label: '{found[0].name}' has no page {page}; expected one for each of the image")
+            picture.seek(page)
+            return None, np.asarray(picture)  # of a palette image: the indices
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"label: found no readable image '{found[0].name}' ({error}); export it anew") from error
+
+
+def scheme_of(options: Namespace) -> Scheme | None:
+    """Unnamed surfaces get numbered labels: how many, the first surface file tells."""
+    labels = options.input / "labels"
+    if options.labels is not None or not labels.is_dir():
+        return None
+    for path in sorted(p for p in labels.rglob("*") if p.suffix.lower() in KINDS):
+        try:
+            names = list(read_surfaces(path, None, options.first_row, options.mat_surfaces))
+        except ValueError:
+            continue
+        if names == [str(k + 1) for k in range(len(names))]:
+            return numbered(len(names))
+    return None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; return the exit status."""
+    parser = parser_for("image_folder", __doc__ or "", "folder with images/ and labels/, or with images only")
+    parser.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="values that become 0 and 255")
+    parser.add_argument("--modality", choices=("OCT", "RGB"), default="OCT")
+    parser.add_argument("--first-row", type=float, help="number of the first row in surface files (.mat 1, others 0)")
+    parser.add_argument("--mat-image", metavar="NAME", help="read images from this variable of .mat files")
+    parser.add_argument("--mat-surfaces", metavar="NAME", help="variable of the surfaces in .mat files")
+    parser.add_argument("--reflectivity", action="store_true", help="values of .mat images are linear, 0 to 1")
+    options = parser.parse_args(arguments)
+
+    def work() -> int:
+        validate(options)
+        report = Report(options.strict)
+        sources = find(options, report)
+        scheme = scheme_of(options)
+        folder = convert(sources, options, report, "image-folder", scheme, options.modality)
+        return summarise(folder, report)
+
+    return run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Which label values there are, and what they are made of: named surfaces, or the values of label images.
+
+    {"labels": {"0": "vitreous", "1": "retina", "2": "choroid"},         every value has a name
+     "surfaces": ["ILM", "BM"],                                           the borders between them, top to bottom
+     "values": {"128": 1, "255": 2}}                                      value in a label image -> label
+
+`--labels` takes such a file ("surfaces" and "values" are optional, and the table of "labels" may stand alone), the name
+of a scheme below, or `none`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unicorn_monai.dataset_files import IGNORE_LABEL, LABELS_EXAMPLE
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Names of the labels in order of their values; surfaces between them; replacement of label image values."""
+
+    names: tuple[str, ...]
+    surfaces: tuple[str, ...] | None = None
+    values: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """Value -> name."""
+        return dict(enumerate(self.names))
+
+    def replace(self, label: NDArray) -> NDArray[np.uint8]:
+        """A label image with its values replaced; 255 stays ignore unless it is given another meaning.
+
+        Raises:
+            ValueError: values that are not whole numbers or that the scheme does not know.
+        """
+        if label.ndim != 2:
+            raise ValueError(f"label: found shape {label.shape}; expected one channel. Convert colours to values")
+        table = {v: v for v in (*self.labels, IGNORE_LABEL)}
+        if self.values:
+            table = {IGNORE_LABEL: IGNORE_LABEL} | dict(self.values)
+        present = np.unique(label)
+        if unknown := [v for v in present.tolist() if v not in table]:
+            few = f"{unknown[:8]}{' ...' if len(unknown) > 8 else ''}"
+            raise ValueError(
+                f"label values: found {few}; expected {sorted(table)}. Name them in a --labels file, with "
+                '"values": {"found": label} where they differ; many values hint at a lossy or resampled label map'
+            )
+        out = np.empty(label.shape, dtype=np.uint8)
+        for value in present.tolist():
+            out[label == value] = table[value]
+        return out
+
+    def pick(self, surfaces: Mapping[str, NDArray]) -> NDArray | None:
+        """The scheme's surfaces in order, (surfaces, columns), or None if one of them is not there.
+
+        Surfaces without names ("1", "2", ...) are taken as they come.
+        """
+        if self.surfaces is None and list(surfaces) == [str(k) for k in range(1, len(self.names))]:
+            return np.stack(list(surfaces.values()))
+        if self.surfaces is None or any(name not in surfaces for name in self.surfaces):
+            return None
+        return np.stack([surfaces[name] for name in self.surfaces])
+
+
+# Ten labels of the paper. In Heidelberg's files a layer's name means its lower border; EZ and IZ are the upper and the
+# lower of PR1 and PR2. That IZ is the border of outer segments and pigment epithelium is our reading.
+PAPER = Scheme(
+    ("vitreous", "RNFL", "GCL+IPL", "INL", "OPL", "ONL", "IS", "OS", "RPE", "choroid and below"),
+    ("ILM", "RNFL", "IPL", "INL", "OPL", "ELM", "EZ", "IZ", "BM"),
+)
+RETINA = Scheme(("vitreous", "retina", "choroid and below"), ("ILM", "BM"))
+# Nine labels from the surfaces of Iowa's OCTExplorer, which draws no external limiting membrane; the border of myoid
+# and ellipsoid is taken for the upper edge of the bright band, as in data_prep.spectralis_healthy (our reading).
+OCTEXPLORER = Scheme(
+    ("vitreous", "RNFL", "GCL+IPL", "INL", "OPL", "ONL+IS", "EZ", "OS/RPE", "choroid and below"),
+    ("ILM", "RNFL-GCL", "IPL-INL", "INL-OPL", "OPL-HFL", "BMEIS", "IS/OSJ", "OB_RPE"),
+)
+NAMED = {"paper": PAPER, "retina": RETINA, "octexplorer": OCTEXPLORER}
+
+
+def numbered(n_surfaces: int) -> Scheme:
+    """Scheme for surfaces that have no names."""
+    return Scheme(("above surface 1", *(f"below surface {k}" for k in range(1, n_surfaces + 1))))
+
+
+def read_scheme(text: str) -> Scheme:
+    """Scheme of a `--labels` value other than `none`: a name or a JSON file.
+
+    Raises:
+        ValueError: neither a name nor a readable file, or a table with gaps, unknown entries or a wrong count.
+    """
+    if text in NAMED:
+        return NAMED[text]
+    path = Path(text)
+    if not path.is_file():
+        raise ValueError(f"--labels '{text}' is neither a file nor one of {['none', *NAMED]}.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"--labels: '{path}' is not valid JSON ({error}); expected {LABELS_EXAMPLE}.") from error
+    if isinstance(content, dict) and "labels" not in content:
+        content = {"labels": content}
+    if not isinstance(content, dict) or not isinstance(content["labels"], dict):
+        raise ValueError(f"--labels: '{path}' holds no table of labels; expected {LABELS_EXAMPLE}.")
+    if unknown := sorted(set(content) - {"labels", "surfaces", "values"}):
+        raise ValueError(f"--labels: '{path}' has entries {unknown}; expected 'labels', 'surfaces', 'values'.")
+    labels, surfaces, values = content["labels"], content.get("surfaces"), content.get("values", {})
+    if set(labels) != {str(k) for k in range(len(labels))} or not labels:
+        raise ValueError(f"--labels: '{path}' has the values {list(labels)}; expected 0, 1, ... without gaps.")
+    if surfaces is not None and len(surfaces) != len(labels) - 1:
+        raise ValueError(
+            f"--labels: '{path}' has {len(surfaces)} surfaces; expected {len(labels) - 1}, one between two labels."
+        )
+    try:
+        pairs = tuple((int(found), int(label)) for found, label in values.items())
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"--labels: 'values' of '{path}' is {values}; expected e.g. {{'128': 1}}.") from error
+    if wrong := sorted({label for _, label in pairs} - set(range(len(labels))) - {IGNORE_LABEL}):
+        raise ValueError(f"--labels: 'values' of '{path}' lead to {wrong}, which 'labels' does not name.")
+    names = tuple(str(labels[str(k)]) for k in range(len(labels)))
+    return Scheme(names, None if surfaces is None else tuple(map(str, surfaces)), pairs)

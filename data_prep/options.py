@@ -1,0 +1,133 @@
+"""The options that all sources share, and what they mean: which files, whose eye, which size."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+def parser_for(source: str, description: str, input_help: str) -> argparse.ArgumentParser:
+    """Argument parser with the options that all sources share."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m data_prep.{source}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("input", type=Path, help=input_help)
+    parser.add_argument("output", type=Path, help="folder of the data set")
+    add_options(parser)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of every source."""
+    group = parser.add_argument_group("options of every source")
+    group.add_argument(
+        "--labels", help="paper, retina, octexplorer, a JSON file (data_prep/README.md), or none: no label maps"
+    )
+    group.add_argument("--size", type=int, nargs="+", default=[256], help="rows and columns, or one number (256)")
+    group.add_argument("--split", type=float, nargs=3, default=(0.7, 0.1, 0.2), metavar=("TRAIN", "VAL", "TEST"))
+    group.add_argument("--seed", type=int, default=0, help="of the random split by subject")
+    group.add_argument("--device-name", help="name of the domain; by default what the files tell")
+    group.add_argument("--keep-original-ids", action="store_true", help="write subject ids as found, not pseudonyms")
+    group.add_argument("--key-file", type=Path, help="key of the pseudonyms; $UNICORN_KEY_FILE or below ~/.config")
+    group.add_argument("--subject-pattern", help=r"regular expression on the path below INPUT, e.g. 'patient(\d+)/'")
+    group.add_argument("--spacing-mm", type=float, nargs=2, metavar=("AXIAL", "LATERAL"), help="instead of the files'")
+    group.add_argument("--strict", action="store_true", help="stop at the first file that cannot be converted")
+    group.add_argument("--resume", action="store_true", help="go on where an interrupted conversion stopped")
+
+
+def validate(options: argparse.Namespace) -> None:
+    """Refuse options that cannot work, before anything is read.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if len(options.size) > 2 or min(options.size) < 8 or max(options.size) > 4096:
+        raise ValueError(f"--size {options.size}: expected one number or two, 8 to 4096, e.g. --size 256")
+    options.size = tuple(options.size) * (3 - len(options.size))
+    if options.spacing_mm and not (np.isfinite(options.spacing_mm).all() and min(options.spacing_mm) > 0):
+        raise ValueError(f"--spacing-mm {options.spacing_mm}: expected two positive numbers, mm per pixel of the input")
+    if not options.input.exists():
+        raise ValueError(f"INPUT '{options.input}' does not exist.")
+    if options.output.resolve().is_relative_to(options.input.resolve()):
+        raise ValueError(f"OUTPUT '{options.output}' lies in INPUT '{options.input}': choose a folder outside it.")
+    options.subject_regex = None
+    if options.subject_pattern:
+        try:
+            options.subject_regex = re.compile(options.subject_pattern)
+        except re.error as error:
+            raise ValueError(
+                f"--subject-pattern '{options.subject_pattern}' is no regular expression: {error}"
+            ) from error
+        if options.subject_regex.groups < 1:
+            raise ValueError(
+                f"--subject-pattern '{options.subject_pattern}' has no group: put (...) around the subject"
+            )
+
+
+def relative(path: Path, root: Path) -> str:
+    """A path below INPUT as text with forward slashes; just the name where INPUT is that file."""
+    return path.relative_to(root).as_posix() if path != root else path.name
+
+
+def subject_of(path: Path, options: argparse.Namespace, found: str | None) -> str:
+    """Identity of the person in a file: by the pattern if one is given, else what the file's header says.
+
+    Raises:
+        ValueError: if neither tells.
+    """
+    if options.subject_regex is not None:
+        text = relative(path, options.input)
+        match = options.subject_regex.search(text)
+        if match is None or not (match[1] or "").strip():
+            raise ValueError(f"subject: --subject-pattern finds nothing in '{text}'; correct the pattern")
+        return match[1].strip()
+    if found is None or not found.strip(" \0"):
+        raise ValueError("subject: the file names none; say where the path does: --subject-pattern 'patient(\\d+)/'")
+    return found.strip(" \0")
+
+
+def files_below(root: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Files of these kinds, sorted, hidden ones left out; symbolic links that lead out of the folder are refused.
+
+    Raises:
+        ValueError: if there is none, or a link leaves the folder.
+    """
+    candidates = [root] if root.is_file() else sorted(root.rglob("*"), key=natural)
+    found = [p for p in candidates if p.name.lower().endswith(tuple(suffixes)) and p.is_file() and p.name[0] != "."]
+    for path in found:
+        if root.is_dir() and not path.resolve().is_relative_to(root.resolve()):
+            raise ValueError(
+                f"'{path}' is a link that leads out of '{root}'; refused. Copy the file, or remove the link."
+            )
+    if not found:
+        raise ValueError(f"'{root}' holds no file that ends in {', '.join(suffixes)}.")
+    return found
+
+
+def natural(path: Path) -> list[tuple[int, str]]:
+    """Sort key in which 2 comes before 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.as_posix()) if part]
+
+
+def run(work: Callable[[], int]) -> int:
+    """Run a source; failures become one paragraph and exit status 1."""
+    try:
+        return work()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        where = f" '{error.filename}'" if error.filename else ""
+        print(
+            f"error: {error.strerror or error}:{where}. Check space and permissions there; then run again.",
+            file=sys.stderr,
+        )
+    except KeyboardInterrupt:
+        print("interrupted; run again with --resume to go on", file=sys.stderr)
+    return 1

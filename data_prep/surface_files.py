@@ -1,0 +1,157 @@
+"""Surfaces drawn elsewhere: text tables, MATLAB files, and the XML of Iowa's OCTExplorer.
+
+    .csv .txt    one line per A-scan, one column per surface from top to bottom, names in the first line if any
+    .mat         (surfaces, A-scans), or (surfaces, A-scans, B-scans) for a whole volume
+    .xml         surface / bscan / y; a whole volume, with a region that was left undefined
+
+Rows are pixels from the top. MATLAB counts them from 1, everything here from 0: `first_row` is subtracted. Missing
+values (NaN, empty, 3.4e38) stay missing.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.grey import INVALID
+
+Array = NDArray
+KINDS = (".csv", ".txt", ".mat", ".xml")
+
+
+def read_surfaces(
+    path: Path, columns: int | None, first_row: float | None, variable: str | None = None
+) -> dict[str, Array]:
+    """Read one file.
+
+    Args:
+        path: .csv, .txt, .mat or .xml.
+        columns: A-scans of the image; tells the axes of a .mat apart.
+        first_row: number of the first row; by default 1 in .mat files and 0 elsewhere.
+        variable: name of the variable in a .mat file, where there are several.
+
+    Returns:
+        name -> rows, (A-scans,) or (B-scans, A-scans); 0-based, NaN where missing; names "1", "2", ... if none.
+
+    Raises:
+        ValueError: unreadable, of another shape, or nothing but missing values.
+    """
+    kind = path.suffix.lower()
+    if kind == ".mat":
+        surfaces = _read_mat(path, columns, variable)
+    else:
+        surfaces = _read_iowa(path) if kind == ".xml" else _read_text(path)
+    first = first_row if first_row is not None else 1.0 if kind == ".mat" else 0.0
+    result = {name: np.where(np.abs(rows) >= INVALID, np.nan, rows) - first for name, rows in surfaces.items()}
+    if all(np.isnan(rows).all() for rows in result.values()):
+        raise ValueError(f"surfaces: found no row in '{path.name}'; expected numbers, one column per surface")
+    return result
+
+
+def _read_text(path: Path) -> dict[str, Array]:
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"surfaces: '{path.name}' is not text; expected one line per A-scan") from error
+    if not lines:
+        raise ValueError(f"surfaces: '{path.name}' is empty; expected one line per A-scan")
+    separator = next((mark for mark in ("\t", ";", ",") if mark in lines[0]), None)
+    table = [[cell.strip() for cell in line.split(separator)] for line in lines]
+    names = None
+    if not all(_is_number(cell) for cell in table[0]):
+        names, table = table[0], table[1:]
+    widths = {len(row) for row in table}
+    if len(widths) != 1:
+        raise ValueError(f"surfaces: '{path.name}' has lines of {sorted(widths)} values; expected one per surface")
+    try:
+        rows = np.array([[float(cell) if cell else np.nan for cell in row] for row in table]).T
+    except ValueError as error:
+        raise ValueError(f"surfaces: '{path.name}' holds what is no number ({error}); decimals need a point") from error
+    names = names or [str(k + 1) for k in range(len(rows))]
+    if len(names) != len(rows) or len(set(names)) < len(names):
+        raise ValueError(f"surfaces: '{path.name}' names {names} for {len(rows)} columns; expected one name for each")
+    return dict(zip(names, rows, strict=True))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell or "nan")
+    except ValueError:
+        return False
+    return True
+
+
+def load_mat(path: Path) -> dict[str, NDArray]:
+    """Numerical variables of a MATLAB file (up to version 7; newer ones are HDF5 and have to be saved with -v7).
+
+    Raises:
+        ValueError: unreadable.
+    """
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path)
+    except Exception as error:
+        raise ValueError(
+            f"'{path.name}' cannot be read ({type(error).__name__}: {error}); expected a MATLAB file, saved with -v7"
+        ) from error
+    return {k: v for k, v in content.items() if isinstance(v, np.ndarray) and v.dtype.kind in "iuf"}
+
+
+def _read_mat(path: Path, columns: int | None, variable: str | None) -> dict[str, Array]:
+    arrays = load_mat(path)
+    if variable is None:
+        fitting = [k for k, v in arrays.items() if v.ndim in (2, 3) and (columns is None or columns in v.shape)]
+        if len(fitting) != 1:
+            found = {k: v.shape for k, v in arrays.items()}
+            raise ValueError(f"surfaces: '{path.name}' holds {found}; say which variable with --mat-surfaces")
+        variable = fitting[0]
+    if variable not in arrays:
+        raise ValueError(f"surfaces: '{path.name}' has no variable '{variable}', it has {sorted(arrays)}")
+    rows = arrays[variable].astype(np.float64)
+    if rows.ndim == 2 and columns is not None and rows.shape[1] != columns and rows.shape[0] == columns:
+        rows = rows.T
+    if rows.ndim not in (2, 3) or (columns is not None and rows.shape[1] != columns):
+        raise ValueError(
+            f"surfaces: '{variable}' of '{path.name}' has shape {rows.shape}; expected (surfaces, {columns}) or "
+            f"(surfaces, {columns}, B-scans)"
+        )
+    if rows.ndim == 3:
+        rows = rows.transpose(0, 2, 1)
+    return {str(k + 1): part for k, part in enumerate(rows)}
+
+
+def _read_iowa(path: Path) -> dict[str, Array]:
+    try:
+        root = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        raise ValueError(f"surfaces: '{path.name}' is no XML ({error}); export it anew") from error
+    found = root.findall("./surface")
+    if root.tag != "surfaces" or not found:
+        raise ValueError(f"surfaces: '{path.name}' holds <{root.tag}>; expected <surfaces> of OCTExplorer")
+    try:
+        width, depth = (int(root.findtext(f"./surface_size/{axis}", "")) for axis in "xz")
+        surfaces = {}
+        for surface in found:
+            rows = [[float(y.text or "nan") for y in bscan.findall("./y")] for bscan in surface.findall("./bscan")]
+            surfaces[_iowa_name(surface)] = np.array(rows, dtype=np.float64)
+        for ascan in root.findall("./undefined_region/ascan"):
+            x, z = (int(ascan.findtext(f"./{axis}", "")) for axis in "xz")
+            for rows in surfaces.values():
+                rows[z, x] = np.nan
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"surfaces: '{path.name}' is damaged ({error}); export it anew") from error
+    if wrong := {name: rows.shape for name, rows in surfaces.items() if rows.shape != (depth, width)}:
+        raise ValueError(f"surfaces: '{path.name}' holds {wrong}; expected {(depth, width)} as it states")
+    return surfaces
+
+
+def _iowa_name(surface: ElementTree.Element) -> str:
+    """Short name: what stands in the last brackets, e.g. "ILM" of "ILM (ILM)"."""
+    name = surface.findtext("./name", "").strip()
+    brackets = re.search(r"\(([^()]*)\)$", name)
+    return brackets[1] if brackets else name or surface.findtext("./label", "").strip()

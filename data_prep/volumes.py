@@ -1,0 +1,190 @@
+r"""Volumes as NIfTI, MHD, MHA or NRRD, cut into B-scans.
+
+    python -m data_prep.volumes INPUT OUTPUT --axes adb --subject-pattern '(case_\d+)'
+
+`--axes` names the axes of the file in its own order (x, y, z): a = A-scans (lateral), d = depth, b = B-scans; `ad` for
+single B-scans. `adb` is what most converters of OCT write. Label volumes have the same axes and lie in INPUT/labels/
+under the names of INPUT/images/, or where --label says:
+
+    nnU-Net   --images 'imagesTr/*_0000.nii.gz' --label 'labelsTr/{case}.nii.gz'
+    RETOUCH   --images '**/oct.mhd'             --label '{folder}/reference.mhd'
+
+NIfTI is read by nibabel, the others by ITK. Spacing (1, 1) is the formats' default and taken for unknown. No header
+text reaches the data set.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.convert import Report, Scan, Source, convert, summarise
+from data_prep.grey import to_grey
+from data_prep.options import files_below, parser_for, relative, run, subject_of, validate
+
+SUFFIXES = (".nii", ".nii.gz", ".mhd", ".mha", ".nrrd", ".nhdr")
+MOST_VOXELS = 4_000_000_000
+MILLIMETRES = {"mm": 1.0, "micron": 1e-3, "meter": 1e3, "unknown": 1.0}
+
+
+def find(options: Namespace, report: Report) -> list[Source]:
+    """One source per volume, with its label volume if there is one."""
+    root = options.input
+    if options.images:
+        paths = [p for p in files_below(root, SUFFIXES) if fnmatch(p.relative_to(root).as_posix(), options.images)]
+        if not paths:
+            raise ValueError(f"--images '{options.images}' matches no volume below '{root}'.")
+    else:
+        paths = files_below(root / "images" if (root / "images").is_dir() else root, SUFFIXES)
+    sources = []
+    for path in paths:
+        try:
+            subject = subject_of(path, options, _folder_name(path, options))
+            sources.append(Source(path, subject, partial(read, path, label_of(path, options), options)))
+        except ValueError as error:
+            report.skip(path, error)
+    return sources
+
+
+def _folder_name(path: Path, options: Namespace) -> str | None:
+    root = options.input / "images" if (options.input / "images").is_dir() and not options.images else options.input
+    parts = path.relative_to(root).parts if root.is_dir() else ()
+    return parts[0] if len(parts) > 1 else None
+
+
+def stem(path: Path) -> str:
+    """Name without .nii.gz and the like."""
+    name = path.name
+    return name[: -len(next(s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)))]
+
+
+def label_of(path: Path, options: Namespace) -> Path | None:
+    """Label volume of a volume.
+
+    Raises:
+        ValueError: if --label leads out of INPUT, or several files fit.
+    """
+    if options.labels == "none":
+        return None
+    root = options.input
+    if options.label:
+        folder = path.parent.relative_to(root).as_posix()
+        names = {"folder": folder, "stem": stem(path), "case": stem(path).removesuffix("_0000")}
+        try:
+            found = root / options.label.format(**names)
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"--label '{options.label}': expected only {{folder}}, {{stem}} and {{case}}") from error
+        candidates = [found] if found.is_file() else []
+    elif (root / "labels").is_dir() and (root / "images").is_dir():
+        place = (root / "labels" / path.relative_to(root / "images")).parent
+        candidates = [place / f"{stem(path)}{kind}" for kind in SUFFIXES if (place / f"{stem(path)}{kind}").is_file()]
+    else:
+        return None
+    if len(candidates) > 1:
+        raise ValueError(f"label: found {[c.name for c in candidates]}; expected one. Remove the others")
+    if candidates and not candidates[0].resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"label: '{candidates[0]}' lies outside INPUT; refused")
+    return candidates[0] if candidates else None
+
+
+def read_volume(path: Path, need_spacing: bool = True) -> tuple[NDArray, tuple[float, ...] | None]:
+    """Voxels in the axis order of the file (x, y, z), and their spacing in mm, None where unknown.
+
+    Raises:
+        ValueError: unreadable, too large, or spacing that is not finite and positive.
+    """
+    try:
+        if path.name.lower().endswith((".nii", ".nii.gz")):
+            array, spacing = _read_nifti(path)
+        else:
+            array, spacing = _read_itk(path)
+    except ValueError:
+        raise
+    except Exception as error:  # both readers raise many kinds
+        first = str(error).strip().splitlines()[-1] if str(error).strip() else ""
+        raise ValueError(f"file: found no readable volume ({type(error).__name__}: {first}); export it anew") from error
+    if not need_spacing:
+        spacing = (1.0, 1.0, 1.0)
+    if not all(np.isfinite(s) and s > 0 for s in spacing):
+        raise ValueError(f"spacing: found {spacing}; expected finite and positive numbers. Repair it, or --spacing-mm")
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    return array, None if all(s == 1 for s in spacing[:2]) else spacing
+
+
+def _read_nifti(path: Path) -> tuple[NDArray, tuple[float, ...]]:
+    import nibabel as nib
+
+    image: Any = nib.load(path)
+    if int(np.prod(image.shape, dtype=np.int64)) > MOST_VOXELS:
+        raise ValueError(f"file: found shape {image.shape}; expected at most {MOST_VOXELS:.0e} voxels")
+    unit = MILLIMETRES[image.header.get_xyzt_units()[0]]
+    return np.asanyarray(image.dataobj), tuple(float(z) * unit for z in image.header.get_zooms()[:3])
+
+
+def _read_itk(path: Path) -> tuple[NDArray, tuple[float, ...]]:
+    import itk
+
+    image = itk.imread(str(path))
+    array = np.asarray(itk.array_view_from_image(image))
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise ValueError(f"file: found {image.GetNumberOfComponentsPerPixel()} values per voxel; expected one")
+    return np.array(array.transpose()), tuple(float(s) for s in image.GetSpacing())  # itk's arrays are z, y, x
+
+
+def read(path: Path, label: Path | None, options: Namespace) -> Iterator[Scan | ValueError]:
+    """B-scans of a volume."""
+    array, spacing = read_volume(path, options.spacing_mm is None)
+    axes = options.axes if array.ndim == 3 else options.axes.replace("b", "")
+    if array.ndim != len(axes):
+        raise ValueError(f"file: found {array.ndim} dimensions {array.shape}; expected {len(axes)}, as in --axes")
+    grey = _order(to_grey(array, options.window), axes)
+    labels = None
+    if label is not None:
+        values, _ = read_volume(label, need_spacing=False)
+        if values.shape != array.shape:
+            name = relative(label, options.input)
+            raise ValueError(f"label: found shape {values.shape} in '{name}'; expected the image's, {array.shape}")
+        labels = _order(values, axes)
+    pixel = None if spacing is None else (spacing[axes.index("d")], spacing[axes.index("a")])
+    for k in range(len(grey)):
+        yield Scan(grey[k], pixel, None, None if labels is None else labels[k], fields={"scan": k})
+
+
+def _order(array: NDArray, axes: str) -> NDArray:
+    """(B-scans, rows, columns), contiguous."""
+    array = array if "b" in axes else array[..., None]
+    axes = axes if "b" in axes else axes + "b"
+    return np.ascontiguousarray(array.transpose([axes.index(axis) for axis in "bda"]))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; return the exit status."""
+    parser = parser_for("volumes", __doc__ or "", "a volume, or a folder of volumes")
+    parser.add_argument("--axes", default="adb", help="a = A-scans, d = depth, b = B-scans, in the file's order (adb)")
+    parser.add_argument("--images", metavar="GLOB", help="which volumes below INPUT are images")
+    parser.add_argument("--label", metavar="PATH", help="label volume; {folder}, {stem}, {case} of the image")
+    parser.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="values that become 0 and 255")
+    options = parser.parse_args(arguments)
+
+    def work() -> int:
+        validate(options)
+        if sorted(options.axes) not in (["a", "b", "d"], ["a", "d"]):
+            raise ValueError(f"--axes '{options.axes}': expected the letters a, d and b (or a and d), each once")
+        report = Report(options.strict)
+        sources = find(options, report)
+        return summarise(convert(sources, options, report, "volumes", None), report)
+
+    return run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

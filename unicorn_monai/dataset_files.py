@@ -1,0 +1,227 @@
+"""The files of a data set on disk: ``dataset.json``, images and label maps, each read with a message that names it.
+
+    DATASET/dataset.json   images/*   labels/*      rows = depth, columns = A-scans
+
+The file follows MONAI's datalist convention (``load_decathlon_datalist`` reads it). Everything is written under a
+temporary name and renamed: nothing half-written has a final name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+
+SPLITS = ("training", "validation", "test")
+IGNORE_LABEL = 255
+HEADER = "dataset.json"
+LABELS_EXAMPLE = '{"0": "vitreous", "1": "RNFL"}'
+ITEM_EXAMPLE = '{"image": "images/000000.nii.gz", "label": "labels/000000.nii.gz", "subject": "s001"}'
+COLOURS = {"P": "RGB", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "RGB": "RGB", "LA": "L"}  # mode -> read as
+MOST_PIXELS = 100_000_000  # an image beyond this is a mistake, or an attack on the memory
+
+PathLike = str | os.PathLike[str]
+
+
+def read_header(dataset_dir: PathLike) -> dict[str, Any]:
+    """Read and check ``dataset.json``.
+
+    Raises:
+        ValueError: if the folder or the file is missing, is not JSON, or has no proper labels or items.
+    """
+    path = Path(dataset_dir) / HEADER
+    if not Path(dataset_dir).is_dir():
+        raise ValueError(f"Data set folder '{dataset_dir}' does not exist. Make one with `unicorn-monai prepare`.")
+    if not path.is_file():
+        raise ValueError(f"'{dataset_dir}' holds no {HEADER}. Convert plain images with `unicorn-monai prepare`.")
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not even text
+        raise ValueError(f"'{path}' is not valid JSON ({error}). Repair it or write the data set again.") from error
+    if not isinstance(header, dict) or not isinstance(header.get("labels"), dict) or not header["labels"]:
+        raise ValueError(f"'{path}' has no 'labels' table; expected e.g. {LABELS_EXAMPLE}.")
+    require_without_gaps(header["labels"], path)
+    for split in SPLITS:
+        items = header.get(split, [])
+        if not isinstance(items, list) or not all(_is_item(item) for item in items):
+            raise ValueError(f"'{split}' of '{path}' is not a list of items; expected e.g. [{ITEM_EXAMPLE}, ...].")
+    return header
+
+
+def require_without_gaps(labels: dict[str, str], path: PathLike) -> None:
+    """Refuse a label table whose values are not 0, 1, 2, ..."""
+    if set(labels) != {str(value) for value in range(len(labels))}:
+        raise ValueError(f"'labels' of '{path}' has the values {list(labels)}; expected 0, 1, ... without gaps.")
+
+
+def _is_item(item: object) -> bool:
+    return isinstance(item, dict) and isinstance(item.get("image"), str) and isinstance(item.get("label", ""), str)
+
+
+def label_names(dataset_dir: PathLike) -> list[str]:
+    """Names of the labels, ordered by value."""
+    labels = read_header(dataset_dir)["labels"]
+    return [labels[key] for key in sorted(labels, key=int)]
+
+
+def list_folders(dataset_dir: PathLike | Sequence[Any]) -> list[PathLike]:
+    """One folder, or nested lists of folders, as a flat list."""
+    single = isinstance(dataset_dir, str | os.PathLike)
+    return [dataset_dir] if single else [folder for part in dataset_dir for folder in list_folders(part)]
+
+
+def resolve_item(folder: Path, item: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """An item with absolute paths, and ``dataset`` (its folder).
+
+    Raises:
+        ValueError: an entry of ``keys`` is missing, or a file does not exist or lies outside the folder.
+    """
+    resolved = dict(item, dataset=str(folder))
+    for key in keys:
+        if key not in item:
+            raise ValueError(
+                f"Item '{item['image']}' of '{folder / HEADER}' has no '{key}', which this stage needs. "
+                "Use a data set with labels here, or add the label file to the item."
+            )
+    for key in [key for key in ("image", "label") if key in item]:
+        path = (folder / item[key]).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise ValueError(f"'{key}': '{item[key]}' of '{folder / HEADER}' leaves the data set folder; refused.")
+        if not path.is_file():
+            raise ValueError(f"'{path}', listed as '{key}' in '{folder / HEADER}', does not exist. Restore the file.")
+        resolved[key] = str(path)
+    return resolved
+
+
+def read_array(path: PathLike) -> np.ndarray:
+    """Read one image or label file as (rows, columns) or (rows, columns, 3), whatever the format.
+
+    Raises:
+        ValueError: the file cannot be read, is not two-dimensional, holds several pages or more than 100 megapixels.
+    """
+    path = Path(path)
+    try:
+        if _is_nifti(path):
+            image = nib.Nifti1Image.from_filename(path)
+            _require_not_huge(image.shape)
+            array = np.asarray(image.dataobj)
+        else:
+            with open_picture(path) as picture:
+                array = np.asarray(picture.convert(COLOURS[picture.mode]) if picture.mode in COLOURS else picture)
+    except Exception as error:
+        raise ValueError(f"Cannot read '{path}' ({error}). Expected a readable NIfTI or PNG file.") from error
+    return _require_plane(path, array)
+
+
+def read_shape(path: PathLike) -> tuple[int, ...]:
+    """Rows, columns (and 3 for colours) of a file by its header alone.
+
+    Raises:
+        ValueError: as :func:`read_array`, as far as the header tells.
+    """
+    path = Path(path)
+    try:
+        if _is_nifti(path):
+            shape = nib.Nifti1Image.from_filename(path).shape
+        else:
+            with open_picture(path) as picture:
+                colours = COLOURS.get(picture.mode, picture.mode) == "RGB"
+                shape = (picture.height, picture.width, *((3,) if colours else ()))
+        _require_not_huge(shape)
+    except Exception as error:
+        raise ValueError(f"Cannot read '{path}' ({error}). Expected a readable NIfTI or PNG file.") from error
+    return _require_plane(path, np.broadcast_to(np.uint8(0), shape)).shape
+
+
+def read_spacing(path: PathLike) -> tuple[float, float] | None:
+    """(axial, lateral) pixel spacing stored in a NIfTI file, mm; None for other formats."""
+    if not _is_nifti(Path(path)):
+        return None
+    zooms = [float(z) for z in nib.Nifti1Image.from_filename(path).header.get_zooms()]
+    return zooms[0], zooms[1]
+
+
+def _is_nifti(path: Path) -> bool:
+    return path.name.endswith((".nii", ".nii.gz"))
+
+
+def open_picture(path: Path, pages: bool = False) -> Image.Image:
+    """Open an image file with Pillow, unless it is too large or, without `pages`, holds several.
+
+    Raises:
+        ValueError: naming what was found.
+    """
+    with warnings.catch_warnings():  # Pillow only warns between 89 and 179 megapixels
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            picture = Image.open(path)
+        except Image.DecompressionBombError as error:
+            raise ValueError(f"{error}; expected at most {MOST_PIXELS // 1_000_000} megapixels") from error
+    try:
+        _require_not_huge(picture.size)
+        count = getattr(picture, "n_frames", 1)
+        if count > 1 and not pages:
+            raise ValueError(f"it holds {count} pages, expected one image")
+    except Exception:
+        picture.close()
+        raise
+    return picture
+
+
+def _require_not_huge(shape: Sequence[int]) -> None:
+    if math.prod(int(n) for n in shape) > 3 * MOST_PIXELS or math.prod(int(n) for n in shape[:2]) > MOST_PIXELS:
+        raise ValueError(f"it has shape {tuple(shape)}, expected at most {MOST_PIXELS // 1_000_000} megapixels")
+
+
+def _require_plane(path: Path, array: np.ndarray) -> np.ndarray:
+    while array.ndim > 2 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[-1] == 3):
+        raise ValueError(f"'{path}' has shape {array.shape}; expected (rows, columns) or (rows, columns, 3).")
+    return array
+
+
+def write_array(path: Path, array: np.ndarray, spacing_mm: Sequence[float] | None = None) -> None:
+    """Write one image or label file atomically: a temporary name first, then renamed.
+
+    Args:
+        path: ``.nii.gz`` keeps the spacing; ``.png`` holds RGB or gray images.
+        array: (rows, columns) or (rows, columns, 3), uint8.
+        spacing_mm: (axial, lateral) pixel spacing in millimetres.
+    """
+    suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
+    if suffix not in (".nii.gz", ".png"):  # JPEG would change label values
+        raise ValueError(f"Cannot write '{path}': expected a name that ends in .nii.gz or .png.")
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name.removesuffix(suffix)}{suffix}")
+    try:
+        if suffix == ".nii.gz":
+            affine = np.diag([*(spacing_mm or (1.0, 1.0)), 1.0, 1.0])
+            nib.save(nib.Nifti1Image(array, affine), temporary)
+        else:
+            Image.fromarray(array).save(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: PathLike, content: Any) -> None:
+    """Write JSON atomically."""
+    write_text(Path(path), json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically."""
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
