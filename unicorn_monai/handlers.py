@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from unicorn_monai.budget import TimeBudget
 from unicorn_monai.checkpoints import sha256
 from unicorn_monai.datasets import PathLike, datalist, write_array, write_json
 from unicorn_monai.distributed import is_main
@@ -41,10 +42,11 @@ class Progress:
     Args:
         description: what is running.
         lines: number of plain lines over the whole run.
+        budget: of the training, attached before; the lines then follow the clock too.
     """
 
-    def __init__(self, description: str, lines: int = 10) -> None:
-        self.description, self.lines = description, lines
+    def __init__(self, description: str, lines: int = 10, budget: TimeBudget | None = None) -> None:
+        self.description, self.lines, self.budget = description, lines, budget
 
     def attach(self, engine: Engine) -> None:
         """Register with an engine."""
@@ -58,6 +60,7 @@ class Progress:
     def _start(self, engine: Engine) -> None:
         self.total = int(engine.state.max_epochs or 1) * int(engine.state.epoch_length or 1)
         self.first, self.started = engine.state.iteration, time.monotonic()
+        self.told = self._line()
         self.bar = tqdm(
             total=self.total, initial=self.first, desc=self.description, disable=not sys.stderr.isatty(), leave=False
         )
@@ -72,11 +75,19 @@ class Progress:
             )
         done = engine.state.iteration
         self.bar.update()
-        if sys.stderr.isatty() or done * self.lines // self.total == (done - 1) * self.lines // self.total:
+        before, self.told = self.told, self._line(done)
+        if sys.stderr.isatty() or self.told == before:
             return
         rate = (done - self.first) / max(1e-9, time.monotonic() - self.started)
-        text = f"{self.description}: {done}/{self.total}, {rate:.1f} it/s, {(self.total - done) / rate:.0f} s left"
+        left = min((self.total - done) / rate, self.budget.left() if self.budget else float("inf"))
+        text = f"{self.description}: {done}/{self.total}, {rate:.1f} it/s, {left:.0f} s left"
         logger.info(text if loss is None else f"{text}, loss {loss:.4f}")
+
+    def _line(self, done: int | None = None) -> int:
+        """Number of plain lines due by now."""
+        if self.budget is not None:
+            return int(self.budget.share * self.lines)
+        return (self.first if done is None else done) * self.lines // self.total
 
     def _close(self, engine: Engine) -> None:
         self.bar.close()
