@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from ignite.engine import Events
 from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
 
@@ -285,7 +286,7 @@ def test_the_pairs_depend_on_the_seed_only():
 # ---------------------------------------------------------------- training
 
 
-def train(method: str, epochs: int = 1) -> tuple[Any, TranslationTrainer]:
+def train(method: str, epochs: int = 1, precision: str = "float32") -> tuple[Any, TranslationTrainer]:
     torch.manual_seed(0)
     objective: Any = cut()
     if method == "cyclegan":
@@ -300,6 +301,7 @@ def train(method: str, epochs: int = 1) -> tuple[Any, TranslationTrainer]:
         objective,
         torch.optim.Adam(objective.trained.parameters(), 0.002),
         torch.optim.Adam(objective.judges.parameters(), 0.002),
+        precision,
     )
     return objective, trainer
 
@@ -327,6 +329,22 @@ def test_a_training_is_the_same_at_every_repetition(method):
         trainer.run()
         states.append(objective.trained.state_dict())
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+@pytest.mark.parametrize("method", ["cyclegan", "cut"])
+def test_half_the_precision_gives_nearly_the_same_losses(method):
+    outputs = []
+    for precision in ("float32", "bfloat16"):
+        _, trainer = train(method, precision=precision)
+        losses: list[dict] = []
+        trainer.add_event_handler(
+            Events.ITERATION_COMPLETED(once=1), lambda e, kept=losses: kept.append(e.state.output)
+        )
+        trainer.run()
+        outputs.append(losses[0])
+    for name in outputs[0].keys() - {"image", "pred"}:
+        assert outputs[1][name] == pytest.approx(outputs[0][name], rel=0.03)
+    assert outputs[1]["pred"].dtype == torch.float32
 
 
 @pytest.mark.parametrize("method", ["cyclegan", "cut"])

@@ -106,7 +106,7 @@ def test_a_loaded_optimizer_keeps_decaying(clock):
 
 @pytest.mark.parametrize("seconds", [0, -3, float("nan")])
 def test_no_time_is_refused(seconds):
-    with pytest.raises(ValueError, match="max_seconds is .*; expected a number above 0"):
+    with pytest.raises(ValueError, match=r"max_seconds is .*; expected a number above 0"):
         TimeBudget(seconds)
 
 

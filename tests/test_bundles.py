@@ -442,7 +442,9 @@ def test_an_interrupted_translation_goes_on_but_not_with_other_weights(world, tr
     world.run("style_transfer", "inference", output_dir=tmp_path / "whole", ckpt_path=weights[1])
     assert read_header(tmp_path / "set") == read_header(tmp_path / "whole")
     for item in read_header(tmp_path / "whole")["training"]:
-        assert np.array_equal(read_array(tmp_path / "set" / item["image"]), read_array(tmp_path / "whole" / item["image"]))
+        assert np.array_equal(
+            read_array(tmp_path / "set" / item["image"]), read_array(tmp_path / "whole" / item["image"])
+        )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -472,7 +474,16 @@ def test_a_time_limit_ends_a_training_in_order(world, method, tmp_path):
 
 def test_translation_runs_from_the_shell(world, translators, tmp_path):
     config = str(world.config("style_transfer", "inference"))
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, "--dataset_dir", str(world.labeled)]
+    command = [
+        sys.executable,
+        "-m",
+        "monai.bundle",
+        "run",
+        "--config_file",
+        config,
+        "--dataset_dir",
+        str(world.labeled),
+    ]
     command += ["--output_dir", str(tmp_path / "set"), "--split", "validation"]
     done = subprocess.run(command, cwd=tmp_path, env=SHELL, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -501,7 +512,9 @@ def test_no_augmentation_is_the_training_without_the_setting(world, tmp_path):
 
 
 def test_a_training_with_augmentation_goes_on_as_if_not_interrupted(world, tmp_path, monkeypatch):
-    both = interrupted_and_whole(world, "retinal_unet", "train", "last.pt", tmp_path, monkeypatch, augmentation="strong")
+    both = interrupted_and_whole(
+        world, "retinal_unet", "train", "last.pt", tmp_path, monkeypatch, augmentation="strong"
+    )
     assert_same(*both)
 
 

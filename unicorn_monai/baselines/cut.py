@@ -64,7 +64,8 @@ def patch_nce(query: Tensor, key: Tensor, temperature: float = 0.07) -> Tensor:
     Returns:
         (batch,), in [0, ...); log(patches) where all patches look alike.
     """
-    logits = query @ key.detach().transpose(1, 2) / temperature
+    with torch.autocast(query.device.type, enabled=False):  # divided by 0.07, bfloat16 would be too coarse
+        logits = query.float() @ key.detach().float().transpose(1, 2) / temperature
     return -logits.log_softmax(dim=2).diagonal(dim1=1, dim2=2).mean(dim=1)
 
 

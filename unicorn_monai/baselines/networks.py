@@ -8,7 +8,9 @@ in [-1, 1] inside. Convolutions of stride 1 see a mirrored border, so no frame a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from typing import Any
 
 from monai.networks.blocks import Convolution, ResidualUnit
 from monai.networks.utils import normal_init
@@ -36,12 +38,12 @@ class ResnetGenerator(nn.Module):
                 "expected at least 1 channel and no negative number."
             )
         widths = [channels * 2**i for i in range(num_downs + 1)]
-        shared = {"act": "relu", "norm": "instance"}
+        shared: dict[str, Any] = {"act": "relu", "norm": "instance"}
         stages: list[nn.Module] = [Convolution(spatial_dims, in_channels, channels, kernel_size=7, **shared)]
-        for narrow, wide in zip(widths, widths[1:], strict=False):
+        for narrow, wide in itertools.pairwise(widths):
             stages.append(Convolution(spatial_dims, narrow, wide, strides=2, **shared))
         stages += [_residual(spatial_dims, widths[-1], shared) for _ in range(num_blocks)]
-        for narrow, wide in zip(widths[-2::-1], widths[::-1], strict=False):
+        for wide, narrow in itertools.pairwise(widths[::-1]):
             stages.append(Convolution(spatial_dims, wide, narrow, strides=2, is_transposed=True, **shared))
         stages.append(Convolution(spatial_dims, channels, in_channels, kernel_size=7, act="tanh", norm=None))
         self.stages = nn.ModuleList(stages)
@@ -86,7 +88,7 @@ class ResnetGenerator(nn.Module):
         return [x, *(features[i] for i in layers)]
 
 
-def _residual(spatial_dims: int, channels: int, shared: dict[str, str]) -> ResidualUnit:
+def _residual(spatial_dims: int, channels: int, shared: dict[str, Any]) -> ResidualUnit:
     """Convolution, normalisation, activation, convolution, normalisation; nothing after the sum, as in the papers."""
     unit = ResidualUnit(spatial_dims, channels, channels, **shared)
     del unit.conv[-1].adn.A  # type: ignore[union-attr]

@@ -83,7 +83,11 @@ class TranslationTrainer(Trainer):
         if precision not in ("float32", "bfloat16"):
             raise ValueError(f"Unknown precision '{precision}'; expected 'float32' or 'bfloat16'.")
         super().__init__(
-            device=device, max_epochs=max_epochs, data_loader=train_data_loader, handlers=train_handlers, decollate=False
+            device=device,
+            max_epochs=max_epochs,
+            data_loader=train_data_loader,
+            handlers=train_handlers,
+            decollate=False,
         )
         self.network, self.objective = network, objective
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
