@@ -61,8 +61,10 @@ class Progress:
         self.total = int(engine.state.max_epochs or 1) * int(engine.state.epoch_length or 1)
         self.first, self.started = engine.state.iteration, time.monotonic()
         self.told = self._line()
+        timed = self.budget is not None and self.budget.max_seconds is not None
+        total = None if timed else self.total  # the clock ends it, not the iterations
         self.bar = tqdm(
-            total=self.total, initial=self.first, desc=self.description, disable=not sys.stderr.isatty(), leave=False
+            total=total, initial=self.first, desc=self.description, disable=not sys.stderr.isatty(), leave=False
         )
 
     def _step(self, engine: Engine) -> None:
@@ -75,6 +77,8 @@ class Progress:
             )
         done = engine.state.iteration
         self.bar.update()
+        if self.bar.total is None and self.budget is not None:
+            self.bar.set_postfix_str(f"{self.budget.left():.0f} s left", refresh=False)
         before, self.told = self.told, self._line(done)
         if sys.stderr.isatty() or self.told == before:
             return
