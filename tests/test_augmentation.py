@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from monai.data import CacheDataset
+from monai.transforms import Compose, RandFlipd
 
-from unicorn_monai.augmentation import RandSpeckle, strong_intensity, write_augmented
+from unicorn_monai.augmentation import (
+    RandSpeckle,
+    RandStrongIntensityd,
+    intensity_augmentation,
+    strong_intensity,
+    write_augmented,
+)
 from unicorn_monai.datasets import DatasetWriter, check, datalist, read_array
 
 
@@ -62,3 +70,51 @@ def test_the_augmented_data_set_keeps_labels_subjects_and_splits(tmp_path, chann
         for a, b in zip(*(datalist(tmp_path / x, "training") for x in "ab"), strict=True)
     ]
     assert any(changed)
+
+
+# ---------------------------------------------------------------- on the fly
+
+
+def item(seed: int = 0) -> dict:
+    random = torch.Generator().manual_seed(seed)
+    return {"image": torch.rand(1, 32, 32, generator=random), "label": torch.arange(1024).reshape(1, 32, 32)}
+
+
+def test_on_the_fly_images_change_at_every_call_stay_in_range_and_labels_do_not_change():
+    transform, data = RandStrongIntensityd(["image"]), item()
+    results = [transform(data) for _ in range(20)]
+    images = torch.stack([torch.as_tensor(r["image"]) for r in results])
+    assert images.dtype == torch.float32
+    assert 0 <= images.min() <= images.max() <= 1
+    assert len({tuple(image.flatten()[:50].tolist()) for image in images}) > 15
+    assert all(torch.equal(r["label"], data["label"]) for r in results)
+    assert torch.equal(data["image"], item()["image"])
+
+
+def test_on_the_fly_augmentation_is_repeated_by_its_seed():
+    def drawn(seed: int) -> torch.Tensor:
+        transform = RandStrongIntensityd(["image"]).set_random_state(seed)
+        return torch.stack([torch.as_tensor(transform(item())["image"]) for _ in range(5)])
+
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
+
+
+def test_a_cached_data_set_caches_the_image_not_its_augmentation():
+    transform = Compose([RandStrongIntensityd(["image"])])
+    data = CacheDataset([item()], transform, progress=False)
+    first, second = data[0]["image"], data[0]["image"]
+    assert not torch.equal(first, second)
+
+
+def test_none_changes_nothing_and_draws_nothing():
+    with_none = Compose([RandFlipd(["image"], prob=0.5), intensity_augmentation("none")]).set_random_state(3)
+    without = Compose([RandFlipd(["image"], prob=0.5)]).set_random_state(3)
+    for _ in range(10):
+        assert torch.equal(with_none(item())["image"], without(item())["image"])
+
+
+def test_the_augmentation_of_a_training_is_named():
+    assert isinstance(intensity_augmentation("strong"), RandStrongIntensityd)
+    with pytest.raises(ValueError, match=r"Unknown augmentation 'weak'; expected one of \['none', 'strong'\]"):
+        intensity_augmentation("weak")

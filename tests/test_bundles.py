@@ -24,10 +24,12 @@ from PIL import Image
 from torch import nn
 
 from unicorn_monai import synthesis
+from unicorn_monai.baselines import translation
+from unicorn_monai.baselines.self_training import self_train
 from unicorn_monai.bundle import bundle_root, from_bundle, install, run_bundle
 from unicorn_monai.checkpoints import TrainingState, read_metadata, sha256
 from unicorn_monai.cli import root_cause
-from unicorn_monai.datasets import DatasetWriter, check, datalist, read_array, read_header, write_array
+from unicorn_monai.datasets import IGNORE_LABEL, DatasetWriter, check, datalist, read_array, read_header, write_array
 from unicorn_monai.evaluation.segmentation import scores
 
 SIZE, STEPS = 32, 2
@@ -42,6 +44,8 @@ SCHEMA = Path(__file__).parent / "data" / "meta_schema.json"
 
 _BRIEF = {"max_epochs": 1, "batch_size": 4, "val_interval": 1}
 _BRIEF_GENERATIVE = _BRIEF | {"sample_interval": 1, "num_inference_steps": STEPS, "precision": "float32"}
+_BRIEF_TRANSLATION = {"max_epochs": 1, "iterations_per_epoch": 3, "batch_size": 2, "patch_size": [16, 16]}
+METHODS = ("cyclegan", "cut")
 TINY: dict[str, dict[str, dict[str, Any]]] = {
     "retinal_unet": {
         "inference.json": {"num_labels": len(LABELS), "network_def::channels": [8, 16], "network_def::strides": [2]},
@@ -70,6 +74,18 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
         "train.json": _BRIEF_GENERATIVE,
     },
     "synthesis": {"inference.json": {"batch_size": 4}},
+    "style_transfer": {
+        "inference.json": {
+            "network_def::channels": 4,
+            "network_def::num_blocks": 1,
+            "discriminator_def::channels": 4,
+            "nce_layers": [0, 2, 3, 4],
+            "projection_def::width": 8,
+            "batch_size": 5,
+        },
+        "train_cyclegan.json": _BRIEF_TRANSLATION | {"pool_size": 3},
+        "train_cut.json": _BRIEF_TRANSLATION,
+    },
 }
 
 
@@ -107,7 +123,10 @@ class World:
         labeled, unlabeled = str(self.labeled), str(self.unlabeled)
         if bundle == "latent_diffusion":
             return {"dataset_dir": [labeled, unlabeled]} if name.startswith("train") else {}
-        if name == "uncertainty" or (bundle, name) == ("uncertainty_controlnet", "train"):
+        if name == "pseudo_label":
+            return {"dataset_dir": unlabeled}
+        two_domains = bundle in ("uncertainty_controlnet", "style_transfer") and name.startswith("train")
+        if name == "uncertainty" or two_domains:
             return {"dataset_dir": labeled, "unlabeled_dir": unlabeled}
         return {} if bundle == "uncertainty_controlnet" else {"dataset_dir": labeled}
 
@@ -170,6 +189,13 @@ def semantic_net(world: World, uncertainty_net: Path) -> Path:
 def synthetic(world: World, semantic_net: Path) -> Path:
     world.run("synthesis", "inference", output_dir=world.root / "synthetic")
     return world.root / "synthetic"
+
+
+@pytest.fixture(scope="module")
+def translators(world: World) -> Path:
+    for method in METHODS:
+        world.run("style_transfer", f"train_{method}")
+    return world.models("style_transfer")
 
 
 def read_json(path: Path) -> Any:
@@ -370,6 +396,175 @@ def test_other_counts_weights_and_label_maps_can_be_asked_for(world, synthetic, 
         )
 
 
+# ---------------------------------------------------------------- style_transfer
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_translation_keeps_label_maps_and_looks_like_a_real_data_set(world, translators, method, tmp_path):
+    weights = translators / method / "model.pt"
+    output = tmp_path / "set"
+    world.run("style_transfer", "inference", output_dir=output, ckpt_path=weights, device_name="home OCT")
+    assert check(output, need_labels=True) == []
+    header, real = read_header(output), read_header(world.labeled)
+    assert (header["labels"], header["spacing_mm"]) == (real["labels"], real["spacing_mm"])
+    assert (header["synthetic"], header["device"]) == (True, "home OCT")
+    assert {split: len(header[split]) for split in COUNTS} == COUNTS | {"test": 0}
+    pairs = zip(
+        *(datalist(d, ("training", "validation"), ("image", "label")) for d in (output, world.labeled)), strict=True
+    )
+    for item, source in pairs:
+        made_of = item["synthetic"]
+        assert made_of["source_image"] == made_of["source_label"] == Path(source["image"]).name
+        assert (made_of["method"], made_of["models"]) == (method, {"generator": sha256(weights)})
+        assert item["subject"] == source["subject"]
+        assert np.array_equal(read_array(item["label"]), read_array(source["label"]))
+        assert not np.array_equal(read_array(item["image"]), read_array(source["image"]))
+    with refused("already holds a data set"):
+        world.run("style_transfer", "inference", output_dir=output, ckpt_path=weights)
+
+
+def test_an_interrupted_translation_goes_on_but_not_with_other_weights(world, translators, tmp_path, monkeypatch):
+    weights = [translators / method / "model.pt" for method in METHODS]
+    write, written = translation.Translator._write, []
+
+    def stop_after_seven(self, writer, index, image):
+        if len(written) == 7:
+            raise KeyboardInterrupt
+        write(self, writer, index, image)
+        written.append(index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(translation.Translator, "_write", stop_after_seven)
+        with pytest.raises((KeyboardInterrupt, RuntimeError)):
+            world.run("style_transfer", "inference", output_dir=tmp_path / "set", ckpt_path=weights[1])
+    assert not (tmp_path / "set" / "dataset.json").exists()
+    with refused(r"Item 0 of .* was made with \{'method': 'cut'.*, this run has \{'method': 'cyclegan'"):
+        world.run("style_transfer", "inference", output_dir=tmp_path / "set", ckpt_path=weights[0])
+    world.run("style_transfer", "inference", output_dir=tmp_path / "set", ckpt_path=weights[1])
+    world.run("style_transfer", "inference", output_dir=tmp_path / "whole", ckpt_path=weights[1])
+    assert read_header(tmp_path / "set") == read_header(tmp_path / "whole")
+    for item in read_header(tmp_path / "whole")["training"]:
+        assert np.array_equal(
+            read_array(tmp_path / "set" / item["image"]), read_array(tmp_path / "whole" / item["image"])
+        )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_generator_is_published_with_what_it_cost(world, translators, method):
+    metadata = read_metadata(translators / method / "model.pt")
+    assert (metadata["method"], metadata["epoch"], metadata["iteration"]) == (method, 1, 3)
+    assert metadata["seconds"] > 0
+    assert metadata["max_seconds"] is None
+    sheet = world.bundles / "style_transfer" / "output" / method / "samples" / "epoch_0001.png"
+    assert Image.open(sheet).size == (4 * SIZE + 3 * 2, 3 * SIZE + 2 * 2)  # validation images: 4 of each domain
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_time_limit_ends_a_training_in_order(world, method, tmp_path):
+    settings = {"max_epochs": 100_000, "max_seconds": 2, "iterations_per_epoch": 1000}
+    folders = {"ckpt_dir": tmp_path, "output_dir": tmp_path / "output"}
+    world.run("style_transfer", f"train_{method}", **settings, **folders)
+    metadata = read_metadata(tmp_path / "model.pt")
+    assert 2 <= metadata["seconds"] < 20
+    assert len(list((tmp_path / "output" / "samples").glob("*.png"))) == 1
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    rate = state["objects"]["optimizer"]["param_groups"][0]["lr"]
+    assert 0 <= rate < 0.5 * 0.0002
+    world.run("style_transfer", f"train_{method}", **settings, **folders, resume=True)
+    assert read_metadata(tmp_path / "model.pt") == metadata  # the time was spent
+
+
+def test_translation_runs_from_the_shell(world, translators, tmp_path):
+    config = str(world.config("style_transfer", "inference"))
+    command = [
+        sys.executable,
+        "-m",
+        "monai.bundle",
+        "run",
+        "--config_file",
+        config,
+        "--dataset_dir",
+        str(world.labeled),
+    ]
+    command += ["--output_dir", str(tmp_path / "set"), "--split", "validation"]
+    done = subprocess.run(command, cwd=tmp_path, env=SHELL, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    assert len(datalist(tmp_path / "set", "validation", ("image", "label"))) == COUNTS["validation"]
+
+
+# ---------------------------------------------------------------- augmentation and self-training
+
+
+def test_no_augmentation_is_the_training_without_the_setting(world, tmp_path):
+    config = read_json(world.config("retinal_unet", "train"))
+    removed = config["train"]["preprocessing"]["transforms"].pop()
+    assert removed["_target_"].endswith("intensity_augmentation")
+    world.config("retinal_unet", "train").with_name("train_before.json").write_text(json.dumps(config))
+    for name, augmentation in (("train", None), ("train_before", None), ("train", "strong")):
+        folder = tmp_path / f"{name}{augmentation or ''}"
+        extra = {"augmentation": augmentation} if augmentation else {}
+        world.run("retinal_unet", name, ckpt_dir=folder, max_epochs=2, **extra)
+    plain, before, strong = (
+        torch.load(tmp_path / f / "last.pt", weights_only=True) for f in ("train", "train_before", "trainstrong")
+    )
+    assert_same(plain, before)
+    first = next(iter(plain["objects"]["network"]))
+    assert not torch.equal(plain["objects"]["network"][first], strong["objects"]["network"][first])
+
+
+def test_a_training_with_augmentation_goes_on_as_if_not_interrupted(world, tmp_path, monkeypatch):
+    both = interrupted_and_whole(
+        world, "retinal_unet", "train", "last.pt", tmp_path, monkeypatch, augmentation="strong"
+    )
+    assert_same(*both)
+
+
+def test_self_training_runs_two_rounds_on_its_own_labels(world, segmentation, tmp_path):
+    unlabeled = altered(world, tmp_path, without_any_labels)
+    weights = self_train(
+        world.bundles / "retinal_unet",
+        segmentation / "model.pt",
+        world.labeled,
+        unlabeled,
+        tmp_path / "out",
+        threshold=0.3,
+        max_epochs=2,
+    )
+    assert weights == tmp_path / "out" / "round_2" / "model.pt"
+    assert read_metadata(weights)["epoch"] in (1, 2)
+    teachers = (segmentation / "model.pt", tmp_path / "out" / "round_1" / "model.pt")
+    for i, teacher in enumerate(teachers, start=1):
+        guessed = tmp_path / "out" / f"round_{i}" / "pseudo_labelled"
+        assert check(guessed, need_labels=True) == []
+        items = datalist(guessed, ("training", "validation"), ("image", "label"))
+        assert len(items) == COUNTS["training"] + COUNTS["validation"]
+        for item in items:
+            origin = item["pseudo_label"]
+            assert origin["segmentation_sha256"] == sha256(teacher)
+            confident = (read_array(item["label"]) != IGNORE_LABEL).mean()
+            assert origin["confident"] == pytest.approx(confident, abs=1e-4)
+    before = sha256(weights)
+    self_train(
+        world.bundles / "retinal_unet",
+        segmentation / "model.pt",
+        world.labeled,
+        unlabeled,
+        tmp_path / "out",
+        threshold=0.3,
+        max_epochs=2,
+    )
+    assert sha256(weights) == before, "what is finished is not repeated"
+
+
+def test_pseudo_labels_nobody_is_sure_of_are_refused(world, segmentation, tmp_path):
+    with refused("No pixel of 12 images has a label of probability 1.0 or more. Lower the threshold"):
+        world.run("retinal_unet", "pseudo_label", output_dir=tmp_path / "set", threshold=1.0)
+    assert not (tmp_path / "set" / "dataset.json").exists()
+    with refused(r"Item 0 of .* was made with \{'threshold': 1.0.*, this run has \{'threshold': 0.3"):
+        world.run("retinal_unet", "pseudo_label", output_dir=tmp_path / "set", threshold=0.3)
+
+
 # ---------------------------------------------------------------- as MONAI sees the bundles
 
 CONFIGS = [
@@ -377,6 +572,7 @@ CONFIGS = [
     ("retinal_unet", "evaluate"),
     ("retinal_unet", "inference"),
     ("retinal_unet", "uncertainty"),
+    ("retinal_unet", "pseudo_label"),
     ("latent_diffusion", "train_autoencoder"),
     ("latent_diffusion", "train_diffusion"),
     ("latent_diffusion", "inference"),
@@ -385,11 +581,14 @@ CONFIGS = [
     ("semantic_controlnet", "train"),
     ("semantic_controlnet", "inference"),
     ("synthesis", "inference"),
+    ("style_transfer", "train_cyclegan"),
+    ("style_transfer", "train_cut"),
+    ("style_transfer", "inference"),
 ]
 
 
 @pytest.mark.parametrize(("bundle", "name"), CONFIGS)
-def test_no_property_is_missing(world, synthetic, bundle, name):
+def test_no_property_is_missing(world, synthetic, translators, bundle, name):
     workflow = ConfigWorkflow(
         config_file=str(world.config(bundle, name)),
         workflow_type="train" if name.startswith("train") else "infer",
@@ -427,8 +626,9 @@ class Reconstruction(nn.Module):
         return self.network.reconstruct(image)
 
 
-def test_the_segmentation_network_has_the_shapes_of_its_metadata():
-    configs = Path(bundle_root("retinal_unet")) / "configs"
+@pytest.mark.parametrize("bundle", ["retinal_unet", "style_transfer"])
+def test_a_network_has_the_shapes_of_its_metadata(bundle):
+    configs = Path(bundle_root(bundle)) / "configs"
     verify_net_in_out("network_def", str(configs / "metadata.json"), str(configs / "inference.json"), "cpu", p=1, n=2)
 
 
@@ -477,6 +677,21 @@ def test_the_tracking_option_of_monai_records_the_loss(world, tmp_path, bundle, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_translate_together_and_stop_together(world, method, tmp_path):
+    files = [str(world.config("style_transfer", f"{prefix}train_{method}")) for prefix in ("", "multi_gpu_")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "monai.bundle", "run", "--config_file", str(files), "--dataset_dir", str(world.labeled)]
+    command += ["--unlabeled_dir", str(world.unlabeled), "--ckpt_dir", str(tmp_path / "models")]
+    command += ["--output_dir", str(tmp_path), "--max_epochs", "100000", "--max_seconds", "4"]
+    done = subprocess.run(command, cwd=tmp_path, env=SHELL, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    metadata = read_metadata(tmp_path / "models" / "model.pt")
+    assert metadata["seconds"] >= 4
+    assert metadata["epoch"] < 100000
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("bundle", ["retinal_unet", "semantic_controlnet"])
 def test_two_processes_train_together_and_one_goes_on_alone(world, synthetic, bundle, tmp_path):
     files = [str(world.config(bundle, name)) for name in ("train", "multi_gpu_train")]
@@ -518,14 +733,22 @@ def assert_same(a: Any, b: Any) -> None:
         ("latent_diffusion", "train_diffusion", "last.pt"),
         ("uncertainty_controlnet", "train", "last.pt"),
         ("semantic_controlnet", "train", "last.pt"),
+        ("style_transfer", "train_cyclegan", "last.pt"),
+        ("style_transfer", "train_cut", "last.pt"),
     ],
 )
 def test_an_interrupted_training_ends_as_if_it_had_not_been(
     world, synthetic, bundle, name, last, tmp_path, monkeypatch
 ):
+    assert_same(*interrupted_and_whole(world, bundle, name, last, tmp_path, monkeypatch))
+
+
+def interrupted_and_whole(world, bundle, name, last, tmp_path, monkeypatch, **more) -> tuple[dict, dict]:
+    """The last states of a training of two epochs, and of one that was interrupted after the first."""
+
     def train(folder: str, **overrides):
         settings = {"max_epochs": 2, "ckpt_dir": tmp_path / folder, "output_dir": tmp_path / f"{folder}_output"}
-        world.run(bundle, name, **settings, **overrides)
+        world.run(bundle, name, **settings, **more, **overrides)
 
     train("whole")
     save = TrainingState.save
@@ -542,7 +765,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
     train("interrupted", resume=True)
     whole, resumed = (torch.load(tmp_path / f / last, weights_only=True) for f in ("whole", "interrupted"))
     assert whole["epoch"] == 2
-    assert_same(whole, resumed)
+    return whole, resumed
 
 
 def test_a_finished_training_is_not_repeated_and_fewer_epochs_are_refused(world, segmentation, tmp_path):
@@ -586,6 +809,13 @@ def altered(world: World, folder: Path, change: Callable[[Path, dict], None]) ->
 def without_labels(root: Path, header: dict) -> None:
     for item in header["training"]:
         del item["label"]
+
+
+def without_any_labels(root: Path, header: dict) -> None:
+    for split in COUNTS:
+        for item in header[split]:
+            del item["label"]
+    shutil.rmtree(root / "labels")
 
 
 def label_nine(root: Path, header: dict) -> None:
@@ -634,6 +864,8 @@ DATA_FAULTS: dict[str, tuple[str, str, Callable, str]] = {
         not_a_number,
         "000003.*holds NaN or infinite pixels",
     ),
+    "colour image, translation": ("style_transfer", "train_cut", colour, "000003.* has 3 channel.*expected 1"),
+    "NaN pixels, translation": ("style_transfer", "train_cyclegan", not_a_number, "000003.*holds NaN or infinite"),
     "no validation split": ("retinal_unet", "train", no_validation, "has no items in split 'validation'"),
     "other images' uncertainties": ("semantic_controlnet", "train", lambda *_: None, "lacks 8 of 8 images"),
 }
@@ -682,6 +914,15 @@ SETTING_FAULTS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "no bundle": ("synthesis", "inference", {"latent_diffusion": "nowhere"}, "'nowhere' is not a bundle"),
     "no uncertainty": ("uncertainty_controlnet", "inference", {"uncertainties": None}, "No uncertainty to ask"),
     "no images": ("synthesis", "inference", {"count": 0}, "count is 0; expected at least one"),
+    "augmentation": ("retinal_unet", "train", {"augmentation": "weak"}, "Unknown augmentation 'weak'; expected one of"),
+    "threshold": ("retinal_unet", "pseudo_label", {"threshold": 90}, "threshold is 90; expected a probability"),
+    "no time": ("style_transfer", "train_cut", {"max_seconds": 0}, "max_seconds is 0; expected a number above 0"),
+    "precision, translation": ("style_transfer", "train_cut", {"precision": "half"}, "Unknown precision 'half'"),
+    "pool": ("style_transfer", "train_cyclegan", {"pool_size": -1}, "pool_size is -1; expected 0"),
+    "no such layer": ("style_transfer", "train_cut", {"nce_layers": [0, 2, 3, 99]}, "expected some of 0 to 7"),
+    "decay": ("style_transfer", "train_cut", {"decay_start": 2}, "start is 2; expected a share"),
+    "no unlabelled": ("style_transfer", "train_cut", {"unlabeled_dir": "nowhere"}, "'nowhere' does not exist"),
+    "no generator": ("style_transfer", "inference", {"ckpt_path": "x.pt"}, "No trained weights at 'x.pt'"),
     "steps": (
         "synthesis",
         "inference",
@@ -694,7 +935,7 @@ SETTING_FAULTS: dict[str, tuple[str, str, dict[str, Any], str]] = {
 @pytest.mark.parametrize("fault", SETTING_FAULTS)
 def test_a_faulty_setting_is_refused(world, synthetic, fault, tmp_path):
     bundle, name, overrides, message = SETTING_FAULTS[fault]
-    folders = {"output_dir": tmp_path} | ({"ckpt_dir": tmp_path} if name.startswith("train") else {})
+    folders = {"output_dir": tmp_path / "output"} | ({"ckpt_dir": tmp_path} if name.startswith("train") else {})
     with refused(message):
         world.run(bundle, name, **(folders | overrides))
     assert not (tmp_path / "model.pt").exists()

@@ -11,7 +11,19 @@ import torch
 from ignite.engine import Engine
 from torch import nn
 
-from unicorn_monai.distributed import RankSeeds, bare, is_main, local_device, main_first, rank, start, stop
+from unicorn_monai.distributed import (
+    RankSeeds,
+    average_gradients,
+    bare,
+    from_main,
+    is_main,
+    local_device,
+    main_first,
+    rank,
+    same_weights,
+    start,
+    stop,
+)
 
 TWO = """
 import json, sys
@@ -35,7 +47,12 @@ noise = []
 engine = Engine(lambda engine, batch: noise.append(torch.rand(()).item()))
 distributed.RankSeeds(5).attach(engine)
 engine.run([0], max_epochs=2)
-told = [network.weight.grad.item(), network.weight.item(), noise, first_was_here]
+own = nn.Linear(1, 1)
+distributed.same_weights(own)
+own(torch.full((1, 1), float(rank))).sum().backward()
+distributed.average_gradients(own)
+averaged = [own.weight.item(), own.weight.grad.item(), own.bias.grad.item(), distributed.from_main(rank + 7.0)]
+told = [network.weight.grad.item(), network.weight.item(), noise, first_was_here, averaged]
 Path(sys.argv[1], f"{rank}.json").write_text(json.dumps(told))
 distributed.stop()
 """
@@ -50,6 +67,11 @@ def test_a_single_process_is_the_main_one_and_waits_for_nobody():
     network = nn.Linear(1, 1)
     assert bare(network) is network
     assert local_device().type in ("cpu", "cuda")
+    network(torch.ones(1, 1)).sum().backward()
+    average_gradients(network)
+    same_weights(network)
+    assert network.weight.grad.item() == 1
+    assert from_main(3.5) == 3.5
 
 
 def test_a_configuration_for_several_processes_is_refused_in_one(monkeypatch):
@@ -84,8 +106,10 @@ def test_two_processes_share_gradients_and_weights_but_not_noise(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     told = [json.loads((tmp_path / f"{process}.json").read_text()) for process in (0, 1)]
-    gradients, weights, noise, first_was_here = zip(*told, strict=True)
+    gradients, weights, noise, first_was_here, averaged = zip(*told, strict=True)
     assert gradients == (0.5, 0.5)
     assert weights[0] == weights[1]
     assert len({*noise[0], *noise[1]}) == 4
     assert first_was_here == (False, True)
+    assert averaged[0] == averaged[1], "networks that are not wrapped"
+    assert averaged[0][1:] == [0.5, 1.0, 7.0]

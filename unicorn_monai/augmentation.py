@@ -2,15 +2,21 @@
 
 Speckle, blur, contrast, bias field, noise, grey-value and resolution changes, all random and none calibrated. The label
 map stays true. Used to show the Semantic-ControlNet of ``compositional`` mode label maps together with images the
-segmentation network is uncertain about: trained on one clean device only, it would drag that device's look along.
+segmentation network is uncertain about: trained on one clean device only, it would drag that device's look along. And
+on the fly in the training of the segmentation network: what one would try before any synthetic image.
 """
 
 from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from monai.transforms import (
     Compose,
+    Identityd,
+    MapTransform,
     RandAdjustContrast,
     RandBiasField,
     RandGaussianNoise,
@@ -63,6 +69,44 @@ def strong_intensity(seed: int | None = None) -> Compose:
         ]
     )
     return transform.set_random_state(seed) if seed is not None else transform
+
+
+class RandStrongIntensityd(RandomizableTransform, MapTransform):
+    """:func:`strong_intensity` anew at every call, on the fly in a training; other keys stay as they are.
+
+    Args:
+        keys: images (channels, rows, columns) in [0, 1]; each gets an augmentation of its own.
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, 1.0)
+        self.transform = strong_intensity()
+
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> RandStrongIntensityd:
+        """Seed the transforms inside as well."""
+        super().set_random_state(seed, state)
+        self.transform.set_random_state(int(self.R.randint(2**31)))
+        return self
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The images in [0, 1], float32."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = torch.as_tensor(self.transform(result[key])).float().clamp(0, 1)
+        return result
+
+
+AUGMENTATIONS = ("none", "strong")
+
+
+def intensity_augmentation(name: str, keys: Sequence[str] = ("image",)) -> MapTransform:
+    """The transform that a training's setting ``augmentation`` names: "none" or "strong"."""
+    if name not in AUGMENTATIONS:
+        raise ValueError(f"Unknown augmentation '{name}'; expected one of {list(AUGMENTATIONS)}.")
+    return Identityd(keys) if name == "none" else RandStrongIntensityd(keys)
 
 
 def write_augmented(dataset_dir: PathLike, output: PathLike, seed: int = 0) -> None:

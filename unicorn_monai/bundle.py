@@ -28,6 +28,7 @@ BUNDLES = (
     "semantic_controlnet",
     "uncertainty_controlnet",
     "synthesis",
+    "style_transfer",
     "rgb_2d",
 )
 

@@ -107,5 +107,36 @@ class RankSeeds:
         random.seed(seed)
 
 
+def from_main(value: float) -> float:
+    """The first process's number, in every process."""
+    if not _active():
+        return value
+    number = torch.tensor([value], dtype=torch.float64, device=local_device())
+    distributed.broadcast(number, src=0)
+    return number.item()
+
+
+def average_gradients(network: nn.Module) -> None:
+    """Average the gradients over the processes, for trainings that cannot wrap their networks by :func:`parallel`.
+
+    Adversarial trainings call a network several times before one backward pass, partly, or not at all.
+    """
+    gradients = [weight.grad for weight in network.parameters() if weight.grad is not None]
+    if not _active() or not gradients:
+        return
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(flat)
+    flat /= distributed.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def same_weights(network: nn.Module) -> None:
+    """Give every process the first process's weights."""
+    if _active():
+        for value in network.state_dict().values():
+            distributed.broadcast(value, src=0)
+
+
 def _active() -> bool:
     return distributed.is_available() and distributed.is_initialized()

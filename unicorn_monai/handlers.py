@@ -19,6 +19,7 @@ from rich.logging import RichHandler
 from torch import Tensor
 from tqdm import tqdm
 
+from unicorn_monai.budget import TimeBudget
 from unicorn_monai.checkpoints import sha256
 from unicorn_monai.datasets import PathLike, datalist, write_array, write_json
 from unicorn_monai.distributed import is_main
@@ -77,10 +78,11 @@ class Progress:
     Args:
         description: what is running.
         lines: number of plain lines over the whole run.
+        budget: of the training, attached before; the lines then follow the clock too.
     """
 
-    def __init__(self, description: str, lines: int = 10) -> None:
-        self.description, self.lines = description, lines
+    def __init__(self, description: str, lines: int = 10, budget: TimeBudget | None = None) -> None:
+        self.description, self.lines, self.budget = description, lines, budget
 
     def attach(self, engine: Engine) -> None:
         """Register with an engine."""
@@ -94,9 +96,10 @@ class Progress:
     def _start(self, engine: Engine) -> None:
         self.total = int(engine.state.max_epochs or 1) * int(engine.state.epoch_length or 1)
         self.first, self.started = engine.state.iteration, time.monotonic()
-        self.bar = tqdm(
-            total=self.total, initial=self.first, desc=self.description, disable=not on_terminal(), leave=False
-        )
+        self.told = self._line()
+        timed = self.budget is not None and self.budget.max_seconds is not None
+        total = None if timed else self.total  # the clock ends it, not the iterations
+        self.bar = tqdm(total=total, initial=self.first, desc=self.description, disable=not on_terminal(), leave=False)
 
     def _step(self, engine: Engine) -> None:
         loss = scalars(engine).get("loss")
@@ -107,11 +110,21 @@ class Progress:
             )
         done = engine.state.iteration
         self.bar.update()
-        if on_terminal() or done * self.lines // self.total == (done - 1) * self.lines // self.total:
+        if self.bar.total is None and self.budget is not None:
+            self.bar.set_postfix_str(f"{self.budget.left():.0f} s left", refresh=False)
+        before, self.told = self.told, self._line(done)
+        if on_terminal() or self.told == before:
             return
         rate = (done - self.first) / max(1e-9, time.monotonic() - self.started)
-        text = f"{self.description}: {done}/{self.total}, {rate:.1f} it/s, {(self.total - done) / rate:.0f} s left"
+        left = min((self.total - done) / rate, self.budget.left() if self.budget else float("inf"))
+        text = f"{self.description}: {done}/{self.total}, {rate:.1f} it/s, {left:.0f} s left"
         logger.info(text if loss is None else f"{text}, loss {loss:.4f}")
+
+    def _line(self, done: int | None = None) -> int:
+        """Number of plain lines due by now."""
+        if self.budget is not None:
+            return int(self.budget.share * self.lines)
+        return (self.first if done is None else done) * self.lines // self.total
 
     def _close(self, engine: Engine) -> None:
         self.bar.close()

@@ -1,0 +1,119 @@
+"""Labelled images -> the same images in the look of the other domain: a labelled data set like any other.
+
+The label map is the source image's, which is true as far as the translation leaves the anatomy alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from unicorn_monai.checkpoints import read_metadata
+from unicorn_monai.datasets import JOURNAL, DatasetWriter, PathLike, datalist, read_array, read_header
+from unicorn_monai.networks import require_finite
+from unicorn_monai.transforms import read_image, to_uint8
+
+
+class Translator:
+    """Write the translated data set, streamed and resumable.
+
+    Args:
+        network: the generator, its weights loaded.
+        weights: file of these weights; method and sha256 are kept as provenance.
+        dataset_dir: data set of the labelled domain.
+        output_dir: the new data set; an interrupted one is continued, a finished one refused.
+        inferer: ``(images, network) -> images``; MONAI's sliding window where images do not fit into memory.
+        device: where to run.
+        split: splits to translate.
+        device_name: device the images look like.
+        num_channels: of the images.
+        batch_size: images at a time.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        weights: PathLike,
+        dataset_dir: PathLike,
+        output_dir: PathLike,
+        inferer: Callable[[Tensor, nn.Module], Tensor],
+        device: torch.device | str = "cpu",
+        split: str | Sequence[str] = ("training", "validation"),
+        device_name: str = "synthetic",
+        num_channels: int = 1,
+        batch_size: int = 16,
+    ) -> None:
+        splits = [split] if isinstance(split, str) else list(split)
+        self.items = [(s, item) for s in splits for item in datalist(dataset_dir, s, ("image", "label"))]
+        self.network, self.inferer, self.device = network, inferer, torch.device(device)
+        self.dataset_dir, self.output_dir = dataset_dir, Path(output_dir)
+        self.device_name, self.num_channels, self.batch_size = device_name, num_channels, batch_size
+        metadata = read_metadata(weights)
+        self.provenance = {"method": metadata.get("method"), "models": {"generator": metadata["sha256"]}}
+
+    @torch.no_grad()
+    def run(self) -> None:
+        """Translate what is missing."""
+        header = read_header(self.dataset_dir)
+        with DatasetWriter(
+            self.output_dir,
+            name=f"synthetic {self.device_name}, {self.provenance['method']}",
+            device=self.device_name,
+            labels={int(value): name for value, name in header["labels"].items()},
+            modality=header.get("modality", "OCT"),
+            spacing_mm=header.get("spacing_mm"),
+            suffix=".png" if header.get("modality") == "RGB" else ".nii.gz",
+            resume=(self.output_dir / JOURNAL).exists(),
+            synthetic=True,
+        ) as writer:
+            require_same_origin(writer, "synthetic", self.provenance)
+            missing = [i for i in range(len(self.items)) if i not in writer]
+            for start in tqdm(range(0, len(missing), self.batch_size), desc="translation", disable=None, leave=False):
+                batch = missing[start : start + self.batch_size]
+                images = [read_image(self.items[i][1]["image"], self.num_channels) for i in batch]
+                translated = self.translate(images)
+                for i, image in zip(batch, translated, strict=True):
+                    self._write(writer, i, image)
+
+    def translate(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Images (channels, rows, columns) in [0, 1] of any sizes -> the same in the other look."""
+        result: list[Tensor] = []
+        one_size = len({image.shape for image in images}) == 1
+        for batch in [images] if one_size else [[image] for image in images]:
+            output = self.inferer(torch.stack(list(batch)).to(self.device), self.network)
+            result += list(require_finite("A translated image", output).float().clamp(0, 1).cpu())
+        return result
+
+    def _write(self, writer: DatasetWriter, index: int, image: Tensor) -> None:
+        split, item = self.items[index]
+        synthetic: dict[str, Any] = {
+            **self.provenance,
+            "source_image": Path(item["image"]).name,
+            "source_label": Path(item["label"]).name,
+        }
+        spacing = {"spacing_mm": item["spacing_mm"]} if "spacing_mm" in item else {}
+        writer.add(
+            split,
+            to_uint8(image),
+            read_array(item["label"]),
+            subject=str(item.get("subject", "")),
+            index=index,
+            synthetic=synthetic,
+            **spacing,
+        )
+
+
+def require_same_origin(writer: DatasetWriter, key: str, origin: dict[str, Any]) -> None:
+    """Refuse to go on with a data set whose items were made by other weights or with other settings."""
+    for index, item in writer.items.items():
+        found = {name: item.get(key, {}).get(name) for name in origin}
+        if found != origin:
+            raise ValueError(
+                f"Item {index} of '{writer.root}' was made with {found}, this run has {origin}. Go on with the same, "
+                "choose another output_dir, or remove the folder."
+            )

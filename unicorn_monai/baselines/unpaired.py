@@ -1,0 +1,75 @@
+"""Batches of two domains whose images do not belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Sized
+from typing import Any
+
+import torch
+from monai.data import DataLoader, MetaTensor
+from torch import Tensor
+from torch.utils.data import Dataset, RandomSampler
+
+DOMAINS = ("source", "target")
+
+
+class UnpairedDataset(Dataset):
+    """Every image of the source domain with an image of the target domain drawn at random.
+
+    Args:
+        source: data set that gives "image"; here the labelled domain.
+        target: the same; here the unlabelled domain.
+    """
+
+    def __init__(self, source: Sequence[dict[str, Any]], target: Sequence[dict[str, Any]]) -> None:
+        for name, images in zip(DOMAINS, (source, target), strict=True):
+            if isinstance(images, Sized) and len(images) == 0:
+                raise ValueError(f"The {name} domain has no image. Give a data set with training images.")
+        self.source, self.target = source, target
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        other = int(torch.randint(len(self.target), ()))
+        return {"source": _image(self.source[index]), "target": _image(self.target[other])}
+
+
+class UnpairedLoader(DataLoader):
+    """Data loader of an :class:`UnpairedDataset` with epochs of a fixed number of batches.
+
+    Every process of a parallel training draws images of its own, given random numbers of its own (``RankSeeds``).
+
+    Args:
+        dataset: the images.
+        batch_size: images of each domain in a batch.
+        iterations: batches in an epoch.
+        num_workers: processes that load.
+    """
+
+    def __init__(self, dataset: UnpairedDataset, batch_size: int, iterations: int, num_workers: int = 0) -> None:
+        if min(batch_size, iterations) < 1:
+            raise ValueError(f"batch_size is {batch_size}, iterations is {iterations}; expected at least 1 of both.")
+        super().__init__(
+            dataset,
+            batch_size=batch_size,
+            sampler=RandomSampler(dataset, num_samples=iterations * batch_size),
+            collate_fn=collate_unpaired,
+            num_workers=num_workers,
+        )
+
+
+def collate_unpaired(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """A batch; all images of both domains must be of one size, for a network sees them together."""
+    sizes = {name: sorted({tuple(item[name].shape) for item in items}) for name in DOMAINS}
+    if len({size for found in sizes.values() for size in found}) > 1:
+        raise ValueError(
+            f"Images differ in size: {sizes} (channels, rows, columns). Expected one size; lower patch_size to the "
+            "smallest image, or resample with the `--size` of data_prep."
+        )
+    return {name: torch.stack([item[name] for item in items]) for name in DOMAINS}
+
+
+def _image(item: dict[str, Any]) -> Tensor:
+    image = item["image"]
+    return image.as_tensor() if isinstance(image, MetaTensor) else image
