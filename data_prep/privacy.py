@@ -71,8 +71,8 @@ def burnt_in_text(image: NDArray[np.uint8], block: int = 16, run: int = 4) -> st
 
     Overlays are drawn in colour on a grey image, or in pure white on a dark ground: in four neighbouring blocks of
     16 x 16 pixels the median is below 40, yet 4 to 50 % are 250 or more. No alarm in 70 real Spectralis B-scans, 92
-    simulated ones and 24 real ones degraded to home OCT; an alarm in all 80 with text 16 pixels high or more; smaller text is not seen. It warns, it does not
-    clean: look at the images.
+    simulated ones and 24 real ones degraded to home OCT; an alarm in all 80 with text 16 pixels high or more; smaller
+    text is not seen. It warns, it does not clean: look at the images.
 
     Args:
         image: (rows, columns) or (rows, columns, 3), uint8.

@@ -254,6 +254,34 @@ def test_the_uncertainty_of_both_domains_is_measured_and_the_prior_is_the_unlabe
     assert record["segmentation_sha256"] == prior["segmentation_sha256"] == sha256(measured / "model.pt")
 
 
+@pytest.mark.parametrize(("acquisition", "aggregation"), [("margin", "p95"), ("tta", "retina"), ("ensemble", "mean")])
+def test_what_is_measured_is_a_setting(world, measured, tmp_path, acquisition, aggregation):
+    world.run(
+        "retinal_unet",
+        "uncertainty",
+        output_dir=tmp_path,
+        acquisition=acquisition,
+        aggregation=aggregation,
+        ensemble=[str(measured / "model.pt")] if acquisition == "ensemble" else [],
+        scaling="quantile",
+        distribution="empirical",
+    )
+    record, prior = read_json(tmp_path / "uncertainties.json"), read_json(tmp_path / "prior.json")
+    usual = read_json(measured / "uncertainties.json")
+    assert (usual["acquisition"], usual["aggregation"]) == ("entropy", "mean")
+    for file in (record, prior):
+        assert (file["acquisition"], file["aggregation"]) == (acquisition, aggregation)
+        assert file["segmentation_sha256"] == usual["segmentation_sha256"]
+    values = np.array(list(record["images"].values()))
+    assert ((values >= 0) & (values <= 1)).all()
+    if acquisition == "ensemble":  # of a network with itself
+        assert record["ensemble_sha256"] == [usual["segmentation_sha256"]]
+        assert values.max() < 1e-6
+    else:
+        assert values != pytest.approx(np.array(list(usual["images"].values())))
+        assert len(prior["quantiles"]) == len(prior["both_quantiles"]) > 2
+
+
 # ---------------------------------------------------------------- latent_diffusion
 
 
@@ -305,6 +333,24 @@ def test_the_semantic_net_makes_images_of_label_maps(world, semantic_net, tmp_pa
     world.run("semantic_controlnet", "inference", output_dir=tmp_path)
     known = {item["label"] for item in datalist(world.labeled, "test", ("image", "label"))}
     assert {request["label"] for request in assert_samples(tmp_path, 3)} <= known
+
+
+@pytest.mark.parametrize(
+    ("bundle", "name", "file"),
+    [
+        ("uncertainty_controlnet", "train", "uncertainties"),
+        ("uncertainty_controlnet", "train", "prior"),
+        ("uncertainty_controlnet", "inference", "prior"),
+        ("semantic_controlnet", "train", "uncertainties"),
+        ("semantic_controlnet", "train", "prior"),
+        ("synthesis", "inference", "prior"),
+    ],
+)
+def test_statistics_of_another_segmentation_network_are_refused(world, semantic_net, tmp_path, bundle, name, file):
+    record = read_json(world.models("retinal_unet") / f"{file}.json") | {"segmentation_sha256": "0" * 64}
+    (tmp_path / "other.json").write_text(json.dumps(record))
+    with refused("not comparable"):
+        world.run(bundle, name, output_dir=tmp_path / "output", **{f"{file}_path": tmp_path / "other.json"})
 
 
 # ---------------------------------------------------------------- synthesis and retraining

@@ -156,6 +156,21 @@ def test_uncertainties_are_found_by_the_path_of_the_image(data, make, tmp_path):
         read_uncertainties(tmp_path / "u.json", other)
 
 
+def test_uncertainties_of_another_segmentation_network_are_refused(data, make, tmp_path):
+    table = {item["image"]: 0.1 for item in datalist(data, "training")}
+    (tmp_path / "u.json").write_text(json.dumps({"segmentation_sha256": "a" * 64, "images": table}))
+    assert len(make(uncertainties=tmp_path / "u.json", segmentation_sha256="a" * 64).uncertainty) == 6
+    with pytest.raises(ValueError, match=r"u.json' was measured with .*aaaa\.\.\., expected bbbb.*not comparable"):
+        make(uncertainties=tmp_path / "u.json", segmentation_sha256="b" * 64)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"images": {}})])
+def test_a_file_without_uncertainties_is_refused(data, make, tmp_path, content):
+    (tmp_path / "u.json").write_text(content)
+    with pytest.raises(ValueError, match=r"u.json' holds no uncertainties"):
+        make(uncertainties=tmp_path / "u.json")
+
+
 def test_images_of_different_sizes_are_refused(data, make, tmp_path):
     large = write(tmp_path / "large", size=2 * SIZE)
     with pytest.raises(ValueError, match="Images differ in size"):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy.stats import ks_2samp as kstest
 
 from unicorn_monai.prior import UncertaintyPrior
 
@@ -155,3 +156,71 @@ def test_a_prior_cannot_be_changed_by_accident():
     with pytest.raises(AttributeError):
         prior.mean = 0.3
     assert replace(prior, mean=0.3).mean == 0.3
+
+
+# ---------------------------------------------------------------- scaling by quantiles, the empirical prior
+
+
+def test_the_quantile_hint_is_uniform_with_zero_mean_and_unit_spread(labeled, unlabeled):
+    both = torch.cat([labeled, unlabeled])
+    hint = UncertaintyPrior.fit(labeled, unlabeled, SHA, "quantile").hint(both)
+    assert hint.dtype == both.dtype
+    assert hint.mean().item() == pytest.approx(0, abs=0.02)
+    assert hint.std().item() == pytest.approx(1, abs=0.02)
+    assert hint.abs().max().item() == pytest.approx(math.sqrt(3), abs=1e-5)
+    assert (hint.sort().indices == both.sort().indices).all()
+
+
+def test_the_quantile_hint_is_constant_beyond_what_was_measured(labeled, unlabeled):
+    prior = UncertaintyPrior.fit(labeled, unlabeled, SHA, "quantile")
+    hint = prior.hint(torch.tensor([[0.0, 0.001], [0.5, 1.0]]))
+    assert hint.shape == (2, 2)
+    assert hint[0, 0] == hint[0, 1] == -hint[1, 0] == -hint[1, 1]
+
+
+def test_the_median_of_both_domains_has_the_quantile_hint_zero():
+    prior = UncertaintyPrior.fit(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.4, 0.5]), SHA, "quantile")
+    assert prior.hint(torch.tensor([0.3])).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_empirical_prior_draws_what_was_measured(labeled):
+    skewed = torch.distributions.Beta(1.5, 20.0).sample((500,))
+    prior = UncertaintyPrior.fit(labeled, skewed, SHA, distribution="empirical")
+    drawn = prior.sample(range(4000))
+    assert drawn.min() >= skewed.min()
+    assert drawn.max() <= skewed.max()
+    assert kstest(drawn.numpy(), skewed.numpy()).statistic < 0.06
+    gaussian = UncertaintyPrior.fit(labeled, skewed, SHA).sample(range(4000))
+    assert kstest(gaussian.numpy(), skewed.numpy()).statistic > 0.06
+    assert torch.equal(prior.sample([7]), prior.sample(range(8))[7:])
+
+
+def test_rejected_draws_are_counted():
+    half = UncertaintyPrior(0.0, 0.1, "paper", 0.0, 1.0, SHA)
+    assert half.rejected(range(4000)) / 4000 == pytest.approx(0.5, abs=0.04)
+    assert UncertaintyPrior(0.5, 0.01, "paper", 0.0, 1.0, SHA).rejected(range(100)) == 0
+    assert half.rejected([]) == 0
+    assert replace(half, distribution="empirical", quantiles=(0.0, 1.0)).rejected(range(100)) == 0
+
+
+def test_the_new_settings_survive_the_file_and_old_files_are_read(tmp_path, labeled, unlabeled):
+    prior = UncertaintyPrior.fit(
+        labeled, unlabeled, SHA, "quantile", distribution="empirical", acquisition="margin", aggregation="p95"
+    )
+    prior.save(tmp_path / "prior.json")
+    assert UncertaintyPrior.load(tmp_path / "prior.json") == prior
+    old = {"mean": 0.2, "std": 0.1, "scaling": "zscore", "offset": 0.1, "scale": 0.05, "segmentation_sha256": SHA}
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    loaded = UncertaintyPrior.load(tmp_path / "old.json")
+    assert (loaded.distribution, loaded.acquisition, loaded.aggregation) == ("gaussian", "entropy", "mean")
+
+
+def test_an_unknown_distribution_is_refused(labeled, unlabeled):
+    with pytest.raises(ValueError, match=r"Unknown distribution 'uniform'.*empirical"):
+        UncertaintyPrior.fit(labeled, unlabeled, SHA, distribution="uniform")
+
+
+def test_equal_uncertainties_have_no_ranks():
+    same = torch.full((4,), 0.1)
+    with pytest.raises(ValueError, match="same uncertainty"):
+        UncertaintyPrior.fit(same, same, SHA, "quantile")

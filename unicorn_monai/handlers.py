@@ -7,7 +7,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rich.logging import RichHandler
 from torch import Tensor
 from tqdm import tqdm
 
+from unicorn_monai.acquisition import Measure
 from unicorn_monai.budget import TimeBudget
 from unicorn_monai.checkpoints import sha256
 from unicorn_monai.datasets import PathLike, datalist, write_array, write_json
@@ -226,15 +228,28 @@ class SegmentationWriter:
 
 
 class UncertaintyRecorder:
-    """Write the uncertainty (Eq. 4) of every image an evaluator sees.
+    """Write the uncertainty of every image an evaluator sees; Eq. 4 by default.
 
     Args:
-        path: JSON: {"segmentation_sha256": ..., "images": {path: uncertainty}}.
+        path: JSON: {"segmentation_sha256": ..., "acquisition": ..., "aggregation": ..., "images": {path: uncertainty}}.
         weights: of the segmentation network; their sha256 is kept: uncertainties of two networks cannot be compared.
+        acquisition: what is measured per pixel, see ``acquisition.py``; "entropy" is Eq. 3.
+        aggregation: how an image's pixels are summed up; "mean" is Eq. 4.
+        ensemble: weights of the further networks of an ensemble, their sha256 are kept too.
     """
 
-    def __init__(self, path: PathLike, weights: PathLike) -> None:
-        self.path, self.segmentation_sha256 = Path(path), sha256(weights)
+    def __init__(
+        self,
+        path: PathLike,
+        weights: PathLike,
+        acquisition: str = "entropy",
+        aggregation: str = "mean",
+        ensemble: Sequence[PathLike] = (),
+    ) -> None:
+        self.path, self.measure = Path(path), Measure(acquisition, aggregation)
+        self.header: dict[str, Any] = {"segmentation_sha256": sha256(weights), **asdict(self.measure)}
+        if acquisition == "ensemble":
+            self.header["ensemble_sha256"] = [sha256(member) for member in ensemble]
         self.table: dict[str, float] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -243,12 +258,12 @@ class UncertaintyRecorder:
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _record(self, engine: Engine) -> None:
-        values = image_uncertainty(_prediction(engine)).tolist()
+        values = self.measure(_prediction(engine)).tolist()
         self.table.update(zip(_paths(engine), values, strict=True))
 
     def _finish(self, engine: Engine) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, {"segmentation_sha256": self.segmentation_sha256, "images": self.table})
+        write_json(self.path, self.header | {"images": self.table})
 
 
 class PriorFitter:
@@ -259,8 +274,9 @@ class PriorFitter:
         labeled_dir: data set of the labelled domain.
         unlabeled_dir: data set of the unlabelled domain.
         split: splits that count.
-        scaling: of the hint, "zscore" or "paper".
+        scaling: of the hint, "zscore", "paper" or "quantile".
         path: the prior is written here.
+        distribution: "gaussian" (the paper's) or "empirical".
     """
 
     def __init__(
@@ -271,18 +287,29 @@ class PriorFitter:
         split: str | list[str],
         scaling: str,
         path: PathLike,
+        distribution: str = "gaussian",
     ) -> None:
         self.uncertainties, self.split, self.scaling, self.path = uncertainties, split, scaling, path
-        self.folders = (labeled_dir, unlabeled_dir)
+        self.folders, self.distribution = (labeled_dir, unlabeled_dir), distribution
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
         engine.add_event_handler(Events.COMPLETED, self._fit)
 
     def _fit(self, engine: Engine) -> None:
-        domains = [read_uncertainties(self.uncertainties, datalist(folder, self.split)) for folder in self.folders]
-        digest = read_json(self.uncertainties)["segmentation_sha256"]
-        UncertaintyPrior.fit(domains[0], domains[1], digest, self.scaling).save(self.path)
+        labeled, unlabeled = (read_uncertainties(self.uncertainties, datalist(f, self.split)) for f in self.folders)
+        record = read_json(self.uncertainties)
+        measure = {key: record[key] for key in ("acquisition", "aggregation")}
+        weights = record["segmentation_sha256"]
+        prior = UncertaintyPrior.fit(
+            labeled, unlabeled, weights, self.scaling, distribution=self.distribution, **measure
+        )
+        prior.save(self.path)
+        low, high = unlabeled.min(), unlabeled.max()
+        logger.info(
+            f"uncertainty of the unlabelled domain: {prior.mean:.4f} +- {prior.std:.4f}, {low:.4f} to {high:.4f} "
+            f"({prior.distribution} prior); labelled domain: {labeled.mean():.4f}"
+        )
 
 
 class MetricsWriter:

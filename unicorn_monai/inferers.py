@@ -70,7 +70,8 @@ class DualControlNetInferer:
         style = control(uncertainty, a_unc, hint, inputs, timesteps, context)
         g_unc, g_sem = self.guidance if label else (self.guidance[0], self.guidance[0])
         nested = ((1 - g_unc, []), (g_unc - g_sem, style), (g_sem, label + style))
-        return sum(g * controlled(unet, part, inputs, timesteps, context) for g, part in nested if g != 0)
+        terms = (g * controlled(unet, part, inputs, timesteps, context) for g, part in nested if g != 0)
+        return sum(terms, torch.zeros(()))
 
     @torch.no_grad()
     def sample(

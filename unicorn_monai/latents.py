@@ -38,6 +38,7 @@ class LatentDataset(Dataset):
         uncertainties: also give each image's uncertainty, from this file (written by retinal_unet's ``uncertainty``).
         mirror: also encode the mirrored images and give either at random (training only).
         batch_size: images encoded at a time.
+        segmentation_sha256: refuse uncertainties that other weights of the segmentation network gave.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class LatentDataset(Dataset):
         uncertainties: PathLike | None = None,
         mirror: bool = False,
         batch_size: int = 16,
+        segmentation_sha256: str | None = None,
     ) -> None:
         keys = ("image",) if num_labels is None else ("image", "label")
         items = datalist(dataset_dir, split, keys)
@@ -77,7 +79,9 @@ class LatentDataset(Dataset):
                 {tuple(label.shape[1:]): item["label"] for label, item in zip(labels, items, strict=True)}
             )
             self.label = torch.stack(labels).to(torch.uint8)
-        self.uncertainty = None if uncertainties is None else read_uncertainties(uncertainties, items)
+        self.uncertainty: Tensor | None = None
+        if uncertainties is not None:
+            self.uncertainty = read_uncertainties(uncertainties, items, segmentation_sha256)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -205,11 +209,24 @@ def _identity(items: list[dict], autoencoder: AutoencoderKL) -> str:
     return digest.hexdigest()[:24]
 
 
-def read_uncertainties(path: PathLike, items: list[dict]) -> Tensor:
-    """The uncertainties of ``items`` from a file written by retinal_unet's ``uncertainty``: (items,) float32."""
+def read_uncertainties(path: PathLike, items: list[dict], segmentation_sha256: str | None = None) -> Tensor:
+    """The uncertainties of ``items`` from a file written by retinal_unet's ``uncertainty``: (items,) float32.
+
+    With ``segmentation_sha256``, those of another segmentation network are refused.
+    """
     if not Path(path).is_file():
         raise ValueError(f"No uncertainties at '{path}'. Run the 'uncertainty' configuration of retinal_unet first.")
-    table = json.loads(Path(path).read_text())["images"]
+    try:
+        content = json.loads(Path(path).read_text())
+        table, found = content["images"], str(content["segmentation_sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"'{path}' holds no uncertainties ({error!r}). Measure them again.") from error
+    if segmentation_sha256 is not None and found != segmentation_sha256:
+        raise ValueError(
+            f"'{path}' was measured with the segmentation weights {found[:12]}..., expected "
+            f"{segmentation_sha256[:12]}...; uncertainties of two networks are not comparable. Run the 'uncertainty' "
+            "configuration of retinal_unet again."
+        )
     missing = [item["image"] for item in items if item["image"] not in table]
     if missing:
         raise ValueError(

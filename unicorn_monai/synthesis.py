@@ -106,6 +106,12 @@ class Requests(Sequence[Request]):
                     Request(index, image_seed, s, str(item.get("subject", "")), item.get("label"), uncertainty, change)
                 )
 
+        drawn = [r.seed for r in self.requests] if prior is not None and uncertainties is None else []
+        if prior is not None and (rejected := prior.rejected(drawn)):
+            logger.info(
+                f"{rejected} of {len(drawn)} draws of the uncertainty would lie outside [0, 1] without truncation"
+            )
+
     def __len__(self) -> int:
         return len(self.requests)
 

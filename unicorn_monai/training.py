@@ -208,7 +208,7 @@ class AutoencoderTrainer(Trainer):
             "enabled": _checked(precision) == "bfloat16",
         }
 
-    def _iteration(self, engine: Engine, batchdata: dict[str, Tensor]) -> list[dict[str, float]]:
+    def _iteration(self, engine: Engine, batchdata: dict[str, Tensor]) -> list[dict[str, float]]:  # type: ignore[override]
         image = batchdata["image"].to(self.state.device)
         adversarial = self.state.iteration > self.adversarial_start
         self.network.train()

@@ -1,14 +1,20 @@
-"""Scores of a segmentation: intersection over union and Dice from the confusion matrix pooled over a test set.
+"""Scores of a segmentation on a test set: overlap, distance of the surfaces, columns whose layers are not in order.
 
     IoU_k = TP_k / (TP_k + FP_k + FN_k),      Dice_k = 2 TP_k / (2 TP_k + FP_k + FN_k)
 
-Pixels labelled 255 do not count. A label that neither occurs nor is predicted has no IoU (NaN) and does not enter the
-mean. ``mean_iou`` is over all labels, ``mean_iou_layers`` leaves out the first and the last (vitreous, choroid).
+``iou`` is that of the confusion matrix pooled over the test set (the headline), ``per_image`` the mean over images.
+``mean_iou`` is over all labels, ``mean_iou_layers`` leaves out the first and the last (vitreous, choroid). Pixels
+labelled 255 do not count. Absent labels:
+
+- pooled: a label that neither occurs nor is predicted in the whole test set has no score and does not enter a mean;
+- per image: a label that neither occurs nor is predicted in an image has no score there (``excluded`` counts these
+  pairs); one that is predicted but does not occur scores 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +22,64 @@ import numpy as np
 import torch
 from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unicorn_monai.bundle import definition, from_bundle
-from unicorn_monai.datasets import IGNORE_LABEL, PathLike, datalist
+from unicorn_monai.datasets import IGNORE_LABEL, PathLike, datalist, label_names, read_header, write_json
+from unicorn_monai.evaluation import bootstrap
+from unicorn_monai.evaluation.surfaces import boundary_errors, broken_columns
+from unicorn_monai.handlers import read_json
 from unicorn_monai.networks import require_finite
 from unicorn_monai.transforms import LoadPixelsd, read_image
+
+Array = NDArray[np.floating]
 
 
 def confusion_matrix(prediction: Tensor, label: Tensor, num_labels: int) -> Tensor:
     """Counts of (true label, predicted label): (num_labels, num_labels) int64; both inputs integer, of equal shape."""
+    if prediction.numel() != label.numel():
+        raise ValueError(f"Prediction has shape {tuple(prediction.shape)}, label map {tuple(label.shape)}; match them.")
     prediction, label = prediction.flatten().long(), label.flatten().long()
     valid = label != IGNORE_LABEL
-    counts = torch.bincount(label[valid] * num_labels + prediction[valid], minlength=num_labels**2)
+    prediction, label = prediction[valid], label[valid]
+    for name, values in (("prediction", prediction), ("label map", label)):
+        if values.numel() and not 0 <= values.min() <= values.max() < num_labels:
+            raise ValueError(
+                f"The {name} holds values {values.min()} to {values.max()}; expected 0 to {num_labels - 1}"
+                f"{'' if name == 'prediction' else f' or {IGNORE_LABEL} (ignore)'}. Check the number of labels."
+            )
+    counts = torch.bincount(label * num_labels + prediction, minlength=num_labels**2)
     return counts.reshape(num_labels, num_labels).cpu()
 
 
-def scores(confusion: Tensor | np.ndarray) -> dict[str, Any]:
+def overlap(confusion: Array) -> dict[str, Array]:
+    """IoU, Dice and their means of confusion matrices (..., true, predicted): (..., labels) and (...); NaN = absent."""
+    hit = np.diagonal(confusion, axis1=-2, axis2=-1)
+    union = confusion.sum(-1) + confusion.sum(-2) - hit
+    with np.errstate(invalid="ignore", divide="ignore"):
+        iou, dice = hit / union, 2 * hit / (union + hit)
+        layers = iou[..., 1:-1] if iou.shape[-1] > 3 else iou
+        return {
+            "iou": iou,
+            "dice": dice,
+            "mean_iou": _mean(iou),
+            "mean_iou_layers": _mean(layers),
+            "mean_dice": _mean(dice),
+        }
+
+
+def _mean(values: Array, axis: int = -1) -> Array:
+    """Mean of what is not NaN; NaN where there is nothing."""
+    return np.nansum(values, axis=axis) / np.isfinite(values).sum(axis=axis)
+
+
+def statistic(key: str) -> bootstrap.Statistic:
+    """One of the means of :func:`overlap` as a function of confusion matrices, for ``bootstrap``."""
+    return lambda confusion: overlap(confusion)[key]
+
+
+def scores(confusion: Tensor | NDArray) -> dict[str, Any]:
     """IoU and Dice from a pooled confusion matrix (true, predicted).
 
     Returns:
@@ -41,17 +88,31 @@ def scores(confusion: Tensor | np.ndarray) -> dict[str, Any]:
     matrix = np.asarray(confusion, dtype=np.float64)
     if matrix.sum() == 0:
         raise ValueError("No labelled pixel to score: every label is 255 (ignore), or the test set is empty.")
-    hit, union = np.diag(matrix), matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        iou, dice = hit / union, 2 * hit / (union + hit)
-    layers = iou[1:-1] if len(iou) > 3 else iou
-    return {
-        "iou": iou.tolist(),
-        "dice": dice.tolist(),
-        "mean_iou": float(np.nanmean(iou)),
-        "mean_iou_layers": float(np.nanmean(layers)) if np.isfinite(layers).any() else float("nan"),
-        "mean_dice": float(np.nanmean(dice)),
-    }
+    return {key: value.tolist() for key, value in overlap(matrix).items()}
+
+
+def per_image(confusion: Array) -> dict[str, Any]:
+    """Mean over images of the IoU, from one confusion matrix per image: (images, true, predicted).
+
+    Returns:
+        "iou" per label (mean over the images that have it, None if none has), "mean_iou" and "mean_iou_layers" (mean
+        over images of the image's mean over its labels), "excluded": pairs of image and label without a score.
+    """
+    found = overlap(confusion)
+    with np.errstate(invalid="ignore"):
+        means = {key: float(_mean(found[key])) for key in ("mean_iou", "mean_iou_layers")}
+        return {
+            "iou": or_none(_mean(found["iou"], axis=0)),
+            **{key: or_none(value) for key, value in means.items()},
+            "excluded": int(np.isnan(found["iou"]).sum()),
+        }
+
+
+def or_none(value: Any) -> Any:
+    """The same with None for what is not a finite number: a table says "not computed" there."""
+    if isinstance(value, np.ndarray | list | tuple):
+        return [or_none(v) for v in value]
+    return float(value) if np.isfinite(value) else None
 
 
 class PooledIoU(Metric):
@@ -87,24 +148,173 @@ class PooledIoU(Metric):
         return self.confusion.tolist() if self.key == "confusion" else scores(self.confusion)[self.key]
 
 
+@dataclass(frozen=True)
+class Counts:
+    """What is counted in the images of a test set; every score, interval and difference is computed from it.
+
+    Args:
+        images: file of each image.
+        subjects: subject of each image.
+        confusion: for each image (true label, predicted label).
+        boundary: for each image and surface [sum of the absolute errors in micrometres, number of columns]; None
+            where the data set gives no spacing or no layers.
+        boundary_p95: for each surface the 95th percentile of the absolute errors of all columns, micrometres.
+        columns: for each image [columns with a missing or crossing layer, annotated columns]; None without layers.
+    """
+
+    images: list[str]
+    subjects: list[str]
+    confusion: list[list[list[int]]]
+    boundary: list[list[list[float]]] | None = None
+    boundary_p95: list[float | None] | None = None
+    columns: list[list[int]] | None = None
+
+    def of_subjects(self, name: str = "confusion") -> Array:
+        """What was counted per subject, (subjects, *shape), sorted by subject: input of ``bootstrap``."""
+        return bootstrap.by_subject(np.asarray(getattr(self, name), dtype=np.float64), self.subjects)
+
+    def save(self, path: PathLike) -> None:
+        """Write as JSON, atomically; the folder is made."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: PathLike) -> Counts:
+        """Read what :meth:`save` wrote."""
+        try:
+            return cls(**read_json(path))
+        except TypeError as error:
+            raise ValueError(f"'{path}' holds no counts of an evaluation ({error}). Score the network again.") from None
+
+
 @torch.no_grad()
 def predict(
     network: nn.Module, paths: Sequence[str], device: torch.device, num_channels: int, batch: int = 32
 ) -> Tensor:
     """Logits of a segmentation network for image files: (images, labels, rows, columns), on the CPU."""
-    parts = []
+    return torch.cat(list(_predictions(network, paths, device, num_channels, batch)))
+
+
+@torch.no_grad()
+def predict_labels(
+    network: nn.Module, paths: Sequence[str], device: torch.device, num_channels: int, batch: int = 16
+) -> Tensor:
+    """Label maps of a segmentation network for image files: (images, rows, columns) uint8, a tenth of the memory."""
+    parts = _predictions(network, paths, device, num_channels, batch)
+    return torch.cat([part.argmax(dim=1).to(torch.uint8) for part in parts])
+
+
+def _predictions(
+    network: nn.Module, paths: Sequence[str], device: torch.device, num_channels: int, batch: int
+) -> Iterator[Tensor]:
     for start in range(0, len(paths), batch):
         images = torch.stack([read_image(path, num_channels) for path in paths[start : start + batch]])
-        parts.append(network(images.to(device)).float().cpu())
-    return require_finite("The output of the segmentation network", torch.cat(parts))
+        yield require_finite("The output of the segmentation network", network(images.to(device)).float().cpu())
+
+
+def count(items: Sequence[dict[str, Any]], prediction: Tensor, num_labels: int, layered: bool = True) -> Counts:
+    """Compare predicted label maps with those of a data set.
+
+    Args:
+        items: with "image", "label", "subject" and, for micrometres, "spacing_mm" (axial, lateral).
+        prediction: (images, rows, columns) integer.
+        num_labels: number of labels.
+        layered: labels are layers from top to bottom, so that there are surfaces.
+    """
+    if not items or len(items) != len(prediction):
+        raise ValueError(f"Got {len(prediction)} predictions for {len(items)} images; expected one for each, some.")
+    without = [item["image"] for item in items if not item.get("subject")]
+    if without:
+        raise ValueError(f"'{without[0]}' has no 'subject' in dataset.json; intervals are over subjects. Name them.")
+    load = LoadPixelsd(["label"], num_labels=num_labels)
+    truth = torch.cat([load.read_label(item["label"]) for item in items])
+    confusion = [confusion_matrix(p, t, num_labels).tolist() for p, t in zip(prediction, truth, strict=True)]
+    names = [str(item["image"]) for item in items], [str(item["subject"]) for item in items], confusion
+    if not layered or num_labels < 2:
+        return Counts(*names)
+    maps = prediction.numpy().astype(np.int16), truth.numpy().astype(np.int16)
+    broken, annotated = broken_columns(*maps, num_labels)
+    columns = np.stack([broken.sum(axis=-1), annotated.sum(axis=-1)], axis=-1).tolist()
+    axial_um = [1000 * float(item["spacing_mm"][0]) for item in items if item.get("spacing_mm")]
+    if len(axial_um) < len(items):
+        return Counts(*names, columns=columns)
+    error = boundary_errors(*maps, num_labels) * np.array(axial_um)[:, None, None]
+    sums = np.stack([np.nansum(error, axis=-1), np.isfinite(error).sum(axis=-1)], axis=-1)
+    finite = [error[:, k][np.isfinite(error[:, k])] for k in range(num_labels - 1)]
+    p95 = [float(np.percentile(values, 95)) if values.size else None for values in finite]
+    return Counts(*names, sums.tolist(), p95, columns)
+
+
+def summarise(counts: Counts, seed: int) -> dict[str, Any]:
+    """All scores of a test set, None where there is nothing to compute, with 95 % intervals over subjects.
+
+    Returns:
+        "iou", "dice", "mean_iou", "mean_iou_layers", "mean_dice" (pooled), "ci95" of the mean IoU, "intervals" of the
+        other means, "per_image", "boundary", "broken_columns", "n_test", "n_subjects".
+    """
+    subjects = counts.of_subjects()
+    result = {key: or_none(value) for key, value in scores(subjects.sum(axis=0)).items()}
+    means = ("mean_iou", "mean_iou_layers", "mean_dice")
+    intervals = {key: bootstrap.confidence(subjects, statistic(key), seed) for key in means}
+    return result | {
+        "ci95": intervals.pop("mean_iou"),
+        "intervals": intervals,
+        "per_image": per_image(np.asarray(counts.confusion, dtype=np.float64)),
+        "boundary": _boundary(counts, seed),
+        "broken_columns": _broken(counts, seed),
+        "n_test": len(counts.images),
+        "n_subjects": len(subjects),
+    }
+
+
+def _boundary(counts: Counts, seed: int) -> dict[str, Any] | None:
+    """Errors of each surface in micrometres, the mean over the surfaces and its interval."""
+    if counts.boundary is None or counts.boundary_p95 is None:
+        return None
+    subjects = counts.of_subjects("boundary")
+    each = or_none(_ratio(subjects.sum(axis=0)))
+    known = [p for p in counts.boundary_p95 if p is not None]
+    mean = or_none(_mean_ratio(subjects.sum(axis=0)))
+    return {
+        "mean_um": each,
+        "p95_um": counts.boundary_p95,
+        "all_mean_um": mean,
+        "all_p95_um": float(np.mean(known)) if known else None,
+        "ci95": bootstrap.confidence(subjects, _mean_ratio, seed),
+    }
+
+
+def _broken(counts: Counts, seed: int) -> dict[str, Any] | None:
+    """Share of the annotated columns with a missing or crossing layer, and its interval."""
+    if counts.columns is None:
+        return None
+    subjects = counts.of_subjects("columns")
+    return {"share": or_none(_ratio(subjects.sum(axis=0))), "ci95": bootstrap.confidence(subjects, _ratio, seed)}
+
+
+def _ratio(pairs: Array) -> Array:
+    with np.errstate(invalid="ignore"):
+        return pairs[..., 0] / pairs[..., 1]
+
+
+def _mean_ratio(pairs: Array) -> Array:
+    """(..., surfaces, 2) -> mean over the surfaces of sum / number: every surface weighs the same."""
+    with np.errstate(invalid="ignore"):
+        return _mean(_ratio(pairs))
 
 
 def score_images(
-    bundle_root: PathLike, weights: PathLike, dataset_dir: PathLike, split: str, seed: int, device: torch.device
+    bundle_root: PathLike,
+    weights: PathLike,
+    dataset_dir: PathLike,
+    split: str,
+    seed: int,
+    device: torch.device,
+    record: PathLike | None = None,
 ) -> dict[str, Any]:
-    """Scores of a segmentation network on one split, with a 95 % interval of the mean IoU.
+    """Scores of a segmentation network on one split; see :func:`summarise`.
 
-    The interval is the percentile bootstrap over SUBJECTS (2,000 resamples): B-scans of one eye are not independent.
+    The intervals are percentile bootstraps over SUBJECTS: B-scans of one eye are not independent.
 
     Args:
         bundle_root: the retinal_unet bundle that defines the network.
@@ -113,21 +323,47 @@ def score_images(
         split: usually "test".
         seed: of the resampling.
         device: where to run.
+        record: file for the :class:`Counts`, from which set-ups and seeds are compared.
     """
-    items = datalist(dataset_dir, split, ("image", "label"))
     network = from_bundle(bundle_root, weights=str(Path(weights).resolve()), device=device)
     num_labels, num_channels = definition(bundle_root, "num_labels"), definition(bundle_root, "num_channels")
-    load = LoadPixelsd(["label"], num_labels=num_labels)
-    prediction = predict(network, [item["image"] for item in items], device, num_channels).argmax(dim=1)
-    subjects: dict[str, Tensor] = {}
-    for item, map_ in zip(items, prediction, strict=True):
-        counts = confusion_matrix(map_, load.read_label(item["label"])[0], num_labels)
-        subjects[item["subject"]] = subjects.get(item["subject"], torch.zeros_like(counts)) + counts
-    matrices = torch.stack(list(subjects.values())).numpy()
-    draws = np.random.default_rng(seed).integers(0, len(matrices), (2000, len(matrices)))
-    means = [scores(matrices[draw].sum(0))["mean_iou"] for draw in draws]
-    return scores(matrices.sum(0)) | {
-        "ci95": [float(q) for q in np.percentile(means, [2.5, 97.5])] if len(matrices) > 1 else None,
-        "n_test": len(items),
-        "n_subjects": len(matrices),
-    }
+    header = read_header(dataset_dir)
+    spacing: dict[str, Any] = {"spacing_mm": header.get("spacing_mm")}
+    items = [spacing | item for item in datalist(dataset_dir, split, ("image", "label"))]
+    if len(label_names(dataset_dir)) != num_labels:
+        raise ValueError(
+            f"'{dataset_dir}' has {len(label_names(dataset_dir))} labels, the network {num_labels}; expected the same."
+        )
+    prediction = predict_labels(network, [item["image"] for item in items], device, num_channels)
+    counts = count(items, prediction, num_labels, layered=header.get("modality", "OCT") == "OCT")
+    if record is not None:
+        counts.save(record)
+    return summarise(counts, seed)
+
+
+def compare(
+    records: Sequence[PathLike], reference: Sequence[PathLike], seed: int, key: str = "mean_iou"
+) -> dict[str, Any]:
+    """Paired difference of a pooled mean between two set-ups, each with the records of one or several trainings."""
+    return bootstrap.paired_difference(_subjects(records), _subjects(reference, records), statistic(key), seed)
+
+
+def over_seeds(records: Sequence[PathLike], seed: int, key: str = "mean_iou") -> dict[str, Any]:
+    """A pooled mean over several trainings of one set-up: mean, spread and interval (see ``bootstrap.over_seeds``)."""
+    return bootstrap.over_seeds(_subjects(records), statistic(key), seed)
+
+
+def _subjects(records: Sequence[PathLike], like: Sequence[PathLike] = ()) -> list[Array]:
+    """Counts per subject of each record; all records must be of the images of the first of ``like`` (or of all)."""
+    paths = [*(like or records)[:1], *records]
+    if not records:
+        raise ValueError("No record to compare; expected at least one for each set-up. Score the networks first.")
+    first, *loaded = [Counts.load(path) for path in paths]
+    images = set(zip(first.images, first.subjects, strict=True))
+    for path, counts in zip(records, loaded, strict=True):
+        if set(zip(counts.images, counts.subjects, strict=True)) != images:
+            raise ValueError(
+                f"'{path}' was scored on other images than '{paths[0]}'; a comparison needs one test set. Score both "
+                "set-ups on it."
+            )
+    return [counts.of_subjects() for counts in loaded]

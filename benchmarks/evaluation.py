@@ -1,0 +1,136 @@
+"""How long does the whole evaluation of a synthetic data set take? Timed per part; nothing is judged here.
+
+    OMP_NUM_THREADS=2 python -m benchmarks.evaluation --count 1000 --size 256
+
+Simulates the real images of the home device, ``count`` to train on and ``count`` held out, and "synthetic" ones: the
+training images with new speckle, as an honest generator would make them from the training label maps (and the same from
+held-out label maps as control). Neither this nor the training of the feature network is part of the evaluation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from data_prep.phantom import write_phantom
+from unicorn_monai.acquisition import Measure
+from unicorn_monai.bundle import from_bundle, install
+from unicorn_monai.checkpoints import save_weights
+from unicorn_monai.datasets import DatasetWriter, datalist, label_names, read_array
+from unicorn_monai.evaluation.distribution import FeatureSet, distances
+from unicorn_monai.evaluation.features import Features, train_encoder
+from unicorn_monai.evaluation.memorization import Material, audit, gather
+from unicorn_monai.evaluation.segmentation import count, score_images, summarise
+from unicorn_monai.transforms import read_image
+
+
+def with_new_speckle(real: Path, split: str, output: Path, seed: int) -> Path:
+    """A data set with the label maps of another: every layer's local mean times speckle that is drawn anew."""
+    random = np.random.default_rng(seed)
+    labels = dict(enumerate(label_names(real)))
+    with DatasetWriter(output, name="synthetic", device="home_oct", labels=labels, synthetic=True) as writer:
+        for item in datalist(real, split, ("image", "label")):
+            image, label = read_array(item["image"]) / 255, read_array(item["label"])
+            smooth = np.zeros(image.shape)
+            for value in np.unique(label):
+                inside = (label == value).astype(float)
+                weight = ndimage.uniform_filter(inside, 15)
+                smooth += inside * ndimage.uniform_filter(image * inside, 15) / np.maximum(weight, 1e-6)
+            spread = np.abs(image - smooth).mean() * 1.25
+            grain = ndimage.gaussian_filter(random.standard_normal(image.shape), 0.6)
+            made = np.clip(smooth + spread * grain / grain.std(), 0, 1)
+            origin = {"seed": len(writer), "source_label": Path(item["label"]).name}
+            writer.add("training", (255 * made).astype(np.uint8), label, subject=item["subject"], synthetic=origin)
+    return output
+
+
+@contextmanager
+def timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Add the time of a block."""
+    started = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - started
+    print(f"{name:45s} {seconds[name]:8.1f} s", flush=True)
+
+
+def main() -> None:
+    """Simulate, evaluate, print the seconds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=1000, help="synthetic images, and as many real ones to train on")
+    parser.add_argument("--held-out", type=int, help="held-out real images, and as many of the control set (count / 4)")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--preset", help="segmentation network: the bundle's own, or 'small'")
+    settings = parser.parse_args()
+    held_out = settings.held_out or max(40, settings.count // 4)
+    cpu, seconds, prepared = torch.device("cpu"), {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        with timed("(preparation: simulation)", prepared):
+            scans = 10
+            subjects, others = -(-settings.count // scans), -(-held_out // scans)
+            shares = (subjects, 0, others)
+            real = write_phantom(root / "real", "home_oct", subjects + others, scans, settings.size, split=shares)
+            home = write_phantom(root / "clean", "spectralis", 2 * others, scans, settings.size, split=(1, 0, 1))
+            synthetic = with_new_speckle(real, "training", root / "synthetic", 1)
+            control = with_new_speckle(real, "test", root / "control", 2)
+        with timed("(preparation: feature network, 100 steps)", prepared):
+            train_encoder([home, real], root / "encoder" / "model.pt", iterations=100)
+        bundle = install("retinal_unet", root, settings.preset)
+        save_weights(from_bundle(bundle), root / "model.pt")
+
+        with timed("segmentation scores of the held-out images", seconds):
+            score_images(bundle, root / "model.pt", real, "test", 0, cpu)
+        with timed("label fidelity and uncertainty, synthetic", seconds):
+            network = from_bundle(bundle, weights=str(root / "model.pt"))
+            items = datalist(synthetic, "training", ("image", "label"))
+            paths = [str(item["image"]) for item in items]
+            measure, maps, uncertainties = Measure(), [], []
+            with torch.no_grad():
+                for start in range(0, len(paths), 16):
+                    logits = network(torch.stack([read_image(path) for path in paths[start : start + 16]]))
+                    maps.append(logits.argmax(dim=1).to(torch.uint8))
+                    uncertainties.append(measure(logits))
+            summarise(count(items, torch.cat(maps), 10), 0)
+        features = Features.from_encoder(root / "encoder" / "model.pt")
+        sources = {
+            "unlabeled": (real, "training"),
+            "held_out": (real, "test"),
+            "labeled": (home, "training"),
+            "synthetic": (synthetic, "training"),
+            "control": (control, "training"),
+        }
+        material: dict[str, Material] = {}
+        with timed("reading and features of all sets", seconds):
+            for name, (folder_of, split) in sources.items():
+                material[name] = gather(datalist(folder_of, split, ("image", "label")), features, 10)
+        with timed("FID and KID of every pair", seconds):
+            sets = {n: FeatureSet(m.features, [str(i["subject"]) for i in m.items]) for n, m in material.items()}
+            table = distances(sets, features.name, ["unlabeled", "held_out", "labeled"])
+        with timed("memorization audit with planted copies", seconds):
+            found = audit(
+                material["synthetic"],
+                material["unlabeled"],
+                material["held_out"],
+                features,
+                root / "audit",
+                material["control"],
+            )
+    shares = {name: part["residual"]["99"]["share"] for name, part in (found["sets"] | found["planted"]).items()}
+    sizes = {name: len(m.items) for name, m in material.items()}
+    print(f"images: {sizes}, {settings.size} x {settings.size}; {torch.get_num_threads()} threads; FID n {table['n']}")
+    print(f"mean uncertainty of the synthetic images: {torch.cat(uncertainties).mean():.3f} (untrained network)")
+    print(f"share above the 99th percentile by speckle: {json.dumps(shares)}")
+    print(f"whole evaluation: {sum(seconds.values()):.0f} s")
+
+
+if __name__ == "__main__":
+    main()
