@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import platform
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ class Experiment(Stages):
             raise ValueError(
                 f"'{self.run_dir}' already holds a run. Use --resume to go on with it, or another --output."
             )
-        if record.exists():
+        self.resumed = record.exists()
+        if self.resumed:
             before = read_json(record)["settings"]
             changed = [k for k, v in json.loads(json.dumps(asdict(settings))).items() if before.get(k, v) != v]
             if changed:
@@ -78,6 +80,7 @@ class Experiment(Stages):
 
     def run(self) -> Path:
         """Run every stage that is not finished; returns the report's path."""
+        started = time.monotonic()
         with self.guard():
             self.tracker = Tracker(self.run_dir, self.run_dir.name, self.settings.tracking)
             self.install()
@@ -85,6 +88,8 @@ class Experiment(Stages):
             self.learn_images()
             self.parallel([("generate", mode) for mode in self.settings.modes])
             self.stage("pictures", lambda: pictures.write_all(self))
+            if not self.resumed:  # stages side by side: less than the sum of their seconds
+                self.results["wall_seconds"] = round(time.monotonic() - started, 1)
             self.finish()
         return self.run_dir / "report.html"
 
