@@ -11,7 +11,7 @@ from data_prep.phantom import write_phantom
 from unicorn_monai.cli import explain, root_cause
 from unicorn_monai.datasets import check, datalist, read_header
 from unicorn_monai.experiment import Experiment
-from unicorn_monai.settings import Settings
+from unicorn_monai.settings import BASELINES, Settings
 
 ONE_EPOCH = {"max_epochs": 1, "val_interval": 1}
 TINY = {
@@ -31,7 +31,14 @@ TINY = {
     },
     "uncertainty_controlnet": {"train.json": {**ONE_EPOCH, "iterations_per_epoch": 2, "num_inference_steps": 2}},
     "semantic_controlnet": {"train.json": {**ONE_EPOCH, "iterations_per_epoch": 2, "num_inference_steps": 2}},
+    "style_transfer": {
+        "inference.json": {"network_def::channels": 4, "network_def::num_blocks": 1, "nce_layers": [0, 2, 3]},
+        "train_cut.json": {"iterations_per_epoch": 2, "patch_size": [32, 32], "sample_interval": 1000},
+        "train_cyclegan.json": {"iterations_per_epoch": 2, "patch_size": [32, 32], "sample_interval": 1000},
+    },
 }
+
+COMPARED = {"baselines": BASELINES, "confidence": 0.11}  # a network of one epoch is sure of nothing
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +56,7 @@ def settings(domains: dict[str, Path], output: Path, **changes) -> Settings:
 
 @pytest.fixture(scope="module")
 def finished(domains, tmp_path_factory) -> Experiment:
-    run = Experiment(settings(domains, tmp_path_factory.mktemp("run") / "r"))
+    run = Experiment(settings(domains, tmp_path_factory.mktemp("run") / "r", **COMPARED))
     run.run()
     return run
 
@@ -58,11 +65,12 @@ def test_results_hold_every_key_of_the_contract(finished):
     results = json.loads((finished.run_dir / "results.json").read_text())
     assert set(results["segmentation"]) == {
         "lower_bound", "upper_bound", "unicorn", "unicorn+real", "unicorn_paper", "unicorn_paper+real",
+        "augmentation", "unicorn+real+augmentation", "self_training", "cyclegan", "cyclegan+real", "cut", "cut+real",
     }  # fmt: skip
     for scores in results["segmentation"].values():
         assert len(scores["iou"]) == 10
         assert 0 <= scores["ci95"][0] <= scores["mean_iou"] + 1e-9 <= scores["ci95"][1] + 0.2
-    assert set(results["uncertainty"]) == {"labeled", "unlabeled", "unicorn", "unicorn_paper"}
+    assert set(results["uncertainty"]) == {"labeled", "unlabeled", "unicorn", "unicorn_paper", "cyclegan", "cut"}
     for key in ("control", "control_paper"):
         assert -1 <= results[key]["spearman"] <= 1
         assert 0 <= results[key]["label_fidelity_mean_iou"] <= 1
@@ -97,7 +105,13 @@ def test_mlflow_holds_a_parent_run_and_a_child_per_training(finished):
     runs = client.search_runs(experiment)
     children = [r for r in runs if "mlflow.parentRunId" in r.data.tags]
     assert len(runs) - len(children) == 1
-    assert len(children) == 12  # 6 segmentation networks, 2 of the LDM, 2 ControlNets in each of 2 modes
+    names = sorted(run.data.tags["mlflow.runName"] for run in children)
+    assert names == sorted([
+        "lower_bound", "upper_bound", "autoencoder", "diffusion", "augmentation", "self_training_1", "self_training_3",
+        *(f"{m}_{n}_controlnet" for m in ("unicorn", "unicorn_paper") for n in ("semantic", "uncertainty")),
+        "unicorn", "unicorn+real", "unicorn+real+augmentation", "unicorn_paper", "unicorn_paper+real",
+        *(f"{name}{what}" for name in ("cyclegan", "cut") for what in ("_training", "", "+real")),
+    ])  # fmt: skip
     assert {r.info.status for r in runs} == {"FINISHED"}
 
 
@@ -112,7 +126,7 @@ def test_a_printed_command_repeats_its_stage(finished, tmp_path):
 
 
 def test_resuming_a_finished_run_trains_nothing(finished, domains, caplog):
-    again = Experiment(settings(domains, finished.run_dir), resume=True)
+    again = Experiment(settings(domains, finished.run_dir, **COMPARED), resume=True)
     before = {p: p.stat().st_mtime_ns for p in finished.run_dir.rglob("model.pt")}
     again.run()
     assert {p: p.stat().st_mtime_ns for p in finished.run_dir.rglob("model.pt")} == before
@@ -171,13 +185,13 @@ def test_an_unknown_setting_is_refused():
 
 def test_a_run_folder_in_use_is_refused_and_other_settings_too(finished, domains):
     with pytest.raises(ValueError, match=r"already holds a run\. Use --resume"):
-        Experiment(settings(domains, finished.run_dir))
+        Experiment(settings(domains, finished.run_dir, **COMPARED))
     with pytest.raises(ValueError, match="started with other settings: seed"):
-        Experiment(settings(domains, finished.run_dir, seed=5), resume=True)
+        Experiment(settings(domains, finished.run_dir, **COMPARED, seed=5), resume=True)
     with (
         finished.guard(),
         pytest.raises(ValueError, match="Another process is working"),
-        Experiment(settings(domains, finished.run_dir), resume=True).guard(),
+        Experiment(settings(domains, finished.run_dir, **COMPARED), resume=True).guard(),
     ):
         pass
 

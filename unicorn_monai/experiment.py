@@ -15,12 +15,14 @@ import os
 import platform
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from unicorn_monai.augmentation import write_augmented
+from unicorn_monai.baselines import self_training
 from unicorn_monai.bundle import install
 from unicorn_monai.datasets import label_names, read_header, write_json
 from unicorn_monai.evaluation import control, pictures
@@ -28,13 +30,15 @@ from unicorn_monai.evaluation.report import write_report
 from unicorn_monai.evaluation.segmentation import score_images
 from unicorn_monai.handlers import log_to_console, read_json
 from unicorn_monai.provenance import provenance
-from unicorn_monai.settings import Settings
+from unicorn_monai.settings import STYLE_TRANSFER, Settings
 from unicorn_monai.stages import Branch, Stages, side_by_side
 from unicorn_monai.tracking import Tracker
 
 logger = logging.getLogger("unicorn_monai")
 
 OWN_BUNDLES = ("retinal_unet", "latent_diffusion", "uncertainty_controlnet", "semantic_controlnet", "synthesis")
+OWN_TRAINING = ("autoencoder", "diffusion", "unicorn_uncertainty_controlnet", "unicorn_semantic_controlnet")
+ROUNDS = 2  # of self-training
 
 
 class Experiment(Stages):
@@ -86,12 +90,20 @@ class Experiment(Stages):
             self.install()
             self.segment()
             self.learn_images()
-            self.parallel([("generate", mode) for mode in self.settings.modes])
+            self.compare()
             self.stage("pictures", lambda: pictures.write_all(self))
             if not self.resumed:  # stages side by side: less than the sum of their seconds
                 self.results["wall_seconds"] = round(time.monotonic() - started, 1)
             self.finish()
         return self.run_dir / "report.html"
+
+    def compare(self) -> None:
+        """UnIACorN in its modes, and the baselines; those with a budget of compute come last, since it is measured."""
+        s = self.settings
+        timed = [name for name in s.baselines if name in STYLE_TRANSFER]
+        others = [name for name in s.baselines if name not in STYLE_TRANSFER]
+        self.parallel([("generate", mode) for mode in s.modes] + [("baseline", name) for name in others])
+        self.parallel([("baseline", name) for name in timed])
 
     def segment(self) -> None:
         """Train the segmentation networks of the real images, and measure the uncertainties."""
@@ -100,7 +112,7 @@ class Experiment(Stages):
         if self.has_truth:
             self.train_segmentation("upper_bound", self.unlabeled, self.unlabeled)
         if s.style_augmentation and "compositional" in s.modes:
-            self.stage("augmentation", lambda: write_augmented(self.labeled, self.augmented, s.seed))
+            self.stage("styles", lambda: write_augmented(self.labeled, self.augmented, s.seed))
         self.stage("uncertainty", self.measure_uncertainty)
 
     def learn_images(self) -> None:
@@ -120,8 +132,30 @@ class Experiment(Stages):
         synthetic = self.synthetic(mode)
         self.train_segmentation(name, synthetic, synthetic)
         self.train_segmentation(f"{name}+real", [synthetic, self.labeled], synthetic)
+        if main and "augmentation" in self.settings.baselines:
+            setup = f"{name}+real+augmentation"
+            self.train_segmentation(setup, [synthetic, self.labeled], synthetic, augmentation="strong")
         key = "control" if main else f"control_{mode}"
         self.results[key] = self.stage(f"{name}_control", lambda: control.measure(self, mode, synthetic))
+
+    def baseline(self, name: str) -> None:
+        """What one would do without UnIACorN: strong augmentation, pseudo-labels, or a transfer of the style."""
+        if name == "augmentation":
+            self.train_segmentation(name, self.labeled, self.labeled, augmentation="strong")
+        elif name == "self_training":
+            folder = self.run_dir / "segmentation" / name
+            teacher, confidence = self.weights("lower_bound"), self.settings.confidence
+            steps = self_training.steps(teacher, self.labeled, self.unlabeled, folder, ROUNDS, confidence)
+            for i, (config, kind, overrides) in enumerate(steps):
+                work = partial(self.bundle, self.bundle_dir("retinal_unet", ""), config, kind, **overrides)
+                self.stage(f"{name}_{i}", work)
+            self.evaluate(name)
+        else:
+            self.stage(f"{name}_training", lambda: self.train_style_transfer(name))
+            self.stage(f"{name}_translation", lambda: self.translate(name))
+            data = self.run_dir / f"synthetic_{name}"
+            self.train_segmentation(name, data, data)
+            self.train_segmentation(f"{name}+real", [data, self.labeled], data)
 
     def parallel(self, branches: list[Branch]) -> None:
         """Run methods of this experiment that do not depend on each other, side by side where there is room."""
@@ -135,6 +169,9 @@ class Experiment(Stages):
         """Put the bundles into the run folder, with the preset's settings and those of this data."""
         labels, channels = len(self.results["labels"]), 3 if read_header(self.labeled).get("modality") == "RGB" else 1
         preset = "small" if self.settings.preset == "quick" else None
+        if set(STYLE_TRANSFER) & set(self.settings.baselines):
+            own = self._overrides("style_transfer", "", labels, channels)
+            install("style_transfer", self.bundle_dir("style_transfer", "").parent, preset, own)
         for mode in self.settings.modes:
             for name in OWN_BUNDLES:
                 if mode == self.settings.modes[0] or name in (
@@ -150,7 +187,7 @@ class Experiment(Stages):
         own = {k: dict(v) for k, v in (self.settings.overrides or {}).get(name, {}).items()}
         if name == "retinal_unet":
             own["inference.json"] = {"num_labels": labels, "num_channels": channels} | own.get("inference.json", {})
-        if name == "latent_diffusion":
+        if name in ("latent_diffusion", "style_transfer"):
             own["inference.json"] = {"num_channels": channels} | own.get("inference.json", {})
         if name in ("uncertainty_controlnet", "semantic_controlnet", "synthesis"):
             files = ("inference.json",) if name == "synthesis" else ("inference.json", "train.json")
@@ -162,7 +199,7 @@ class Experiment(Stages):
 
     def bundle_dir(self, name: str, mode: str) -> Path:
         """Where a bundle of this run lives; the modes share the segmentation network and the diffusion model."""
-        shared = name in ("retinal_unet", "latent_diffusion") or mode == self.settings.modes[0]
+        shared = name in ("retinal_unet", "latent_diffusion", "style_transfer") or mode == self.settings.modes[0]
         return self.run_dir / ("bundles" if shared else f"bundles_{mode}") / name
 
     def prior(self, mode: str) -> str:
@@ -183,9 +220,11 @@ class Experiment(Stages):
         """Weights of the segmentation network of a set-up."""
         if setup == "lower_bound":
             return self.run_dir / "bundles" / "retinal_unet" / "models" / "model.pt"
+        if setup == "self_training":
+            return self.run_dir / "segmentation" / setup / f"round_{ROUNDS}" / "model.pt"
         return self.run_dir / "segmentation" / setup / "model.pt"
 
-    def train_segmentation(self, setup: str, data: Path | list[Path], validation: Path) -> None:
+    def train_segmentation(self, setup: str, data: Path | list[Path], validation: Path, **recipe: str) -> None:
         """Train the same recipe on some data and score it on the unlabelled domain's test images."""
         folder = self.weights(setup).parent
         data = [str(d) for d in data] if isinstance(data, list) else str(data)  # type: ignore[assignment]
@@ -198,8 +237,13 @@ class Experiment(Stages):
                 validation_dir=str(validation),
                 ckpt_dir=str(folder),
                 output_dir=str(folder),
+                **recipe,
             ),
         )
+        self.evaluate(setup)
+
+    def evaluate(self, setup: str) -> None:
+        """Score the segmentation network of a set-up on the unlabelled domain's test images, where they have labels."""
         if self.has_truth:
             self.results["segmentation"][setup] = self.stage(
                 f"{setup}_evaluation",
@@ -241,6 +285,33 @@ class Experiment(Stages):
             self.bundle(root, "train.json", dataset_dir=[str(folder) for folder in (self.labeled, *styles)], mode=mode)
         else:
             self.bundle(root, "train.json", dataset_dir=str(self.labeled), unlabeled_dir=str(self.unlabeled))
+
+    def train_style_transfer(self, name: str) -> None:
+        """CycleGAN or CUT, for as many seconds as the diffusion model and both ControlNets took together."""
+        stages = [self.run_dir / "stages" / f"{stage}.json" for stage in OWN_TRAINING]
+        folder = self.bundle_dir("style_transfer", "") / "models" / name
+        self.bundle(
+            self.bundle_dir("style_transfer", ""),
+            f"train_{name}.json",
+            dataset_dir=str(self.labeled),
+            unlabeled_dir=str(self.unlabeled),
+            max_seconds=sum(read_json(path)["seconds"] for path in stages),
+            max_epochs=1_000_000,
+            ckpt_dir=str(folder),
+            output_dir=str(folder),
+        )
+
+    def translate(self, name: str) -> None:
+        """The labelled images in the look of the unlabelled domain."""
+        self.bundle(
+            self.bundle_dir("style_transfer", ""),
+            "inference.json",
+            "infer",
+            dataset_dir=str(self.labeled),
+            ckpt_path=str(self.bundle_dir("style_transfer", "") / "models" / name / "model.pt"),
+            output_dir=str(self.run_dir / f"synthetic_{name}"),
+            device_name=str(read_header(self.unlabeled)["device"]),
+        )
 
     def synthesise(self, mode: str) -> None:
         """Label maps of the labelled domain x uncertainties of the unlabelled one -> the synthetic data set."""

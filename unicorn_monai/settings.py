@@ -8,6 +8,9 @@ from typing import Any
 from unicorn_monai.datasets import check
 from unicorn_monai.fusion import MODES
 
+STYLE_TRANSFER = ("cyclegan", "cut")
+BASELINES = ("augmentation", "self_training", *STYLE_TRANSFER)
+
 
 @dataclass
 class Settings:
@@ -22,6 +25,8 @@ class Settings:
         modes: what to train and compare; the first is the main one, its results carry the plain names.
         uncertainty_weight: weight of the Uncertainty-ControlNet in ``compositional`` mode.
         paper_weight: w in ``paper`` mode, (1 - w, w).
+        baselines: what else to compare with, some of "augmentation", "self_training", "cyclegan", "cut".
+        confidence: of the network that a pixel's pseudo-label needs to count in ``self_training``.
         guidance: of the uncertainty and of the label map in ``compositional`` mode; (1, 1) is none.
         count: synthetic training images; as many as labelled ones by default.
         augment: change the label maps' geometry before synthesis.
@@ -38,6 +43,8 @@ class Settings:
     preset: str = "full"
     seed: int = 0
     modes: tuple[str, ...] = MODES
+    baselines: tuple[str, ...] = ()
+    confidence: float = 0.9
     uncertainty_weight: float = 1.0
     paper_weight: float = 0.7
     guidance: tuple[float, float] = (3.0, 1.0)
@@ -57,7 +64,7 @@ class Settings:
         if unknown:
             raise ValueError(f"Unknown setting(s) {unknown}; expected some of {known}. Check the spelling.")
         settings = dict(values)
-        for key in ("modes", "guidance"):  # JSON has lists
+        for key in ("modes", "guidance", "baselines"):  # JSON has lists
             if isinstance(settings.get(key), list):
                 settings[key] = tuple(settings[key])
         return cls(**settings)
@@ -77,6 +84,9 @@ class Settings:
         for mode in self.modes:
             if mode not in MODES:
                 raise ValueError(f"Unknown mode '{mode}'; expected some of {list(MODES)}.")
+        for name in self.baselines:
+            if name not in BASELINES:
+                raise ValueError(f"Unknown baseline '{name}'; expected some of {list(BASELINES)}.")
         if len(self.guidance) != 2:
             raise ValueError(f"guidance is {self.guidance}; expected two numbers, [uncertainty, label map].")
         if self.jobs is not None and self.jobs < 1:

@@ -162,6 +162,10 @@ def summarise_uncertainties(run: Experiment) -> None:
         paths = [item["image"] for item in datalist(folder, "training")]
         logits = predict(segmentation, paths, run.device, _channels(run))
         values["unicorn" if main else f"unicorn_{mode}"] = image_uncertainty(logits).numpy()
+    for name in ("cyclegan", "cut"):
+        if name in run.settings.baselines:
+            paths = [item["image"] for item in datalist(run.run_dir / f"synthetic_{name}", "training")]
+            values[name] = image_uncertainty(predict(segmentation, paths, run.device, _channels(run))).numpy()
     run.results["uncertainty"] = {
         name: {"mean": float(v.mean()), "std": float(v.std()), "n": len(v)} for name, v in values.items()
     }
