@@ -45,7 +45,7 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks
 def demo(
     output: Output = Path("runs/demo"),
     preset: Annotated[
-        str, typer.Option(help="quick: 64 x 64, minutes on a CPU. full: 256 x 256, for a GPU.")
+        str, typer.Option(help="quick: 64 x 64, for a CPU. full: 256 x 256, with all baselines, for a GPU.")
     ] = "quick",
     scene: Annotated[str, typer.Option(help="Which simulated world: oct.")] = "oct",
     seed: Seed = 0,
@@ -57,6 +57,8 @@ def demo(
         raise typer.BadParameter(f"unknown scene '{scene}'; expected: oct")
     if preset not in ("quick", "full"):
         raise typer.BadParameter(f"unknown preset '{preset}'; expected: quick, full")
+    from unicorn_monai.settings import BASELINES
+
     folders = {name: output / "data" / name for name in ("labeled", "unlabeled")}
     size, subjects, look = (64, 60, "demo") if preset == "quick" else (256, 150, "full")
     for name, kind in (("labeled", "spectralis"), ("unlabeled", "home_oct")):
@@ -72,6 +74,7 @@ def demo(
             "preset": preset,
             "seed": seed,
             "device": device,
+            "baselines": list(BASELINES) if preset == "full" else [],
         },
         resume,
     )
