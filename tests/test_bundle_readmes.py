@@ -24,6 +24,7 @@ TINY = {  # the commands stay as they are; only the configurations are small
     "retinal_unet": {
         "inference.json": {"network_def::channels": [8, 16], "network_def::strides": [2]},
         "train.json": ONE_EPOCH | {"batch_size": 4, "iterations_per_epoch": 2},
+        "pseudo_label.json": {"threshold": 0.11},  # a network of one epoch is sure of nothing
     },
     "latent_diffusion": {
         "inference.json": {
@@ -54,13 +55,14 @@ def test_the_commands_of_the_bundles_run_as_written(tmp_path):
     for bundle in ORDER:
         install(bundle, tmp_path / "bundles", "small", TINY[bundle])
     done = []
-    for bundle in ORDER:
-        for command in commands(bundle):
-            run = subprocess.run(
-                command, shell=True, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
-            )
-            assert run.returncode == 0, f"{command}\n{(run.stdout + run.stderr)[-3000:]}"
-            done.append(command)
+    everything = [command for bundle in ORDER for command in commands(bundle)]
+    retraining = [c for c in everything if ("SYNTHETIC" in c and "synthesis" not in c) or "retrained/model.pt" in c]
+    for command in [*(c for c in everything if c not in retraining), *retraining]:
+        run = subprocess.run(
+            command, shell=True, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, f"{command}\n{(run.stdout + run.stderr)[-3000:]}"
+        done.append(command)
     assert len(done) >= 18
     for folder in ("SYNTHETIC", "MORE", "PAPER"):
         assert check(tmp_path / folder, need_labels=True) == []

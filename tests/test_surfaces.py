@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from data_prep.surfaces import label_map, surfaces_from_labels
 
 from unicorn_monai.evaluation.surfaces import boundary_errors, broken_columns, surfaces
+from unicorn_monai.surfaces import label_map, surfaces_from_labels
 
 NAN = np.nan
 
