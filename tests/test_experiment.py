@@ -74,6 +74,14 @@ def test_results_hold_every_key_of_the_contract(finished):
     for key in ("control", "control_paper"):
         assert -1 <= results[key]["spearman"] <= 1
         assert 0 <= results[key]["label_fidelity_mean_iou"] <= 1
+    assert set(results["differences"]) == {"lower_bound", "cut+real", "augmentation"}
+    for reference, differences in results["differences"].items():
+        assert set(differences) == set(results["segmentation"]) - {reference}
+        for setup, difference in differences.items():
+            scores = results["segmentation"]
+            assert difference["difference"] == pytest.approx(
+                scores[setup]["mean_iou"] - scores[reference]["mean_iou"], abs=1e-6
+            )
     assert results["simulated"] == "devices and anatomy"
     assert results["diffusion"]["latent_std"] > 0
     assert results["seconds"]["diffusion"] > 0

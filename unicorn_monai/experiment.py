@@ -27,7 +27,7 @@ from unicorn_monai.bundle import install
 from unicorn_monai.datasets import label_names, read_header, write_json
 from unicorn_monai.evaluation import control, pictures
 from unicorn_monai.evaluation.report import write_report
-from unicorn_monai.evaluation.segmentation import score_images
+from unicorn_monai.evaluation.segmentation import compare, score_images
 from unicorn_monai.handlers import log_to_console, read_json
 from unicorn_monai.provenance import provenance
 from unicorn_monai.settings import STYLE_TRANSFER, Settings
@@ -39,6 +39,7 @@ logger = logging.getLogger("unicorn_monai")
 OWN_BUNDLES = ("retinal_unet", "latent_diffusion", "uncertainty_controlnet", "semantic_controlnet", "synthesis")
 OWN_TRAINING = ("autoencoder", "diffusion", "unicorn_uncertainty_controlnet", "unicorn_semantic_controlnet")
 ROUNDS = 2  # of self-training
+REFERENCES = ("lower_bound", "cut+real", "augmentation")  # what set-ups are compared with, subject by subject
 
 
 class Experiment(Stages):
@@ -254,8 +255,20 @@ class Experiment(Stages):
                     "test",
                     self.settings.seed,
                     self.device,
+                    self.run_dir / "evaluation" / f"{setup}.json",
                 ),
             )
+
+    def differences(self) -> dict[str, Any]:
+        """Mean IoU of every set-up minus that of each reference, on the same subjects, with intervals."""
+        paths = {setup: self.run_dir / "evaluation" / f"{setup}.json" for setup in self.results["segmentation"]}
+        records = {setup: [path] for setup, path in paths.items() if path.is_file()}
+        seed = self.settings.seed
+        return {
+            reference: {s: compare(records[s], records[reference], seed) for s in records if s != reference}
+            for reference in REFERENCES
+            if reference in records
+        }
 
     def measure_uncertainty(self) -> None:
         """Uncertainty of every image of both domains, and the prior in both scalings."""
@@ -333,6 +346,7 @@ class Experiment(Stages):
     def finish(self) -> None:
         """Write results.json and the report, and close the tracking."""
         control.summarise_uncertainties(self)
+        self.results["differences"] = self.differences()
         simulated = [bool(read_header(self.unlabeled).get(key)) for key in ("simulated_device", "simulated_anatomy")]
         self.results["simulated"] = "devices and anatomy" if all(simulated) else "devices" if any(simulated) else "none"
         self.results["commands"] = self.commands
