@@ -16,6 +16,30 @@ torch.set_num_threads(1)
 LABELS = 4
 LATENT = 3  # channels of the latents
 SCHEDULE = {"schedule": "scaled_linear_beta", "beta_start": 0.0015, "beta_end": 0.0195}
+ONE_EPOCH = {"max_epochs": 1, "val_interval": 1}
+TINY = {  # networks and trainings of seconds, for `bundle.install`
+    "retinal_unet": {
+        "inference.json": {"network_def::channels": [8, 16], "network_def::strides": [2]},
+        "train.json": ONE_EPOCH,
+    },
+    "latent_diffusion": {
+        "inference.json": {
+            "autoencoder_def::channels": [8, 8, 8],
+            "network_def::channels": [16, 16, 16],
+            "network_def::num_head_channels": 16,
+            "num_inference_steps": 2,
+        },
+        "train_autoencoder.json": {**ONE_EPOCH, "patch_size": [32, 32]},
+        "train_diffusion.json": {**ONE_EPOCH, "iterations_per_epoch": 2, "num_inference_steps": 2},
+    },
+    "uncertainty_controlnet": {"train.json": {**ONE_EPOCH, "iterations_per_epoch": 2, "num_inference_steps": 2}},
+    "semantic_controlnet": {"train.json": {**ONE_EPOCH, "iterations_per_epoch": 2, "num_inference_steps": 2}},
+    "style_transfer": {
+        "inference.json": {"network_def::channels": 4, "network_def::num_blocks": 1, "nce_layers": [0, 2, 3]},
+        "train_cut.json": {"iterations_per_epoch": 2, "patch_size": [32, 32], "sample_interval": 1000},
+        "train_cyclegan.json": {"iterations_per_epoch": 2, "patch_size": [32, 32], "sample_interval": 1000},
+    },
+}
 
 
 def unet_definition(spatial_dims: int = 2) -> dict:

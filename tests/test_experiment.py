@@ -6,37 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import TINY
 
 from data_prep.phantom import write_phantom
 from unicorn_monai.cli import explain, root_cause
 from unicorn_monai.datasets import check, datalist, read_header
 from unicorn_monai.experiment import Experiment
 from unicorn_monai.settings import BASELINES, Settings
-
-ONE_EPOCH = {"max_epochs": 1, "val_interval": 1}
-TINY = {
-    "retinal_unet": {
-        "inference.json": {"network_def::channels": [8, 16], "network_def::strides": [2]},
-        "train.json": ONE_EPOCH,
-    },
-    "latent_diffusion": {
-        "inference.json": {
-            "autoencoder_def::channels": [8, 8, 8],
-            "network_def::channels": [16, 16, 16],
-            "network_def::num_head_channels": 16,
-            "num_inference_steps": 2,
-        },
-        "train_autoencoder.json": {**ONE_EPOCH, "patch_size": [32, 32]},
-        "train_diffusion.json": {**ONE_EPOCH, "iterations_per_epoch": 2, "num_inference_steps": 2},
-    },
-    "uncertainty_controlnet": {"train.json": {**ONE_EPOCH, "iterations_per_epoch": 2, "num_inference_steps": 2}},
-    "semantic_controlnet": {"train.json": {**ONE_EPOCH, "iterations_per_epoch": 2, "num_inference_steps": 2}},
-    "style_transfer": {
-        "inference.json": {"network_def::channels": 4, "network_def::num_blocks": 1, "nce_layers": [0, 2, 3]},
-        "train_cut.json": {"iterations_per_epoch": 2, "patch_size": [32, 32], "sample_interval": 1000},
-        "train_cyclegan.json": {"iterations_per_epoch": 2, "patch_size": [32, 32], "sample_interval": 1000},
-    },
-}
 
 COMPARED = {"baselines": BASELINES, "confidence": 0.11}  # a network of one epoch is sure of nothing
 

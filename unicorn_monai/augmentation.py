@@ -27,7 +27,7 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from unicorn_monai.datasets import DatasetWriter, PathLike, datalist, read_array, read_header
+from unicorn_monai.datasets import DatasetWriter, PathLike, datalist, layout_of, read_array, read_header
 from unicorn_monai.transforms import read_image, to_uint8
 
 
@@ -123,10 +123,7 @@ def write_augmented(dataset_dir: PathLike, output: PathLike, seed: int = 0) -> N
         output,
         name=f"{header.get('name', 'data')}, strong intensity augmentation",
         device=f"{header.get('device', 'unknown')}, augmented",
-        labels={int(value): name for value, name in header["labels"].items()},
-        modality=header.get("modality", "OCT"),
-        spacing_mm=header.get("spacing_mm"),
-        suffix=".png" if channels == 3 else ".nii.gz",
+        **layout_of(header),
         augmented=True,
     ) as writer:
         for split in ("training", "validation"):

@@ -96,6 +96,16 @@ def image_size(dataset_dir: PathLike | Sequence[PathLike], split: str = "trainin
     return read_array(datalist(dataset_dir, split)[0]["image"]).shape[:2]  # type: ignore[return-value]
 
 
+def layout_of(header: dict[str, Any]) -> dict[str, Any]:
+    """What a data set made from another one takes over from its header: arguments of :class:`DatasetWriter`."""
+    return {
+        "labels": {int(value): name for value, name in header["labels"].items()},
+        "modality": header.get("modality", "OCT"),
+        "spacing_mm": header.get("spacing_mm"),
+        "suffix": ".png" if header.get("modality") == "RGB" else ".nii.gz",
+    }
+
+
 class DatasetWriter:
     """Stream a data set to disk; what is interrupted can be resumed, and nothing half-written has a final name.
 

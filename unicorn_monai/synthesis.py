@@ -27,6 +27,7 @@ from unicorn_monai.datasets import (
     DatasetWriter,
     PathLike,
     datalist,
+    layout_of,
     read_header,
     write_json,
 )
@@ -266,10 +267,7 @@ class Synthesizer:
             self.output_dir,
             name=f"synthetic {self.device_name}",
             device=self.device_name,
-            labels={int(value): name for value, name in header["labels"].items()},
-            modality=header.get("modality", "OCT"),
-            spacing_mm=header.get("spacing_mm"),
-            suffix=".png" if header.get("modality") == "RGB" else ".nii.gz",
+            **layout_of(header),
             resume=(self.output_dir / JOURNAL).exists(),
             synthetic=True,
         ) as writer:

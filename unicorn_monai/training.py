@@ -202,11 +202,7 @@ class AutoencoderTrainer(Trainer):
         self.network, self.discriminator = network, discriminator
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
         self.loss_function, self.adversarial_start = loss_function, adversarial_start
-        self.autocast = {
-            "device_type": torch.device(device).type,
-            "dtype": torch.bfloat16,
-            "enabled": _checked(precision) == "bfloat16",
-        }
+        self.autocast = autocast_settings(device, precision)
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Tensor]) -> list[dict[str, float]]:  # type: ignore[override]
         image = batchdata["image"].to(self.state.device)
@@ -344,6 +340,12 @@ class WarmupCosine(torch.optim.lr_scheduler.LambdaLR):
 def loss_metric(loss_function: Callable[[Tensor, Tensor], Tensor]) -> Loss:
     """Ignite metric: mean of a loss over the validation set; the evaluator must not decollate."""
     return Loss(loss_function, output_transform=_prediction_and_label)
+
+
+def autocast_settings(device: torch.device | str, precision: str) -> dict[str, Any]:
+    """Arguments of ``torch.autocast`` on a device, switched on by "bfloat16"."""
+    enabled = _checked(precision) == "bfloat16"
+    return {"device_type": torch.device(device).type, "dtype": torch.bfloat16, "enabled": enabled}
 
 
 def _checked(precision: str) -> str:

@@ -193,8 +193,6 @@ def self_train(
     Returns:
         the weights of the last round.
     """
-    teacher = Path(weights)
     for config, kind, overrides in steps(weights, labeled_dir, unlabeled_dir, output_dir, rounds, threshold):
         run_bundle(Path(bundle_root) / "configs" / config, kind, **(overrides | (settings if kind == "train" else {})))
-        teacher = Path(output_dir) / f"round_{rounds}" / "model.pt"
-    return teacher
+    return Path(output_dir) / f"round_{rounds}" / "model.pt"

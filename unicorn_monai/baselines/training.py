@@ -21,6 +21,7 @@ from unicorn_monai.budget import TimeBudget
 from unicorn_monai.checkpoints import save_weights
 from unicorn_monai.datasets import PathLike
 from unicorn_monai.distributed import average_gradients, is_main, same_weights
+from unicorn_monai.training import autocast_settings
 
 # MONAI's default passes the scores through a leaky ReLU first, which the papers do not.
 _least_squares = PatchAdversarialLoss(criterion="least_squares", no_activation_leastsq=True)
@@ -80,8 +81,6 @@ class TranslationTrainer(Trainer):
         precision: str = "float32",
         train_handlers: list | None = None,
     ) -> None:
-        if precision not in ("float32", "bfloat16"):
-            raise ValueError(f"Unknown precision '{precision}'; expected 'float32' or 'bfloat16'.")
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -91,11 +90,7 @@ class TranslationTrainer(Trainer):
         )
         self.network, self.objective = network, objective
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
-        self.autocast = {
-            "device_type": torch.device(device).type,
-            "dtype": torch.bfloat16,
-            "enabled": precision == "bfloat16",
-        }
+        self.autocast = autocast_settings(device, precision)
         self.add_event_handler(Events.STARTED, self._together)
 
     def _together(self, engine: Engine) -> None:

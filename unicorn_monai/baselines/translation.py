@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from unicorn_monai.checkpoints import read_metadata
-from unicorn_monai.datasets import JOURNAL, DatasetWriter, PathLike, datalist, read_array, read_header
+from unicorn_monai.datasets import JOURNAL, DatasetWriter, PathLike, datalist, layout_of, read_array, read_header
 from unicorn_monai.networks import require_finite
 from unicorn_monai.transforms import read_image, to_uint8
 
@@ -64,10 +64,7 @@ class Translator:
             self.output_dir,
             name=f"synthetic {self.device_name}, {self.provenance['method']}",
             device=self.device_name,
-            labels={int(value): name for value, name in header["labels"].items()},
-            modality=header.get("modality", "OCT"),
-            spacing_mm=header.get("spacing_mm"),
-            suffix=".png" if header.get("modality") == "RGB" else ".nii.gz",
+            **layout_of(header),
             resume=(self.output_dir / JOURNAL).exists(),
             synthetic=True,
         ) as writer:

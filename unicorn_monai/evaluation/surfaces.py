@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unicorn_monai.datasets import IGNORE_LABEL
+from unicorn_monai.surfaces import surfaces_from_labels
 
 Labels = NDArray[np.integer]  # (..., rows, columns), values 0 ... K - 1, 255 = ignore
 
 
-def surfaces(labels: Labels, num_labels: int) -> NDArray[np.float64]:
+def surfaces(labels: Labels, num_labels: int) -> NDArray[np.floating]:
     """The surfaces below each label but the last, in rows counted from the centre of the first.
 
     Args:
@@ -39,8 +40,7 @@ def surfaces(labels: Labels, num_labels: int) -> NDArray[np.float64]:
             f"The label map holds values {labels.min()} to {labels[~ignored].max()}; expected 0 to {num_labels - 1} or "
             f"{IGNORE_LABEL} (ignore). Check 'labels' in dataset.json."
         )
-    rows = np.stack([(labels <= k).sum(axis=-2) for k in range(num_labels - 1)], axis=-2) - 0.5
-    return np.where(ignored.any(axis=-2)[..., None, :], np.nan, rows)
+    return surfaces_from_labels(labels, num_labels - 1)
 
 
 def boundary_errors(prediction: Labels, truth: Labels, num_labels: int) -> NDArray[np.float64]:
