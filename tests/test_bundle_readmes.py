@@ -34,7 +34,6 @@ SMALLER = {  # the commands stay as they are; only the configurations are small
     },
     "latent_diffusion": {"train_autoencoder.json": {"batch_size": 4}},
     "synthesis": {"inference.json": {"batch_size": 64}},
-    "style_transfer": {"train_cut.json": {"max_epochs": 1}, "train_cyclegan.json": {"max_epochs": 1}},
 }
 
 
