@@ -74,7 +74,7 @@ def demo(
             "preset": preset,
             "seed": seed,
             "device": device,
-            "baselines": list(BASELINES) if preset == "full" else [],
+            "baselines": list(BASELINES) if preset == "full" else ["augmentation"],
         },
         resume,
     )
