@@ -230,7 +230,7 @@ def test_missing_is_called_so(run: Path):
     assert row(report(run, segmentation=partial), "Mean Dice") == ["0.765", "not computed", "0.765", "not computed"]
     high = results()["segmentation"] | {"lower_bound": setup(0.9)}
     assert "the upper bound is not above the lower bound" in text(report(run, segmentation=high))
-    assert "FID" not in seen
+    assert "FID to the" not in seen
     fid = {"unlabeled": {"labeled": 152.61}}
     assert row(report(run, fid=fid), "Labelled device")[-1] == "152.6"
     assert row(report(run, fid=fid), "Unlabelled device")[-1] == "not computed"

@@ -57,6 +57,10 @@ TRANSFORMS: dict[str, Callable[[NDArray, np.random.Generator], NDArray]] = {
 GEOMETRIC = ("mirrored", "shifted")  # move the label map too
 
 
+class TooFewImages(ValueError):
+    """Too few held-out images for a threshold."""
+
+
 @dataclass(frozen=True)
 class Material:
     """Images in memory with all that they are compared by.
@@ -221,11 +225,12 @@ def audit(
         "flagged" (images, as ``dataset.json`` names them), "closest" pairs, and what it was done with.
 
     Raises:
-        ValueError: too few held-out images or subjects, images or features that do not fit.
+        TooFewImages: too few held-out images or subjects.
+        ValueError: images or features that do not fit.
     """
     halves = split_subjects([str(item.get("subject")) for item in held_out.items], seed)
     if halves is None or min(map(len, halves)) < LEAST:
-        raise ValueError(
+        raise TooFewImages(
             f"{len(held_out.items)} held-out images give halves of "
             f"{[len(h) for h in halves] if halves is not None else 'one subject'}; expected at least {LEAST} images in "
             "each, of other subjects. Hold more real images out, or leave the audit out: 'not computed'."

@@ -348,6 +348,43 @@ def compare(
     return bootstrap.paired_difference(_subjects(records), _subjects(reference, records), statistic(key), seed)
 
 
+def score_trainings(each: Sequence[dict[str, Any]], records: Sequence[PathLike], seed: int) -> dict[str, Any]:
+    """Scores of a set-up that was trained several times: means over the trainings; intervals are those of the mean.
+
+    Args:
+        each: of every training, from :func:`score_images`.
+        records: their counts.
+        seed: of the resampling.
+
+    Returns:
+        As :func:`summarise`, without "per_image", with "trainings": {"mean_iou": [of each], "std": their spread}.
+    """
+    means = ("mean_iou", "mean_iou_layers", "mean_dice")
+    pooled = {key: over_seeds(records, seed, key) for key in means}
+    result: dict[str, Any] = {key: mean_of([one[key] for one in each]) for key in ("iou", "dice")}
+    result |= {key: pooled[key]["mean"] for key in means}
+    result |= {
+        "ci95": pooled["mean_iou"]["ci95"],
+        "intervals": {key: pooled[key]["ci95"] for key in means[1:]},
+        "trainings": {"mean_iou": pooled["mean_iou"]["seeds"], "std": pooled["mean_iou"]["std_seeds"]},
+    }
+    for key, entries in (
+        ("boundary", ("mean_um", "p95_um", "all_mean_um", "all_p95_um")),
+        ("broken_columns", ("share",)),
+    ):
+        parts = [one[key] for one in each]
+        known = None not in parts
+        result[key] = {e: mean_of([part[e] for part in parts]) for e in entries} if known else None
+    return result | {key: each[0][key] for key in ("n_test", "n_subjects")}
+
+
+def mean_of(values: Sequence[Any]) -> Any:
+    """Mean of numbers, or entry by entry of lists of them; None where one is missing."""
+    if isinstance(values[0], list):
+        return [mean_of(column) for column in zip(*values, strict=True)]
+    return None if None in values else float(np.mean(values))
+
+
 def over_seeds(records: Sequence[PathLike], seed: int, key: str = "mean_iou") -> dict[str, Any]:
     """A pooled mean over several trainings of one set-up: mean, spread and interval (see ``bootstrap.over_seeds``)."""
     return bootstrap.over_seeds(_subjects(records), statistic(key), seed)
