@@ -109,6 +109,10 @@ def test_rounds_trainings_and_the_chosen_weight(domains, tmp_path):
     values |= {"rounds": 2, "trainings": 2, "count": None, "samples_per_label": 2, "scaling": "quantile", "jobs": 1}
     run = Experiment(settings(domains, tmp_path / "r", **values))
     run.run()
+    more = values | {"baselines": ("self_training", "augmentation"), "confidence": 0.11}
+    with pytest.raises(ValueError, match="started with other settings: confidence"):
+        Experiment(settings(domains, tmp_path / "r", **more), resume=True)
+    Experiment(settings(domains, tmp_path / "r", **(more | {"confidence": 0.9})), resume=True)
     results = run.results
     assert len(datalist(run.run_dir / "synthetic", "training")) == 2 * len(datalist(run.labeled, "training"))
     assert {"unicorn_round2", "unicorn_round2+real"} <= set(results["segmentation"])
@@ -226,6 +230,8 @@ def test_a_run_folder_in_use_is_refused_and_other_settings_too(finished, domains
         Experiment(settings(domains, finished.run_dir, **COMPARED))
     with pytest.raises(ValueError, match="started with other settings: seed"):
         Experiment(settings(domains, finished.run_dir, **COMPARED, seed=5), resume=True)
+    with pytest.raises(ValueError, match="started with other settings: baselines"):
+        Experiment(settings(domains, finished.run_dir, **(COMPARED | {"baselines": ("cut",)})), resume=True)
     with (
         finished.guard(),
         pytest.raises(ValueError, match="Another process is working"),

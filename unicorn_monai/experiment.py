@@ -46,7 +46,7 @@ class Experiment(RunFolder):
 
     Args:
         settings: what to do.
-        resume: go on with a run folder in use; finished stages are not run again.
+        resume: go on with a run folder in use; finished stages are not run again, ``baselines`` may be added.
     """
 
     def __init__(self, settings: Settings, resume: bool = False) -> None:
@@ -60,7 +60,10 @@ class Experiment(RunFolder):
         self.resumed = record.exists()
         if self.resumed:
             before = read_json(record)["settings"]
-            changed = [k for k, v in json.loads(json.dumps(asdict(settings))).items() if before.get(k, v) != v]
+            now = json.loads(json.dumps(asdict(settings)))
+            changed = [key for key, value in now.items() if before.get(key, value) != value]
+            if "baselines" in changed and set(before["baselines"]) <= set(settings.baselines):
+                changed.remove("baselines")  # a finished run can be compared with more
             if changed:
                 raise ValueError(
                     f"'{self.run_dir}' was started with other settings: {', '.join(changed)}. Resume with the "
