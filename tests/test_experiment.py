@@ -121,6 +121,9 @@ def test_rounds_trainings_and_the_chosen_weight(domains, tmp_path):
         assert scores["trainings"]["mean_iou"][0] != scores["trainings"]["mean_iou"][1]
     chosen = read_header(run.run_dir / "synthetic")["training"][0]["synthetic"]
     assert chosen["weight"] == results["weights"]["unicorn"]["weight"]
+    guessed = read_header(run.run_dir / "guessed_round2")
+    assert guessed["pseudo_labels"] is True
+    assert all(item["pseudo_label"]["confident"] == 1 for item in guessed["training"])
     second = read_header(run.run_dir / "synthetic_round2")["training"][0]["synthetic"]["models"]
     assert second["segmentation"] == sha256(run.weights("unicorn+real"))
     assert second["uncertainty"] != chosen["models"]["uncertainty"]

@@ -273,13 +273,13 @@ class Experiment(RunFolder):
                 "infer",
                 dataset_dir=str(self.labeled),
                 unlabeled_dir=str(self.unlabeled),
-                measured_too=[str(self.augmented)] if self.augmented.is_dir() else [],
+                measured_too=[str(folder) for folder in (self.augmented, self.guessed(variant)) if folder.is_dir()],
                 scaling=scaling,
                 prior_path=str(root / "models" / f"prior_{scaling}.json"),
             )
 
     def start_round(self, before: str, variant: str) -> None:
-        """The network retrained in the round before measures the uncertainties of the next."""
+        """The network retrained in the round before measures the uncertainties of the next, and guesses labels."""
         weights, folder = (
             self.weights(f"{self.setup(before)}+real"),
             self.bundle_dir("retinal_unet", variant) / "models",
@@ -287,6 +287,11 @@ class Experiment(RunFolder):
         folder.mkdir(parents=True, exist_ok=True)
         for suffix in (".json", ".pt"):
             shutil.copy2(weights.with_suffix(suffix), folder / f"model{suffix}")
+        if self.settings.pseudo_labels:
+            data, guessed = str(self.unlabeled), str(self.guessed(variant))
+            teacher = {"ckpt_path": str(weights), "threshold": 0.0}  # the Semantic-ControlNet sees whole label maps
+            root = self.bundle_dir("retinal_unet", variant)
+            self.bundle(root, "pseudo_label.json", "infer", dataset_dir=data, output_dir=guessed, **teacher)
         self.measure_uncertainty(variant)
 
     def train_ldm(self, part: str) -> None:
@@ -299,8 +304,9 @@ class Experiment(RunFolder):
         root, mode = self.bundle_dir(name, variant), self.mode(variant)
         own: dict[str, Any] = {"dataset_dir": str(self.labeled), "unlabeled_dir": str(self.unlabeled)}
         if name == "semantic_controlnet":
-            styles = [self.augmented] if mode == "compositional" and self.augmented.is_dir() else []
-            own = {"dataset_dir": [str(folder) for folder in (self.labeled, *styles)], "mode": mode}
+            more = [self.augmented, self.guessed(variant)] if mode == "compositional" else []
+            folders = [self.labeled, *(folder for folder in more if folder.is_dir())]
+            own = {"dataset_dir": [str(folder) for folder in folders], "mode": mode}
         if self.is_round(variant):  # goes on where the round before ended
             before = [self.settings.modes[0], *self.rounds][self.rounds.index(variant)]
             own["initial_weights"] = str(self.bundle_dir(name, before) / "models" / "model.pt")

@@ -86,6 +86,10 @@ class RunFolder(Stages):
         """The labelled images with strong intensity augmentation."""
         return self.run_dir / "labeled_augmented"
 
+    def guessed(self, variant: str) -> Path:
+        """The unlabelled images with the labels that the network before a round guesses."""
+        return self.run_dir / f"guessed_{variant}"
+
     @property
     def features_path(self) -> Path:
         """Weights of the feature network that was trained here."""

@@ -33,6 +33,8 @@ class Settings:
         count: synthetic training images; ``samples_per_label`` for each labelled one by default.
         samples_per_label: synthetic images of each label map, of other uncertainties.
         rounds: 2 or more: the retrained network measures the uncertainties again, both ControlNets go on, and so on.
+        pseudo_labels: in further rounds, show the Semantic-ControlNet the unlabelled images too, with the labels that
+            the retrained network guesses.
         scaling: of the hint in ``compositional`` mode, "zscore", "quantile" or "paper".
         trainings: of every segmentation network, with other seeds; scores are means over them.
         features: feature network of distances and audit, {"path", "sha256", "preprocessing", "arguments"}; by default
@@ -59,6 +61,7 @@ class Settings:
     count: int | None = None
     samples_per_label: int = 1
     rounds: int = 1
+    pseudo_labels: bool = True
     scaling: str = "zscore"
     trainings: int = 1
     features: dict[str, Any] | None = None
