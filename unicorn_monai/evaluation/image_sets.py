@@ -57,8 +57,8 @@ def distances_of(run: Experiment) -> dict[str, Any]:
 def search_copies(run: Experiment) -> dict[str, Any]:
     """Audit the main synthetic data set against every real image a generative network has seen.
 
-    Held out are the validation and test images of the unlabelled domain; the control set is made here from the
-    labelled domain's validation label maps.
+    Held out are the validation and test images of both domains; the control set is made here from the labelled
+    domain's validation label maps.
     """
     features, channels, labels = features_of(run), _channels(run), len(run.results["labels"])
     weights = str(run.weights("unicorn+real"))
@@ -68,11 +68,12 @@ def search_copies(run: Experiment) -> dict[str, Any]:
         return gather(items, features, labels, channels, segmentation, run.device)
 
     known = datalist(run.labeled, "training", ("image", "label")) + _unlabelled(run, ["training"])
+    held_out = ["validation", "test"]
     try:
         return audit(
             material(datalist(run.synthetic(run.settings.modes[0]), "training", ("image", "label"))),
             material(known),
-            material(_unlabelled(run, ["validation", "test"])),
+            material(datalist(run.labeled, held_out, ("image", "label")) + _unlabelled(run, held_out)),
             features,
             run.run_dir / "memorization",
             _control_set(run, features),

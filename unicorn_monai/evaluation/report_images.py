@@ -103,7 +103,8 @@ def copies(results: dict[str, Any], folder: Path) -> str:
     audit = nested(results, "memorization")
     text = (
         "<p>Does a synthetic image copy a training image? Images made from one label map share its anatomy; compared "
-        "is what the label map does not explain, the speckle. Thresholds come from held-out real images.</p>"
+        "is what the label map does not explain, the speckle. Too near is nearer than 99 % of the synthetic images are "
+        "to held-out real images, which no network has seen.</p>"
     )
     if not audit.get("sets"):
         why = f": {escaped(audit['not_computed'])}" if audit.get("not_computed") else ""
@@ -128,7 +129,7 @@ def copies(results: dict[str, Any], folder: Path) -> str:
         for k, what in COPIES.items()
         if k in planted
     }
-    text += table(["Above the 99th percentile of held-out images", "by speckle", "by features"], rows)
+    text += table(["Nearer to training images than that", "by speckle", "by features"], rows)
     if (folder / "closest.png").is_file():
         caption = "The closest pairs: synthetic above, training image below it, their difference at the bottom."
         text += figure(picture(folder / "closest.png", "Closest pairs"), caption)
