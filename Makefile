@@ -6,7 +6,7 @@ BIN     = $(VENV)/bin
 OUTPUT ?= runs/demo
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: install demo test test-full lint clean
+.PHONY: install demo test test-full lint bench clean
 
 install: $(VENV)/.installed
 
@@ -33,6 +33,12 @@ test: lint
 
 test-full: lint
 	$(PYTEST)
+
+# Nothing is judged: tables of seconds and ratios (docs/benchmarks.md), about half an hour on 2 cores.
+bench: install
+	$(BIN)/python -m benchmarks.sampling
+	$(BIN)/python -m benchmarks.training
+	@echo "The time of the whole evaluation: $(BIN)/python -m benchmarks.evaluation --count 1000 --size 256"
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

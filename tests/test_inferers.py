@@ -10,13 +10,14 @@ from unicorn_monai.fusion import MODES
 from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.networks import controlnet_for, freeze
 from unicorn_monai.prior import UncertaintyPrior
-from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus
+from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus, UniPC
 
 SHAPE = (LATENT, 4, 4)
 SCALE = 0.7
 SAMPLERS = {
     "DDIM": (lambda: DDIM(50, **SCHEDULE), 6),
     "DPM-Solver++": (lambda: DPMSolverPlusPlus(50, **SCHEDULE), 6),
+    "UniPC": (lambda: UniPC(50, **SCHEDULE), 6),
     "DDPM": (lambda: DDPMScheduler(6, clip_sample=False, **SCHEDULE), 6),
 }
 

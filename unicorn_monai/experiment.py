@@ -328,20 +328,8 @@ class Experiment(Stages):
 
     def synthesise(self, mode: str) -> None:
         """Label maps of the labelled domain x uncertainties of the unlabelled one -> the synthetic data set."""
-        s = self.settings
-        self.bundle(
-            self.bundle_dir("synthesis", mode),
-            "inference.json",
-            "infer",
-            dataset_dir=str(self.labeled),
-            mode=mode,
-            output_dir=str(self.synthetic(mode)),
-            uncertainty_weight=s.weight(mode),
-            guidance=list(s.guidance_of(mode)),
-            count=s.count,
-            augment=s.augment,
-            device_name=str(read_header(self.unlabeled)["device"]),
-        )
+        own = {**self.settings.synthesis(mode), "output_dir": str(self.synthetic(mode))}
+        self.bundle(self.bundle_dir("synthesis", mode), "inference.json", "infer", **own)
 
     def finish(self) -> None:
         """Write results.json and the report, and close the tracking."""
