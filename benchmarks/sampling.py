@@ -2,34 +2,53 @@
 
     python -m benchmarks.sampling                          both sizes, batches of 1 and 8 (256 x 256: few steps)
     python -m benchmarks.sampling --size 64 --options      what else was tried, each against the stock loop
+    python -m benchmarks.sampling --size 64 --compiled     the compiled networks too
 
-(a) the loop a user writes from MONAI's parts: two `ControlNet` calls and one `DiffusionModelUNet` call per step;
-(b) `DualControlNetInferer`; (c) the bare forward passes of the three networks with the conditions embedded beforehand:
-the floor. Mode `paper` with weight 1/2, so all three do the same passes. The networks are those of the bundles, with
-random weights. Seconds are per denoising step and batch, without the decoder, whose time is the same in all.
+(a) the loop a user writes from MONAI's parts: two `ControlNet` calls and one `DiffusionModelUNet` call per step, the
+networks with MONAI's default attention; (b) `DualControlNetInferer`; (c) the bare forward passes of the three networks
+of (b) with the conditions embedded beforehand: the floor. Mode `paper` with weight 1/2, so all do the same passes. The
+architectures are those of the bundles, the weights random. Seconds are per denoising step and batch, everything that is
+done once included, but for the decoder, which is the same in all.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
+from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets import AutoencoderKL, ControlNet, DiffusionModelUNet
 from monai.networks.schedulers import DDIMScheduler
 from torch import Tensor, nn
 
-from benchmarks.common import alternate, difference, now, ratio, seconds, table, wake, where
+from benchmarks.common import (
+    alternate,
+    difference,
+    kinds_of,
+    now,
+    ratio,
+    recorder,
+    seconds,
+    table,
+    wake,
+    where,
+)
 from unicorn_monai.bundle import arguments, default_device, definition, from_bundle, install
 from unicorn_monai.inferers import DualControlNetInferer
-from unicorn_monai.networks import encoded_condition
+from unicorn_monai.networks import compiled, encoded_condition
 from unicorn_monai.synthesis import downsampling
 from unicorn_monai.transforms import one_hot
 
 PRESETS = {64: "small", 256: None}
 WEIGHT = 0.5
+STEP = ("unet", "semantic", "uncertainty")
 BUNDLES = ("latent_diffusion", "retinal_unet", "uncertainty_controlnet", "semantic_controlnet")
 
 
@@ -71,6 +90,10 @@ class Setup:
         hint = torch.linspace(-1, 2, batch).to(device)
         label_map = one_hot(maps, labels).to(device)
         return cls(*nets, scheduler, label_map, hint, (channels, side, side), steps)
+
+    def changed(self, change: Callable[[nn.Module], nn.Module]) -> Setup:
+        """The same with copies of the three networks of a step, changed."""
+        return replace(self, **{name: change(copy.deepcopy(getattr(self, name))) for name in STEP})
 
     def hint_image(self) -> Tensor:
         """One number per image as a constant image."""
@@ -146,20 +169,153 @@ def floor(s: Setup) -> float:
         return now(device) - started
 
 
-def compare(size: int, batch: int, steps: int, rounds: int, device: torch.device) -> list[str]:
-    """One row: the three in turns, and how far their images are apart."""
-    s = Setup.build(size, batch, steps, device)
-    images = [decode(s, sample(s)) for sample in (stock, inferer)]
+def attention(network: nn.Module, fused: bool) -> nn.Module:
+    """Let a network's attention be PyTorch's fused one, or MONAI's default, which writes the whole matrix."""
+    for module in network.modules():
+        if isinstance(module, SABlock):
+            module.use_flash_attention = fused
+    return network
+
+
+def compare(s: Setup, rounds: int, device: torch.device, with_compiled: bool) -> list[list[str]]:
+    """Rows of one size and batch: the loops in turns, and how far their images are apart."""
+    plain, pairs = s.changed(partial(attention, fused=False)), {"as it is": s}
+    if with_compiled:
+        pairs["compiled"] = s.changed(compiled)
+    image, works = decode(s, stock(plain)), {"stock": lambda: seconds(lambda: stock(plain), device)}
+    differences = {name: difference(image, decode(s, inferer(setup))) for name, setup in pairs.items()}
+    for name, setup in pairs.items():
+        works[name] = lambda setup=setup: seconds(lambda: inferer(setup), device)
+        works[f"floor, {name}"] = lambda setup=setup: floor(setup)
+        floor(setup)  # once, so that nothing is compiled in the rounds
+    found, rows = alternate(works, rounds), []
+    for name in pairs:
+        own, bare = found[name], found[f"floor, {name}"]
+        each = [f"{1000 * statistics.median(t) / s.steps:.1f}" for t in (found["stock"], own, bare)]
+        ratios = [f"{ratio(found['stock'], own):.2f}", f"{ratio(own, bare):.3f}", f"{differences[name]:.0e}"]
+        rows.append([f"{s.label_map.shape[-1]}", str(s.batch), str(s.steps), name, *each, *ratios])
+    return rows
+
+
+def try_options(s: Setup, rounds: int, device: torch.device) -> list[list[str]]:
+    """Rows of what could make (b) faster; differences are those of the images from (a)'s."""
+    plain, last = s.changed(partial(attention, fused=False)), s.changed(channels_last)
+    samples = {
+        "(a) the stock loop": lambda: stock(plain),
+        "(b) with MONAI's attention: condition embeddings once": lambda: inferer(plain),
+        "(b) as it is: and fused attention": lambda: inferer(s),
+        "(b) in inference_mode instead of no_grad": lambda: in_inference_mode(s),
+        "(b) with channels last": lambda: inferer(last),
+        "(b) in bfloat16 autocast, latents in float32": lambda: in_bfloat16(s, device),
+    }
+    image = decode(s, stock(plain))
+    differences = {name: f"{difference(image, decode(s, sample())):.0e}" for name, sample in samples.items()}
+    works = {name: lambda sample=sample: seconds(sample, device) for name, sample in samples.items()}
+    constant = s.changed(without_timesteps)
+    works |= {"(c)": lambda: floor(s), "(c), timestep embeddings for nothing": lambda: floor(constant)}
+    works |= {
+        f"both ControlNets alone, MONAI's attention, {how}": shared_pass(plain, how, device)
+        for how in ("in turn", "one vmapped pass")
+    }
+    for work in works.values():
+        work()
+    found = alternate(works, rounds)
+    reference = found["(a) the stock loop"]
+    return [
+        [name, f"{1000 * statistics.median(t) / s.steps:.1f}", f"{ratio(reference, t):.2f}", differences.get(name, "")]
+        for name, t in found.items()
+    ]
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """Weights, and with them what is between the convolutions, with the channels last in memory."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@torch.inference_mode()
+def in_inference_mode(s: Setup) -> Tensor:
+    """(b) without autograd's bookkeeping."""
+    return inferer(s).clone()
+
+
+def in_bfloat16(s: Setup, device: torch.device) -> Tensor:
+    """(b) with the networks in half precision; the latents are added up in float32."""
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        return inferer(s)
+
+
+class Constant(nn.Module):
+    """Stands for a layer that sees only the timestep: gives what it gave the first time, as if computed beforehand."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.kept = layer, None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The kept output."""
+        self.kept = self.layer(inputs) if self.kept is None else self.kept
+        return self.kept
+
+
+def without_timesteps(network: nn.Module) -> nn.Module:
+    """Timestep embeddings and their projections cost nothing: what computing them once could save at most."""
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if name in ("time_embed", "time_emb_proj"):
+                setattr(module, name, Constant(child))
+    return network
+
+
+@torch.no_grad()
+def shared_pass(s: Setup, how: str, device: torch.device) -> Callable[[], float]:
+    """Both ControlNets for all steps, with embedded conditions: one after the other, or stacked into one."""
+    x, at, size = s.noise(), torch.tensor([500], device=device), s.latent_shape[1:]
+    with encoded_condition(s.semantic, s.label_map, size=size) as label:
+        label = label.clone()
+    with encoded_condition(s.uncertainty, s.hint_image(), size=size) as hint:
+        hint = hint.clone()
+    networks = [copy.deepcopy(n) for n in (s.semantic, s.uncertainty)]
+    for network in networks:
+        network.controlnet_cond_embedding = nn.Identity()
+    skeleton, conditions = copy.deepcopy(networks[0]).to("meta"), torch.stack([label, hint])
+    weights, _ = torch.func.stack_module_state(networks)
+
+    def one(own: dict[str, Tensor], condition: Tensor) -> Any:
+        return torch.func.functional_call(skeleton, own, (x, at), {"controlnet_cond": condition})
+
+    @torch.no_grad()
+    def together() -> None:
+        for _ in range(s.steps):
+            torch.vmap(one)(weights, conditions)
+
+    @torch.no_grad()
+    def apart() -> None:
+        for _ in range(s.steps):
+            networks[0](x, at, controlnet_cond=label)
+            networks[1](x, at, controlnet_cond=hint)
+
+    return lambda: seconds(together if "vmapped" in how else apart, device)
+
+
+def guided(s: Setup, rounds: int, device: torch.device) -> list[str]:
+    """A row for information: `compositional` with guidance (3, 1), which has a second pass of the U-Net."""
     works = {
-        "stock": lambda: seconds(lambda: stock(s), device),
-        "inferer": lambda: seconds(lambda: inferer(s), device),
-        "floor": lambda: floor(s),
+        "paper": lambda: seconds(lambda: inferer(s), device),
         "guided": lambda: seconds(lambda: inferer(s, "compositional", 1.0, (3, 1)), device),
+        "decoder": lambda: seconds(lambda: decode(s, s.noise()), device),
     }
     found = alternate(works, rounds)
-    each = [f"{statistics.median(found[name]) / steps:.4f}" for name in works]
-    ratios = [f"{ratio(found['stock'], found['inferer']):.2f}", f"{ratio(found['inferer'], found['floor']):.3f}"]
-    return [str(size), str(batch), str(steps), *each[:3], *ratios, f"{difference(*images):.1e}", each[3]]
+    each = [f"{1000 * statistics.median(found[name]) / s.steps:.1f}" for name in ("paper", "guided")]
+    decoding = f"{1000 * statistics.median(found['decoder']):.0f}"
+    return [f"{s.label_map.shape[-1]}", str(s.batch), *each, f"{ratio(found['guided'], found['paper']):.2f}", decoding]
+
+
+def profiled(s: Setup) -> list[str]:
+    """A row: the inferer's time by kind of work."""
+    with recorder() as found:
+        inferer(s)
+    shares = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in kinds_of(found).items() if share > 0.01)
+    return [f"{s.label_map.shape[-1]}", str(s.batch), shares]
 
 
 @torch.no_grad()
@@ -168,8 +324,27 @@ def decode(s: Setup, latents: Tensor) -> Tensor:
     return torch.cat([s.autoencoder.decode_stage_2_outputs(z) for z in latents.split(1)])
 
 
-HEADER = ["size", "batch", "steps", "(a) stock, s / step", "(b) inferer, s / step", "(c) floor, s / step",
-          "a / b", "b / c", "difference of the images", "compositional with guidance (3, 1), s / step"]  # fmt: skip
+HEADER = [
+    "size",
+    "batch",
+    "steps",
+    "networks of (b), (c)",
+    "(a) ms",
+    "(b) ms",
+    "(c) ms",
+    "a / b",
+    "b / c",
+    "difference",
+]
+TRIED = ["tried", "ms / step", "(a) / this", "difference"]
+GUIDED = [
+    "size",
+    "batch",
+    "paper, ms / step",
+    "compositional, guidance (3, 1), ms / step",
+    "ratio",
+    "decoder, ms / batch",
+]
 
 
 def main() -> None:
@@ -179,14 +354,26 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--steps", type=int, help="20 at 64 x 64, 4 at 256 x 256 by default")
     parser.add_argument("--rounds", type=int, default=5)
-    s = parser.parse_args()
-    device, rows = default_device(), []
-    for size in s.size:
-        for batch in s.batch:
-            rows.append(compare(size, batch, s.steps or (20 if size == 64 else 4), s.rounds, device))
-            print(rows[-1], flush=True)
-    print(table(HEADER, rows))
-    print(f"\nmedians of {s.rounds} rounds; {where(device)}")
+    parser.add_argument("--compiled", action="store_true", help="compile the networks too (minutes)")
+    parser.add_argument("--options", action="store_true", help="what else was tried, instead")
+    settings = parser.parse_args()
+    device, rounds, tables = default_device(), settings.rounds, dict[str, list[list[str]]]()
+    for size in settings.size:
+        for batch in settings.batch:
+            s = Setup.build(size, batch, settings.steps or (20 if size == 64 else 4), device)
+            inferer(s)  # the first pass prepares what later ones use
+            if settings.options:
+                print(
+                    f"{size} x {size}, batch {batch}:\n\n{table(TRIED, try_options(s, rounds, device))}\n", flush=True
+                )
+                continue
+            tables.setdefault("loops", []).extend(compare(s, rounds, device, settings.compiled))
+            tables.setdefault("guided", []).append(guided(s, rounds, device))
+            tables.setdefault("profile", []).append(profiled(s))
+    for name, header in (("loops", HEADER), ("guided", GUIDED), ("profile", ["size", "batch", "where the time goes"])):
+        if name in tables:
+            print(f"{table(header, tables[name])}\n")
+    print(f"medians of {rounds} rounds; {where(device)}")
 
 
 if __name__ == "__main__":

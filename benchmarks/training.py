@@ -15,6 +15,7 @@ import argparse
 import copy
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class Rounds:
     ) -> None:
         self.build, self.iterations, self.rounds, self.device = other, iterations, rounds, device
         self.own, self.others = list[float](), list[float]()
-        self.waiting, self.kinds = 0.0, dict[str, float]()
+        self.waiting, self.clock, self.waited, self.kinds = 0.0, 0.0, 0.0, dict[str, float]()
         self.profiled: profile | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -69,19 +70,23 @@ class Rounds:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
 
     def _start(self, engine: Engine) -> None:
+        needed = self.iterations * (self.rounds + 2)  # one turn of each before them, a profile after them
+        if int(engine.state.epoch_length or 0) < needed:
+            raise ValueError(f"An epoch has {engine.state.epoch_length} iterations; expected {needed}. Raise --images.")
         self.other, self.done, self.began = self.build(engine), 0, now(self.device)
+        self.turned = time.perf_counter()
 
     def _ask(self, engine: Engine) -> None:
-        self.asked = now(self.device)
+        self.asked = time.perf_counter()
 
     def _got(self, engine: Engine) -> None:
-        self.waiting += now(self.device) - self.asked
+        self.waiting += time.perf_counter() - self.asked
 
     def _count(self, engine: Engine) -> None:
         self.done += 1
         if self.done % self.iterations:
             return
-        spent = now(self.device) - self.began
+        spent, self.clock = now(self.device) - self.began, self.clock + time.perf_counter() - self.turned
         if self.profiled is not None:
             self.profiled.stop()
             self.kinds = kinds_of(self.profiled)
@@ -91,17 +96,17 @@ class Rounds:
         if self.done > self.iterations:
             self.own.append(spent / self.iterations)
         else:
-            self.waiting = 0.0
+            self.waiting = self.clock = 0.0
         turn = now(self.device)
         for _ in range(self.iterations):
             self.other()
         if self.done > self.iterations:
             self.others.append((now(self.device) - turn) / self.iterations)
         if len(self.own) == self.rounds:
-            self.waited = self.waiting / (sum(self.own) * self.iterations)
+            self.waited = self.waiting / self.clock
             self.profiled = recorder()
             self.profiled.start()
-        self.began = now(self.device)
+        self.began, self.turned = now(self.device), time.perf_counter()
 
 
 class Loop:
