@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.common import table, where
 from unicorn_monai.bundle import arguments, default_device
@@ -43,11 +44,10 @@ class Steps(Stages):
         self.bundles, self.unlabeled = run.resolve() / "bundles", Path(self.settings.unlabeled)
         self.oracle, self.sampler = run.resolve() / "segmentation" / "upper_bound" / "model.pt", sampler
         if not self.oracle.is_file():
-            raise ValueError(f"'{run}' has no {self.oracle.name} of the upper bound; expected a finished run with one.")
-        device = default_device() if self.settings.device is None else self.settings.device
+            raise ValueError(f"'{run}' has no network of the upper bound; expected a finished run on labelled data.")
         output = output.resolve() / f"seed{seed}_{sampler or 'own'}"
         (output / "stages").mkdir(parents=True, exist_ok=True)
-        super().__init__(output, device, seed)  # type: ignore[arg-type]
+        super().__init__(output, torch.device(self.settings.device or default_device()), seed)
 
     def measure(self, n: int) -> dict[str, float]:
         """Seconds of synthesis, label fidelity and downstream mean IoU at ``n`` steps."""

@@ -8,7 +8,7 @@ from torch import nn
 
 from unicorn_monai.fusion import MODES
 from unicorn_monai.inferers import DualControlNetInferer
-from unicorn_monai.networks import controlnet_for, freeze
+from unicorn_monai.networks import compiled, controlnet_for, freeze
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus, UniPC
 
@@ -577,3 +577,17 @@ def test_guidance_costs_no_more_passes_than_it_needs(networks, conditions, guida
     prediction(networks, conditions, "compositional", guidance=guidance)
     handle.remove()
     assert len(count) == passes
+
+
+@pytest.mark.slow
+def test_compiled_networks_give_the_same_images_and_are_compiled_once(networks, conditions):
+    from torch._dynamo.utils import counters
+
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    common = conditions | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
+    expected = inferer.sample(**common, **networks)
+    nets = {name: net if name == "autoencoder" else compiled(net) for name, net in networks.items()}
+    torch.testing.assert_close(inferer.sample(**common, **nets), expected, rtol=0, atol=1e-5)
+    before = counters["frames"]["total"]
+    inferer.sample(**common, **nets)
+    assert counters["frames"]["total"] == before
