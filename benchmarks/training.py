@@ -296,9 +296,10 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=5, help="of one turn")
     parser.add_argument("--rounds", type=int, default=5)
     s = parser.parse_args()
+    place = where(default_device())  # now: the checkout may move on while this runs
     for size in s.size:
         print(f"\n{size} x {size}:\n\n{compare(size, s.stages, s.images, s.batch_size, s.iterations, s.rounds)}")
-    print(f"\nturns of {s.iterations} iterations, medians of {s.rounds} rounds; {where(default_device())}")
+    print(f"\nturns of {s.iterations} iterations, medians of {s.rounds} rounds; {place}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -171,6 +171,34 @@ def encoded_condition(
         yield encoded
     finally:
         controlnet.controlnet_cond_embedding = embedding
+
+
+class _Once:
+    """A function that runs at the first call and then repeats its answer."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self.answer = function, None
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        self.answer = self.function(*inputs, **options) if self.answer is None else self.answer
+        return self.answer
+
+
+@contextmanager
+def shared_encoder(unet: nn.Module) -> Iterator[None]:
+    """Run a U-Net's encoder and middle block once, for all calls inside the block; their latents must be the same.
+
+    The residuals of ControlNets enter behind both, so the passes of a guided step differ in the decoder only. A network
+    that is not MONAI's own ``DiffusionModelUNet`` may use them elsewhere (MAISI's does): it is left as it is.
+    """
+    parts = [unet.conv_in, *unet.down_blocks, unet.middle_block] if type(unet) is DiffusionModelUNet else []
+    for part in parts:
+        part.forward = _Once(part.forward)
+    try:
+        yield
+    finally:
+        for part in parts:
+            del part.forward  # the method of the class is back
 
 
 def fingerprint(network: nn.Module) -> str:
