@@ -48,6 +48,7 @@ from unicorn_monai.transforms import one_hot
 
 PRESETS = {64: "small", 256: None}
 WEIGHT = 0.5
+GUIDED = ("compositional", 1.0, (3, 1))
 STEP = ("unet", "semantic", "uncertainty")
 BUNDLES = ("latent_diffusion", "retinal_unet", "uncertainty_controlnet", "semantic_controlnet")
 
@@ -119,17 +120,23 @@ class NoDecoder(nn.Module):
 
 
 @torch.no_grad()
-def stock(s: Setup) -> Tensor:
-    """(a): latents, by what MONAI has."""
+def stock(s: Setup, mode: str = "paper", weight: float = WEIGHT, guidance: tuple[float, float] = (1, 1)) -> Tensor:
+    """(a): latents, by what MONAI has; with guidance the U-Net is asked three times."""
     x, hint = s.noise(), s.hint_image()
+    semantic_weight = 1 - weight if mode == "paper" else 1.0
     s.scheduler.set_timesteps(s.steps)
     for t in s.scheduler.timesteps:
         at = torch.tensor([int(t)], device=x.device)
         down_sem, mid_sem = s.semantic(x, at, controlnet_cond=s.label_map)
         down_unc, mid_unc = s.uncertainty(x, at, controlnet_cond=hint)
-        down = [(1 - WEIGHT) * a + WEIGHT * b for a, b in zip(down_sem, down_unc, strict=True)]
-        mid = (1 - WEIGHT) * mid_sem + WEIGHT * mid_unc
+        style, style_mid = [weight * b for b in down_unc], weight * mid_unc
+        down = [semantic_weight * a + b for a, b in zip(down_sem, style, strict=True)]
+        mid = semantic_weight * mid_sem + style_mid
         noise = s.unet(x, at, down_block_additional_residuals=down, mid_block_additional_residual=mid)
+        if guidance != (1, 1):
+            alone, (g_unc, g_sem) = s.unet(x, at), guidance
+            unc = s.unet(x, at, down_block_additional_residuals=style, mid_block_additional_residual=style_mid)
+            noise = alone + g_unc * (unc - alone) + g_sem * (noise - unc)
         x, _ = s.scheduler.step(noise, int(t), x)
     return x
 
@@ -297,20 +304,24 @@ def shared_pass(s: Setup, how: str, device: torch.device) -> Callable[[], float]
     return lambda: seconds(together if "vmapped" in how else apart, device)
 
 
-def guided(s: Setup, rounds: int, device: torch.device) -> list[str]:
-    """A row for information: `compositional` with guidance (3, 1), which asks the U-Net three times."""
-    whole = s.changed(lambda network: network)
+def guided(s: Setup, rounds: int, device: torch.device, with_compiled: bool) -> list[list[str]]:
+    """Rows of `compositional` with guidance (3, 1), the default of the synthesis, which asks the U-Net three times."""
+    plain, whole = s.changed(partial(attention, fused=False)), s.changed(lambda network: network)
     whole.unet.__class__ = WholePasses
-    works = {
-        "paper": lambda: seconds(lambda: inferer(s), device),
-        "guided": lambda: seconds(lambda: inferer(s, "compositional", 1.0, (3, 1)), device),
-        "whole": lambda: seconds(lambda: inferer(whole, "compositional", 1.0, (3, 1)), device),
-        "decoder": lambda: seconds(lambda: decode(s, s.noise()), device),
-    }
-    found = alternate(works, rounds)
-    each = [f"{1000 * statistics.median(found[name]) / s.steps:.1f}" for name in ("paper", "whole", "guided")]
-    decoding = f"{1000 * statistics.median(found['decoder']):.0f}"
-    return [f"{s.label_map.shape[-1]}", str(s.batch), *each, f"{ratio(found['whole'], found['guided']):.2f}", decoding]
+    setups = {"as it is": s, "with three whole passes of the U-Net": whole}
+    if with_compiled:
+        setups["compiled"] = s.changed(compiled)
+    image = decode(s, stock(plain, *GUIDED))
+    differences = {name: difference(image, decode(s, inferer(setup, *GUIDED))) for name, setup in setups.items()}
+    works = {"stock": lambda: seconds(lambda: stock(plain, *GUIDED), device)}
+    for name, setup in setups.items():
+        works[name] = lambda setup=setup: seconds(lambda: inferer(setup, *GUIDED), device)
+    found, rows = alternate(works, rounds), []
+    for name in setups:
+        each = [f"{1000 * statistics.median(found[key]) / s.steps:.1f}" for key in ("stock", name)]
+        cells = [*each, f"{ratio(found['stock'], found[name]):.2f}", f"{differences[name]:.0e}"]
+        rows.append([f"{s.label_map.shape[-1]}", str(s.batch), str(s.steps), name, *cells])
+    return rows
 
 
 class WholePasses(DiffusionModelUNet):
@@ -344,15 +355,7 @@ HEADER = [
     "difference",
 ]
 TRIED = ["tried", "ms / step", "(a) / this", "difference"]
-GUIDED = [
-    "size",
-    "batch",
-    "paper, ms",
-    "guided, three whole passes, ms",
-    "guided, shared encoder, ms",
-    "whole / shared",
-    "decoder, ms / batch",
-]
+COMPOSITIONAL = ["size", "batch", "steps", "(b)", "(a) ms", "(b) ms", "a / b", "difference"]
 
 
 def main() -> None:
@@ -377,9 +380,13 @@ def main() -> None:
                 )
                 continue
             tables.setdefault("loops", []).extend(compare(s, rounds, device, settings.compiled))
-            tables.setdefault("guided", []).append(guided(s, rounds, device))
+            tables.setdefault("guided", []).extend(guided(s, rounds, device, settings.compiled))
             tables.setdefault("profile", []).append(profiled(s))
-    for name, header in (("loops", HEADER), ("guided", GUIDED), ("profile", ["size", "batch", "where the time goes"])):
+    for name, header in (
+        ("loops", HEADER),
+        ("guided", COMPOSITIONAL),
+        ("profile", ["size", "batch", "where the time goes"]),
+    ):
         if name in tables:
             print(f"{table(header, tables[name])}\n")
     print(f"medians of {rounds} rounds; {place}")

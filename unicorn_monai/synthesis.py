@@ -157,7 +157,8 @@ class Generator:
         compile: bool = False,
     ) -> None:
         if compile:
-            unet, semantic, uncertainty = (n if n is None else compiled(n) for n in (unet, semantic, uncertainty))
+            unet = compiled(unet)
+            semantic, uncertainty = (n if n is None else compiled(n) for n in (semantic, uncertainty))
         self.inferer, self.autoencoder, self.unet = inferer, autoencoder, unet
         self.semantic, self.uncertainty = semantic, uncertainty
         self.latent_shape, self.steps, self.device = tuple(latent_shape), num_inference_steps, torch.device(device)
