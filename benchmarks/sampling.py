@@ -211,7 +211,7 @@ def try_options(s: Setup, rounds: int, device: torch.device) -> list[list[str]]:
         "(a) the stock loop": lambda: stock(plain),
         "(b) with MONAI's attention: condition embeddings once": lambda: inferer(plain),
         "(b) as it is: and fused attention": lambda: inferer(s),
-        "(b) in inference_mode instead of no_grad": lambda: in_inference_mode(s),
+        "(b) in inference_mode, as `synthesis.Generator` runs it": lambda: in_inference_mode(s),
         "(b) with channels last": lambda: inferer(last),
         "(b) in bfloat16 autocast, latents in float32": lambda: in_bfloat16(s, device),
     }

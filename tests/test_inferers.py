@@ -11,6 +11,7 @@ from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.networks import compiled, controlnet_for, freeze
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus, UniPC
+from unicorn_monai.synthesis import Generator, Request
 
 SHAPE = (LATENT, 4, 4)
 SCALE = 0.7
@@ -577,6 +578,15 @@ def test_guidance_costs_no_more_passes_than_it_needs(networks, conditions, guida
     prediction(networks, conditions, "compositional", guidance=guidance)
     handle.remove()
     assert len(count) == passes
+
+
+def test_what_a_generator_makes_can_be_trained_on(networks):
+    unet, autoencoder = networks["unet"], networks["autoencoder"]
+    inferer = DualControlNetInferer(DPMSolverPlusPlus(50, **SCHEDULE), SCALE)
+    images = Generator(inferer, autoencoder, unet, SHAPE, 2)([Request(0, 3), Request(1, 4)])
+    weight = torch.ones(1, requires_grad=True)
+    (images * weight).sum().backward()  # refused for tensors made in inference mode
+    torch.testing.assert_close(weight.grad[0], images.sum())
 
 
 @pytest.mark.slow

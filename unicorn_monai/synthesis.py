@@ -189,7 +189,8 @@ class Generator:
                     "No uncertainty to ask the Uncertainty-ControlNet for; give `uncertainties` or a prior."
                 )
             hint = self.prior.hint(torch.tensor(wanted))
-        images = self.inferer.sample(
+        sample = torch.inference_mode()(self.inferer.sample)  # a few percent faster than no_grad
+        images = sample(
             label_map=one_hot(labels, self.num_labels).to(self.device),
             hint=hint.to(self.device),
             autoencoder=self.autoencoder,
