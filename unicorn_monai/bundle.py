@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.data import get_track_meta, set_track_meta
 from monai.networks.nets import ControlNet, DiffusionModelUNet
 from torch import nn
 
@@ -225,9 +226,15 @@ def run_bundle(
         workflow_type=workflow_type,
         **overrides,
     )
-    workflow.initialize()
-    for handler in handlers:
-        handler.attach(workflow.parser.get_parsed_content("train::trainer"))
-    workflow.run()
-    workflow.finalize()
+    tracked = get_track_meta()
+    try:
+        workflow.initialize()
+        for handler in handlers:
+            handler.attach(workflow.parser.get_parsed_content("train::trainer"))
+        workflow.run()
+        workflow.finalize()
+    finally:
+        set_track_meta(
+            tracked
+        )  # trainings switch it off: without metadata MONAI's transforms take a quarter of the time
     return workflow

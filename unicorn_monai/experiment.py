@@ -24,7 +24,7 @@ import torch
 
 from unicorn_monai.augmentation import write_augmented
 from unicorn_monai.baselines import self_training
-from unicorn_monai.datasets import datalist, label_names, read_header, write_json
+from unicorn_monai.datasets import label_names, read_header, write_json
 from unicorn_monai.evaluation import control, image_sets, pictures
 from unicorn_monai.evaluation.report import write_report
 from unicorn_monai.evaluation.segmentation import compare, score_images, score_trainings
@@ -346,21 +346,9 @@ class Experiment(RunFolder):
 
     def synthesise(self, variant: str) -> None:
         """Label maps of the labelled domain x uncertainties of the unlabelled one -> the synthetic data set."""
-        s, mode = self.settings, self.mode(variant)
-        count = s.count or len(datalist(self.labeled, "training")) * s.samples_per_label
-        self.bundle(
-            self.bundle_dir("synthesis", variant),
-            "inference.json",
-            "infer",
-            dataset_dir=str(self.labeled),
-            mode=mode,
-            output_dir=str(self.synthetic(variant)),
-            uncertainty_weight=self.weight(variant),
-            guidance=list(s.guidance_of(mode)),
-            count=count,
-            augment=s.augment,
-            device_name=str(read_header(self.unlabeled)["device"]),
-        )
+        own = {**self.settings.synthesis(self.mode(variant)), "output_dir": str(self.synthetic(variant))}
+        own["uncertainty_weight"] = self.weight(variant)
+        self.bundle(self.bundle_dir("synthesis", variant), "inference.json", "infer", **own)
 
 
 def _run_branch(settings: Settings, parent: str, walked: list[Branch], branch: Branch, threads: int) -> None:

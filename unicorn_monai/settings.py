@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
-from unicorn_monai.datasets import check
+from unicorn_monai.datasets import check, datalist, read_header
 from unicorn_monai.fusion import MODES
 from unicorn_monai.prior import SCALINGS
 
@@ -92,6 +93,18 @@ class Settings:
     def guidance_of(self, mode: str) -> tuple[float, float]:
         """Guidance in a mode; the paper has none."""
         return self.guidance if mode == "compositional" else (1.0, 1.0)
+
+    def synthesis(self, mode: str) -> dict[str, Any]:
+        """What ``inference.json`` of the bundle ``synthesis`` is told in a mode, but for the place of the result."""
+        return {
+            "dataset_dir": str(Path(self.labeled).resolve()),
+            "mode": mode,
+            "uncertainty_weight": self.weight(mode),
+            "guidance": list(self.guidance_of(mode)),
+            "count": self.count or self.samples_per_label * len(datalist(self.labeled, "training")),
+            "augment": self.augment,
+            "device_name": str(read_header(self.unlabeled)["device"]),
+        }
 
     def validate(self) -> None:
         """Refuse what would fail later."""
