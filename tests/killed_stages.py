@@ -18,14 +18,15 @@ from data_prep.phantom import write_phantom
 from unicorn_monai import latents
 from unicorn_monai.bundle import install, run_bundle
 from unicorn_monai.checkpoints import read_whole
-from unicorn_monai.datasets import read_array
+from unicorn_monai.datasets import begun, read_array
 from unicorn_monai.experiment import Experiment
 from unicorn_monai.settings import Settings
 
 
 def simulate(data: Path, folder: Path) -> None:
     """A simulated data set."""
-    write_phantom(folder / "set", "spectralis", 3, 4, 32, 0, (0.34, 0.33, 0.33))
+    if begun(folder / "set") or not (folder / "set" / "dataset.json").is_file():
+        write_phantom(folder / "set", "spectralis", 3, 4, 32, 0, (0.34, 0.33, 0.33))
 
 
 def synthesise(data: Path, folder: Path) -> None:

@@ -7,6 +7,8 @@ import logging
 import os
 import random
 import signal
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,7 @@ class Training:
             for _ in range(8)
         ]
         change = Compose([RandFlipd(["image"], 0.5, 1), RandGaussianNoised(["image"], 0.5)])
-        loader = DataLoader(CacheDataset(items, change, progress=False), 2, shuffle=True, num_workers=workers)
+        loader = DataLoader(CacheDataset(items, change, progress=False), workers, batch_size=2, shuffle=True)
         network = UNet(2, 1, 1, (4, 8), (2,), dropout=0.2)
         average = copy.deepcopy(network)
         optimizer = torch.optim.AdamW(network.parameters(), 1e-2)
@@ -52,7 +54,7 @@ class Training:
         ema = EMA(network, average, 0.9)
         evaluator = SupervisedEvaluator(
             torch.device("cpu"),
-            DataLoader(CacheDataset(items, progress=False), 4),
+            DataLoader(CacheDataset(items, progress=False), batch_size=4),
             average,
             key_val_metric={"loss": loss_metric(loss)},
             decollate=False,
@@ -136,7 +138,7 @@ def test_a_training_that_is_told_to_end_saves_its_state_first(whole, tmp_path):
     with pytest.raises(SystemExit) as ended:
         Training(tmp_path, minutes=10).run(6, told_to_end)
     assert ended.value.code == 143
-    assert read_whole(tmp_path / "last.pt")["position"] == 2
+    assert read_whole(tmp_path / "last.pt")["position"] == 3  # when the next iteration is done
     Training(tmp_path, resume=True, minutes=10).run()
     assert same(read_whole(tmp_path / "last.pt"), whole)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -148,8 +150,11 @@ def test_the_state_before_is_taken_where_the_newest_is_damaged(whole, tmp_path, 
         Training(tmp_path).run(7, lights_out)
     path, before = tmp_path / "last.pt", tmp_path / "last_before.pt"
     assert read_whole(before)["position"] == read_whole(path)["position"] - 1
+    with zipfile.ZipFile(path) as file:
+        largest = max(file.infolist(), key=lambda part: part.file_size)
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 255
+    lengths = struct.unpack_from("<HH", content, largest.header_offset + 26)  # of name and padding, before the data
+    content[largest.header_offset + 30 + sum(lengths) + largest.file_size // 2] ^= 1
     path.unlink()
     if harm != "missing":
         path.write_bytes(content if harm == "flipped" else content[: len(content) // 2])

@@ -59,12 +59,13 @@ def demo(
         raise typer.BadParameter(f"unknown scene '{scene}'; expected: oct")
     if preset not in ("quick", "full"):
         raise typer.BadParameter(f"unknown preset '{preset}'; expected: quick, full")
+    from unicorn_monai.datasets import begun
     from unicorn_monai.settings import BASELINES
 
     folders = {name: output / "data" / name for name in ("labeled", "unlabeled")}
     size, subjects, look = (64, 60, "demo") if preset == "quick" else (256, 150, "full")
     for name, kind in (("labeled", "spectralis"), ("unlabeled", "home_oct")):
-        if not (folders[name] / "dataset.json").is_file():
+        if begun(folders[name]) or not (folders[name] / "dataset.json").is_file():
             write_phantom = _data_prep("phantom").write_phantom
             write_phantom(folders[name], kind, subjects, 10, size, seed, (0.667, 0.1, 0.233), preset=look)
             console.print(f"simulated {subjects * 10} B-scans of {size} x {size}: {folders[name]}")

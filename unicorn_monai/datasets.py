@@ -174,8 +174,8 @@ class DatasetWriter:
         try:
             self._open()
         except BaseException:
-            self._lock.close()
-            raise
+            with self._lock, self._rows:
+                raise
 
     def _open(self) -> None:
         """Read what there is, clear up what a crash left, and open this process's journal."""

@@ -46,14 +46,16 @@ def _pair(value: Any, rule: Callable[[Any], bool]) -> bool:
 
 _POSITIVE: Rule = (lambda v: _whole(v) and v >= 1, "at least one, a whole number")
 _OPTIONAL: Rule = (lambda v: v is None or (_whole(v) and v >= 1), "at least one, a whole number, or null")
-_NATURAL: Rule = (lambda v: _whole(v) and v >= 0, "a whole number, 0 or more")
+_NATURAL: Rule = (lambda v: _whole(v) and v >= 0, "0 or more, a whole number")
 _RATE: Rule = (lambda v: _number(v) and v > 0, "a number above 0")
 _WEIGHT: Rule = (lambda v: _number(v) and v >= 0, "a number, 0 or more")
 _SWITCH: Rule = (lambda v: isinstance(v, bool), "true or false (True or False on the command line)")
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("max_epochs", "val_interval", "sample_interval", "batch_size", "num_inference_steps"), _POSITIVE),
-    **dict.fromkeys(("iterations_per_epoch", "patience", "count", "cache_num"), _OPTIONAL),
+    **dict.fromkeys(
+        ("max_epochs", "val_interval", "sample_interval", "batch_size", "num_inference_steps", "cache_num"), _POSITIVE
+    ),
+    **dict.fromkeys(("iterations_per_epoch", "patience", "count"), _OPTIONAL),
     **dict.fromkeys(("num_workers", "adversarial_start", "pool_size"), _NATURAL),
     **dict.fromkeys(("learning_rate", "discriminator_learning_rate", "timestep_shift", "temperature"), _RATE),
     **dict.fromkeys(("kl_weight", "spectral_weight", "speckle_weight", "adversarial_weight", "ce_weight"), _WEIGHT),

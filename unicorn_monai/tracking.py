@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,9 @@ class Tracker:
             self._try(lambda: self._open(name))
 
     def _open(self, name: str) -> None:
+        if self.uri.startswith("sqlite:///"):  # MLflow tries for two minutes what cannot work
+            with closing(sqlite3.connect(self.uri.removeprefix("sqlite:///"))) as store:
+                store.execute("PRAGMA schema_version")
         client = self.client = MlflowClient(tracking_uri=self.uri)
         experiment = client.get_experiment_by_name("unicorn_monai")
         artifacts = (self.run_dir / "mlartifacts").resolve().as_uri()
@@ -66,7 +71,7 @@ class Tracker:
     def _try(self, call: Callable[[], Any]) -> Any:
         try:
             return call()
-        except (MlflowException, SQLAlchemyError, OSError) as error:
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
             logger.warning(f"MLflow tracking stopped ({error}); the numbers from here on are in '{self.local}'.")
             self.client, self.lost = None, True
 
