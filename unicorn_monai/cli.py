@@ -1,4 +1,4 @@
-"""The command line: ``unicorn-monai demo | experiment | synthesize | report | summary | prepare | check``.
+"""The command line, ``unicorn-monai COMMAND``: from a demo to the check of a bundle.
 
 Exit status: 0 done, 1 failed (one paragraph, no traceback unless ``--debug``), 2 bad usage.
 """
@@ -97,7 +97,7 @@ def experiment(
     if config is not None:
         try:
             settings |= json.loads(config.read_text())
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"Cannot read the settings '{config}' ({error}). Expected a JSON object.") from error
     given = {"labeled": labeled, "unlabeled": unlabeled, "preset": preset, "seed": seed, "device": device}
     settings |= {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if v is not None}
@@ -177,6 +177,54 @@ def check(
     raise typer.Exit(
         _data_prep("check").main([str(dataset), *(["--labels"] if labels else []), *(["--json"] if as_json else [])])
     )
+
+
+@app.command()
+def seal(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle to be given away.")]) -> None:
+    """Write SHA256SUMS of a bundle and tell its sha256, for `verify`."""
+    from unicorn_monai.verify import SUMS
+    from unicorn_monai.verify import seal as write_sums
+
+    print(f"{write_sums(bundle)}  {bundle / SUMS}")
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    sums_sha256: Annotated[str | None, typer.Option(help="Sha256 of SHA256SUMS, as its author tells it.")] = None,
+) -> None:
+    """Look a bundle over before anything in it is parsed or run: checksums, links, code, weights."""
+    from unicorn_monai.verify import findings
+
+    found = findings(bundle, sums_sha256)
+    for line in found:
+        print(line)
+    console.print(f"{bundle}: {len(found) or 'no'} finding{'' if len(found) == 1 else 's'}", soft_wrap=True)
+    raise typer.Exit(1 if found else 0)
+
+
+@app.command("import-weights")
+def import_weights(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint trained with monai-generative 0.2.3.")],
+    bundle: Annotated[Path, typer.Option(help="Bundle whose inference.json defines the same network.")],
+    network: Annotated[str, typer.Option(help="Entry of inference.json.")] = "network_def",
+    weights: Annotated[str, typer.Option(help="File under models to write.")] = "model.pt",
+    entry: Annotated[str | None, typer.Option(help="Name of the state dictionary in the checkpoint.")] = None,
+    values: Annotated[
+        list[str] | None, typer.Option("--set", help="What belongs to the weights, e.g. scale_factor=0.9; repeatable.")
+    ] = None,
+) -> None:
+    """Read weights of monai-generative into a network of today's MONAI, with the same outputs."""
+    from unicorn_monai.legacy import import_weights as read_in
+
+    metadata: dict[str, Any] = {}
+    for text in values or []:
+        name, _, value = text.partition("=")
+        try:
+            metadata[name] = json.loads(value)
+        except ValueError as error:
+            raise typer.BadParameter(f"--set {text}: expected NAME=VALUE with a JSON value ({error})") from error
+    console.print(str(read_in(checkpoint, bundle, network, weights, entry, **metadata)), soft_wrap=True)
 
 
 def _data_prep(source: str):

@@ -27,6 +27,7 @@ LABELS_EXAMPLE = '{"0": "vitreous", "1": "RNFL"}'
 ITEM_EXAMPLE = '{"image": "images/000000.nii.gz", "label": "labels/000000.nii.gz", "subject": "s001"}'
 COLOURS = {"P": "RGB", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "RGB": "RGB", "LA": "L"}  # mode -> read as
 MOST_PIXELS = 100_000_000  # an image beyond this is a mistake, or an attack on the memory
+FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "PPM", "WEBP")  # Pillow starts Ghostscript for EPS
 
 PathLike = str | os.PathLike[str]
 
@@ -42,10 +43,7 @@ def read_header(dataset_dir: PathLike) -> dict[str, Any]:
         raise ValueError(f"Data set folder '{dataset_dir}' does not exist. Make one with `unicorn-monai prepare`.")
     if not path.is_file():
         raise ValueError(f"'{dataset_dir}' holds no {HEADER}. Convert plain images with `unicorn-monai prepare`.")
-    try:
-        header = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not even text
-        raise ValueError(f"'{path}' is not valid JSON ({error}). Repair it or write the data set again.") from error
+    header = parse_json(path)
     if not isinstance(header, dict) or not isinstance(header.get("labels"), dict) or not header["labels"]:
         raise ValueError(f"'{path}' has no 'labels' table; expected e.g. {LABELS_EXAMPLE}.")
     require_without_gaps(header["labels"], path)
@@ -54,6 +52,18 @@ def read_header(dataset_dir: PathLike) -> dict[str, Any]:
         if not isinstance(items, list) or not all(_is_item(item) for item in items):
             raise ValueError(f"'{split}' of '{path}' is not a list of items; expected e.g. [{ITEM_EXAMPLE}, ...].")
     return header
+
+
+def parse_json(path: PathLike) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: not JSON, not even text, or nested too deeply.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"'{path}' is not valid JSON ({error}). Repair it or write it again.") from error
 
 
 def require_without_gaps(labels: dict[str, str], path: PathLike) -> None:
@@ -92,13 +102,26 @@ def resolve_item(folder: Path, item: dict[str, Any], keys: Sequence[str]) -> dic
                 "Use a data set with labels here, or add the label file to the item."
             )
     for key in [key for key in ("image", "label") if key in item]:
-        path = (folder / item[key]).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            raise ValueError(f"'{key}': '{item[key]}' of '{folder / HEADER}' leaves the data set folder; refused.")
+        path = inside(folder, item[key], f"'{key}': '{item[key]}' of '{folder / HEADER}'")
         if not path.is_file():
             raise ValueError(f"'{path}', listed as '{key}' in '{folder / HEADER}', does not exist. Restore the file.")
         resolved[key] = str(path)
     return resolved
+
+
+def inside(folder: Path, entry: str, what: str) -> Path:
+    """``folder / entry`` with links followed, if that is in the folder.
+
+    Raises:
+        ValueError: it is not, or it is no path; begins with ``what``.
+    """
+    try:
+        path = (folder / entry).resolve()
+    except (ValueError, OSError, RuntimeError) as error:  # a zero byte; links that go round in circles
+        raise ValueError(f"{what} is no path ({error}); refused.") from error
+    if not path.is_relative_to(folder.resolve()):
+        raise ValueError(f"{what} leaves the data set folder; refused.")
+    return path
 
 
 def read_array(path: PathLike) -> np.ndarray:
@@ -162,7 +185,7 @@ def open_picture(path: Path, pages: bool = False) -> Image.Image:
     with warnings.catch_warnings():  # Pillow only warns between 89 and 179 megapixels
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            picture = Image.open(path)
+            picture = Image.open(path, formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise ValueError(f"{error}; expected at most {MOST_PIXELS // 1_000_000} megapixels") from error
     try:

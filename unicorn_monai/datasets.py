@@ -20,6 +20,7 @@ from unicorn_monai.dataset_files import (
     IGNORE_LABEL,
     SPLITS,
     PathLike,
+    inside,
     label_names,
     list_folders,
     read_array,
@@ -152,6 +153,8 @@ class DatasetWriter:
         require_without_gaps(self.header["labels"], self.root)
         self.suffix = suffix
         self.items: dict[int, dict[str, Any]] = {}
+        for entry in ("images", "labels", JOURNAL):  # a link here would lead what is written elsewhere
+            inside(self.root, entry, f"'{entry}' of '{self.root}'")
         journal = self.root / JOURNAL
         if not resume and ((self.root / HEADER).exists() or journal.exists()):
             raise ValueError(f"'{self.root}' already holds a data set. Choose another folder, or remove it first.")
