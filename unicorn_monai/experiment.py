@@ -323,6 +323,7 @@ class Experiment(Stages):
             dataset_dir=str(self.labeled),
             ckpt_path=str(self.bundle_dir("style_transfer", "") / "models" / name / "model.pt"),
             output_dir=str(self.run_dir / f"synthetic_{name}"),
+            resume=True,
             device_name=str(read_header(self.unlabeled)["device"]),
         )
 
@@ -340,6 +341,7 @@ class Experiment(Stages):
             guidance=list(s.guidance_of(mode)),
             count=s.count,
             augment=s.augment,
+            resume=True,
             device_name=str(read_header(self.unlabeled)["device"]),
         )
 

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickletools
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unicorn_monai.dataset_files import PathLike, write_json
+from unicorn_monai.durable import atomic
+from unicorn_monai.failures import NotFinite
 from unicorn_monai.networks import fingerprint
 
 SAFETENSORS = ".safetensors"
@@ -80,13 +80,13 @@ def save_weights(network: nn.Module, path: PathLike, **metadata: Any) -> None:
         if not isinstance(value, Tensor):
             raise ValueError(f"'{key}' of the weights is a {type(value).__name__}, expected a tensor; not published.")
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ValueError(f"Weight '{key}' is NaN or infinite; '{path}' was not written. Lower the learning rate.")
+            raise NotFinite(f"Weight '{key}' is NaN or infinite; '{path}' was not written. Lower the learning rate.")
         state[key] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
     description = {"architecture": fingerprint(network), "tensors_sha256": tensors_sha256(state), **metadata}
     text = json.dumps(description)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _renamed(path.with_suffix(SAFETENSORS)) as twin, _renamed(path) as file:
+    with atomic(path.with_suffix(SAFETENSORS)) as twin, atomic(path) as file:
         save_file(state, twin, {ENTRY: text})
         with file.open("wb") as stream:
             torch.save(state, stream)
@@ -95,19 +95,6 @@ def save_weights(network: nn.Module, path: PathLike, **metadata: Any) -> None:
             archive.writestr(zipfile.ZipInfo(f"{folder}/{RECORD}"), text)  # dated 1980: equal weights, equal files
         files = {"sha256": sha256(file), "safetensors_sha256": sha256(twin)}
     write_json(path.with_suffix(".json"), files | description)
-
-
-@contextmanager
-def _renamed(path: Path) -> Iterator[Path]:
-    """A temporary name; what is there at the end is flushed to the disk and gets its final name."""
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_metadata(path: PathLike) -> dict[str, Any]:
@@ -164,7 +151,7 @@ def load_weights(network: nn.Module, path: PathLike) -> dict[str, Any]:
             )
     for key, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ValueError(f"Weight '{key}' in '{path}' is NaN or infinite. Train again, with a lower learning rate.")
+            raise NotFinite(f"Weight '{key}' in '{path}' is NaN or infinite. Train again, with a lower learning rate.")
     network.load_state_dict(state)
     return metadata
 
