@@ -116,7 +116,7 @@ def experiment(
 def synthesize(
     run: Annotated[Path, typer.Option(help="Folder of a finished run.")],
     count: Annotated[int, typer.Option(help="Training images to make.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The new data set.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The new data set, a folder or a URL.")],
     weight: Weight = None,
     seed: Seed = 1,
     device: Device = None,
@@ -125,6 +125,7 @@ def synthesize(
     from unicorn_monai.bundle import run_bundle
     from unicorn_monai.handlers import read_json
     from unicorn_monai.settings import Settings
+    from unicorn_monai.storage import absolute
 
     settings = Settings.from_dict(read_json(run / "experiment.json")["settings"])
     mode = settings.modes[0]
@@ -132,8 +133,8 @@ def synthesize(
     run_bundle(
         run.resolve() / "bundles" / "synthesis" / "configs" / "inference.json",
         "infer",
-        dataset_dir=str(Path(settings.labeled).resolve()),
-        output_dir=str(output.resolve()),
+        dataset_dir=absolute(settings.labeled),
+        output_dir=absolute(output),
         count=count,
         seed=seed,
         mode=mode,
@@ -142,7 +143,7 @@ def synthesize(
         guidance=list(settings.guidance_of(mode)),
         **overrides,
     )
-    console.print(f"{output}/dataset.json")
+    console.print(f"{absolute(output)}/dataset.json", soft_wrap=True)
 
 
 @app.command()

@@ -21,17 +21,17 @@ import numpy as np
 from PIL import Image
 
 from unicorn_monai.durable import atomic
+from unicorn_monai.storage import PathLike, Remote, is_url
 
 SPLITS = ("training", "validation", "test")
 IGNORE_LABEL = 255
 HEADER = "dataset.json"
 LABELS_EXAMPLE = '{"0": "vitreous", "1": "RNFL"}'
 ITEM_EXAMPLE = '{"image": "images/000000.nii.gz", "label": "labels/000000.nii.gz", "subject": "s001"}'
+_FILES = ("image", "label")
 COLOURS = {"P": "RGB", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "RGB": "RGB", "LA": "L"}  # mode -> read as
 MOST_PIXELS = 100_000_000  # an image beyond this is a mistake, or an attack on the memory
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "PPM", "WEBP")  # Pillow starts Ghostscript for EPS
-
-PathLike = str | os.PathLike[str]
 
 
 def read_header(dataset_dir: PathLike) -> dict[str, Any]:
@@ -40,6 +40,7 @@ def read_header(dataset_dir: PathLike) -> dict[str, Any]:
     Raises:
         ValueError: if the folder or the file is missing, is not JSON, or has no proper labels or items.
     """
+    dataset_dir = local_folder(dataset_dir)
     path = Path(dataset_dir) / HEADER
     if not Path(dataset_dir).is_dir():
         raise ValueError(f"Data set folder '{dataset_dir}' does not exist. Make one with `unicorn-monai prepare`.")
@@ -84,10 +85,29 @@ def label_names(dataset_dir: PathLike) -> list[str]:
     return [labels[key] for key in sorted(labels, key=int)]
 
 
+def local_folder(dataset_dir: PathLike) -> PathLike:
+    """A data set folder itself; of one with a URL (see `storage.py`), a local copy of its files, brought up to date.
+
+    Raises:
+        ValueError: no data set there, or an entry that leaves its folder.
+    """
+    if not is_url(dataset_dir):
+        return dataset_dir
+    remote = Remote(dataset_dir)
+    if not remote.receive([HEADER]):
+        raise ValueError(f"'{remote.url}' holds no {HEADER}. Check the URL, and your credentials.")
+    header = read_header(remote.folder)
+    entries = [item[key] for split in SPLITS for item in header.get(split, []) for key in _FILES if key in item]
+    for entry in entries:
+        inside(remote.folder, entry, f"'{entry}' of '{remote.url}/{HEADER}'")
+    remote.receive(entries)
+    return remote.folder
+
+
 def list_folders(dataset_dir: PathLike | Sequence[Any]) -> list[PathLike]:
-    """One folder, or nested lists of folders, as a flat list."""
+    """One folder, or nested lists of folders, as a flat list; for URLs the folders of their local copies."""
     single = isinstance(dataset_dir, str | os.PathLike)
-    return [dataset_dir] if single else [folder for part in dataset_dir for folder in list_folders(part)]
+    return [local_folder(dataset_dir)] if single else [folder for part in dataset_dir for folder in list_folders(part)]
 
 
 def resolve_item(folder: Path, item: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
@@ -103,7 +123,7 @@ def resolve_item(folder: Path, item: dict[str, Any], keys: Sequence[str]) -> dic
                 f"Item '{item['image']}' of '{folder / HEADER}' has no '{key}', which this stage needs. "
                 "Use a data set with labels here, or add the label file to the item."
             )
-    for key in [key for key in ("image", "label") if key in item]:
+    for key in [key for key in _FILES if key in item]:
         path = inside(folder, item[key], f"'{key}': '{item[key]}' of '{folder / HEADER}'")
         if not path.is_file():
             raise ValueError(f"'{path}', listed as '{key}' in '{folder / HEADER}', does not exist. Restore the file.")

@@ -24,6 +24,7 @@ import torch
 from unicorn_monai.augmentation import write_augmented
 from unicorn_monai.baselines import self_training
 from unicorn_monai.bundle import install
+from unicorn_monai.dataset_files import local_folder
 from unicorn_monai.datasets import label_names, read_header, write_json
 from unicorn_monai.evaluation import control, pictures
 from unicorn_monai.evaluation.report import write_report
@@ -69,7 +70,7 @@ class Experiment(Stages):
                 )
         (self.run_dir / "stages").mkdir(parents=True, exist_ok=True)
         write_json(record, {"settings": asdict(settings), **provenance()})
-        self.labeled, self.unlabeled = Path(settings.labeled).resolve(), Path(settings.unlabeled).resolve()
+        self.labeled, self.unlabeled = (Path(local_folder(d)).resolve() for d in (settings.labeled, settings.unlabeled))
         header = read_header(self.unlabeled)
         self.has_truth = all("label" in item for item in header.get("test", [])) and bool(header.get("test"))
         device = torch.device(settings.device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
