@@ -137,7 +137,8 @@ torch.manual_seed(0)
 images = torch.randn(16, 1, 8, 8)
 data = Dataset([{"image": image, "label": image.roll(1, -1)} for image in images])
 network = UNet(2, 1, 1, (4, 8), (2,), norm="instance")  # batch normalisation sees its own process's images only
-loader = DataLoader(data, batch_size=8 // processes.get_world_size(), sampler=DistributedSampler(data, shuffle=True, seed=3))
+sampler = DistributedSampler(data, shuffle=True, seed=3)
+loader = DataLoader(data, batch_size=8 // processes.get_world_size(), sampler=sampler)
 optimizer = torch.optim.AdamW(network.parameters(), 1e-2)
 losses = []
 trainer = SupervisedTrainer(
