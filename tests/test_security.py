@@ -419,7 +419,7 @@ def test_expressions_in_names_are_text(root):
     assert CliRunner().invoke(app, ["check", str(folder)]).exit_code in (0, 1)
 
 
-@pytest.mark.parametrize("entry", ["a/b.png", "../root/b.png", "./b.png"])
+@pytest.mark.parametrize("entry", ["a/b.png", "c/../b.png", "./b.png"])
 def test_what_stays_inside_is_found(root, entry):
     assert inside(root, entry, "entry").is_relative_to(root)
 
@@ -527,10 +527,10 @@ def test_a_journal_of_other_people_writes_nothing_elsewhere(root):
 
 def test_names_of_inputs_make_no_names_of_outputs(root):
     paths = ["/../../outside/secret.nii.gz", "../outside/$(touch witness).nii.gz", "same.png", "same.png"]
-    writer = SegmentationWriter(root / "out", ".png")
-    state = SimpleNamespace(output={"pred": torch.rand(4, 3, 8, 9)}, batch={"image_path": paths})
-    writer._write(SimpleNamespace(state=state))
-    writer._finish(SimpleNamespace(state=state))
+    logits = torch.rand(4, 3, 8, 9)
+    evaluator = Engine(lambda engine, batch: {"pred": logits})
+    SegmentationWriter(root / "out", ".png").attach(evaluator)
+    evaluator.run([{"image_path": paths}])
     rows = json.loads((root / "out" / "index.json").read_text())
     assert [row["image"] for row in rows] == paths
     assert sorted(path.name for path in (root / "out").glob("*.png")) == sorted(
