@@ -134,6 +134,6 @@ class Rows:
 
     def __exit__(self, *_: object) -> None:
         with ExitStack() as files:
-            for _, file in self._files.values():
+            for _number, file in self._files.values():
                 files.enter_context(file)
         self._files.clear()

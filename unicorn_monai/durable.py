@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 from weakref import WeakValueDictionary
 
 logger = logging.getLogger("unicorn_monai")
@@ -84,7 +85,8 @@ class Occupied:
     """
 
     def __init__(self, path: Path, place: object = None) -> None:
-        self.path, self.place, self._file = path, place or path.parent, None
+        self.path, self.place = path, place or path.parent
+        self._file: IO[str] | None = None
 
     def __enter__(self) -> Occupied:
         self.path.parent.mkdir(parents=True, exist_ok=True)
