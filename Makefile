@@ -1,12 +1,13 @@
 # make demo: install into .venv, simulate two devices, train everything, synthesise, retrain, evaluate, write the report
 # make test: install into .venv, lint, type-check, run the tests
+# make test-legacy: compare with monai-generative 0.2.3 itself, in .venv-legacy
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 OUTPUT ?= runs/demo
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: install demo test test-full lint bench clean
+.PHONY: install demo test test-full test-legacy bench lint clean
 
 install: $(VENV)/.installed
 
@@ -43,5 +44,17 @@ bench: install
 	$(BIN)/python -m benchmarks.training --size 256 --images 32 --batch-size 2 --iterations 1 --rounds 3
 	@echo "The time of the whole evaluation (minutes): $(BIN)/python -m benchmarks.evaluation --count 1000 --size 256"
 
+# Weights of monai-generative: its networks answer in an environment of their own, today's MONAI must answer the same.
+LEGACY ?= .venv-legacy
+
+$(LEGACY)/.installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(LEGACY)
+	$(LEGACY)/bin/python -m pip install --quiet $$(sed -n '/^torch==/p;/^monai==/p;/^numpy==/p;/^einops==/p' requirements.txt)
+	$(LEGACY)/bin/python -m pip install --quiet $$(sed -n 's/^legacy = \["\(.*\)"\].*/\1/p' pyproject.toml)
+	touch $@
+
+test-legacy: install $(LEGACY)/.installed
+	UNICORN_LEGACY_PYTHON=$(LEGACY)/bin/python $(BIN)/python -m pytest tests/test_legacy.py
+
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) $(LEGACY) runs build *.egg-info

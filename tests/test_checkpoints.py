@@ -1,9 +1,7 @@
-"""Weights and training states: whole or not there, checked when read, the best ones kept."""
+"""Training states: whole or not there, checked when read; the best weights are kept."""
 
 from __future__ import annotations
 
-import json
-import pickle
 import random
 from types import SimpleNamespace
 
@@ -17,10 +15,8 @@ from unicorn_monai import checkpoints
 from unicorn_monai.checkpoints import (
     BestWeights,
     TrainingState,
-    load_weights,
     read_metadata,
     save_atomically,
-    save_weights,
     sha256,
 )
 
@@ -30,23 +26,7 @@ def network():
     return nn.Linear(3, 2)
 
 
-@pytest.fixture
-def path(tmp_path, network):
-    save_weights(network, tmp_path / "models" / "model.pt", scale_factor=1.5, latent_shape=[8, 4, 4])
-    return tmp_path / "models" / "model.pt"
-
-
-# ---------------------------------------------------------------- weights
-
-
-def test_weights_are_read_back_with_what_belongs_to_them(network, path):
-    other = nn.Linear(3, 2)
-    metadata = load_weights(other, path)
-    assert torch.equal(other.weight, network.weight)
-    assert metadata == read_metadata(path)
-    assert metadata["scale_factor"] == 1.5
-    assert metadata["latent_shape"] == [8, 4, 4]
-    assert metadata["sha256"] == sha256(path)
+# ---------------------------------------------------------------- training states
 
 
 def cut_off(content, file):
@@ -55,64 +35,11 @@ def cut_off(content, file):
     raise OSError(28, "No space left on device")
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(network, path, monkeypatch):
-    before = sha256(path)
-    monkeypatch.setattr(checkpoints.torch, "save", cut_off)
-    with pytest.raises(OSError, match="No space left"):
-        save_weights(network, path)
-    assert sha256(path) == before
-    assert sorted(file.name for file in path.parent.iterdir()) == ["model.json", "model.pt"]
-
-
 def test_a_first_write_that_fails_leaves_no_file(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints.torch, "save", cut_off)
     with pytest.raises(OSError, match="No space left"):
         save_atomically({}, tmp_path / "last.pt")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_weights_that_are_not_numbers_are_not_published(network, path):
-    before = sha256(path)
-    nn.init.constant_(network.bias, float("nan"))
-    with pytest.raises(ValueError, match=r"'bias' is NaN or infinite; .*model.pt' was not written"):
-        save_weights(network, path)
-    assert sha256(path) == before
-
-
-@pytest.mark.parametrize("missing", ["model.pt", "model.json"])
-def test_missing_weights_are_named(network, path, missing):
-    (path.parent / missing).unlink()
-    with pytest.raises(ValueError, match=r"No trained weights at '.*model.pt' \(with 'model.json' beside them\)"):
-        load_weights(network, path)
-
-
-def test_exchanged_weights_are_refused(network, path):
-    torch.save(nn.Linear(3, 2).state_dict(), path)
-    with pytest.raises(ValueError, match="does not have the sha256 noted beside it"):
-        load_weights(network, path)
-
-
-@pytest.mark.parametrize("other", [nn.Linear(3, 4), nn.Sequential(nn.Linear(3, 2)), nn.Linear(3, 2).double()])
-def test_weights_of_another_architecture_are_refused(path, other):
-    with pytest.raises(ValueError, match="belong to a network of another architecture"):
-        load_weights(other, path)
-
-
-class Harm:
-    def __reduce__(self):
-        return (print, ("this must not be run",))
-
-
-def test_weights_run_no_code(network, path, capsys):
-    torch.save({"weight": Harm()}, path)
-    description = read_metadata(path) | {"sha256": sha256(path)}
-    path.with_suffix(".json").write_text(json.dumps(description))
-    with pytest.raises(pickle.UnpicklingError):
-        load_weights(network, path)
-    assert capsys.readouterr().out == ""
-
-
-# ---------------------------------------------------------------- training states
 
 
 def engine(batches=2, step=lambda *_: {}):

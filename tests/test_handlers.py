@@ -81,15 +81,19 @@ def test_a_sheet_is_written_at_intervals_and_at_the_end(tmp_path):
 
 def test_a_segmentation_is_written_beside_its_entropy_and_uncertainty(tmp_path):
     run(SegmentationWriter(tmp_path, ".png"), segment, [["a/0.nii.gz", "a/1.nii.gz"]])
-    assert np.array_equal(read_array(tmp_path / "1_label.png"), LOGITS[1].argmax(dim=0).numpy())
+    assert np.array_equal(read_array(tmp_path / "000001_label.png"), LOGITS[1].argmax(dim=0).numpy())
     table = json.loads((tmp_path / "uncertainty.json").read_text())
     assert list(table.values()) == pytest.approx(image_uncertainty(LOGITS).tolist())
-    assert read_array(tmp_path / "0_entropy.png").mean() / 255 == pytest.approx(table["a/0.nii.gz"], abs=0.002)
+    assert read_array(tmp_path / "000000_entropy.png").mean() / 255 == pytest.approx(table["a/0.nii.gz"], abs=0.002)
 
 
-def test_no_segmentation_overwrites_another(tmp_path):
-    with pytest.raises(ValueError, match=r"Two images are named '0'.* Rename 'b/0.nii.gz'"):
-        run(SegmentationWriter(tmp_path), segment, [["a/0.nii.gz"], ["b/0.nii.gz"]])
+def test_segmentations_are_numbered_so_none_overwrites_another(tmp_path):
+    run(SegmentationWriter(tmp_path), segment, [["a/0.nii.gz"], ["b/0.nii.gz"]])
+    rows = json.loads((tmp_path / "index.json").read_text())
+    assert [(row["image"], row["label"]) for row in rows] == [
+        ("a/0.nii.gz", "000000_label.nii.gz"),
+        ("b/0.nii.gz", "000001_label.nii.gz"),
+    ]
 
 
 def test_uncertainties_are_kept_with_the_weights_that_gave_them(tmp_path):

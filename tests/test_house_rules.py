@@ -14,6 +14,7 @@ from monai.bundle.config_item import ConfigComponent
 
 import unicorn_monai
 from unicorn_monai.bundle import BUNDLES, install, load_config
+from unicorn_monai.verify import WIRING, findings
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "bundles").glob("*/configs/*.json"))
@@ -22,16 +23,6 @@ SOURCES = sorted([*(ROOT / "unicorn_monai").rglob("*.py"), *(ROOT / "data_prep")
 METHOD = ("uncertainty.py", "prior.py", "fusion.py", "inferers.py")
 NETWORKS = ("AutoencoderKL", "DiffusionModelUNet", "UNet", "ControlNet", "ResnetGenerator", "PatchProjection")
 SCHEDULERS = re.compile(r"(Scheduler|\.DDIM|\.DPMSolverPlusPlus|\.UniPC)$")
-
-# What may stand behind a `$`: wiring. Whatever computes is a function with a name and a test.
-WIRING = re.compile(
-    r"@[\w:]+( \+ '[^']*')+"  # a path is joined
-    r"|@[\w:]+\.to\(@device\)"
-    r"|@[\w:]+\.(parameters|run)\(\)"
-    r"|monai\.utils\.set_determinism\(@seed\)"
-    r"|monai\.handlers\.from_engine\(\[?('\w+'(, )?)+\]?(, first=True)?\)"
-    r"|torch\.(float32|float16|bfloat16|int64|uint8)"
-)
 
 
 def entries(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -142,6 +133,12 @@ def test_the_logging_of_a_bundle_uses_the_standard_library_only(bundle):
     assert set(re.findall(r"^class=(.*)$", text, re.MULTILINE)) == {"StreamHandler"}
 
 
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_verification_finds_nothing_to_tell_of_a_bundle_but_that_it_is_not_sealed(bundle, tmp_path):
+    found = findings(install(bundle, tmp_path))
+    assert [text for text in found if not text.startswith("SHA256SUMS: is missing")] == []
+
+
 @pytest.mark.parametrize(
     "bundle", [b for b in BUNDLES if "base_bundle" not in read(ROOT / f"bundles/{b}/configs/inference.json")]
 )
@@ -226,6 +223,61 @@ def test_no_file_is_long(path):
 def test_nothing_is_left_to_assert_outside_tests(path):
     tree = ast.parse(path.read_text())
     assert [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)] == []
+
+
+UNPICKLING = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
+MACHINES = sorted([*SOURCES, *(ROOT / "benchmarks").rglob("*.py")])
+
+
+def keyword(call: ast.Call, name: str) -> Any:
+    """The constant given for a keyword of a call; None if there is none."""
+    return next((k.value.value for k in call.keywords if k.arg == name and isinstance(k.value, ast.Constant)), None)
+
+
+def dangers(source: str) -> Iterator[str]:
+    """Where a file could run what it reads: every way Python has of unpickling, evaluating, or calling a shell."""
+    for node in ast.walk(ast.parse(source)):
+        modules: set[str] = set()
+        if isinstance(node, ast.Import):
+            modules = {alias.name.split(".")[0] for alias in node.names} - {"pickle"}  # for its errors
+        elif isinstance(node, ast.ImportFrom):
+            modules = {(node.module or "").split(".")[0]}
+        bad = bool(modules & UNPICKLING)
+        if isinstance(node, ast.Attribute):
+            bad |= ast.unparse(node.value) == "pickle" and node.attr != "UnpicklingError"
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            bad |= called == "torch.load" and keyword(node, "weights_only") is not True
+            bad |= called in ("eval", "exec", "compile", "__import__", "os.system", "os.popen", "torch.hub.load")
+            bad |= bool(keyword(node, "allow_pickle") or keyword(node, "shell"))
+            bad |= keyword(node, "weights_only") is False
+        if bad and isinstance(node, ast.expr | ast.stmt):
+            yield f"line {node.lineno}: {ast.unparse(node)[:80]}"
+
+
+@pytest.mark.parametrize("path", MACHINES, ids=name)
+def test_nothing_that_is_read_is_run(path):
+    assert list(dangers(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle; pickle.load(f)",
+        "from pickle import loads",
+        "import joblib",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "torch.load(path, weights_only=safe)",
+        "np.load(path, allow_pickle=True)",
+        "eval(text)",
+        "subprocess.run(command, shell=True)",
+        "torch.hub.load(repo, name)",
+        "CheckpointLoader(path, weights_only=False)",
+    ],
+)
+def test_running_what_is_read_would_be_noticed(line):
+    assert list(dangers(line))
 
 
 def imports(path: Path) -> set[str]:

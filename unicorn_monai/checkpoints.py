@@ -1,13 +1,10 @@
-"""Weights and training states on disk: written atomically, tensors and plain values only, checked when read.
+"""Training states on disk: written atomically, tensors and plain values only, checked when read; the best weights kept.
 
-``model.pt`` holds a state dictionary; ``model.json`` beside it the sha256 of that file, the architecture's fingerprint
-and what belongs to the weights, such as the scale factor of an autoencoder's latents.
+Published weights are described in `published.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import pickle
@@ -25,20 +22,24 @@ from monai.data.utils import set_rnd
 from monai.engines import Evaluator
 from torch import Tensor, distributed, nn
 
-from unicorn_monai.datasets import PathLike, write_json
+from unicorn_monai.datasets import PathLike
 from unicorn_monai.distributed import is_main, rank
 from unicorn_monai.durable import Occupied, atomic, flush, sweep
 from unicorn_monai.failures import STOPPED, NotFinite, on_failure, on_sigterm
-from unicorn_monai.networks import fingerprint
+from unicorn_monai.published import load_weights, read_metadata, save_weights, sha256
 from unicorn_monai.random_state import random_state, set_random_state
 
 logger = logging.getLogger("unicorn_monai")
 
-
-def sha256(path: PathLike) -> str:
-    """Sha256 of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+__all__ = [
+    "BestWeights",
+    "TrainingState",
+    "load_weights",
+    "read_metadata",
+    "save_atomically",
+    "save_weights",
+    "sha256",
+]
 
 
 def save_atomically(content: Any, path: PathLike, keep: Path | None = None) -> None:
@@ -72,48 +73,6 @@ def read_whole(path: PathLike) -> Any:
     except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as problem:
         error = problem
     raise ValueError(f"'{path}' is damaged ({error}).")
-
-
-def save_weights(network: nn.Module, path: PathLike, **metadata: Any) -> None:
-    """Write a network's weights and their description (``.json`` beside the file)."""
-    state = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
-    bad = [key for key, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
-    if bad:
-        raise ValueError(f"Weight '{bad[0]}' is NaN or infinite; '{path}' was not written. Lower the learning rate.")
-    save_atomically(state, path)
-    write_json(
-        Path(path).with_suffix(".json"), {"sha256": sha256(path), "architecture": fingerprint(network), **metadata}
-    )
-
-
-def read_metadata(path: PathLike) -> dict[str, Any]:
-    """What is known about the weights at ``path``: sha256, architecture, scale factor, ..."""
-    description = Path(path).with_suffix(".json")
-    if not Path(path).is_file() or not description.is_file():
-        raise ValueError(
-            f"No trained weights at '{path}' (with '{description.name}' beside them). Train this stage first."
-        )
-    return json.loads(description.read_text())
-
-
-def load_weights(network: nn.Module, path: PathLike) -> dict[str, Any]:
-    """Load weights written by :func:`save_weights`; returns their metadata.
-
-    Raises:
-        ValueError: missing or damaged file, or weights of another architecture.
-    """
-    metadata = read_metadata(path)
-    if sha256(path) != metadata["sha256"]:
-        raise ValueError(
-            f"'{path}' does not have the sha256 noted beside it; it is damaged or was exchanged. Train again."
-        )
-    if fingerprint(network) != metadata["architecture"]:
-        raise ValueError(
-            f"The weights '{path}' belong to a network of another architecture. Use the configuration they were "
-            "trained with (channels, attention_levels, number of labels), or train this stage again."
-        )
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    return metadata
 
 
 class TrainingState:

@@ -1,4 +1,4 @@
-"""The command line: ``unicorn-monai demo | experiment | synthesize | clean | report | summary | prepare | check``.
+"""The command line, ``unicorn-monai COMMAND``: from a demo to the check of a bundle.
 
 Exit status: 0 done, 1 failed (one paragraph, no traceback unless ``--debug``), 2 bad usage, 3 not finite (images,
 latents, losses, weights, outputs), 143 stopped by SIGTERM with the state saved.
@@ -103,7 +103,7 @@ def experiment(
     if config is not None:
         try:
             settings |= json.loads(config.read_text())
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"Cannot read the settings '{config}' ({error}). Expected a JSON object.") from error
     given = {"labeled": labeled, "unlabeled": unlabeled, "preset": preset, "seed": seed, "device": device}
     given |= {"samples_per_label": samples_per_label, "rounds": rounds}
@@ -120,7 +120,7 @@ def experiment(
 def synthesize(
     run: Annotated[Path, typer.Option(help="Folder of a finished run.")],
     count: Annotated[int, typer.Option(help="Training images to make.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The new data set.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The new data set, a folder or a URL.")],
     weight: Weight = None,
     seed: Seed = 1,
     device: Device = None,
@@ -129,6 +129,7 @@ def synthesize(
     from unicorn_monai.bundle import run_bundle
     from unicorn_monai.handlers import read_json
     from unicorn_monai.settings import Settings
+    from unicorn_monai.storage import absolute
 
     results = read_json(run / "results.json")
     settings = Settings.from_dict(read_json(run / "experiment.json")["settings"])
@@ -144,8 +145,8 @@ def synthesize(
     run_bundle(
         run.resolve() / "bundles" / "synthesis" / "configs" / "inference.json",
         "infer",
-        dataset_dir=str(Path(settings.labeled).resolve()),
-        output_dir=str(output.resolve()),
+        dataset_dir=absolute(settings.labeled),
+        output_dir=absolute(output),
         count=count,
         seed=seed,
         mode=mode,
@@ -154,7 +155,7 @@ def synthesize(
         guidance=list(settings.guidance_of(mode)),
         **overrides,
     )
-    console.print(f"{output}/dataset.json")
+    console.print(f"{absolute(output)}/dataset.json", soft_wrap=True)
 
 
 @app.command()
@@ -224,6 +225,54 @@ def _number(weight: float | str) -> float:
         return float(weight)
     except ValueError:
         raise ValueError(f"--weight is '{weight}'; expected a number, or auto.") from None
+
+
+@app.command()
+def seal(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle to be given away.")]) -> None:
+    """Write SHA256SUMS of a bundle and tell its sha256, for `verify`."""
+    from unicorn_monai.verify import SUMS
+    from unicorn_monai.verify import seal as write_sums
+
+    print(f"{write_sums(bundle)}  {bundle / SUMS}")
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    sums_sha256: Annotated[str | None, typer.Option(help="Sha256 of SHA256SUMS, as its author tells it.")] = None,
+) -> None:
+    """Look a bundle over before anything in it is parsed or run: checksums, links, code, weights."""
+    from unicorn_monai.verify import findings
+
+    found = findings(bundle, sums_sha256)
+    for line in found:
+        print(line)
+    console.print(f"{bundle}: {len(found) or 'no'} finding{'' if len(found) == 1 else 's'}", soft_wrap=True)
+    raise typer.Exit(1 if found else 0)
+
+
+@app.command("import-weights")
+def import_weights(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint trained with monai-generative 0.2.3.")],
+    bundle: Annotated[Path, typer.Option(help="Bundle whose inference.json defines the same network.")],
+    network: Annotated[str, typer.Option(help="Entry of inference.json.")] = "network_def",
+    weights: Annotated[str, typer.Option(help="File under models to write.")] = "model.pt",
+    entry: Annotated[str | None, typer.Option(help="Name of the state dictionary in the checkpoint.")] = None,
+    values: Annotated[
+        list[str] | None, typer.Option("--set", help="What belongs to the weights, e.g. scale_factor=0.9; repeatable.")
+    ] = None,
+) -> None:
+    """Read weights of monai-generative into a network of today's MONAI, with the same outputs."""
+    from unicorn_monai.legacy import import_weights as read_in
+
+    metadata: dict[str, Any] = {}
+    for text in values or []:
+        name, _, value = text.partition("=")
+        try:
+            metadata[name] = json.loads(value)
+        except ValueError as error:
+            raise typer.BadParameter(f"--set {text}: expected NAME=VALUE with a JSON value ({error})") from error
+    console.print(str(read_in(checkpoint, bundle, network, weights, entry, **metadata)), soft_wrap=True)
 
 
 def _data_prep(source: str):

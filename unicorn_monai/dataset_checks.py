@@ -20,6 +20,7 @@ from unicorn_monai.dataset_files import (
     IGNORE_LABEL,
     SPLITS,
     PathLike,
+    local_folder,
     read_array,
     read_header,
     read_shape,
@@ -95,6 +96,7 @@ def problems(dataset_dir: PathLike, need_labels: bool = False) -> list[Problem]:
     Raises:
         ValueError: if there is no readable ``dataset.json``.
     """
+    dataset_dir = local_folder(dataset_dir)
     header = read_header(dataset_dir)
     found = list(_header_problems(header, need_subjects=True))
     survey = _Survey(header)

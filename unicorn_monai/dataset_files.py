@@ -21,16 +21,17 @@ import numpy as np
 from PIL import Image
 
 from unicorn_monai.durable import atomic
+from unicorn_monai.storage import PathLike, Remote, is_url
 
 SPLITS = ("training", "validation", "test")
 IGNORE_LABEL = 255
 HEADER = "dataset.json"
 LABELS_EXAMPLE = '{"0": "vitreous", "1": "RNFL"}'
 ITEM_EXAMPLE = '{"image": "images/000000.nii.gz", "label": "labels/000000.nii.gz", "subject": "s001"}'
+_FILES = ("image", "label")
 COLOURS = {"P": "RGB", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "RGB": "RGB", "LA": "L"}  # mode -> read as
 MOST_PIXELS = 100_000_000  # an image beyond this is a mistake, or an attack on the memory
-
-PathLike = str | os.PathLike[str]
+FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "PPM", "WEBP")  # Pillow starts Ghostscript for EPS
 
 
 def read_header(dataset_dir: PathLike) -> dict[str, Any]:
@@ -39,15 +40,13 @@ def read_header(dataset_dir: PathLike) -> dict[str, Any]:
     Raises:
         ValueError: if the folder or the file is missing, is not JSON, or has no proper labels or items.
     """
+    dataset_dir = local_folder(dataset_dir)
     path = Path(dataset_dir) / HEADER
     if not Path(dataset_dir).is_dir():
         raise ValueError(f"Data set folder '{dataset_dir}' does not exist. Make one with `unicorn-monai prepare`.")
     if not path.is_file():
         raise ValueError(f"'{dataset_dir}' holds no {HEADER}. Convert plain images with `unicorn-monai prepare`.")
-    try:
-        header = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not even text
-        raise ValueError(f"'{path}' is not valid JSON ({error}). Repair it or write the data set again.") from error
+    header = parse_json(path)
     if not isinstance(header, dict) or not isinstance(header.get("labels"), dict) or not header["labels"]:
         raise ValueError(f"'{path}' has no 'labels' table; expected e.g. {LABELS_EXAMPLE}.")
     require_without_gaps(header["labels"], path)
@@ -56,6 +55,18 @@ def read_header(dataset_dir: PathLike) -> dict[str, Any]:
         if not isinstance(items, list) or not all(_is_item(item) for item in items):
             raise ValueError(f"'{split}' of '{path}' is not a list of items; expected e.g. [{ITEM_EXAMPLE}, ...].")
     return header
+
+
+def parse_json(path: PathLike) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: not JSON, not even text, or nested too deeply.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"'{path}' is not valid JSON ({error}). Repair it or write it again.") from error
 
 
 def require_without_gaps(labels: dict[str, str], path: PathLike) -> None:
@@ -74,10 +85,29 @@ def label_names(dataset_dir: PathLike) -> list[str]:
     return [labels[key] for key in sorted(labels, key=int)]
 
 
+def local_folder(dataset_dir: PathLike) -> PathLike:
+    """A data set folder itself; of one with a URL (see `storage.py`), a local copy of its files, brought up to date.
+
+    Raises:
+        ValueError: no data set there, or an entry that leaves its folder.
+    """
+    if not is_url(dataset_dir):
+        return dataset_dir
+    remote = Remote(dataset_dir)
+    if not remote.receive([HEADER]):
+        raise ValueError(f"'{remote.url}' holds no {HEADER}. Check the URL, and your credentials.")
+    header = read_header(remote.folder)
+    entries = [item[key] for split in SPLITS for item in header.get(split, []) for key in _FILES if key in item]
+    for entry in entries:
+        inside(remote.folder, entry, f"'{entry}' of '{remote.url}/{HEADER}'")
+    remote.receive(entries)
+    return remote.folder
+
+
 def list_folders(dataset_dir: PathLike | Sequence[Any]) -> list[PathLike]:
-    """One folder, or nested lists of folders, as a flat list."""
+    """One folder, or nested lists of folders, as a flat list; for URLs the folders of their local copies."""
     single = isinstance(dataset_dir, str | os.PathLike)
-    return [dataset_dir] if single else [folder for part in dataset_dir for folder in list_folders(part)]
+    return [local_folder(dataset_dir)] if single else [folder for part in dataset_dir for folder in list_folders(part)]
 
 
 def resolve_item(folder: Path, item: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
@@ -93,14 +123,27 @@ def resolve_item(folder: Path, item: dict[str, Any], keys: Sequence[str]) -> dic
                 f"Item '{item['image']}' of '{folder / HEADER}' has no '{key}', which this stage needs. "
                 "Use a data set with labels here, or add the label file to the item."
             )
-    for key in [key for key in ("image", "label") if key in item]:
-        path = (folder / item[key]).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            raise ValueError(f"'{key}': '{item[key]}' of '{folder / HEADER}' leaves the data set folder; refused.")
+    for key in [key for key in _FILES if key in item]:
+        path = inside(folder, item[key], f"'{key}': '{item[key]}' of '{folder / HEADER}'")
         if not path.is_file():
             raise ValueError(f"'{path}', listed as '{key}' in '{folder / HEADER}', does not exist. Restore the file.")
         resolved[key] = str(path)
     return resolved
+
+
+def inside(folder: Path, entry: str, what: str) -> Path:
+    """``folder / entry`` with links followed, if that is in the folder.
+
+    Raises:
+        ValueError: it is not, or it is no path; begins with ``what``.
+    """
+    try:
+        path = (folder / entry).resolve()
+    except (ValueError, OSError, RuntimeError) as error:  # a zero byte; links that go round in circles
+        raise ValueError(f"{what} is no path ({error}); refused.") from error
+    if not path.is_relative_to(folder.resolve()):
+        raise ValueError(f"{what} leaves the data set folder; refused.")
+    return path
 
 
 def read_array(path: PathLike) -> np.ndarray:
@@ -164,7 +207,7 @@ def open_picture(path: Path, pages: bool = False) -> Image.Image:
     with warnings.catch_warnings():  # Pillow only warns between 89 and 179 megapixels
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            picture = Image.open(path)
+            picture = Image.open(path, formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise ValueError(f"{error}; expected at most {MOST_PIXELS // 1_000_000} megapixels") from error
     try:

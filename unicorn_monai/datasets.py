@@ -21,6 +21,7 @@ from unicorn_monai.dataset_files import (
     IGNORE_LABEL,
     SPLITS,
     PathLike,
+    inside,
     label_names,
     list_folders,
     read_array,
@@ -32,6 +33,7 @@ from unicorn_monai.dataset_files import (
 )
 from unicorn_monai.dataset_journal import JOURNAL, Rows, begun, cut_torn_line
 from unicorn_monai.durable import Occupied, atomic, sweep
+from unicorn_monai.storage import Remote, is_url, local_side
 
 __all__ = [
     "HEADER",
@@ -120,7 +122,7 @@ class DatasetWriter:
     time write the same bytes.
 
     Args:
-        root: folder of the data set; created.
+        root: folder of the data set, created; or a URL, see `storage.py`.
         name: name of the data set.
         device: the device the images come from, e.g. "Spectralis".
         labels: value -> name.
@@ -153,7 +155,10 @@ class DatasetWriter:
         total: int | None = None,
         **fields: Any,
     ) -> None:
-        self.root = Path(root)
+        self.remote = Remote(root) if is_url(root) else None
+        self.root = local_side(root)
+        if self.remote is not None and not self.remote.receive([HEADER]) and not begun(self.root):
+            (self.root / HEADER).unlink(missing_ok=True)  # it was removed there
         self.header: dict[str, Any] = {
             "name": name,
             "modality": modality,
@@ -166,6 +171,9 @@ class DatasetWriter:
         require_without_gaps(self.header["labels"], self.root)
         self.suffix, self.share, self.total = suffix, share, total
         self.finished = False  # by the other processes
+        own = [path.name for pattern in (".*", "items*.jsonl") for path in self.root.glob(pattern)]
+        for entry in ("images", "labels", *own):  # a link here would lead what is written elsewhere
+            inside(self.root, entry, f"'{entry}' of '{self.root}'")
         if not resume and begun(self.root, finished_too=True):
             raise ValueError(f"'{self.root}' already holds a data set. Choose another folder, or remove it first.")
         self._rows = Rows(self.root)
@@ -285,6 +293,8 @@ class DatasetWriter:
             row["label"] = f"labels/{name}"
             write_array(self.root / row["label"], label.astype(np.uint8), spacing)
         write_array(self.root / row["image"], image, spacing)
+        if self.remote is not None:
+            self.remote.send([row[key] for key in ("image", "label") if key in row])
         self._rows.append({"index": index, **row, "subject": subject, **fields})
 
     def close(self) -> None:
@@ -295,6 +305,8 @@ class DatasetWriter:
                 return
         if not self.finished:
             self._write_header()
+            if self.remote is not None:
+                self.remote.send([HEADER], keep=True)
         for journal in self._rows.journals():
             journal.unlink(missing_ok=True)
 

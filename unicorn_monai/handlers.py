@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from unicorn_monai.acquisition import Measure
 from unicorn_monai.budget import TimeBudget
 from unicorn_monai.checkpoints import sha256
+from unicorn_monai.dataset_files import parse_json
 from unicorn_monai.datasets import PathLike, datalist, write_array, write_json
 from unicorn_monai.distributed import is_main
 from unicorn_monai.durable import sweep
@@ -207,13 +207,14 @@ class SegmentationWriter:
     """Write what a segmentation network says of each image: label map and normalised entropy (0..1 -> 0..255).
 
     Args:
-        output_dir: gets ``<name>_label.<suffix>``, ``<name>_entropy.<suffix>`` and ``uncertainty.json``.
+        output_dir: gets ``000000_label.<suffix>``, ``000000_entropy.<suffix>``, ..., ``index.json`` (what was made of
+            which image) and ``uncertainty.json`` (image: value). Names of input files make no names of output files.
         suffix: ".nii.gz" or ".png".
     """
 
     def __init__(self, output_dir: PathLike, suffix: str = ".nii.gz") -> None:
         self.output_dir, self.suffix = Path(output_dir), suffix
-        self.table: dict[str, float] = {}
+        self.rows: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator that does not decollate."""
@@ -226,17 +227,14 @@ class SegmentationWriter:
         labels = logits.argmax(dim=1).byte().cpu().numpy()
         entropies, uncertainties = normalised_entropy(logits), image_uncertainty(logits).tolist()
         for i, path in enumerate(_paths(engine)):
-            name = Path(path).name.split(".")[0]
-            if any(Path(p).name.split(".")[0] == name and p != path for p in self.table):
-                raise ValueError(
-                    f"Two images are named '{name}'; the second would overwrite the first. Rename '{path}'."
-                )
-            write_array(self.output_dir / f"{name}_label{self.suffix}", labels[i])
-            write_array(self.output_dir / f"{name}_entropy{self.suffix}", to_uint8(entropies[i]))
-            self.table[path] = uncertainties[i]
+            names = {kind: f"{len(self.rows):06d}_{kind}{self.suffix}" for kind in ("label", "entropy")}
+            write_array(self.output_dir / names["label"], labels[i])
+            write_array(self.output_dir / names["entropy"], to_uint8(entropies[i]))
+            self.rows.append({"image": path, **names, "uncertainty": uncertainties[i]})
 
     def _finish(self, engine: Engine) -> None:
-        write_json(self.output_dir / "uncertainty.json", self.table)
+        write_json(self.output_dir / "index.json", self.rows)
+        write_json(self.output_dir / "uncertainty.json", {row["image"]: row["uncertainty"] for row in self.rows})
 
 
 class UncertaintyRecorder:
@@ -349,4 +347,4 @@ def read_json(path: PathLike) -> dict:
     """Read a JSON file that an earlier stage wrote."""
     if not Path(path).is_file():
         raise ValueError(f"'{path}' does not exist; the stage that writes it has not run.")
-    return json.loads(Path(path).read_text())
+    return parse_json(path)

@@ -298,7 +298,7 @@ def read_uncertainties(path: PathLike, items: list[dict], segmentation_sha256: s
     try:
         content = json.loads(Path(path).read_text())
         table, found = content["images"], str(content["segmentation_sha256"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"'{path}' holds no uncertainties ({error!r}). Measure them again.") from error
     if segmentation_sha256 is not None and found != segmentation_sha256:
         raise ValueError(

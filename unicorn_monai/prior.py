@@ -130,7 +130,7 @@ class UncertaintyPrior:
             content = json.loads(Path(path).read_text())
             fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
             prior = cls(**fields)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"'{path}' is no uncertainty prior ({error}). Fit the prior again.") from error
         if segmentation_sha256 is not None and prior.segmentation_sha256 != segmentation_sha256:
             raise ValueError(

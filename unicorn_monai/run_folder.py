@@ -17,6 +17,7 @@ import torch
 
 from unicorn_monai.baselines.self_training import ROUNDS
 from unicorn_monai.bundle import install
+from unicorn_monai.dataset_files import local_folder
 from unicorn_monai.datasets import label_names, read_header
 from unicorn_monai.settings import STYLE_TRANSFER, Settings
 from unicorn_monai.stages import Stages
@@ -36,7 +37,7 @@ class RunFolder(Stages):
     def __init__(self, settings: Settings, device: torch.device) -> None:
         super().__init__(Path(settings.output).resolve(), device, settings.seed)
         self.settings = settings
-        self.labeled, self.unlabeled = Path(settings.labeled).resolve(), Path(settings.unlabeled).resolve()
+        self.labeled, self.unlabeled = (Path(local_folder(d)).resolve() for d in (settings.labeled, settings.unlabeled))
         header = read_header(self.unlabeled)
         self.has_truth = all("label" in item for item in header.get("test", [])) and bool(header.get("test"))
 

@@ -75,11 +75,12 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
-        """Build from a dictionary; an unknown entry is refused."""
+        """Build from a dictionary; an unknown entry, or one that MONAI would run as code, is refused."""
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise ValueError(f"Unknown setting(s) {unknown}; expected some of {known}. Check the spelling.")
+        require_data(values, "settings")
         settings = dict(values)
         for key in ("modes", "guidance", "baselines"):  # JSON has lists
             if isinstance(settings.get(key), list):
@@ -157,3 +158,22 @@ class Settings:
             if problems:
                 more = f"\n... and {len(problems) - 5} more" if len(problems) > 5 else ""
                 raise ValueError(f"The {name} data set '{folder}' cannot be used:\n" + "\n".join(problems[:5]) + more)
+
+
+def require_data(values: Any, name: str) -> None:
+    """Refuse what MONAI's configurations would run or read: settings come with runs of other people.
+
+    Raises:
+        ValueError: a text that begins with `$` (an expression) or `%` (another file), or a `_target_`, at any depth.
+    """
+    children = (
+        values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list | tuple) else ()
+    )
+    for key, value in children:
+        require_data(value, f"{name}::{key}")
+    code = isinstance(values, str) and values.startswith(("$", "%"))
+    if code or (isinstance(values, dict) and "_target_" in values):
+        raise ValueError(
+            f"'{name}' is {values!r}, which MONAI would run as code; expected a plain value. Write it into the "
+            "configuration of the bundle, if it is yours."
+        )

@@ -34,6 +34,7 @@ from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.networks import compiled, require_finite
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.requested import Request, Requests, augment_label, derive_seed, with_uncertainty
+from unicorn_monai.storage import local_side
 from unicorn_monai.transforms import LoadPixelsd, one_hot, to_uint8
 
 __all__ = [
@@ -147,7 +148,7 @@ class Synthesizer:
     Args:
         generator: makes the images.
         requests: what to make.
-        output_dir: the data set; an interrupted one is continued, a finished one refused.
+        output_dir: the data set, a folder or a URL; an interrupted one is continued, a finished one refused.
         label_dir: data set of the label maps: gives the label table.
         device_name: device the images look like.
         models: name -> sha256 of the weights, kept as provenance.
@@ -171,7 +172,7 @@ class Synthesizer:
         resume: bool = False,
     ) -> None:
         self.generator, self.requests, self.batch_size, self.resume = generator, requests, batch_size, resume
-        self.output_dir, self.label_dir, self.device_name = Path(output_dir), label_dir, device_name
+        self.output_dir, self.label_dir, self.device_name = output_dir, label_dir, device_name
         self.models, self.weight, self.guidance = models or {}, weight, list(guidance)
 
     def run(self) -> None:
@@ -183,7 +184,7 @@ class Synthesizer:
             name=f"synthetic {self.device_name}",
             device=self.device_name,
             **layout_of(header),
-            resume=begun(self.output_dir, finished_too=self.resume or own[1] > 1) or own[1] > 1,
+            resume=begun(local_side(self.output_dir), finished_too=self.resume or own[1] > 1) or own[1] > 1,
             settings=self.settings(),
             share=own,
             total=len(self.requests),

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from unicorn_monai.dataset_files import local_folder, resolve_item
 from unicorn_monai.datasets import SPLITS, DatasetWriter, PathLike, read_array, read_header, write_array, write_json
 from unicorn_monai.evaluation.features import Features
 from unicorn_monai.evaluation.residual import Aligned, fingerprint, speckle_residual
@@ -349,7 +350,8 @@ def write_without(dataset_dir: PathLike, output: PathLike, flagged: Sequence[str
     Raises:
         ValueError: a flagged image that is not in the data set, or nothing would be left.
     """
-    header, drop = read_header(dataset_dir), set(flagged)
+    folder = local_folder(dataset_dir)
+    header, drop = read_header(folder), set(flagged)
     items = [(split, item) for split in SPLITS for item in header.get(split, [])]
     unknown = sorted(drop - {item["image"] for _, item in items})
     if unknown:
@@ -363,8 +365,9 @@ def write_without(dataset_dir: PathLike, output: PathLike, flagged: Sequence[str
     labels = {int(value): name for value, name in header["labels"].items()}
     with DatasetWriter(output, labels=labels, suffix=suffix, **own) as writer:
         for split, item in kept:
-            label = read_array(Path(dataset_dir) / item["label"]) if "label" in item else None
+            files = resolve_item(Path(folder), item, ("image",))
+            label = read_array(files["label"]) if "label" in item else None
             extra = {key: value for key, value in item.items() if key not in ("image", "label")}
             index = int(Path(item["image"]).name.split(".")[0])
-            writer.add(split, read_array(Path(dataset_dir) / item["image"]), label, index=index, **extra)
+            writer.add(split, read_array(files["image"]), label, index=index, **extra)
     return len(items) - len(kept)

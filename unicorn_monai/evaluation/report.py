@@ -320,7 +320,7 @@ def _read(path: Path, kind: type) -> Any:
     """Content of a JSON file; empty where there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else kind()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"'{path}' is not valid JSON ({error}). Write it again.") from error
     if not isinstance(content, kind):
         raise ValueError(f"'{path}' holds a {type(content).__name__}; expected a {kind.__name__}.")
