@@ -27,7 +27,7 @@ from unicorn_monai.checkpoints import sha256  # noqa: E402
 from unicorn_monai.datasets import read_array  # noqa: E402
 from unicorn_monai.monailabel.app_folder import make_app  # noqa: E402
 
-PATIENCE = 300  # seconds for whatever runs in a process of its own
+PATIENCE = 600  # seconds for whatever runs in a process of its own
 
 
 @pytest.fixture(scope="module")

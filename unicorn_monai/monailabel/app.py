@@ -18,6 +18,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
+from monailabel.utils.async_tasks.utils import tasks
 
 from unicorn_monai.handlers import read_json
 from unicorn_monai.monailabel import synthesis
@@ -139,8 +140,11 @@ class UnicornApp(MONAILabelApp):
     def train(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Train a model, then measure the images again."""
         refuse_expressions(request)
-        known("trainer", request.get("model"), self._trainers)
-        return super().train(request)
+        trainer = self._trainers[known("trainer", request.get("model"), self._trainers)]
+        result = trainer(request, self.datastore())
+        if self._auto_update_scoring:  # here, in the process of the training, instead of by way of the server
+            self.scoring({"method": UNCERTAINTY, "device": request.get("device")})
+        return result
 
     def scoring(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Run a scoring method."""
@@ -151,8 +155,11 @@ class UnicornApp(MONAILabelApp):
     def batch_infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Run a model on many studies."""
         refuse_expressions(request)
-        known("model", request.get("model"), self._infers)
-        return super().batch_infer(request, datastore)
+        studies = datastore or self.datastore()
+        request = {**request, "multi_gpu": False, "max_workers": 1}
+        if known("model", request.get("model"), self._infers) == SYNTHESIS:  # what is not stored would be lost
+            request |= {"store": True, "images": studies.real_labeled()}
+        return super().batch_infer(request, studies)
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The next image to label; images that the current weights have not measured are measured in the background."""
@@ -160,7 +167,8 @@ class UnicornApp(MONAILabelApp):
         strategy = known("strategy", request.get("strategy"), self._strategies)
         studies = self.datastore()
         image = self._strategies[strategy](request, studies)
-        if self._auto_update_scoring and outdated(studies, self.segmentation.weights_sha256()):
+        waiting = any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks("scoring"))
+        if self._auto_update_scoring and not waiting and outdated(studies, self.segmentation.weights_sha256()):
             self.async_scoring(None)
         return {"id": image, "path": studies.get_image_uri(image)} if image else {}
 

@@ -86,6 +86,7 @@ def configure(app_dir: Path, studies: Path, port: int = 8000) -> None:
         "MONAI_LABEL_SERVER_PORT": str(port),
         "MONAI_LABEL_SESSIONS": "false",
         "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps([f"*{suffix}" for suffix in IMAGES]),
+        "PYTHONPATH": os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(app_dir.resolve())]),
     }
     for folder in FOLDERS:
         (app_dir / folder).mkdir(exist_ok=True)

@@ -21,7 +21,7 @@ from unicorn_monai.checkpoints import read_metadata
 from unicorn_monai.monailabel.client import device, flag, number, one_of, take
 from unicorn_monai.monailabel.label_files import VOLUMES, served_suffix
 from unicorn_monai.monailabel.stock import BundleInferTask, BundleTrainTask, InferType, Restored
-from unicorn_monai.monailabel.studies import Studies
+from unicorn_monai.monailabel.studies import FINAL, Studies
 from unicorn_monai.transforms import FileAxesd, read_image
 from unicorn_monai.uncertainty import image_uncertainty, normalised_entropy
 
@@ -51,11 +51,12 @@ class Segmentation(BundleInferTask):
     """
 
     def __init__(self, bundle: Path, names: Sequence[str]) -> None:
-        super().__init__(str(bundle), {}, type=InferType.SEGMENTATION)
+        super().__init__(str(bundle), {}, type=InferType.SEGMENTATION, load_strict=True)
         if not self.is_valid():
             raise ValueError(f"'{bundle}' cannot be served: it needs configs/inference.json and models/model.pt.")
         self.labels = {name: value for value, name in enumerate(names) if value > 0}
         del self._config["model_filename"]  # the weights are those that are trained, not a client's choice
+        self._config["device"] = devices()
         self._config["map"] = ["labels", ENTROPY]
         self.num_channels = int(self.bundle_config.get_parsed_content("num_channels"))
         self._factor = math.prod(self.bundle_config["network_def"]["strides"])
@@ -107,6 +108,11 @@ class Segmentation(BundleInferTask):
         return [entropy_image, FileAxesd(["pred"]), Restored(keys="pred", ref_image="image")]
 
 
+def devices() -> list[str]:
+    """What a client may choose from: the GPUs where there are any, else the CPU."""
+    return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
+
+
 def entropy_image(data: dict[str, Any]) -> dict[str, Any]:
     """Logits under ``pred`` -> normalised entropy (rows, columns), 0..1 as 0..255 uint8."""
     entropy = normalised_entropy(data["pred"][None])[0, 0]
@@ -127,10 +133,8 @@ class Training(BundleTrainTask):
 
     def config(self) -> dict[str, Any]:
         """What a client may set, with its defaults."""
-        from monailabel.utils.others.generic import device_list
-
         return {
-            "device": device_list(),
+            "device": devices(),
             "pretrained": True,
             "max_epochs": 50,
             "val_split": 0.2,
@@ -155,8 +159,12 @@ class Training(BundleTrainTask):
 
     def _fetch_datalist(self, request: Mapping[str, Any], datastore: Studies) -> list[dict[str, Any]]:
         items = [
-            {"image": item["image"], "label": item["label"], "synthetic": bool(item["meta"]["image"].get("synthetic"))}
-            for item in datastore.datalist()
+            {
+                "image": datastore.get_image_uri(study),
+                "label": datastore.get_label_uri(study, FINAL),
+                "synthetic": bool(datastore.get_image_info(study).get("synthetic")),
+            }
+            for study in sorted(datastore.get_labeled_images())
         ]
         if sum(not item["synthetic"] for item in items) < FEWEST:
             raise ValueError(

@@ -70,21 +70,24 @@ NEW_IMAGE = ("/datastore", "/datastore/image")
 
 
 async def _settings(request: Request) -> Mapping[str, Any]:
-    """The settings in the body of a request: its JSON object, or the form field ``params``."""
+    """The settings in the body of a request: its JSON object, or the form fields ``params`` and ``info``."""
     kind = request.headers.get("content-type", "")
     if "form" in kind:
-        text = (await request.form()).get("params") or "{}"
-    elif "json" in kind:
-        text = (await request.body()).decode() or "{}"
-    else:
-        return {}
+        form = await request.form()
+        return {k: v for field in ("params", "info") for k, v in _object(form.get(field) or "{}").items()}
+    if "json" in kind:
+        return _object((await request.body()).decode() or "{}")
+    return {}
+
+
+def _object(text: Any) -> Mapping[str, Any]:
+    """The JSON object in a text; null is an empty one."""
     try:
-        content = json.loads(text) if isinstance(text, str) else None
-    except ValueError:
-        content = None
-    if content is not None and not isinstance(content, Mapping):
-        content = None if text.strip() != "null" else {}
-    if content is None:
+        content = json.loads(text) if isinstance(text, str) else ()
+    except (ValueError, RecursionError):
+        content = ()
+    content = {} if content is None else content
+    if not isinstance(content, Mapping):
         raise ValueError(f"The settings are {str(text)[:80]!r}; expected a JSON object.")
     return content
 

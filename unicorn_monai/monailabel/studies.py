@@ -34,9 +34,20 @@ class Studies(LocalDatastore):
         self.names, self.num_channels = list(names), num_channels
         super().__init__(folder, extensions=[f"*{suffix}" for suffix in IMAGES], auto_reload=auto_reload)
 
+    def list_images(self) -> list[str]:
+        """Ids of all images, with what other processes wrote in the meantime."""
+        self._init_from_datastore_file()
+        return super().list_images()
+
     def real_unlabeled(self) -> list[str]:
         """Images without a submitted label that are not synthetic."""
+        self._init_from_datastore_file()
         return [image for image in self.get_unlabeled_images() if not self.get_image_info(image).get("synthetic")]
+
+    def real_labeled(self) -> list[str]:
+        """Images with a submitted label that are not synthetic."""
+        self._init_from_datastore_file()
+        return [image for image in self.get_labeled_images() if not self.get_image_info(image).get("synthetic")]
 
     def label_of(self, image_id: str, tag: str = FINAL) -> str:
         """File of an image's label map.
@@ -81,8 +92,8 @@ class Studies(LocalDatastore):
 
     def update_images(self, infos: Mapping[str, Mapping[str, Any]]) -> None:
         """Note something about several images at once, on top of what other processes wrote in the meantime."""
-        self._init_from_datastore_file()
+        ids = self.list_images()
         for image_id, info in infos.items():
-            known("image", image_id, self.list_images())
+            known("image", image_id, ids)
             self._datastore.objects[image_id].image.info.update(info)
         self._update_datastore_file()

@@ -95,7 +95,7 @@ class Synthesis(InferTask):
         with self._lock:
             parser = self._parser(settings.get("device", str(default_device())))
             generator: Generator = parser.get_parsed_content("generator")
-            models = parser.get_parsed_content("evaluator").models
+            models = parser.get_parsed_content("evaluator::models")
             uncertainty = settings.get("uncertainty")
             if uncertainty is None:
                 uncertainty = float(parser.get_parsed_content("prior").sample([seed])[0])
