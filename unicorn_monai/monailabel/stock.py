@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import torch
 
-OPERATORS = {
-    "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "roi_align": "(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width, "
-    "int sampling_ratio, bool aligned) -> Tensor",
-}
+OPERATORS = ("nms", "qnms")
+SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 def declare_operators() -> None:
@@ -22,9 +19,8 @@ def declare_operators() -> None:
         import torchvision  # noqa: F401
     except RuntimeError:
         library = torch.library.Library("torchvision", "FRAGMENT")
-        for name, signature in OPERATORS.items():
-            if not hasattr(torch.ops.torchvision, name):
-                library.define(name + signature)
+        for name in OPERATORS:
+            library.define(name + SIGNATURE)
         _KEPT.append(library)  # an operator lives as long as its library
 
 
