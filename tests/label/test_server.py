@@ -157,6 +157,19 @@ def test_a_whole_cycle(world, server, tmp_path):
     answer = server.call("POST", "/infer/retinal_unet?output=image", files=upload)
     assert np.array_equal(image_in(answer), masks[names[1]])
 
+    # MONAI Label's own client, which 3D Slicer's module uses, gets the same.
+    from monailabel.client import MONAILabelClient
+
+    viewer = MONAILabelClient(server.url, tmpdir=str(tmp_path))
+    assert viewer.info()["name"] == "unicorn_monai"
+    assert not viewer.auth_enabled()
+    file, told = viewer.infer("retinal_unet", names[0], {"device": "cpu", "result_extension": ".nrrd"})
+    import nrrd
+
+    assert np.array_equal(nrrd.read(file)[0][..., 0], masks[names[0]])
+    assert told["uncertainty"] == pytest.approx(scores[names[0]], abs=1e-6)
+    assert viewer.next_sample("most_uncertain", {})["id"] == order[3]
+
     # Submit four labels, one of them a volume in the axes of a picture, as 3D Slicer would.
     chosen = [*[name for name in order if not (world.studies / f"{name}.png").is_file()][:3], names[1]]
     for name in chosen:

@@ -21,7 +21,7 @@ from fastapi.background import BackgroundTasks
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from monailabel.config import settings
-from monailabel.endpoints import activelearning, batch_infer, datastore, infer, info, logs, scoring, train
+from monailabel.endpoints import activelearning, batch_infer, datastore, infer, info, login, logs, scoring, train
 from monailabel.endpoints.user.auth import RBAC
 from monailabel.interfaces.utils.app import app_instance
 
@@ -37,6 +37,7 @@ TASKS = {
     "activelearning": "strategy",
 }
 RESERVED = ("image", "label", "label_map", "model", "method", "strategy", "source")  # said by the address or a file
+NEW_IMAGE = ("/datastore", "/datastore/image")  # where a PUT brings a new id
 USER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 
 
@@ -66,18 +67,13 @@ async def guard(request: Request) -> None:
             known("image", query[key], app.datastore().list_images())
 
 
-NEW_IMAGE = ("/datastore", "/datastore/image")
-
-
 async def _settings(request: Request) -> Mapping[str, Any]:
     """The settings in the body of a request: its JSON object, or the form fields ``params`` and ``info``."""
     kind = request.headers.get("content-type", "")
     if "form" in kind:
         form = await request.form()
         return {k: v for field in ("params", "info") for k, v in _object(form.get(field) or "{}").items()}
-    if "json" in kind:
-        return _object((await request.body()).decode() or "{}")
-    return {}
+    return _object((await request.body()).decode(errors="replace") or "{}")
 
 
 def _object(text: Any) -> Mapping[str, Any]:
@@ -136,7 +132,7 @@ def build() -> FastAPI:
         origins = [str(origin) for origin in settings.MONAI_LABEL_CORS_ORIGINS]
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
     app.post("/infer/{model}")(run_inference)
-    for endpoint in (info, batch_infer, train, activelearning, scoring, datastore, logs):
+    for endpoint in (info, login, batch_infer, train, activelearning, scoring, datastore, logs):
         app.include_router(endpoint.router)
     for kind in (ValueError, Exception):
         app.add_exception_handler(kind, tell)
