@@ -1,13 +1,17 @@
 # make demo: install into .venv, simulate two devices, train everything, synthesise, retrain, evaluate, write the report
 # make test: install into .venv, lint, type-check, run the tests
 # make test-legacy: compare with monai-generative 0.2.3 itself, in .venv-legacy
+# make test-label: install MONAI Label into .venv-label, drive a real server through a whole cycle
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 OUTPUT ?= runs/demo
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: install demo test test-full test-legacy bench lint clean
+VENV_LABEL ?= .venv-label
+BIN_LABEL   = $(VENV_LABEL)/bin
+
+.PHONY: install install-label demo test test-full test-label test-legacy bench lint clean
 
 install: $(VENV)/.installed
 
@@ -16,6 +20,17 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet "torch==$$(sed -n 's/^torch==//p' requirements.txt)"
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	touch $@
+
+# MONAI Label wants other versions than the rest (pydicom 2), so it has an environment of its own.
+install-label: $(VENV_LABEL)/.installed
+
+$(VENV_LABEL)/.installed: requirements.txt requirements-label.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV_LABEL)
+	grep -v "^pydicom==" requirements.txt > $(VENV_LABEL)/constraints.txt
+	$(BIN_LABEL)/python -m pip install --quiet "torch==$$(sed -n 's/^torch==//p' requirements.txt)"
+	$(BIN_LABEL)/python -m pip install --quiet -c $(VENV_LABEL)/constraints.txt -e ".[label]" "pytest>=8"
+	$(BIN_LABEL)/python -m pip install --quiet --no-deps -r requirements-label.txt
 	touch $@
 
 demo: install
@@ -56,5 +71,8 @@ $(LEGACY)/.installed: requirements.txt pyproject.toml
 test-legacy: install $(LEGACY)/.installed
 	UNICORN_LEGACY_PYTHON=$(LEGACY)/bin/python $(BIN)/python -m pytest tests/test_legacy.py
 
+test-label: install-label
+	OMP_NUM_THREADS=1 $(BIN_LABEL)/python -m pytest tests/label
+
 clean:
-	rm -rf $(VENV) $(LEGACY) runs build *.egg-info
+	rm -rf $(VENV) $(LEGACY) $(VENV_LABEL) runs build *.egg-info

@@ -551,7 +551,7 @@ def test_no_augmentation_is_the_training_without_the_setting(world, tmp_path):
         extra = {"augmentation": augmentation} if augmentation else {}
         world.run("retinal_unet", name, ckpt_dir=folder, max_epochs=2, **extra)
     plain, before, strong = (
-        torch.load(tmp_path / f / "last.pt", weights_only=True) for f in ("train", "train_before", "trainstrong")
+        torch.load(tmp_path / f / "resume.pt", weights_only=True) for f in ("train", "train_before", "trainstrong")
     )
     assert_same(plain, before)
     first = next(iter(plain["objects"]["network"]))
@@ -560,7 +560,7 @@ def test_no_augmentation_is_the_training_without_the_setting(world, tmp_path):
 
 def test_a_training_with_augmentation_goes_on_as_if_not_interrupted(world, tmp_path, monkeypatch):
     both = interrupted_and_whole(
-        world, "retinal_unet", "train", "last.pt", tmp_path, monkeypatch, augmentation="strong"
+        world, "retinal_unet", "train", "resume.pt", tmp_path, monkeypatch, augmentation="strong"
     )
     assert_same(*both)
 
@@ -761,7 +761,8 @@ def test_two_processes_train_together_and_one_goes_on_alone(world, synthetic, bu
     assert (done.stdout + done.stderr).count(": 2/2") == 1  # 8 images, 2 processes of batch 2, one of them tells
     assert read_metadata(tmp_path / "models" / "model.pt")["epoch"] == 1
     world.run(bundle, "train", ckpt_dir=tmp_path / "models", output_dir=tmp_path, resume=True, max_epochs=2)
-    assert torch.load(tmp_path / "models" / "last.pt", weights_only=True)["epoch"] == 2
+    state = "resume.pt" if bundle == "retinal_unet" else "last.pt"
+    assert torch.load(tmp_path / "models" / state, weights_only=True)["epoch"] == 2
 
 
 # ---------------------------------------------------------------- interrupted trainings
@@ -786,7 +787,7 @@ def assert_same(a: Any, b: Any) -> None:
 @pytest.mark.parametrize(
     ("bundle", "name", "last"),
     [
-        ("retinal_unet", "train", "last.pt"),
+        ("retinal_unet", "train", "resume.pt"),
         ("latent_diffusion", "train_autoencoder", "autoencoder_last.pt"),
         ("latent_diffusion", "train_diffusion", "last.pt"),
         ("uncertainty_controlnet", "train", "last.pt"),
@@ -829,9 +830,9 @@ def interrupted_and_whole(world, bundle, name, last, tmp_path, monkeypatch, **mo
 def test_a_finished_training_is_not_repeated_and_fewer_epochs_are_refused(world, segmentation, tmp_path):
     for file in segmentation.glob("*.*"):
         shutil.copy(file, tmp_path)
-    before = sha256(tmp_path / "last.pt")
+    before = sha256(tmp_path / "resume.pt")
     world.run("retinal_unet", "train", ckpt_dir=tmp_path, resume=True)
-    assert sha256(tmp_path / "last.pt") == before
+    assert sha256(tmp_path / "resume.pt") == before
     world.run("retinal_unet", "train", ckpt_dir=tmp_path, resume=True, max_epochs=3)
     with refused("has 3 finished epochs, more than max_epochs 2"):
         world.run("retinal_unet", "train", ckpt_dir=tmp_path, resume=True, max_epochs=2)

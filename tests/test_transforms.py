@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from unicorn_monai.datasets import write_array
-from unicorn_monai.transforms import LoadPixelsd, collate, one_hot, read_image, to_uint8
+from unicorn_monai.transforms import FileAxesd, LabelMapd, LoadPixelsd, collate, one_hot, read_image, to_uint8
 
 
 @pytest.fixture
@@ -35,6 +35,26 @@ def test_what_else_an_item_says_does_not_get_into_the_batch(item):
     batch = collate([LoadPixelsd(["image", "label"])(i) for i in items])
     assert batch.keys() == {"image", "label", "image_path", "label_path"}
     assert batch["image"].shape == (2, 1, 6, 4)
+
+
+def test_a_server_keeps_its_request_and_the_geometry_of_the_file(item):
+    request = {"image": item["label"], "label": "not read here", "device": "cpu"}
+    data = LoadPixelsd(["image"], keep=True)(request)
+    assert (data["device"], data["label"]) == ("cpu", "not read here")
+    assert np.array_equal(data["image_meta_dict"]["original_affine"], nib.load(item["label"]).affine)
+    assert LoadPixelsd(["image"], keep=True)(item)["image_meta_dict"] == {"original_affine": None}
+
+
+@pytest.mark.parametrize(("path", "transposed"), [("a.png", True), ("a.nii.gz", False)])
+def test_a_label_map_goes_to_a_viewer_as_one_slice_in_the_axes_of_the_file(path, transposed):
+    logits = torch.randn(3, 6, 4)
+    data = LabelMapd(["pred"])({"pred": logits, "image_path": path})
+    assert data["pred"].dtype == torch.uint8
+    assert torch.equal(data["pred"].long(), logits.argmax(dim=0))
+    volume = FileAxesd(["pred"])(data)["pred"]
+    plane = data["pred"].numpy()
+    assert volume.shape == ((4, 6, 1) if transposed else (6, 4, 1))
+    assert np.array_equal(volume[..., 0], plane.T if transposed else plane)
 
 
 def test_sixteen_bits_use_the_whole_range(tmp_path):

@@ -175,6 +175,23 @@ def clean(
 
 
 @app.command()
+def label(
+    studies: Annotated[Path, typer.Option(help="Folder of the images to label; labels are written into it.")],
+    run: Annotated[Path | None, typer.Option(help="Folder of a finished run; needed the first time.")] = None,
+    setup: Annotated[str | None, typer.Option(help="Segmentation weights to start with, e.g. lower_bound.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the server.")] = 8000,
+    folder: Annotated[
+        Path | None, typer.Option("--app", help="Folder of the app; one for each studies by default.")
+    ] = None,
+) -> None:
+    """Label images in a viewer, most uncertain first: a MONAI Label server with the networks of a finished run."""
+    from unicorn_monai.monailabel.launch import label_studies
+
+    label_studies(studies, run, setup, host, port, folder)
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
     """Write the report of a finished run again."""
     from unicorn_monai.evaluation.report import write_report

@@ -194,6 +194,19 @@ def read_spacing(path: PathLike) -> tuple[float, float] | None:
     return zooms[0], zooms[1]
 
 
+def read_affine(path: PathLike) -> np.ndarray | None:
+    """The 4 x 4 affine of a NIfTI file: pixel (i, j, 0) -> millimetres; None for other formats, which have none."""
+    return nib.Nifti1Image.from_filename(path).affine if _is_nifti(Path(path)) else None
+
+
+def file_axes(path: PathLike, plane: Any) -> Any:
+    """(rows, columns) -> (i, j), the axes in which viewers count the pixels of a file, or back.
+
+    In a picture i runs along the columns; in a NIfTI file along the first axis of the array, which is the rows.
+    """
+    return plane if _is_nifti(Path(path)) else plane.swapaxes(0, 1)
+
+
 def _is_nifti(path: Path) -> bool:
     return path.name.endswith((".nii", ".nii.gz"))
 

@@ -11,6 +11,7 @@ from monai.data.utils import list_data_collate
 from monai.transforms import MapTransform
 from torch import Tensor
 
+from unicorn_monai.dataset_files import file_axes, read_affine
 from unicorn_monai.datasets import IGNORE_LABEL, read_array
 from unicorn_monai.failures import NotFinite
 
@@ -24,26 +25,32 @@ class LoadPixelsd(MapTransform):
         keys: which of "image" and "label" to read.
         num_channels: channels an image must have.
         num_labels: label values must lie in 0..num_labels - 1, or be 255 (ignore).
+        keep: keep the other entries and add the files' geometry, for a server that answers one request at a time.
 
     Raises:
         ValueError: unreadable file, wrong channel count, non-finite pixels, label out of range.
     """
 
-    def __init__(self, keys: Sequence[str], num_channels: int = 1, num_labels: int | None = None) -> None:
+    def __init__(
+        self, keys: Sequence[str], num_channels: int = 1, num_labels: int | None = None, keep: bool = False
+    ) -> None:
         super().__init__(keys)
-        self.num_channels, self.num_labels = num_channels, num_labels
+        self.num_channels, self.num_labels, self.keep = num_channels, num_labels, keep
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The tensors under ``keys`` and their paths under ``<key>_path``.
 
         Nothing else: the entries of an item may differ between data sets, or be null, which no batch can be made of.
+        With ``keep`` everything else too, and ``<key>_meta_dict`` with the affine of the file.
         """
-        result: dict[Hashable, Any] = {}
+        result: dict[Hashable, Any] = dict(data) if self.keep else {}
         for key in self.key_iterator(dict(data)):
             path = data[key]
             result[f"{key}_path"] = str(path)
             result[key] = self.read_label(path) if key == "label" else read_image(path, self.num_channels)
-        if "image" in result and "label" in result and result["image"].shape[1:] != result["label"].shape[1:]:
+            if self.keep:
+                result[f"{key}_meta_dict"] = {"original_affine": read_affine(path)}
+        if "image" in self.keys and "label" in self.keys and result["image"].shape[1:] != result["label"].shape[1:]:
             sizes = [tuple(result[key].shape[1:]) for key in ("image", "label")]
             raise ValueError(
                 f"Image '{result['image_path']}' is {sizes[0]}, its label map {sizes[1]}; expected one size."
@@ -65,6 +72,41 @@ class LoadPixelsd(MapTransform):
                 f"or {IGNORE_LABEL} (ignore). Check 'labels' in dataset.json and num_labels of the configuration."
             )
         return label
+
+
+class LabelMapd(MapTransform):
+    """Logits (labels, *spatial) -> the most probable label of every pixel, uint8 (*spatial)."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with the label maps of ``keys``."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = result[key].argmax(dim=0).byte()
+        return result
+
+
+class FileAxesd(MapTransform):
+    """A map (rows, columns) -> a numpy volume of one slice (i, j, 1) in the axes of the image file, as viewers want it.
+
+    Viewers count the pixels of a picture along the columns first, those of a NIfTI file along its first axis, which is
+    the rows. A volume, since writers keep the spacing and the position of volumes only.
+
+    Args:
+        keys: entries to change.
+        ref: entry of the image; its file is known from ``<ref>_path``.
+    """
+
+    def __init__(self, keys: Sequence[str], ref: str = "image") -> None:
+        super().__init__(keys)
+        self.ref = ref
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with the volumes of ``keys``."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            plane = result[key].cpu().numpy()
+            result[key] = np.ascontiguousarray(file_axes(result[f"{self.ref}_path"], plane)[..., None])
+        return result
 
 
 def read_image(path: str, num_channels: int = 1) -> Tensor:

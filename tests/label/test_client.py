@@ -1,0 +1,105 @@
+"""What a client may say, and what it may not."""
+
+import pytest
+
+from unicorn_monai.monailabel.client import (
+    Unknown,
+    device,
+    file_name,
+    flag,
+    known,
+    number,
+    one_of,
+    refuse_expressions,
+    take,
+)
+
+CHECKS = {
+    "device": device,
+    "max_epochs": number(1, 100, whole=True),
+    "weight": number(0, 10),
+    "map": one_of("labels", "entropy"),
+    "store": flag,
+}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "$__import__('os').system('ls')",
+        "@network",
+        "%other.json::key",
+        "  $1",
+        ["fine", "$1"],
+        {"params": {"deep": [{"device": "@device"}]}},
+        {"$key": 1},
+        ("a", ("%b",)),
+    ],
+)
+def test_what_a_configuration_would_evaluate_is_refused_wherever_it_stands(sent):
+    with pytest.raises(ValueError, match="would evaluate"):
+        refuse_expressions(sent)
+
+
+@pytest.mark.parametrize(
+    "sent", ["oct 1", "a$b@c%", {"label_info": [{"name": "RNFL", "idx": 1}]}, 3.0, None, [True, {}]]
+)
+def test_everything_else_passes(sent):
+    refuse_expressions(sent)
+
+
+def test_settings_are_taken_by_name_and_type_and_the_rest_is_left_out():
+    sent = {
+        "device": ["cuda:1", "cpu"],
+        "max_epochs": "3",
+        "weight": 2,
+        "map": None,
+        "store": "true",
+        "tracking_uri": "x",
+    }
+    taken = take(sent, CHECKS)
+    assert taken == {"device": "cuda:1", "max_epochs": 3, "weight": 2.0, "store": True}
+    assert isinstance(taken["max_epochs"], int)
+
+
+def test_a_seed_of_63_bits_loses_no_digit():
+    assert take({"seed": 2**62 + 1}, {"seed": number(0, 2**63 - 1, whole=True)})["seed"] == 2**62 + 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [
+        ({"device": "$torch"}, "'device' is '\\$torch'; expected cpu, cuda"),
+        ({"device": 0}, "'device' is '0'"),
+        ({"max_epochs": 0}, "'max_epochs' is '0'; expected a whole number from 1 to 100"),
+        ({"max_epochs": 1.5}, "expected a whole number"),
+        ({"max_epochs": True}, "'max_epochs' is 'True'"),
+        ({"max_epochs": float("nan")}, "'max_epochs' is 'nan'"),
+        ({"weight": "much"}, "'weight' is 'much'; expected a number from 0 to 10"),
+        ({"weight": [1]}, "'weight'"),
+        ({"map": "labels; rm"}, r"'map' is 'labels; rm'; expected one of \['labels', 'entropy'\]"),
+        ({"map": {"a": 1}}, "'map'"),
+        ({"store": "perhaps"}, "'store' is 'perhaps'; expected true or false"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(sent, message):
+    with pytest.raises(ValueError, match=message):
+        take(sent, CHECKS)
+
+
+def test_unknown_names_are_told_with_those_there_are():
+    assert known("model", "a", {"a": 1}) == "a"
+    with pytest.raises(Unknown, match=r"There is no model 'c'; there are: a, b\."):
+        known("model", "c", ["b", "a"])
+    with pytest.raises(Unknown, match="there are: none"):
+        known("image", ["a"], [])
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "a\\b", "", "$x", ".hidden", "a..b", "x" * 300, "é/"])
+def test_names_that_would_leave_the_folder_are_refused(name):
+    with pytest.raises(ValueError, match="cannot be used"):
+        file_name("image id", name)
+
+
+def test_ordinary_names_may_become_files():
+    assert file_name("image id", "OCT_1 left-2.3+x") == "OCT_1 left-2.3+x"

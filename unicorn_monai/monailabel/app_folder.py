@@ -1,0 +1,136 @@
+"""The folder that MONAI Label serves and writes into: copies of a finished run's bundles.
+
+    APP/main.py                  one import
+    APP/app.json                 run, set-up, label names, settings of the synthesis
+    APP/model/retinal_unet       the segmentation network that is served and trained on
+    APP/generator/<bundle>       the networks of the synthesis, and the segmentation network of their uncertainties
+
+Training changes ``APP/model`` only, neither the run nor the generator: a prior belongs to the network that measured.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from unicorn_monai.checkpoints import read_metadata
+from unicorn_monai.datasets import PathLike, write_json
+from unicorn_monai.handlers import read_json
+from unicorn_monai.settings import Settings
+
+SEGMENTATION = "retinal_unet"
+GENERATOR = (SEGMENTATION, "latent_diffusion", "uncertainty_controlnet", "semantic_controlnet", "synthesis")
+MAIN = '"""Served by MONAI Label."""\n\nfrom unicorn_monai.monailabel.app import UnicornApp  # noqa: F401\n'
+RECORD = "app.json"
+NOT_SERVED = ("*last.pt", "resume.pt", "uncertainties.json", "output", "__pycache__")
+
+
+def make_app(app_dir: PathLike, run: PathLike | None, setup: str | None = None) -> dict[str, Any]:
+    """Make the folder of an app, or go on with one; weights that were trained in it are kept.
+
+    Args:
+        app_dir: the folder.
+        run: folder of a finished run; None goes on with what is there.
+        setup: whose segmentation weights are served first, a folder of ``RUN/segmentation`` or "lower_bound"; None
+            takes the network trained on synthetic and real images.
+
+    Returns:
+        What ``app.json`` says.
+
+    Raises:
+        ValueError: no run, an unfinished one, an unknown set-up, or an app that was made from another run.
+    """
+    app_dir = Path(app_dir).resolve()
+    record = app_dir / RECORD
+    if record.is_file():
+        before = read_json(record)
+        if run is not None and before["run"] != str(Path(run).resolve()):
+            raise ValueError(
+                f"The app in '{app_dir}' was made from the run '{before['run']}', not '{run}'. Leave out --run to go "
+                "on with it, or give another folder by --app."
+            )
+        if setup is not None and before["setup"] != setup:
+            raise ValueError(
+                f"The app in '{app_dir}' started with the weights '{before['setup']}', not '{setup}'. Leave out "
+                "--setup to go on with it, or give another folder by --app."
+            )
+        return before
+    if run is None:
+        raise ValueError(f"There is no app in '{app_dir}' yet. Give a finished run by --run.")
+    run = Path(run).resolve()
+    if not (run / "results.json").is_file():
+        raise ValueError(f"'{run}' is no finished run: it has no results.json. Finish it with `--resume`.")
+    settings = Settings.from_dict(read_json(run / "experiment.json")["settings"])
+    mode, labels = settings.modes[0], read_json(run / "results.json")["labels"]
+    setup = setup or "unicorn+real"
+    weights = _weights(run, setup)
+    temporary = app_dir.with_name(f".tmp-{app_dir.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    for name in GENERATOR:
+        _copy(run / "bundles" / name, temporary / "generator" / name)
+    _copy(run / "bundles" / SEGMENTATION, temporary / "model" / SEGMENTATION)
+    for suffix in (".pt", ".json"):
+        shutil.copy(weights.with_suffix(suffix), temporary / "model" / SEGMENTATION / "models" / f"model{suffix}")
+    prior = f"prior_{'paper' if mode == 'paper' else 'zscore'}.json"
+    generator = app_dir / "generator"
+    paths = {name: str(generator / name) for name in (SEGMENTATION, "latent_diffusion")}
+    paths["prior_path"] = str(generator / SEGMENTATION / "models" / prior)
+    for name in GENERATOR:
+        _set(temporary / "generator" / name, {**paths, "bundle_root": str(generator / name)})
+    served = temporary / "model" / SEGMENTATION
+    _set(served, {"bundle_root": str(app_dir / "model" / SEGMENTATION)})
+    _name_labels(served / "configs" / "metadata.json", labels)
+    content = {
+        "run": str(run),
+        "setup": setup,
+        "labels": labels,
+        "mode": mode,
+        "uncertainty_weight": settings.weight(mode),
+        "guidance": list(settings.guidance_of(mode)),
+    }
+    (temporary / "main.py").write_text(MAIN)
+    write_json(temporary / RECORD, content)
+    app_dir.mkdir(parents=True, exist_ok=True)
+    for path in sorted(temporary.iterdir(), key=lambda p: p.name == RECORD):  # the record last: it says all is there
+        target = app_dir / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        path.rename(target)
+    temporary.rmdir()
+    return content
+
+
+def _weights(run: Path, setup: str) -> Path:
+    trained = sorted(p.parent.name for p in (run / "segmentation").glob("*/model.pt"))
+    if setup != "lower_bound" and setup not in trained:
+        raise ValueError(f"'{run}' has no segmentation weights '{setup}'; expected one of {['lower_bound', *trained]}.")
+    folder = run / "bundles" / SEGMENTATION / "models" if setup == "lower_bound" else run / "segmentation" / setup
+    read_metadata(folder / "model.pt")
+    return folder / "model.pt"
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not (source / "configs").is_dir():
+        raise ValueError(f"'{source}' is missing; the run is not complete. Finish it with `--resume`.")
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*NOT_SERVED))
+
+
+def _set(bundle: Path, entries: dict[str, str]) -> None:
+    """Set the entries that a configuration of the bundle has."""
+    for path in (bundle / "configs").glob("*.json"):
+        config = ConfigParser.load_config_file(path)
+        if "bundle_root" in config:
+            write_json(path, config | {key: value for key, value in entries.items() if key in config})
+
+
+def _name_labels(metadata: Path, labels: list[str]) -> None:
+    """Tell the run's own labels; MONAI Label takes the value 0 for background, which nobody paints."""
+    content = read_json(metadata)
+    content["network_data_format"]["outputs"]["pred"] |= {
+        "num_channels": len(labels),
+        "channel_def": {str(value): "background" if value == 0 else name for value, name in enumerate(labels)},
+    }
+    write_json(metadata, content)

@@ -1,0 +1,123 @@
+"""Label maps as clients send them -> label maps as the package trains on them: (rows, columns), values of the table.
+
+Two things differ between viewers and this package. Axes: .nii, .nii.gz and .nrrd list pixels in the axes of the image
+file (`file_axes`), pictures row by row. Values: 3D Slicer numbers the segments it exports 1, 2, ... and names them in
+``label_info``; others send the values of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from unicorn_monai.dataset_files import file_axes, read_array, read_shape, write_array
+from unicorn_monai.datasets import IGNORE_LABEL, PathLike
+
+VOLUMES = (".nii.gz", ".nii", ".nrrd")
+PICTURES = (".png", ".tif", ".tiff", ".bmp")  # lossless; JPEG would change labels
+IMAGES = (".nii.gz", ".nii", *PICTURES, ".jpg", ".jpeg")
+
+
+def suffix_of(path: PathLike, known: Sequence[str] = (*VOLUMES, *IMAGES)) -> str:
+    """The suffix of a file, ``.nii.gz`` as one.
+
+    Raises:
+        ValueError: none of those known.
+    """
+    for suffix in known:
+        if str(path).lower().endswith(suffix) and not str(path).lower().endswith(".seg.nrrd"):
+            return suffix
+    raise ValueError(f"'{Path(path).name}' has a format that is not read here; expected one of {list(known)}.")
+
+
+def served_suffix(image: PathLike) -> str:
+    """In which format masks and synthetic images of an image are stored: NIfTI for NIfTI, PNG for pictures."""
+    return ".nii.gz" if str(image).endswith((".nii", ".nii.gz")) else ".png"
+
+
+def read_client_label(
+    path: PathLike, image: PathLike, names: Sequence[str], label_info: Sequence[Mapping[str, Any]] = ()
+) -> np.ndarray:
+    """Read a label map that a client sent.
+
+    Args:
+        path: the label map, 2D or a volume of one slice.
+        image: file of its image.
+        names: of the labels, ordered by value.
+        label_info: names of the segments as 3D Slicer sends them, [{"name", "idx"}, ...].
+
+    Returns:
+        (rows, columns) uint8.
+
+    Raises:
+        ValueError: unknown format, another size than the image, or values that are no labels.
+    """
+    suffix = suffix_of(path, (*VOLUMES, *PICTURES))
+    array = _read_nrrd(path) if suffix == ".nrrd" else read_array(path)
+    if array.ndim != 2:
+        raise ValueError(f"The label map has shape {array.shape}; expected one slice with one channel.")
+    if suffix in VOLUMES:
+        array = file_axes(image, array)
+    size = read_shape(image)[:2]
+    if array.shape != size:
+        raise ValueError(f"The label map is {array.shape}, its image {size}; expected one size, rows x columns.")
+    values = np.unique(array)
+    if not np.array_equal(values, values.astype(np.uint8)):
+        raise ValueError(
+            f"The label map holds {values[:8].tolist()}; expected whole numbers from 0 to {len(names) - 1}."
+        )
+    array = _table(label_info, names)[array.astype(np.uint8)]
+    unknown = sorted(set(np.unique(array).tolist()) - set(range(len(names))) - {IGNORE_LABEL})
+    if unknown:
+        raise ValueError(
+            f"The label map holds {unknown}; expected 0 to {len(names) - 1} ({', '.join(names)}) or {IGNORE_LABEL}."
+        )
+    return np.ascontiguousarray(array)
+
+
+def write_like(array: np.ndarray, path: Path, image: PathLike) -> None:
+    """Write (rows, columns) uint8 with the geometry of an image: NIfTI keeps its shape and affine."""
+    if served_suffix(path) == ".png":
+        write_array(path, array)
+        return
+    reference = nib.Nifti1Image.from_filename(image)
+    nib.save(nib.Nifti1Image(array.reshape(reference.shape), reference.affine), path)
+
+
+def _read_nrrd(path: PathLike) -> np.ndarray:
+    import nrrd  # comes with MONAI Label
+
+    array, _ = nrrd.read(str(path))
+    return array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
+
+
+def _table(label_info: Sequence[Mapping[str, Any]], names: Sequence[str]) -> np.ndarray:
+    """Value in the file -> value of the label, for every uint8."""
+    table = np.arange(256, dtype=np.uint8)
+    if not label_info:
+        return table
+    by_name = {name.lower(): value for value, name in enumerate(names)} | {"background": 0}
+    try:
+        segments = [(str(entry["name"]), int(entry["idx"])) for entry in label_info]
+        values = [by_name[name.lower()] for name, _ in segments]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"'label_info' cannot be used ({error!s}); expected the name and the idx of every segment, with names of "
+            f"{list(names)}."
+        ) from error
+    numbers = [number for _, number in segments]
+    if numbers == values:
+        return table
+    if numbers != list(range(1, len(numbers) + 1)) or len(set(values)) < len(values):
+        raise ValueError(
+            f"'label_info' numbers its segments {numbers}; expected 1, 2, ... in their order, or the values {values}, "
+            "each label once."
+        )
+    table[:] = 254  # what label_info does not name is no label
+    table[[0, IGNORE_LABEL]] = 0, IGNORE_LABEL
+    table[numbers] = values
+    return table

@@ -1,0 +1,119 @@
+"""Start the server: what MONAI Label reads from its environment is set before it is imported."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import typer
+
+from unicorn_monai.datasets import HEADER
+from unicorn_monai.monailabel.app_folder import make_app
+from unicorn_monai.monailabel.label_files import IMAGES
+
+logger = logging.getLogger("unicorn_monai")
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+FOLDERS = ("model", "lib", "logs", "bin")  # MONAI Label expects them
+
+
+def label_studies(
+    studies: Path, run: Path | None, setup: str | None, host: str, port: int, folder: Path | None
+) -> None:
+    """Make the app of a folder of studies, or go on with it, and serve it: the command ``unicorn-monai label``.
+
+    Args:
+        studies: folder of the images.
+        run: finished run; None goes on with an app there is.
+        setup: segmentation weights to start with.
+        host: address to listen on.
+        port: of the server.
+        folder: of the app; None takes one for these studies in the user's own folder.
+    """
+    require_monailabel()
+    require_studies(studies)
+    folder = folder or app_folder_of(studies)
+    content = make_app(folder, run, setup)
+    logger.info(f"app: {folder} (run {content['run']}, weights {content['setup']})")
+    if host not in LOOPBACK:
+        logger.warning(
+            f"Everybody who reaches {host}:{port} can read, change and delete the studies: the server has no "
+            "authentication unless MONAI_LABEL_AUTH_ENABLE and a realm are configured (docs/monai_label.md)."
+        )
+    serve(folder, studies, host, port)
+
+
+def app_folder_of(studies: Path) -> Path:
+    """Where the app of a folder of studies lives: in the user's own folder for application data."""
+    name = hashlib.sha256(str(studies.resolve()).encode()).hexdigest()[:8]
+    return Path(typer.get_app_dir("unicorn-monai")) / "label" / f"{studies.resolve().name}-{name}"
+
+
+def serve(app_dir: Path, studies: Path, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Serve an app until it is interrupted.
+
+    Args:
+        app_dir: folder made by `make_app`.
+        studies: folder of the images.
+        host: address to listen on.
+        port: of the server.
+    """
+    configure(app_dir, studies, port)
+    import uvicorn
+    from monailabel.utils.others.generic import init_log_config
+
+    from unicorn_monai.monailabel.server import build
+
+    log = init_log_config(None, str(app_dir), "app.log", root_level="INFO")
+    uvicorn.run(build(), host=host, port=port, log_config=log, access_log=False)
+
+
+def configure(app_dir: Path, studies: Path, port: int = 8000) -> None:
+    """Tell MONAI Label, and the processes that it starts, what to serve.
+
+    Raises:
+        ValueError: MONAI Label is not installed, or the studies are no folder of images.
+    """
+    require_monailabel()
+    require_studies(studies)
+    os.environ |= {
+        "MONAI_LABEL_APP_DIR": str(app_dir.resolve()),
+        "MONAI_LABEL_STUDIES": str(studies.resolve()),
+        "MONAI_LABEL_SERVER_PORT": str(port),
+        "MONAI_LABEL_SESSIONS": "false",
+        "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps([f"*{suffix}" for suffix in IMAGES]),
+        "PYTHONPATH": os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(app_dir.resolve())]),
+    }
+    for folder in FOLDERS:
+        (app_dir / folder).mkdir(exist_ok=True)
+
+
+def require_monailabel() -> None:
+    """Refuse to start without MONAI Label.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    if find_spec("monailabel") is None:
+        raise ValueError(
+            "MONAI Label is not installed in this environment. docs/monai_label.md tells how to install it."
+        )
+
+
+def require_studies(studies: Path) -> None:
+    """Refuse a folder that MONAI Label would find no image in.
+
+    Raises:
+        ValueError: no folder, or a data set, whose images lie one folder deeper.
+    """
+    if not studies.is_dir():
+        raise ValueError(f"The studies '{studies}' are no folder. Give the folder that holds the images.")
+    if (studies / HEADER).is_file():
+        raise ValueError(
+            f"'{studies}' is a data set; MONAI Label looks for images in the folder itself. Give a copy of "
+            f"'{studies / 'images'}', since labels are written into it."
+        )

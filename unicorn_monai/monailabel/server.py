@@ -1,0 +1,139 @@
+"""The server: MONAI Label's own endpoints behind a guard, with errors in sentences.
+
+Before an endpoint runs, the guard reads everything the client sent: expressions are refused (400), names and ids must
+be known (404). Whatever goes wrong afterwards is told as {"detail": sentence}. Inference runs in a thread, so the
+server answers while it works. Left out are the endpoints that read or write what the app does not need: DICOMweb
+proxy, model files, sessions, whole-slide images.
+
+Imported after `launch.configure` only.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import Depends, FastAPI, Form, Request, UploadFile
+from fastapi.background import BackgroundTasks
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse
+from monailabel.config import settings
+from monailabel.endpoints import activelearning, batch_infer, datastore, infer, info, login, logs, scoring, train
+from monailabel.endpoints.user.auth import RBAC
+from monailabel.interfaces.utils.app import app_instance
+
+from unicorn_monai.monailabel.client import Unknown, file_name, known, refuse_expressions
+
+logger = logging.getLogger(__name__)
+
+TASKS = {
+    "infer": "model",
+    "batch": "model",
+    "train": "trainer",
+    "scoring": "scoring method",
+    "activelearning": "strategy",
+}
+RESERVED = ("image", "label", "label_map", "model", "method", "strategy", "source")  # said by the address or a file
+NEW_IMAGE = ("/datastore", "/datastore/image")  # where a PUT brings a new id
+USER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
+
+
+async def guard(request: Request) -> None:
+    """Look at what a client sent, before the endpoint sees it.
+
+    Raises:
+        ValueError: an expression, a name that could leave a folder, or settings that are no JSON object.
+        Unknown: a model, a method, a strategy or a study that does not exist.
+    """
+    query, path = dict(request.query_params), dict(request.path_params)
+    body = await _settings(request)
+    refuse_expressions({"path": path, "query": query, "body": body})
+    reserved = sorted(set(RESERVED) & set(body))
+    if reserved:
+        raise ValueError(f"The settings hold {reserved}; the address and the files of a request say these.")
+    app, kind = app_instance(), request.url.path.strip("/").split("/")[0]
+    if kind in TASKS and path:
+        known(TASKS[kind], next(iter(path.values())), app.names(TASKS[kind]))
+    if query.get("tag"):
+        file_name("label tag", query["tag"])
+    new = kind == "datastore" and request.method == "PUT" and request.url.path.rstrip("/") in NEW_IMAGE
+    for key in ("image", "label", "id"):
+        if query.get(key) and new:
+            file_name("image id", query[key])
+        elif query.get(key):
+            known("image", query[key], app.datastore().list_images())
+
+
+async def _settings(request: Request) -> Mapping[str, Any]:
+    """The settings in the body of a request: its JSON object, or the form fields ``params`` and ``info``."""
+    kind = request.headers.get("content-type", "")
+    if "form" in kind:
+        form = await request.form()
+        return {k: v for field in ("params", "info") for k, v in _object(form.get(field) or "{}").items()}
+    return _object((await request.body()).decode(errors="replace") or "{}")
+
+
+def _object(text: Any) -> Mapping[str, Any]:
+    """The JSON object in a text; null is an empty one."""
+    try:
+        content = json.loads(text) if isinstance(text, str) else ()
+    except (ValueError, RecursionError):
+        content = ()
+    content = {} if content is None else content
+    if not isinstance(content, Mapping):
+        raise ValueError(f"The settings are {str(text)[:80]!r}; expected a JSON object.")
+    return content
+
+
+@asynccontextmanager
+async def ready(app: FastAPI) -> AsyncIterator[None]:
+    """Make the app before the first request; scoring starts in the background."""
+    instance = app_instance()
+    instance.server_mode(True)
+    instance.on_init_complete()
+    yield
+
+
+def tell(request: Request, error: Exception) -> JSONResponse:
+    """What went wrong, in a sentence: the client's mistakes as 404 and 400, the server's as 500."""
+    status = 404 if isinstance(error, Unknown) else 400 if isinstance(error, ValueError) else 500
+    cause: BaseException = error
+    while isinstance(cause, RuntimeError) and cause.__cause__ is not None:  # MONAI wraps errors in its own
+        cause = cause.__cause__
+    if status == 500:
+        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    text = str(cause) if isinstance(cause, ValueError | RuntimeError) else f"{type(cause).__name__}: {cause}"
+    return JSONResponse({"detail": text}, status)
+
+
+def run_inference(
+    background_tasks: BackgroundTasks,
+    model: str,
+    image: str = "",
+    params: str = Form("{}"),
+    file: UploadFile | None = None,
+    label: UploadFile | None = None,
+    output: infer.ResultType | None = None,
+    user: Any = USER,
+) -> Any:
+    """MONAI Label's inference, in a thread."""
+    if not image and not file:
+        raise ValueError("There is nothing to work on; give the id of a study (?image=...) or upload a file.")
+    return infer.run_inference(background_tasks, model, image, "", params, file, label, output)
+
+
+def build() -> FastAPI:
+    """The web application, for the environment of `launch.configure`."""
+    app = FastAPI(title="unicorn_monai", docs_url="/", dependencies=[Depends(guard)], lifespan=ready)
+    if settings.MONAI_LABEL_CORS_ORIGINS:
+        origins = [str(origin) for origin in settings.MONAI_LABEL_CORS_ORIGINS]
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+    app.post("/infer/{model}")(run_inference)
+    for endpoint in (info, login, batch_infer, train, activelearning, scoring, datastore, logs):
+        app.include_router(endpoint.router)
+    for kind in (ValueError, Exception):
+        app.add_exception_handler(kind, tell)
+    return app

@@ -1,0 +1,136 @@
+"""Synthesis as a task of MONAI Label: the label map of a study, or an uploaded one -> an image that belongs to it.
+
+The networks are those of the run's ``synthesis`` bundle. The uncertainty is on the scale of the segmentation network
+they were trained with, kept beside them, whatever the served network has been trained to since.
+"""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+
+from unicorn_monai.bundle import default_device, load_config
+from unicorn_monai.monailabel.client import device, flag, number, take
+from unicorn_monai.monailabel.label_files import read_client_label, served_suffix, write_like
+from unicorn_monai.monailabel.studies import FINAL, Studies
+from unicorn_monai.synthesis import Generator, Request, downsampling
+from unicorn_monai.transforms import to_uint8
+
+SETTINGS = {
+    "device": device,
+    "seed": number(0, 2**63 - 1, whole=True),
+    "uncertainty": number(0, 1),
+    "weight": number(0, 10),
+    "num_inference_steps": number(1, 1000, whole=True),
+    "store": flag,
+}
+
+
+class Synthesis(InferTask):
+    """Make an image for a label map.
+
+    Args:
+        bundle: folder of the ``synthesis`` bundle, its siblings beside it.
+        names: of the labels, ordered by value.
+        mode: "paper" or "compositional".
+        weight: of the Uncertainty-ControlNet, unless a request says another.
+        guidance: of the uncertainty and of the label map.
+    """
+
+    def __init__(self, bundle: Path, names: Sequence[str], mode: str, weight: float, guidance: Sequence[float]) -> None:
+        description = "An image for the label map of a study or an uploaded one, at a given or sampled uncertainty"
+        config = {"seed": None, "uncertainty": None, "weight": weight, "num_inference_steps": None, "store": False}
+        super().__init__(InferType.OTHERS, None, 2, description, config)
+        self.bundle, self.names, self.mode, self.weight, self.guidance = (
+            bundle,
+            list(names),
+            mode,
+            weight,
+            list(guidance),
+        )
+        self._loaded: dict[str, ConfigParser] = {}
+        self._lock = threading.Lock()
+
+    def is_valid(self) -> bool:
+        """Whether the bundle is there."""
+        return (self.bundle / "configs" / "inference.json").is_file()
+
+    def _parser(self, name: str) -> ConfigParser:
+        """The bundle's configuration with its networks on a device; built once."""
+        if name not in self._loaded:
+            settings = {"mode": self.mode, "uncertainty_weight": self.weight, "guidance": self.guidance, "device": name}
+            self._loaded[name] = ConfigParser(load_config(self.bundle) | settings)
+        return self._loaded[name]
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Make one image.
+
+        Args:
+            request: ``label_map`` (a file as clients send it), ``image`` (file of the image it belongs to, or None) and
+                the settings of ``SETTINGS``; everything else is left out.
+
+        Returns:
+            File of the image, and what it was made of: ``seed``, ``uncertainty``, ``weight``, ``models``, ...
+
+        Raises:
+            ValueError: a label map that cannot be used, or a wrong setting.
+        """
+        started, settings = time.monotonic(), take(request, SETTINGS)
+        path = Path(request["label_map"])
+        reference = Path(request.get("image") or path)
+        labels = torch.from_numpy(read_client_label(path, reference, self.names))[None, None].long()
+        seed = settings.get("seed", secrets.randbelow(2**31))
+        weight = settings.get("weight", self.weight)
+        if self.mode == "paper" and weight > 1:
+            raise ValueError(f"'weight' is {weight}; expected 0 to 1, since the weights of this run are (1 - w, w).")
+        with self._lock:
+            parser = self._parser(settings.get("device", str(default_device())))
+            generator: Generator = parser.get_parsed_content("generator")
+            models = parser.get_parsed_content("evaluator::models")
+            uncertainty = settings.get("uncertainty")
+            if uncertainty is None:
+                uncertainty = float(parser.get_parsed_content("prior").sample([seed])[0])
+            self._require_size(labels, generator)
+            steps, generator.steps = generator.steps, settings.get("num_inference_steps", generator.steps)
+            try:
+                image = generator([Request(0, seed, uncertainty=uncertainty)], labels, weight)[0]
+            finally:
+                generator.steps = steps
+        suffix = served_suffix(reference)
+        with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as file:
+            write_like(to_uint8(image), Path(file.name), reference)
+        return file.name, {
+            "synthetic": True,
+            "seed": seed,
+            "uncertainty": uncertainty,
+            "uncertainty_sampled": "uncertainty" not in settings,
+            "weight": weight,
+            "mode": self.mode,
+            "guidance": self.guidance,
+            "source_label": request.get("source", path.name),
+            "models": models,
+            "latencies": {"total": round(time.monotonic() - started, 2)},
+        }
+
+    def _require_size(self, labels: torch.Tensor, generator: Generator) -> None:
+        size = tuple(side * downsampling(generator.autoencoder) for side in generator.latent_shape[1:])
+        if tuple(labels.shape[2:]) != size:
+            raise ValueError(
+                f"The label map is {tuple(labels.shape[2:])}; the networks of this run make {size}. Resample it."
+            )
+
+
+def store(studies: Studies, image: str, label: Path, source: str, answer: Mapping[str, Any]) -> str:
+    """Keep a synthetic image with its label map as a labelled study that is marked as synthetic; returns its id."""
+    study = studies.add_image(f"synthetic_{source}_{answer['seed']}", image, {"synthetic": dict(answer)})
+    studies.save_label(study, str(label), FINAL, {"synthetic": True})
+    return study
