@@ -27,10 +27,11 @@ from unicorn_monai.bundle import install
 from unicorn_monai.datasets import label_names, read_header, write_json
 from unicorn_monai.evaluation import control, pictures
 from unicorn_monai.evaluation.report import write_report
-from unicorn_monai.evaluation.segmentation import compare, score_images
+from unicorn_monai.evaluation.segmentation import compare
+from unicorn_monai.evaluation.subdomains import score_images
 from unicorn_monai.handlers import log_to_console, read_json
 from unicorn_monai.provenance import provenance
-from unicorn_monai.settings import STYLE_TRANSFER, Settings
+from unicorn_monai.settings import SEMANTIC_ONLY, STYLE_TRANSFER, SYNTHETIC, Settings
 from unicorn_monai.stages import Branch, Stages, side_by_side
 from unicorn_monai.tracking import Tracker
 
@@ -39,7 +40,12 @@ logger = logging.getLogger("unicorn_monai")
 OWN_BUNDLES = ("retinal_unet", "latent_diffusion", "uncertainty_controlnet", "semantic_controlnet", "synthesis")
 OWN_TRAINING = ("autoencoder", "diffusion", "unicorn_uncertainty_controlnet", "unicorn_semantic_controlnet")
 ROUNDS = 2  # of self-training
-REFERENCES = ("lower_bound", "cut+real", "augmentation")  # what set-ups are compared with, subject by subject
+REFERENCES = (
+    "lower_bound",
+    "cut+real",
+    "augmentation",
+    SEMANTIC_ONLY,
+)  # what set-ups are compared with, subject by subject
 
 
 class Experiment(Stages):
@@ -76,6 +82,7 @@ class Experiment(Stages):
         super().__init__(self.run_dir, device, settings.seed)
         self.results: dict[str, Any] = {
             "labels": label_names(self.labeled),
+            "modality": read_header(self.labeled).get("modality", "OCT"),
             "segmentation": {},
             "uncertainty": {},
             "seconds": {},
@@ -101,10 +108,10 @@ class Experiment(Stages):
     def compare(self) -> None:
         """UnIACorN in its modes, and the baselines; those with a budget of compute come last, since it is measured."""
         s = self.settings
-        timed = [name for name in s.baselines if name in STYLE_TRANSFER]
-        others = [name for name in s.baselines if name not in STYLE_TRANSFER]
+        last = [name for name in s.baselines if name in SYNTHETIC]
+        others = [name for name in s.baselines if name not in SYNTHETIC]
         self.parallel([("generate", mode) for mode in s.modes] + [("baseline", name) for name in others])
-        self.parallel([("baseline", name) for name in timed])
+        self.parallel([("baseline", name) for name in last])
 
     def segment(self) -> None:
         """Train the segmentation networks of the real images, and measure the uncertainties."""
@@ -152,9 +159,12 @@ class Experiment(Stages):
                 self.stage(f"{name}_{i}", work)
             self.evaluate(name)
         else:
-            self.stage(f"{name}_training", lambda: self.train_style_transfer(name))
-            self.stage(f"{name}_translation", lambda: self.translate(name))
             data = self.run_dir / f"synthetic_{name}"
+            if name == SEMANTIC_ONLY:
+                self.stage(f"{name}_synthesis", lambda: self.synthesise("paper", data, weight=0.0))
+            else:
+                self.stage(f"{name}_training", lambda: self.train_style_transfer(name))
+                self.stage(f"{name}_translation", lambda: self.translate(name))
             self.train_segmentation(name, data, data)
             self.train_segmentation(f"{name}+real", [data, self.labeled], data)
 
@@ -168,7 +178,7 @@ class Experiment(Stages):
 
     def install(self) -> None:
         """Put the bundles into the run folder, with the preset's settings and those of this data."""
-        labels, channels = len(self.results["labels"]), 3 if read_header(self.labeled).get("modality") == "RGB" else 1
+        labels, channels = len(self.results["labels"]), 3 if self.results["modality"] == "RGB" else 1
         preset = "small" if self.settings.preset == "quick" else None
         if set(STYLE_TRANSFER) & set(self.settings.baselines):
             own = self._overrides("style_transfer", "", labels, channels)
@@ -326,7 +336,7 @@ class Experiment(Stages):
             device_name=str(read_header(self.unlabeled)["device"]),
         )
 
-    def synthesise(self, mode: str) -> None:
+    def synthesise(self, mode: str, output: Path | None = None, weight: float | None = None) -> None:
         """Label maps of the labelled domain x uncertainties of the unlabelled one -> the synthetic data set."""
         s = self.settings
         self.bundle(
@@ -335,11 +345,11 @@ class Experiment(Stages):
             "infer",
             dataset_dir=str(self.labeled),
             mode=mode,
-            output_dir=str(self.synthetic(mode)),
-            uncertainty_weight=s.weight(mode),
+            output_dir=str(output or self.synthetic(mode)),
+            uncertainty_weight=s.weight(mode) if weight is None else weight,
             guidance=list(s.guidance_of(mode)),
             count=s.count,
-            augment=s.augment,
+            augment=s.augment and self.results["modality"] == "OCT",  # streets do not bend
             device_name=str(read_header(self.unlabeled)["device"]),
         )
 
@@ -348,7 +358,8 @@ class Experiment(Stages):
         control.summarise_uncertainties(self)
         self.results["differences"] = self.differences()
         simulated = [bool(read_header(self.unlabeled).get(key)) for key in ("simulated_device", "simulated_anatomy")]
-        self.results["simulated"] = "devices and anatomy" if all(simulated) else "devices" if any(simulated) else "none"
+        what = "devices and anatomy" if all(simulated) else "devices" if any(simulated) else "none"
+        self.results["simulated"] = read_header(self.unlabeled).get("simulated", what)
         self.results["commands"] = self.commands
         self.results["environment"] = provenance()["versions"] | {
             "machine": platform.machine(),

@@ -10,6 +10,8 @@ from unicorn_monai.fusion import MODES
 
 STYLE_TRANSFER = ("cyclegan", "cut")
 BASELINES = ("augmentation", "self_training", *STYLE_TRANSFER)
+SEMANTIC_ONLY = "semantic_only"  # the paper's comparison on street scenes: the Semantic-ControlNet without the other
+SYNTHETIC = (*STYLE_TRANSFER, SEMANTIC_ONLY)  # baselines that write a data set, once the method itself is trained
 
 
 @dataclass
@@ -25,7 +27,8 @@ class Settings:
         modes: what to train and compare; the first is the main one, its results carry the plain names.
         uncertainty_weight: weight of the Uncertainty-ControlNet in ``compositional`` mode.
         paper_weight: w in ``paper`` mode, (1 - w, w).
-        baselines: what else to compare with, some of "augmentation", "self_training", "cyclegan", "cut".
+        baselines: what else to compare with, some of "augmentation", "self_training", "cyclegan", "cut" and
+            "semantic_only". The last takes the Semantic-ControlNet of the mode "paper" alone.
         confidence: of the network that a pixel's pseudo-label needs to count in ``self_training``.
         guidance: of the uncertainty and of the label map in ``compositional`` mode; (1, 1) is none.
         count: synthetic training images; as many as labelled ones by default.
@@ -85,8 +88,10 @@ class Settings:
             if mode not in MODES:
                 raise ValueError(f"Unknown mode '{mode}'; expected some of {list(MODES)}.")
         for name in self.baselines:
-            if name not in BASELINES:
-                raise ValueError(f"Unknown baseline '{name}'; expected some of {list(BASELINES)}.")
+            if name not in (*BASELINES, SEMANTIC_ONLY):
+                raise ValueError(f"Unknown baseline '{name}'; expected some of {[*BASELINES, SEMANTIC_ONLY]}.")
+        if SEMANTIC_ONLY in self.baselines and "paper" not in self.modes:
+            raise ValueError(f"'{SEMANTIC_ONLY}' needs the mode 'paper'; modes are {list(self.modes)}. Add it.")
         if len(self.guidance) != 2:
             raise ValueError(f"guidance is {self.guidance}; expected two numbers, [uncertainty, label map].")
         if self.jobs is not None and self.jobs < 1:

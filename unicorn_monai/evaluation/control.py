@@ -24,7 +24,7 @@ from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.latents import LatentDataset
 from unicorn_monai.losses import high_pass_std
 from unicorn_monai.prior import UncertaintyPrior
-from unicorn_monai.settings import STYLE_TRANSFER
+from unicorn_monai.settings import SYNTHETIC
 from unicorn_monai.synthesis import Generator, Request, Requests, with_uncertainty
 from unicorn_monai.transforms import LoadPixelsd, read_image
 from unicorn_monai.uncertainty import image_uncertainty
@@ -163,7 +163,7 @@ def summarise_uncertainties(run: Experiment) -> None:
         paths = [item["image"] for item in datalist(folder, "training")]
         logits = predict(segmentation, paths, run.device, _channels(run))
         values["unicorn" if main else f"unicorn_{mode}"] = image_uncertainty(logits).numpy()
-    for name in (name for name in STYLE_TRANSFER if name in run.settings.baselines):
+    for name in (name for name in SYNTHETIC if name in run.settings.baselines):
         paths = [item["image"] for item in datalist(run.run_dir / f"synthetic_{name}", "training")]
         values[name] = image_uncertainty(predict(segmentation, paths, run.device, _channels(run))).numpy()
     run.results["uncertainty"] = {
