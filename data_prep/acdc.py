@@ -3,12 +3,12 @@
     python -m data_prep.acdc ACDC OUTPUT --size 512 1024 [--labels none]
 
     ACDC/rgb_anon/{weather}/{train,val}/{sequence}/{sequence}_frame_{n}_rgb_anon.png
-    ACDC/gt/{weather}/{train,val}/{sequence}/{sequence}_frame_{n}_gt_labelTrainIds.png    or _gt_labelIds.png
+    ACDC/gt/{weather}/{train,val}/{sequence}/{sequence}_frame_{n}_gt_labelTrainIds.png         or _gt_labelIds
 
 The weather is fog, night, rain or snow, and kept as `sub_domain` of each item. The clear-weather twins (`train_ref`,
-`..._rgb_ref_anon.png`) are never read. The official `val` becomes the test split, `train` is divided by sequence into training and validation. Flattened
-copies (rgb_anon/{train,val}/*.png) have lost the weather: name each sequence's with --weather-of FILE, a JSON table
-{"fog": ["GOPR0475", ...], ...}.
+`..._rgb_ref_anon.png`) are never read. The official `val` becomes the test split, `train` is divided by
+sequence into training and validation. Flattened copies (rgb_anon/{train,val}/*.png) have lost the weather: name each
+sequence's with --weather-of FILE, a JSON table {"fog": ["GOPR0475", ...], ...}.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def find(options: Namespace, report: Report) -> list[Source]:
         own = [source for folder, ours in found for source in _sequences(folder, weather, ours, options)]
         if not own:
             raise ValueError(
-                f"'{root / weather}' holds no {PICTURE} in train or val; expected some of each weather. Unpack them, or "
-                f"do without: --weather {' '.join(w for w in options.weather if w != weather)}"
+                f"'{root / weather}' holds no {PICTURE} in train or val; expected some of each weather. Unpack them, "
+                f"or do without: --weather {' '.join(w for w in options.weather if w != weather)}"
             )
         sources += own
     return _disjoint(sources, report)

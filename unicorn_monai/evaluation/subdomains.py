@@ -75,7 +75,7 @@ def score_images(
     device: torch.device,
     record: PathLike,
 ) -> dict[str, Any]:
-    """As ``segmentation.score_images``, and under "sub_domains" the same for each of them where the data set has any."""
+    """As ``segmentation.score_images``, and "sub_domains" with the same for each of them, if the data set has any."""
     table = sub_domain_table(dataset_dir, split)
     found = segmentation.score_images(bundle_root, weights, dataset_dir, split, seed, device, record)
     return found | ({"sub_domains": by_sub_domain(Counts.load(record), table, seed)} if table else {})

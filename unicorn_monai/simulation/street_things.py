@@ -19,7 +19,7 @@ from unicorn_monai.simulation.street import (
     UP,
     Upright,
 )
-from unicorn_monai.simulation.zbuffer import EVERYWHERE, Scene, texture
+from unicorn_monai.simulation.zbuffer import Scene, texture
 
 METAL, WHITE = (0.25, 0.26, 0.26), (0.65, 0.65, 0.65)
 LAMP_GLOW, REAR_GLOW, HEAD_GLOW = (60.0, 50.0, 36.0), (40.0, 2.0, 1.0), (400.0, 380.0, 340.0)  # lit windows
@@ -98,20 +98,20 @@ def paint_car(scene: Scene, s: float, z: float, rng: np.random.Generator, lights
 
     scene.upright(s, z, width, height, end)
     edge = s - np.sign(scene.axis(z) + s) * width / 2  # the flank that looks towards our lane
-    at_z, b = scene.wall(float(edge))
-    t = (at_z - z) / length
-    roof = np.where((t > 0.08) & (t < 0.72), height, np.where(t < 0.8, belt + 0.15, belt))
-    pane = (b > belt + 0.04) & (b < height - 0.1) & (t > 0.12) & (t < 0.68) & (np.abs(t - 0.42) > 0.02)
-    tyre = np.hypot(np.minimum(np.abs(t - 0.18), np.abs(t - 0.82)) * length, b - 0.31) < 0.31
-    shape = (t >= 0) & (t < 1) & (b >= 0) & (tyre | ((b > 0.2) & (b < roof)))
-    colour = np.where(tyre[..., None], TYRE, np.where(pane[..., None], GLASS, paint * 0.9))
-    looks = np.where(b > roof - 0.08, UP, FROM_RIGHT if edge < s else FROM_LEFT)
-    scene.paint(EVERYWHERE, shape, at_z, "car", colour, looks, 0.2)
-    ground, right = scene.ground()
+    if (seen := scene.wall(float(edge), z, z + length)) is not None:
+        at, at_z, b = seen
+        t = (at_z - z) / length
+        roof = np.where((t > 0.08) & (t < 0.72), height, np.where(t < 0.8, belt + 0.15, belt))
+        pane = (b > belt + 0.04) & (b < height - 0.1) & (t > 0.12) & (t < 0.68) & (np.abs(t - 0.42) > 0.02)
+        tyre = np.hypot(np.minimum(np.abs(t - 0.18), np.abs(t - 0.82)) * length, b - 0.31) < 0.31
+        shape = (t >= 0) & (t < 1) & (b >= 0) & (tyre | ((b > 0.2) & (b < roof)))
+        colour = np.where(tyre[..., None], TYRE, np.where(pane[..., None], GLASS, paint * 0.9))
+        looks = np.where(b > roof - 0.08, UP, FROM_RIGHT if edge < s else FROM_LEFT)
+        scene.paint(at, shape, at_z, "car", colour, looks, 0.2)
+    at, ground, right = scene.ground()
     away = np.maximum(np.abs(right - s) - width / 2, np.maximum(z - ground, ground - z - length))
-    below = np.isin(scene.label, (ID["road"], ID["sidewalk"])) & np.isfinite(away)
-    shade = np.where(below, np.clip(0.85 - away / 0.5, 0, 0.85), 0)
-    np.maximum(scene.sheltered, shade, out=scene.sheltered)
+    below = np.isin(scene.label[at], (ID["road"], ID["sidewalk"]))
+    np.maximum(scene.sheltered[at], np.where(below, np.clip(0.85 - away / 0.5, 0, 0.85), 0), out=scene.sheltered[at])
 
 
 def paint_person(scene: Scene, s: float, z: float, rng: np.random.Generator) -> None:

@@ -53,21 +53,21 @@ def render(street: Street, rng: np.random.Generator, z: float = 0.0, size: tuple
 
 def _ground(scene: Scene, rng: np.random.Generator) -> None:
     street = scene.street
-    z, s = scene.ground()
+    at, z, s = scene.ground()
     on, half = z < FARTHEST_M, street.road_m / 2
-    grain = texture(rng, scene.shape, 1.0, 0.05) * texture(rng, scene.shape, 6.0, 0.05)
+    grain = texture(rng, z.shape, 1.0, 0.05) * texture(rng, z.shape, 6.0, 0.05)
     road = np.array(ASPHALT) * rng.uniform(0.8, 1.25)
     middle = (np.abs(s) < 0.09) & ((z + scene.z) % 12.0 < 6.0)
     edge = (np.abs(np.abs(s) - (half - 0.25)) < 0.07) & (street.road_m > 8)
     colour = np.where((middle | edge)[..., None], MARKING, road) * grain[..., None]
-    scene.paint(EVERYWHERE, on & (np.abs(s) < half), z, "road", colour, UP)
+    scene.paint(at, on & (np.abs(s) < half), z, "road", colour, UP)
     outer = half + np.where(s < 0, *street.pavement_m)
     slabs = 1 - 0.12 * (((z + scene.z) % 1.0 < 0.06) | (np.abs(s) % 1.0 < 0.05))
     kerb = np.where((np.abs(s) < half + 0.18)[..., None], 1.35, 1.0) * np.array(PAVING)
     walk = on & (np.abs(s) >= half) & (np.abs(s) < outer)
-    scene.paint(EVERYWHERE, walk, z, "sidewalk", kerb * (slabs * grain)[..., None], UP)
-    grass = np.array(GRASS) * (grain * texture(rng, scene.shape, 3.0, 0.15))[..., None]
-    scene.paint(EVERYWHERE, on & (np.abs(s) >= outer), z, "terrain", grass, UP)
+    scene.paint(at, walk, z, "sidewalk", kerb * (slabs * grain)[..., None], UP)
+    grass = np.array(GRASS) * (grain * texture(rng, z.shape, 3.0, 0.15))[..., None]
+    scene.paint(at, on & (np.abs(s) >= outer), z, "terrain", grass, UP)
 
 
 def _backdrop(scene: Scene) -> None:
@@ -90,15 +90,18 @@ def _houses(scene: Scene, side: int) -> None:
         if far < 0.5 or near > FARTHEST_M or house.height_m == 0:
             continue
         s = sign * (street.road_m / 2 + street.pavement_m[side] + house.setback_m)
-        z, height = scene.wall(s)
-        mask = (z >= near) & (z < far) & (height < house.height_m) & (height >= 0)
-        colour, glow = _facade(house, z - near, height)
-        scene.paint(EVERYWHERE, mask, z, "building", colour, (FROM_LEFT, FROM_RIGHT)[side], 0.25, glow)
+        if (seen := scene.wall(s, near, far)) is not None:
+            at, z, height = seen
+            mask = (z >= near) & (z < far) & (height < house.height_m) & (height >= 0)
+            colour, glow = _facade(house, z - near, height)
+            scene.paint(at, mask, z, "building", colour, (FROM_LEFT, FROM_RIGHT)[side], 0.25, glow)
         if near > 0.5:
-            a = sign * (scene.x * near - scene.axis(near)) - abs(s)
-            b = np.broadcast_to(CAMERA_HEIGHT_M - scene.y * near, scene.shape)
-            gable = (a >= 0) & (a < 12) & (b >= 0) & (b < house.height_m)
-            scene.paint(EVERYWHERE, gable, near, "building", np.array(house.wall) * 0.9, FACING, 0.25)
+            wall, top = np.array(house.wall) * 0.9, house.height_m
+
+            def gable(at, a, b, near=near, wall=wall, top=top) -> None:
+                scene.paint(at, (np.abs(a) < 6) & (b >= 0) & (b < top), near, "building", wall, FACING, 0.25)
+
+            scene.upright(s + 6.0 * sign, near, 12.0, top, gable)
 
 
 def _facade(house: House, along: Array, height: Array) -> tuple[Array, Array]:
@@ -109,11 +112,11 @@ def _facade(house: House, along: Array, height: Array) -> tuple[Array, Array]:
     a, b = (along / pitch) % 1.0, (height / storey) % 1.0
     window = (np.abs(a - 0.5) < wide / 2) & (b > 0.3) & (b < 0.82) & (height < house.height_m - 0.8)
     window |= (floor == 0) & (np.abs(a - 0.5) < 0.35) & (b < 0.8) & (rng.random() < 0.5)
-    lit = rng.random((64, 64)) < rng.uniform(0.1, 0.5)
+    lit = rng.random((32, 8)) < rng.uniform(0.1, 0.5)
     warm = np.array((1.0, 0.75, 0.4)) * rng.uniform(0.5, 1.2)
     shade = np.where(height < 0.6, 0.7, np.where(height > house.height_m - 0.5, 0.75, 1.0))
     albedo = np.where(window[..., None], np.array(GLASS), np.array(house.wall) * shade[..., None])
-    return albedo, (window & lit[column % 64, floor % 64])[..., None] * warm
+    return albedo, (window & lit[column % 32, floor % 8])[..., None] * warm
 
 
 def _uprights(scene: Scene) -> None:

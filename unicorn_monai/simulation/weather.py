@@ -26,8 +26,9 @@ from unicorn_monai.simulation.zbuffer import Scene, average
 
 Range = tuple[float, float]
 
-FULL_WELL = 8000.0  # electrons of white at the lowest gain
+FULL_WELL = 20_000.0  # electrons of white at the lowest gain
 READ_NOISE = 3.0  # electrons
+AIR_M = 1000.0  # thickness of the layer of haze or fog in front of the sky
 LONGEST_K = 1.2  # exposure (white per kcd/m^2) at the longest shutter; beyond it gain
 LARGEST_K = 150.0  # and at the largest gain
 MID_GREY = 0.16  # share of white that the mean luminance is exposed to
@@ -134,7 +135,7 @@ def photograph(
     luminance = np.where((scene.label == ID["sky"])[..., None], sky, luminance)
     luminance = reflect(scene, luminance, film)
     beta = 3.0 / s["visual_range_m"] + rain_extinction(s["rain_mm_h"])
-    t = np.exp(-beta * scene.depth_m)[..., None]
+    t = np.exp(-beta * np.minimum(scene.depth_m, AIR_M))[..., None]
     luminance = luminance * t + air * (1 - t)
     luminance = falling(scene, luminance, s, rng)
     if s["drops"] >= 1:
@@ -215,11 +216,13 @@ def skylight(scene: Scene, s: dict[str, float], rng: np.random.Generator) -> tup
 
 
 def _clouds(rng: np.random.Generator, shape: tuple[int, int]) -> Array:
-    noise = sum(
-        w * gaussian_filter(rng.standard_normal(shape), (c * shape[0], 2.5 * c * shape[1]), mode="wrap") * c * shape[0]
-        for c, w in ((0.06, 1.0), (0.025, 0.5), (0.01, 0.25))
-    )
-    return (noise - np.mean(noise)) / (np.std(noise) + 1e-9)
+    """Smooth noise of unit variance in three octaves, flat as clouds are."""
+    total = np.zeros(shape)
+    for cells, weight in ((4, 1.0), (9, 0.5), (20, 0.25)):
+        coarse = rng.standard_normal((cells + 1, cells // 2 + 1))
+        y, x = (np.linspace(0, n - 1, m) for n, m in zip(coarse.shape, shape, strict=True))
+        total += weight * map_coordinates(coarse, np.meshgrid(y, x, indexing="ij"), order=2, mode="nearest")
+    return (total - total.mean()) / (total.std() + 1e-9)
 
 
 # ---------------------------------------------------------------------- water and snow

@@ -97,18 +97,27 @@ class Scene:
             a = self.x[:, across] * z - middle
             draw((rows, across), a, CAMERA_HEIGHT_M - self.y[rows] * z)
 
-    def wall(self, s: float) -> tuple[Array, Array]:
-        """Where the rays meet a wall along the street: Z (1e6 where they do not) and metres above the ground."""
-        slope = self.x - self.yaw
+    def wall(self, s: float, near: float, far: float) -> tuple[Region, Array, Array] | None:
+        """Where the rays meet a wall along the street from ``near`` to ``far``: region, Z, metres above the ground."""
+        near = max(near, 0.5)
+        if far <= near:
+            return None
+        ends = sorted((s + self.shift) / z + self.yaw for z in (near, far))
+        first, last = (int(np.clip(e * self.focal + self.shape[1] / 2, -1, self.shape[1] + 1)) for e in ends)
+        at = (slice(None), slice(max(0, first - 1), max(0, last + 2)))
+        slope = self.x[:, at[1]] - self.yaw
+        if slope.size == 0:
+            return None
         with np.errstate(divide="ignore", invalid="ignore"):
             z = (s + self.shift) / slope
-        z = np.broadcast_to(np.where((np.abs(slope) > 1e-4) & (z > 0.5), z, 1e6), self.shape)
-        return z, CAMERA_HEIGHT_M - self.y * z
+        z = np.where((np.abs(slope) > 1e-6) & (z > 0.4), z, 1e6)
+        return at, np.broadcast_to(z, (self.shape[0], z.shape[1])), CAMERA_HEIGHT_M - self.y * z
 
-    def ground(self) -> tuple[Array, Array]:
-        """Where the rays meet the ground: Z (NaN above the horizon) and metres to the right of the axis."""
-        z = np.broadcast_to(CAMERA_HEIGHT_M / np.where(self.y > 1e-3, self.y, np.nan), self.shape)
-        return z, self.x * z - self.axis(z)
+    def ground(self) -> tuple[Region, Array, Array]:
+        """Where the rays meet the ground: the region below the horizon, Z, and metres to the right of the axis."""
+        at = (slice(int(np.argmax(self.y[:, 0] > 1e-3)), None), slice(None))
+        z = np.broadcast_to(CAMERA_HEIGHT_M / self.y[at[0]], (self.shape[0] - at[0].start, self.shape[1]))
+        return at, z, self.x * z - self.axis(z)
 
     def axis(self, z):
         """X of the street's axis at a distance."""
