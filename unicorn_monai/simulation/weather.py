@@ -31,7 +31,7 @@ READ_NOISE = 3.0  # electrons
 AIR_M = 1000.0  # thickness of the layer of haze or fog in front of the sky
 LONGEST_K = 1.2  # exposure (white per kcd/m^2) at the longest shutter; beyond it gain
 LARGEST_K = 150.0  # and at the largest gain
-MID_GREY = 0.16  # share of white that the mean luminance is exposed to
+MID_GREY = 0.2  # share of white that the mean luminance is exposed to
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def snow_cover(scene: Scene, share: float, rng: np.random.Generator) -> Array:
         where = scene.label == ID[name]
         cover = np.where(where, np.clip(amount + patches, 0, 1) * (scene.looks == UP), cover)
     leaves = (scene.label == ID["vegetation"]) & (scene.looks == DIFFUSE)
-    cover = np.where(leaves, np.clip(share * (0.75 - 1.6 * scene.sheltered) + patches, 0, 0.85), cover)
+    cover = np.where(leaves, np.clip(share * (0.55 - 1.2 * scene.sheltered) + 0.3 * patches, 0, 0.7), cover)
     cover *= 1 - 0.8 * np.clip(scene.sheltered - 0.4, 0, 1)  # none below cars
     white = rng.uniform(0.8, 0.9) * np.array((0.97, 0.985, 1.0)) * (1 + 0.03 * _clouds(rng, (rows, columns)))[..., None]
     return scene.albedo * (1 - cover[..., None]) + white * cover[..., None]
