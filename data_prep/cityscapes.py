@@ -45,7 +45,9 @@ def find(options: Namespace, report: Report) -> list[Source]:
         if not (root / split).is_dir():
             report.note(f"no folder leftImg8bit/{split}")
             continue
-        for city, group in groupby(files_below(root / split, (PICTURE,)), key=lambda path: path.name.split("_")[0]):
+        for city, group in groupby(
+            files_below(root / split, (PICTURE.lower(),)), key=lambda path: path.name.split("_")[0]
+        ):
             sources.append(Source(root / split / city, city, partial(read, list(group), options), ours))
     if (root / "test").is_dir():
         report.note("the official test split has no public labels and was left out")
