@@ -136,6 +136,7 @@ def synthesize(
 ) -> None:
     """Make more labelled synthetic images with the networks of a finished run."""
     from unicorn_monai.bundle import run_bundle
+    from unicorn_monai.datasets import read_header
     from unicorn_monai.handlers import read_json
     from unicorn_monai.settings import Settings
 
@@ -150,7 +151,7 @@ def synthesize(
         count=count,
         seed=seed,
         mode=mode,
-        augment=settings.augment,
+        augment=settings.augment and read_header(settings.labeled).get("modality", "OCT") == "OCT",
         uncertainty_weight=settings.weight(mode) if weight is None else weight,
         guidance=list(settings.guidance_of(mode)),
         **overrides,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from unicorn_monai.bundle import definition, from_bundle, weights_metadata
 from unicorn_monai.datasets import datalist, write_json
-from unicorn_monai.evaluation.segmentation import confusion_matrix, predict, scores
+from unicorn_monai.evaluation.segmentation import confusion_matrix, predict_labels, predict_uncertainty, scores
 from unicorn_monai.handlers import read_json
 from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.latents import LatentDataset
@@ -144,7 +144,7 @@ def label_fidelity(run: Experiment, synthetic: Path) -> dict[str, Any]:
     items = datalist(synthetic, "training", ("image", "label"))
     labels = len(run.results["labels"])
     load = LoadPixelsd(["label"], num_labels=labels)
-    prediction = predict(oracle, [item["image"] for item in items], run.device, _channels(run)).argmax(dim=1)
+    prediction = predict_labels(oracle, [item["image"] for item in items], run.device, _channels(run))
     truth = torch.stack([load.read_label(item["label"])[0] for item in items])
     return {
         "label_fidelity_mean_iou": scores(confusion_matrix(prediction, truth, labels))["mean_iou"],
@@ -161,11 +161,11 @@ def summarise_uncertainties(run: Experiment) -> None:
         main = mode == run.settings.modes[0]
         folder = run.run_dir / ("synthetic" if main else f"synthetic_{mode}")
         paths = [item["image"] for item in datalist(folder, "training")]
-        logits = predict(segmentation, paths, run.device, _channels(run))
-        values["unicorn" if main else f"unicorn_{mode}"] = image_uncertainty(logits).numpy()
+        u = predict_uncertainty(segmentation, paths, run.device, _channels(run))
+        values["unicorn" if main else f"unicorn_{mode}"] = u.numpy()
     for name in (name for name in SYNTHETIC if name in run.settings.baselines):
         paths = [item["image"] for item in datalist(run.run_dir / f"synthetic_{name}", "training")]
-        values[name] = image_uncertainty(predict(segmentation, paths, run.device, _channels(run))).numpy()
+        values[name] = predict_uncertainty(segmentation, paths, run.device, _channels(run)).numpy()
     run.results["uncertainty"] = {
         name: {"mean": float(v.mean()), "std": float(v.std()), "n": len(v)} for name, v in values.items()
     }

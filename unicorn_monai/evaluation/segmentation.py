@@ -32,6 +32,7 @@ from unicorn_monai.evaluation.surfaces import boundary_errors, broken_columns
 from unicorn_monai.handlers import read_json
 from unicorn_monai.networks import require_finite
 from unicorn_monai.transforms import LoadPixelsd, read_image
+from unicorn_monai.uncertainty import image_uncertainty
 
 Array = NDArray[np.floating]
 
@@ -202,6 +203,14 @@ def predict_labels(
     """Label maps of a segmentation network for image files: (images, rows, columns) uint8, a tenth of the memory."""
     parts = _predictions(network, paths, device, num_channels, batch)
     return torch.cat([part.argmax(dim=1).to(torch.uint8) for part in parts])
+
+
+@torch.no_grad()
+def predict_uncertainty(
+    network: nn.Module, paths: Sequence[str], device: torch.device, num_channels: int, batch: int = 16
+) -> Tensor:
+    """Uncertainty (Eq. 4) of image files, (images,), without keeping their logits."""
+    return torch.cat([image_uncertainty(part) for part in _predictions(network, paths, device, num_channels, batch)])
 
 
 def _predictions(
