@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 from conftest import ONE_EPOCH
+from safetensors.torch import load_file, save_file
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers", reason="SegFormer: pip install 'unicorn-monai[street]'")
@@ -77,6 +78,12 @@ def test_a_damaged_folder_is_refused(tmp_path):
     net().save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"half a file")
     with pytest.raises(ValueError, match="Cannot read a SegFormer"):
+        SegFormer(5, pretrained=tmp_path)
+    net().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights.pop(next(key for key in weights if "decode_head" in key))
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="lacks 1 weights of a SegFormer"):
         SegFormer(5, pretrained=tmp_path)
 
 

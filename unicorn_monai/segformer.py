@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -47,6 +48,7 @@ class SegFormer(nn.Module):
 
     mean: Tensor
     std: Tensor
+    network: Any  # of transformers
 
     def __init__(
         self,
@@ -88,16 +90,23 @@ def _load(model: Any, folder: Path, own: dict[str, Any]) -> nn.Module:
             f"'{folder}' holds no SegFormer: no config.json. Give a folder as `save_pretrained` writes it."
         )
     try:
-        return model.from_pretrained(str(folder), local_files_only=True, ignore_mismatched_sizes=True, **own)
-    except (OSError, ValueError, KeyError) as error:
+        network, found = model.from_pretrained(
+            str(folder), local_files_only=True, ignore_mismatched_sizes=True, output_loading_info=True, **own
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(
             f"Cannot read a SegFormer from '{folder}' ({error}). Is model.safetensors complete?"
         ) from error
+    if lacking := sorted(found["missing_keys"]):
+        raise ValueError(
+            f"'{folder}' lacks {len(lacking)} weights of a SegFormer, first '{lacking[0]}'. Copy it again."
+        )
+    return network
 
 
 def _transformers() -> Any:
     try:
-        import transformers
+        import transformers  # type: ignore[missing-import]
     except ImportError as error:
         raise ValueError(
             "SegFormer needs the package transformers, which is missing. Run pip install 'unicorn-monai[street]', "
