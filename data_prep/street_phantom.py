@@ -71,6 +71,7 @@ def write_streets(
         suffix=".png",
         simulated_device=True,
         simulated_anatomy=True,
+        simulated="streets and weather",
         colours=[list(colour) for colour in CLASSES.values()],
         phantom={"weather": list(weather), "seed": seed, "drives": drives, "frames": frames},
     ) as writer:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_prep import street_phantom
-from unicorn_monai.datasets import SPLITS, check, datalist, read_array, read_header
+from unicorn_monai.datasets import SPLITS, check, datalist, problems, read_array, read_header
 from unicorn_monai.simulation import weather as w
 from unicorn_monai.simulation.drives import simulate_drives, simulate_frame
 from unicorn_monai.simulation.street import ID, STREET_LABELS, UP, draw_street
@@ -171,6 +171,13 @@ def test_a_simulated_data_set_is_sound_and_knows_its_weather(tmp_path):
     assert all("label" not in item for item in datalist(bare, SPLITS))
     subjects = [{item["subject"] for item in datalist(f, SPLITS)} for f in (folder, bare)]
     assert not subjects[0] & subjects[1]
+
+
+def test_sides_that_no_generator_halves_are_warned_about(tmp_path):
+    folder = street_phantom.write_streets(tmp_path / "a", ["clear"], 3, 1, (36, 64))
+    (found,) = problems(folder)
+    assert not found.fatal
+    assert "size: found (36, 64); expected sides that are multiples of 64" in str(found)
 
 
 def test_the_script_refuses_nonsense(tmp_path, capsys):
