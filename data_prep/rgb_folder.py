@@ -20,7 +20,7 @@ from pathlib import Path
 
 from data_prep.colour import add_colour_options, fitted, read_colours, read_label_image, validate_colour
 from data_prep.convert import Report, Scan, Source, convert, summarise
-from data_prep.label_schemes import Scheme
+from data_prep.label_schemes import Scheme, read_scheme
 from data_prep.options import files_below, parser_for, run, subject_of, validate
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
@@ -40,6 +40,8 @@ def find(options: Namespace, report: Report) -> list[Source]:
         raise ValueError(
             f"'{labels}' holds label images; say with --labels FILE what their values mean, or --labels none."
         )
+    colours = () if labels is None or options.labels is None else read_scheme(options.labels).colours
+    known = tuple(colour for colour, _ in colours)
     sources = []
     for folder, group in groupby(files_below(root, PICTURES), key=lambda path: path.parent):
         by_subject: dict[str, list[Path]] = {}
@@ -49,7 +51,7 @@ def find(options: Namespace, report: Report) -> list[Source]:
             except ValueError as error:
                 report.skip(path, error)
         for subject, own in by_subject.items():
-            sources.append(Source(folder, subject, partial(read, own, root, labels, options)))
+            sources.append(Source(folder, subject, partial(read, own, root, labels, known, options)))
     return sources
 
 
@@ -64,13 +66,15 @@ def _subject(path: Path, root: Path, options: Namespace) -> str | None:
     return parts[0] if parts else None
 
 
-def read(paths: list[Path], root: Path, labels: Path | None, options: Namespace) -> Iterator[Scan | ValueError]:
+def read(
+    paths: list[Path], root: Path, labels: Path | None, colours: Sequence[tuple[int, int, int]], options: Namespace
+) -> Iterator[Scan | ValueError]:
     """The pictures of a subject, with their label maps where there are any."""
     for k, path in enumerate(paths):
         try:
             label = None
             if labels is not None and (found := _label_file(path, root, labels)):
-                label = read_label_image(found)
+                label = read_label_image(found, colours)
             image, label = fitted(read_colours(path), label, options)
             parts = _parts(path, root)
             if options.sub_domains and not parts:

@@ -214,6 +214,25 @@ def test_label_images_in_colours_and_sub_domains(tmp_path):
     assert read_header(tmp_path / "out")["colours"] == list(COLOURS.values())
 
 
+@pytest.mark.parametrize("order", ["as the labels", "as they come"])
+def test_palette_images_are_read_by_their_colours(order, tmp_path):
+    for k in range(2):
+        save(tmp_path / f"in/images/d{k}/0.png", photo(k))
+        wanted = train_ids(ids(k))
+        table = [*COLOURS.values(), [0, 0, 0]]
+        index = np.where(wanted == 255, 19, wanted)
+        if order == "as they come":  # index i stands for the label 19 - i
+            table, index = table[::-1], 19 - index
+        picture = Image.fromarray(index.astype(np.uint8), "P")
+        picture.putpalette(np.array(table, np.uint8).tobytes())
+        path = tmp_path / f"in/labels/d{k}/0.png"
+        path.parent.mkdir(parents=True)
+        picture.save(path)
+    for item in run(rgb_folder, tmp_path / "in", tmp_path / "out", "--labels", "cityscapes"):
+        k = read_array(item["image"])[0, 0, 2] // 7
+        np.testing.assert_array_equal(read_array(item["label"]), train_ids(ids(k)))
+
+
 def test_pictures_turned_by_their_exif_orientation_come_out_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # shown after a quarter turn clockwise
