@@ -32,7 +32,7 @@ class Settings:
         confidence: of the network that a pixel's pseudo-label needs to count in ``self_training``.
         guidance: of the uncertainty and of the label map in ``compositional`` mode; (1, 1) is none.
         count: synthetic training images; as many as labelled ones by default.
-        augment: change the label maps' geometry before synthesis.
+        augment: change the label maps' geometry before synthesis; OCT only, since streets do not bend.
         style_augmentation: in ``compositional`` mode, show the Semantic-ControlNet strongly augmented images too.
         device: "cpu", "cuda:0", ...; None takes the first GPU where there is one.
         jobs: branches that do not depend on each other, run at the same time; None: 2 on a CPU, else 1.
