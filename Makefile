@@ -6,7 +6,7 @@ BIN     = $(VENV)/bin
 OUTPUT ?= runs/demo
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: install demo test test-full lint clean
+.PHONY: install demo test test-full lint bench clean
 
 install: $(VENV)/.installed
 
@@ -33,6 +33,15 @@ test: lint
 
 test-full: lint
 	$(PYTEST)
+
+# Tables of seconds and ratios (docs/benchmarks.md); one thread, since that is what processor time can be told for.
+bench: export OMP_NUM_THREADS = 1
+bench: install
+	$(BIN)/python -m benchmarks.sampling --size 64
+	$(BIN)/python -m benchmarks.sampling --size 256 --batch 1 --steps 2 --rounds 3
+	$(BIN)/python -m benchmarks.training --size 64
+	$(BIN)/python -m benchmarks.training --size 256 --images 32 --batch-size 2 --iterations 1 --rounds 3
+	@echo "The time of the whole evaluation (minutes): $(BIN)/python -m benchmarks.evaluation --count 1000 --size 256"
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

@@ -34,6 +34,7 @@ SMALLER = {  # the commands stay as they are; only the configurations are small
     },
     "latent_diffusion": {"train_autoencoder.json": {"batch_size": 4}},
     "synthesis": {"inference.json": {"batch_size": 64}},
+    "style_transfer": {f"train_{name}.json": {"max_epochs": 1} for name in ("cut", "cyclegan")},
 }
 
 

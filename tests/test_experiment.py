@@ -9,6 +9,7 @@ import pytest
 from conftest import TINY
 
 from data_prep.phantom import write_phantom
+from unicorn_monai.checkpoints import sha256
 from unicorn_monai.cli import explain, root_cause
 from unicorn_monai.datasets import check, datalist, read_header
 from unicorn_monai.experiment import Experiment
@@ -20,13 +21,13 @@ COMPARED = {"baselines": BASELINES, "confidence": 0.11}  # a network of one epoc
 @pytest.fixture(scope="module")
 def domains(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("data")
-    for name, device in (("labeled", "spectralis"), ("unlabeled", "home_oct")):
-        write_phantom(root / name, device, n_subjects=6, scans_per_subject=2, size=32, split=(0.5, 0.25, 0.25))
+    for name, device, scans in (("labeled", "spectralis", 2), ("unlabeled", "home_oct", 10)):  # 40 held out to audit
+        write_phantom(root / name, device, n_subjects=8, scans_per_subject=scans, size=32, split=(0.5, 0.25, 0.25))
     return {name: root / name for name in ("labeled", "unlabeled")}
 
 
 def settings(domains: dict[str, Path], output: Path, **changes) -> Settings:
-    values = {"preset": "quick", "device": "cpu", "overrides": TINY, "count": 8}
+    values = {"preset": "quick", "device": "cpu", "overrides": TINY, "count": 8, "features": {"iterations": 5}}
     return Settings(str(domains["labeled"]), str(domains["unlabeled"]), str(output), **(values | changes))
 
 
@@ -58,6 +59,17 @@ def test_results_hold_every_key_of_the_contract(finished):
             assert difference["difference"] == pytest.approx(
                 scores[setup]["mean_iou"] - scores[reference]["mean_iou"], abs=1e-6
             )
+    sets = {"labeled", "unlabeled", "unicorn", "unicorn_paper", "cyclegan", "cut"}
+    for domain in ("labeled", "unlabeled"):
+        assert {k for k, v in results["fid"][domain].items() if v is None or v >= 0} == sets
+    assert "MONAI U-Net" in results["fid"]["features"]
+    audit = results["memorization"]
+    assert audit["sets"]["synthetic"]["residual"]["99"]["n"] == 8
+    assert audit["planted"]["exact"]["residual"]["99"]["share"] == 1
+    assert {name: len(value["table"]) for name, value in results["weights"].items()} == {
+        "unicorn": 5,
+        "unicorn_paper": 5,
+    }
     assert results["simulated"] == "devices and anatomy"
     assert results["diffusion"]["latent_std"] > 0
     assert results["seconds"]["diffusion"] > 0
@@ -79,6 +91,45 @@ def test_the_report_is_one_file_with_the_pictures(finished):
     html = (finished.run_dir / "report.html").read_text()
     assert html.count("data:image/png;base64") >= 5
     assert "simulated" in html.lower()
+
+
+def test_a_data_set_without_the_flagged_images(finished, tmp_path):
+    done = cli("clean", finished.run_dir, "--output", tmp_path / "clean")
+    flagged = finished.results["memorization"]["flagged"]
+    kept = 8 - len(flagged)
+    if kept:
+        assert done.returncode == 0, done.stderr
+        assert len(datalist(tmp_path / "clean", "training")) == kept
+    else:
+        assert "nothing would be left" in done.stderr
+
+
+def test_rounds_trainings_and_the_chosen_weight(domains, tmp_path):
+    values = {"modes": ("compositional",), "baselines": ("augmentation",), "uncertainty_weight": "auto"}
+    values |= {"rounds": 2, "trainings": 2, "count": None, "samples_per_label": 2, "scaling": "quantile", "jobs": 1}
+    run = Experiment(settings(domains, tmp_path / "r", **values))
+    run.run()
+    more = values | {"baselines": ("self_training", "augmentation"), "confidence": 0.11}
+    with pytest.raises(ValueError, match="started with other settings: confidence"):
+        Experiment(settings(domains, tmp_path / "r", **more), resume=True)
+    Experiment(settings(domains, tmp_path / "r", **(more | {"confidence": 0.9})), resume=True)
+    results = run.results
+    assert len(datalist(run.run_dir / "synthetic", "training")) == 2 * len(datalist(run.labeled, "training"))
+    assert {"unicorn_round2", "unicorn_round2+real"} <= set(results["segmentation"])
+    for setup, scores in results["segmentation"].items():
+        assert scores["mean_iou"] == pytest.approx(sum(scores["trainings"]["mean_iou"]) / 2), setup
+        assert scores["trainings"]["mean_iou"][0] != scores["trainings"]["mean_iou"][1]
+    chosen = read_header(run.run_dir / "synthetic")["training"][0]["synthetic"]
+    assert chosen["weight"] == results["weights"]["unicorn"]["weight"]
+    guessed = read_header(run.run_dir / "guessed_round2")
+    assert guessed["pseudo_labels"] is True
+    assert all(item["pseudo_label"]["confident"] == 1 for item in guessed["training"])
+    second = read_header(run.run_dir / "synthetic_round2")["training"][0]["synthetic"]["models"]
+    assert second["segmentation"] == sha256(run.weights("unicorn+real"))
+    assert second["uncertainty"] != chosen["models"]["uncertainty"]
+    assert second["diffusion"] == chosen["models"]["diffusion"]
+    prior = json.loads((run.run_dir / "bundles_round2/retinal_unet/models/prior_quantile.json").read_text())
+    assert prior["segmentation_sha256"] == second["segmentation"]
 
 
 def test_mlflow_holds_a_parent_run_and_a_child_per_training(finished):
@@ -150,6 +201,16 @@ def cli(*words) -> subprocess.CompletedProcess:
         ({"preset": "huge"}, "preset is 'huge'; expected"),
         ({"modes": ("paper", "additive")}, "Unknown mode 'additive'"),
         ({"paper_weight": 1.5}, "paper_weight is 1.5; expected 0 to 1"),
+        ({"uncertainty_weight": "most"}, "uncertainty_weight is 'most'; expected 0 or more, or 'auto'"),
+        ({"uncertainty_weight": -1.0}, "uncertainty_weight is -1.0; expected 0 or more"),
+        ({"uncertainty_weight": "auto"}, "needs the baseline 'augmentation'"),
+        ({"modes": ()}, "modes is empty"),
+        ({"modes": ("paper",), "rounds": 2}, "rounds is 2; further rounds need the first mode to be 'compositional'"),
+        ({"trainings": 0}, "trainings is 0; expected at least 1"),
+        ({"samples_per_label": 0}, "samples_per_label is 0; expected at least 1"),
+        ({"scaling": "log"}, "scaling is 'log'; expected one of"),
+        ({"features": {"path": "x.pt"}}, "expected path, sha256, preprocessing"),
+        ({"features": {"iteration": 5}}, "or iterations for one trained here"),
         ({"labeled": "/nowhere"}, "'/nowhere' does not exist"),
     ],
 )
@@ -172,6 +233,8 @@ def test_a_run_folder_in_use_is_refused_and_other_settings_too(finished, domains
         Experiment(settings(domains, finished.run_dir, **COMPARED))
     with pytest.raises(ValueError, match="started with other settings: seed"):
         Experiment(settings(domains, finished.run_dir, **COMPARED, seed=5), resume=True)
+    with pytest.raises(ValueError, match="started with other settings: baselines"):
+        Experiment(settings(domains, finished.run_dir, **(COMPARED | {"baselines": ("cut",)})), resume=True)
     with (
         finished.guard(),
         pytest.raises(ValueError, match="Another process is working"),
@@ -183,7 +246,7 @@ def test_a_run_folder_in_use_is_refused_and_other_settings_too(finished, domains
 def test_the_command_line_explains_itself():
     done = cli("--help")
     assert done.returncode == 0
-    for command in ("demo", "experiment", "synthesize", "report", "summary", "prepare", "check"):
+    for command in ("demo", "experiment", "synthesize", "clean", "report", "summary", "prepare", "check"):
         assert command in done.stdout
 
 
@@ -198,6 +261,8 @@ def test_the_command_line_explains_itself():
         (["prepare", "polaroid"], 2, "unknown source 'polaroid'"),
         (["demo", "--sed", "1"], 2, "No such option"),
         (["report", "/nowhere"], 1, "/nowhere"),
+        (["clean", "/nowhere", "--output", "x"], 1, "/nowhere"),
+        (["experiment", "--labeled", "x", "--unlabeled", "y", "--weight", "much"], 1, "--weight is 'much'"),
     ],
 )
 def test_mistakes_on_the_command_line(words, status, message, tmp_path, monkeypatch):

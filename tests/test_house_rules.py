@@ -21,7 +21,7 @@ PRESETS = sorted((ROOT / "bundles").glob("*/presets/*.json"))
 SOURCES = sorted([*(ROOT / "unicorn_monai").rglob("*.py"), *(ROOT / "data_prep").rglob("*.py")])
 METHOD = ("uncertainty.py", "prior.py", "fusion.py", "inferers.py")
 NETWORKS = ("AutoencoderKL", "DiffusionModelUNet", "UNet", "ControlNet", "ResnetGenerator", "PatchProjection")
-SCHEDULERS = re.compile(r"(Scheduler|\.DDIM|\.DPMSolverPlusPlus)$")
+SCHEDULERS = re.compile(r"(Scheduler|\.DDIM|\.DPMSolverPlusPlus|\.UniPC)$")
 
 # What may stand behind a `$`: wiring. Whatever computes is a function with a name and a test.
 WIRING = re.compile(

@@ -8,15 +8,17 @@ from torch import nn
 
 from unicorn_monai.fusion import MODES
 from unicorn_monai.inferers import DualControlNetInferer
-from unicorn_monai.networks import controlnet_for, freeze
+from unicorn_monai.networks import compiled, controlnet_for, freeze
 from unicorn_monai.prior import UncertaintyPrior
-from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus
+from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus, UniPC
+from unicorn_monai.synthesis import Generator, Request
 
 SHAPE = (LATENT, 4, 4)
 SCALE = 0.7
 SAMPLERS = {
     "DDIM": (lambda: DDIM(50, **SCHEDULE), 6),
     "DPM-Solver++": (lambda: DPMSolverPlusPlus(50, **SCHEDULE), 6),
+    "UniPC": (lambda: UniPC(50, **SCHEDULE), 6),
     "DDPM": (lambda: DDPMScheduler(6, clip_sample=False, **SCHEDULE), 6),
 }
 
@@ -576,3 +578,26 @@ def test_guidance_costs_no_more_passes_than_it_needs(networks, conditions, guida
     prediction(networks, conditions, "compositional", guidance=guidance)
     handle.remove()
     assert len(count) == passes
+
+
+def test_what_a_generator_makes_can_be_trained_on(networks):
+    unet, autoencoder = networks["unet"], networks["autoencoder"]
+    inferer = DualControlNetInferer(DPMSolverPlusPlus(50, **SCHEDULE), SCALE)
+    images = Generator(inferer, autoencoder, unet, SHAPE, 2)([Request(0, 3), Request(1, 4)])
+    weight = torch.ones(1, requires_grad=True)
+    (images * weight).sum().backward()  # refused for tensors made in inference mode
+    torch.testing.assert_close(weight.grad[0], images.sum())
+
+
+@pytest.mark.slow
+def test_compiled_networks_give_the_same_images_and_are_compiled_once(networks, conditions):
+    from torch._dynamo.utils import counters
+
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    common = conditions | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
+    expected = inferer.sample(**common, **networks)
+    nets = {name: net if name == "autoencoder" else compiled(net) for name, net in networks.items()}
+    torch.testing.assert_close(inferer.sample(**common, **nets), expected, rtol=0, atol=1e-5)
+    before = counters["frames"]["total"]
+    inferer.sample(**common, **nets)
+    assert counters["frames"]["total"] == before

@@ -17,6 +17,7 @@ from unicorn_monai.networks import (
     freeze,
     narrow_posterior,
     require_finite,
+    shared_encoder,
 )
 
 ENCODER = ("conv_in", "time_embed", "down_blocks", "middle_block")
@@ -232,3 +233,52 @@ def test_values_that_are_not_finite_are_refused(value):
     assert require_finite("Latents", good) is good
     with pytest.raises(ValueError, match="Latents holds NaN or infinite"):
         require_finite("Latents", torch.tensor([1.0, value]))
+
+
+# ---------------------------------------------------------------- one encoder for several passes
+
+
+def residuals_of(unet, x, t, seed):
+    """Random residuals that fit a U-Net."""
+    generator = torch.Generator().manual_seed(seed)
+    down, mid = controlnet_for(unet, 1, (4, 8, 8))(x, t, controlnet_cond=torch.zeros(len(x), 1, 16, 16))
+    down, mid = ([torch.randn(r.shape, generator=generator) for r in part] for part in (down, [mid]))
+    return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid[0]}
+
+
+def test_passes_with_a_shared_encoder_are_the_separate_ones_bit_for_bit(unet):
+    x, t = torch.randn(2, LATENT, 4, 4), torch.tensor([7])
+    several = [{}, residuals_of(unet, x, t, 1), residuals_of(unet, x, t, 2)]
+    expected = [unet(x, t, **extra) for extra in several]
+    calls = []
+    for part in (
+        unet.conv_in.conv,
+        unet.down_blocks[0].resnets[0],
+        unet.middle_block.resnet_1,
+        unet.up_blocks[0].resnets[0],
+    ):
+        part.register_forward_hook(lambda module, *_: calls.append(module))
+    with shared_encoder(unet):
+        found = [unet(x, t, **extra) for extra in several]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert [calls.count(part) for part in dict.fromkeys(calls)] == [1, 1, 1, 3]
+
+
+def test_an_encoder_is_not_shared_any_longer_than_asked_for(unet):
+    x, t = torch.randn(2, LATENT, 4, 4), torch.tensor([7])
+    with shared_encoder(unet):
+        unet(x, t)
+    with pytest.raises(RuntimeError), shared_encoder(unet):
+        unet(x[:, :1], t)  # a channel too few
+    assert not torch.equal(unet(x, t), unet(x + 1, t))
+    assert "forward" not in vars(unet.middle_block)
+
+
+def test_the_encoder_of_another_class_is_not_shared(unet):
+    class Other(type(unet)):
+        pass
+
+    unet.__class__ = Other
+    x, t = torch.randn(2, LATENT, 4, 4), torch.tensor([7])
+    with shared_encoder(unet):
+        assert not torch.equal(unet(x, t), unet(x + 1, t))

@@ -230,10 +230,76 @@ def test_missing_is_called_so(run: Path):
     assert row(report(run, segmentation=partial), "Mean Dice") == ["0.765", "not computed", "0.765", "not computed"]
     high = results()["segmentation"] | {"lower_bound": setup(0.9)}
     assert "the upper bound is not above the lower bound" in text(report(run, segmentation=high))
-    assert "FID" not in seen
+    assert "FID to the" not in seen
     fid = {"unlabeled": {"labeled": 152.61}}
     assert row(report(run, fid=fid), "Labelled device")[-1] == "152.6"
     assert row(report(run, fid=fid), "Unlabelled device")[-1] == "not computed"
+
+
+def audit() -> dict:
+    share = {"count": 3, "n": 200, "share": 0.015, "ci95": [0.003, 0.043]}
+    levels = {quantity: {"99": share} for quantity in ("residual", "embedding")}
+    return {
+        "sets": {"synthetic": levels, "control": levels, "held_out": levels},
+        "planted": {"exact": levels},
+        "flagged": ["images/1.png", "images/2.png", "images/3.png"],
+        "expected_by_chance": 2.0,
+        "n_training": 800,
+    }
+
+
+def test_distances_have_the_real_sets_as_columns_and_say_what_is_missing(run: Path):
+    one = {"labeled": 1.5, "unlabeled": 2.25, "cut": None}
+    fid = dict.fromkeys(("cut", "labeled", "unlabeled"), one)
+    fid |= {"kid": {"cut": {"labeled": 0.0012, "unlabeled": 0.1}}, "kid_std": {"cut": {"labeled": 0.0004}}}
+    html = report(run, fid=fid | {"n": 120, "features": "an <encoder>"})
+    cells = re.findall(r'<th scope="row">CUT</th>(.*?)</tr>', html)[-1]
+    assert text(cells).split() == ["1.50", "1.2", "±", "0.4", "2.25"]
+    assert "120 images of each set. Features: an &lt;encoder&gt;." in html
+    assert "no feature network was given" in text(report(run, fid={"not_computed": "no feature network was given"}))
+
+
+def test_the_search_for_copies_gives_counts_with_intervals_and_the_closest_pairs(run: Path):
+    (run / "memorization").mkdir()
+    Image.new("L", (40, 30), 90).save(run / "memorization" / "closest.png")
+    html = report(run, memorization=audit())
+    assert "3 of 200 synthetic images are flagged" in text(html)
+    assert "about 2 are expected where nothing is copied" in text(html)
+    assert row(html, "Planted copies, unchanged") == ["3 of 200 0.3 % to 4 %"] * 2
+    assert html.count("data:image/png") == 2
+    assert "too few images" in text(report(run, memorization={"not_computed": "too few images"}))
+
+
+def test_the_fusion_weights_have_a_row_and_a_picture_each(run: Path):
+    folder = run / "pictures" / "weights_unicorn"
+    folder.mkdir()
+    Image.new("L", (40, 30), 90).save(folder / "weight_1.5.png")
+    line = {"weight": 1.5, "spearman": None, "distance": 0.0321, "label_consistency": 0.71, "picture": "weight_1.5.png"}
+    html = report(run, weights={"unicorn": {"table": [line], "weight": 1.5, "reason": "weight 1.5: <best>"}})
+    assert row(html, "1.5") == ["not computed"] * 3 + ["0.032", "0.71", "not computed"]
+    assert "weight 1.5: &lt;best&gt;" in html
+    assert html.count("data:image/png") == 2
+
+
+def test_differences_are_signed_and_have_intervals(run: Path):
+    value = {"difference": 0.0214, "ci95": [-0.01, 0.05], "n_subjects": 14}
+    html = report(run, differences={"lower_bound": {"unicorn+real": value, "cut": value | {"ci95": None}}})
+    assert row(html, "CUT") == ["+0.021"]
+    assert "+0.021 -0.010 to 0.050" in text(html)
+
+
+def test_surfaces_and_trainings_are_shown_where_they_were_measured(run: Path):
+    scores = results()["segmentation"]
+    boundary = {"mean_um": [1.0, 2.0, None], "p95_um": [3.0, 4.0, 5.0], "all_mean_um": 1.5, "all_p95_um": 4.0}
+    more = {"boundary": boundary, "broken_columns": {"share": 0.125}, "trainings": {"std": 0.011}}
+    scores["unicorn+real"] |= more | {"per_image": {"mean_iou": 0.6789}}
+    html = report(run, segmentation=scores)
+    at = 2  # column of UnIACorN + real
+    assert row(html, "Boundary error, mean (\u00b5m)")[at] == "1.5"
+    assert row(html, "A-scans with a broken layer")[at] == "12 %"
+    assert row(html, "Std over trainings")[at] == "0.011"
+    assert row(html, "Mean IoU, mean over images")[at] == "0.679"
+    assert row(html, "below OPL") == ["not computed / 5.0"]
 
 
 def test_empty_run(tmp_path: Path):

@@ -13,10 +13,11 @@ import torch
 from conftest import SCHEDULE
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, PNDMScheduler
 
-from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus, prepare_timesteps, seeded_step
+from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus, UniPC, prepare_timesteps, seeded_step
 
 MEAN, SPREAD = 1.5, 0.5
 STEPS = (10, 15, 20, 25, 30, 50, 300, 1000)
+SAMPLERS = (DDIM, DPMSolverPlusPlus, UniPC)
 
 
 def exact_noise(x, alpha):
@@ -85,6 +86,14 @@ def test_ddim_gives_the_closed_form(n):
         (DPMSolverPlusPlus, 50, 1.4911, 0.4993),
         (DPMSolverPlusPlus, 300, 1.4911, 0.4988),
         (DPMSolverPlusPlus, 1000, 1.4911, 0.4988),
+        (UniPC, 10, 1.4907, 0.5177),
+        (UniPC, 15, 1.4910, 0.5049),
+        (UniPC, 20, 1.4910, 0.5012),
+        (UniPC, 25, 1.4911, 0.4999),
+        (UniPC, 30, 1.4911, 0.4993),
+        (UniPC, 50, 1.4911, 0.4988),
+        (UniPC, 300, 1.4911, 0.4987),
+        (UniPC, 1000, 1.4911, 0.4987),
     ],
 )
 def test_mean_and_spread_of_the_gaussian_are_pinned(sampler, n, mean, std):
@@ -105,7 +114,14 @@ def test_dpm_solver_converges_at_second_order(n):
     assert moments(scheduler, n)[1] == pytest.approx(continuous_limit(scheduler), abs=2.2 / n**2 + 4e-4)
 
 
-@pytest.mark.parametrize("sampler", [DDIM, DPMSolverPlusPlus])
+@pytest.mark.parametrize("n", STEPS)
+def test_unipc_converges_at_third_order(n):
+    """The error is below C / n^3 with C = 23; of what is left near 0, half as much as above."""
+    scheduler = UniPC(1000, **SCHEDULE)
+    assert moments(scheduler, n)[1] == pytest.approx(continuous_limit(scheduler), abs=23 / n**3 + 2e-4)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("n", STEPS)
 def test_the_mean_is_off_only_by_what_the_noise_schedule_leaves_of_the_signal(sampler, n):
     """Sampling starts at mean 0 instead of sqrt(a_T) MEAN, 0.018; an affine sampler keeps that, times its spread."""
@@ -114,6 +130,28 @@ def test_the_mean_is_off_only_by_what_the_noise_schedule_leaves_of_the_signal(sa
     left = math.sqrt(scheduler.alphas_cumprod[-1].item())
     assert mean == pytest.approx(MEAN * (1 - left * std), abs=2e-5)
     assert abs(mean - MEAN) < 0.01
+
+
+@pytest.mark.parametrize("n", [2, 7, 40, 400])
+def test_the_correction_of_unipc_is_exact_where_x0_is_quadratic_in_log_snr(n):
+    """x / sigma grows by the integral of exp(lambda) x0(lambda), which is known for a polynomial x0."""
+    scheduler = UniPC(1000, **SCHEDULE)
+    alphas = scheduler.alphas_cumprod[prepare_timesteps(scheduler, n + 1)].double()
+    lambdas = alphas.logit() / 2
+    p0, p1, p2 = 0.3, -1.2, 0.7
+
+    def x0(at):
+        return p0 + p1 * at + p2 * at**2
+
+    def integral(at):
+        return at.exp() * (p0 + p1 * (at - 1) + p2 * (at**2 - 2 * at + 2))
+
+    x = torch.tensor([0.4, -2.0], dtype=torch.float64)
+    for i in range(1, n):
+        before, here, there = lambdas[i - 1], lambdas[i], lambdas[i + 1]
+        nodes = (x0(there), alphas[i + 1], x, alphas[i], x0(here), (x0(before), before))
+        growth = x / (1 - alphas[i]).sqrt() + integral(there) - integral(here)
+        torch.testing.assert_close(UniPC._correct(*nodes), growth * (1 - alphas[i + 1]).sqrt(), rtol=0, atol=1e-9)
 
 
 def test_dpm_solver_in_15_steps_is_closer_than_ddim_in_100():
@@ -165,7 +203,7 @@ def test_final_alpha_of_the_schedule_is_honoured():
         torch.testing.assert_close(same, x)  # from timestep 0 to timestep 0
 
 
-@pytest.mark.parametrize("sampler", [DDIM, DPMSolverPlusPlus])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("prediction_type", ["sample", "v_prediction"])
 def test_what_the_network_predicts_does_not_matter(sampler, prediction_type):
     x = torch.randn(4, 3, dtype=torch.float64)
@@ -174,7 +212,7 @@ def test_what_the_network_predicts_does_not_matter(sampler, prediction_type):
     torch.testing.assert_close(noise, other, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("sampler", [DDIM, DPMSolverPlusPlus])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_predicted_x0_is_clamped_only_if_asked_for(sampler):
     free, clamped = (sampler(10, clip_sample=clip, **SCHEDULE) for clip in (False, True))
     prepare_timesteps(free, 5)
@@ -185,16 +223,18 @@ def test_predicted_x0_is_clamped_only_if_asked_for(sampler):
     assert not sampler(10).clip_sample
 
 
-def test_first_and_only_step_of_dpm_solver_is_that_of_ddim():
+@pytest.mark.parametrize("sampler", SAMPLERS[1:])
+def test_first_and_only_step_of_a_multistep_solver_is_that_of_ddim(sampler):
     x, noise = torch.randn(2, 3), torch.randn(2, 3)
     for n in (1, 2):
-        solver, ddim = DPMSolverPlusPlus(1000, **SCHEDULE), DDIM(1000, **SCHEDULE)
+        solver, ddim = sampler(1000, **SCHEDULE), DDIM(1000, **SCHEDULE)
         assert prepare_timesteps(solver, n) == prepare_timesteps(ddim, n)
         torch.testing.assert_close(solver.step(noise, 999, x), ddim.step(noise, 999, x), rtol=1e-4, atol=1e-4)
 
 
-def test_a_second_run_of_dpm_solver_remembers_nothing_of_the_first():
-    solver, x = DPMSolverPlusPlus(1000, **SCHEDULE), torch.randn(4, 3)
+@pytest.mark.parametrize("sampler", SAMPLERS[1:])
+def test_a_second_run_of_a_multistep_solver_remembers_nothing_of_the_first(sampler):
+    solver, x = sampler(1000, **SCHEDULE), torch.randn(4, 3)
     first = run(solver, 10, x)
     for t in prepare_timesteps(solver, 10)[:4]:  # a run that is broken off
         solver.step(torch.randn(4, 3), t, x)
@@ -209,7 +249,7 @@ def test_dpm_solver_steps_evenly_in_log_snr():
     torch.testing.assert_close(lambdas.diff()[:9], torch.full((9,), lambdas.diff().mean().item()), rtol=0, atol=0.01)
 
 
-@pytest.mark.parametrize("sampler", [DDIM, DPMSolverPlusPlus])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("total", [1, 7, 50])
 def test_timesteps_fall_strictly_from_the_last_to_0_at_any_number_of_steps(sampler, total):
     scheduler = sampler(total, **SCHEDULE)
@@ -221,13 +261,13 @@ def test_timesteps_fall_strictly_from_the_last_to_0_at_any_number_of_steps(sampl
         assert all(a > b for a, b in pairwise(timesteps))
 
 
-@pytest.mark.parametrize("sampler", [DDIM, DPMSolverPlusPlus])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_timesteps_end_at_the_offset(sampler):
     timesteps = prepare_timesteps(sampler(1000, steps_offset=1, set_alpha_to_one=False, **SCHEDULE), 20)
     assert (timesteps[0], timesteps[-1]) == (999, 1)
 
 
-@pytest.mark.parametrize("sampler", [DDIM, DPMSolverPlusPlus])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_timesteps_given_as_tensors_are_the_same_steps(sampler):
     x, noise = torch.randn(2, 3), torch.randn(2, 3)
     number, tensor = sampler(1000, **SCHEDULE), sampler(1000, **SCHEDULE)
@@ -237,7 +277,7 @@ def test_timesteps_given_as_tensors_are_the_same_steps(sampler):
 
 
 @pytest.mark.parametrize("n", [0, -1, 1001])
-@pytest.mark.parametrize("scheduler", [DDIM, DPMSolverPlusPlus, DDIMScheduler, DDPMScheduler])
+@pytest.mark.parametrize("scheduler", [*SAMPLERS, DDIMScheduler, DDPMScheduler])
 def test_an_impossible_number_of_steps_is_refused(scheduler, n):
     with pytest.raises(ValueError, match=f"num_inference_steps is {n}; expected 1 to 1000"):
         prepare_timesteps(scheduler(1000), n)

@@ -32,7 +32,7 @@ def test_a_perfect_and_a_wrong_sub_domain_are_told_apart(data):
         if table[item["image"]] == "night":
             predicted[k] = (predicted[k] + 1) % 3
     counts = count(items, predicted, 3, layered=False)
-    found = by_sub_domain(counts, table, seed=0)
+    found = by_sub_domain([counts], table, seed=0)
     assert list(found) == ["fog", "night"]
     assert found["fog"]["mean_iou"] == 1
     assert found["night"]["mean_iou"] == 0
@@ -49,7 +49,7 @@ def test_a_label_that_does_not_occur_in_a_sub_domain_has_no_score_there(data):
     for matrix, item in zip(counts.confusion, items, strict=True):
         if table[item["image"]] == "fog":
             matrix[2] = [0, 0, 0]
-    found = by_sub_domain(counts, table, seed=0)
+    found = by_sub_domain([counts], table, seed=0)
     assert found["fog"]["iou"][2] is None
     assert found["night"]["iou"][2] == 0
 

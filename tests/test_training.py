@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import LABELS, LATENT, SCHEDULE, build_autoencoder
+from monai.engines import SupervisedTrainer
 from monai.networks.nets import PatchDiscriminator
 from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
@@ -309,6 +310,28 @@ def test_gradients_are_clipped_by_their_norm():
     assert network.weight.grad.norm().item() == pytest.approx(1.0, rel=1e-4)
     ClipGradients(network, max_norm=5.0)(None)
     assert network.weight.grad.norm().item() == pytest.approx(1.0, rel=1e-4)
+
+
+@pytest.mark.parametrize(("batches", "steps"), [(4, 2), (3, 2)])  # the end of an epoch steps too
+def test_gradients_of_several_batches_make_one_step_as_those_of_one_batch_would(batches, steps):
+    """Eight images at once, or four and four: the same weights; clipped, and averaged, once per step."""
+    data, nets = torch.randn(8 * steps, 3), [nn.Linear(3, 1, bias=False) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    averages = []
+    for network, size, several in ((nets[0], 8, 1), (nets[1], 4, 2)):
+        loader = [{"image": x, "label": 9 * x[:, :1]} for x in data.split(size)]
+        if several == 2 and batches % 2:  # the last step has one batch, whose gradient counts half
+            loader = loader[:batches]
+        ema = EMA(network, nn.Linear(3, 1, bias=False), decay=0.5)
+        SupervisedTrainer(
+            device=torch.device("cpu"), max_epochs=1, train_data_loader=loader, network=network,
+            optimizer=torch.optim.SGD(network.parameters(), lr=0.1), loss_function=nn.MSELoss(), decollate=False,
+            accumulation_steps=several, train_handlers=[ClipGradients(network, 0.1), ema],
+        ).run()  # fmt: skip
+        averages.append(ema)
+    assert [ema.iteration for ema in averages] == [steps, steps]
+    if batches % 2 == 0:
+        torch.testing.assert_close(nets[0].weight, nets[1].weight)
 
 
 def test_the_learning_rate_rises_falls_and_ends_at_a_hundredth():

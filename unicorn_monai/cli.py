@@ -1,4 +1,4 @@
-"""The command line: ``unicorn-monai demo | experiment | synthesize | report | summary | prepare | check``.
+"""The command line: ``unicorn-monai demo | experiment | synthesize | clean | report | summary | prepare | check``.
 
 Exit status: 0 done, 1 failed (one paragraph, no traceback unless ``--debug``), 2 bad usage.
 """
@@ -29,7 +29,7 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Run folder.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, ...; the first GPU by default.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run folder; finished stages are skipped.")]
-Weight = Annotated[float | None, typer.Option(help="Weight of the Uncertainty-ControlNet.")]
+Weight = Annotated[str | None, typer.Option(help="Weight of the Uncertainty-ControlNet, a number or auto.")]
 
 
 @app.callback()
@@ -76,6 +76,7 @@ def demo(
             "seed": seed,
             "device": device,
             "baselines": [*baselines, *([SEMANTIC_ONLY] if scene == "street" else [])],
+            "trainings": 3 if preset == "full" else 1,
         },
         resume,
     )
@@ -106,6 +107,8 @@ def experiment(
     seed: Annotated[int | None, typer.Option(help="Seed of everything.")] = None,
     device: Device = None,
     weight: Weight = None,
+    samples_per_label: Annotated[int | None, typer.Option(help="Synthetic images of each label map.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="2 or more: measure the uncertainties anew and go on.")] = None,
     resume: Resume = False,
 ) -> None:
     """Run the whole method on two data sets of your own."""
@@ -116,9 +119,10 @@ def experiment(
         except (OSError, json.JSONDecodeError) as error:
             raise ValueError(f"Cannot read the settings '{config}' ({error}). Expected a JSON object.") from error
     given = {"labeled": labeled, "unlabeled": unlabeled, "preset": preset, "seed": seed, "device": device}
+    given |= {"samples_per_label": samples_per_label, "rounds": rounds}
     settings |= {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if v is not None}
     if weight is not None:
-        settings["uncertainty_weight"] = weight
+        settings |= _weights(settings, weight)
     missing = [name for name in ("labeled", "unlabeled") if name not in settings]
     if missing:
         raise typer.BadParameter(f"missing --{' and --'.join(missing)}, on the command line or in --config")
@@ -140,9 +144,17 @@ def synthesize(
     from unicorn_monai.handlers import read_json
     from unicorn_monai.settings import Settings
 
+    results = read_json(run / "results.json")
     settings = Settings.from_dict(read_json(run / "experiment.json")["settings"])
     mode = settings.modes[0]
     overrides = {} if device is None else {"device": device}
+    chosen = settings.weight(mode) if weight is None else weight
+    if chosen == "auto":
+        if "unicorn" not in results.get("weights", {}):
+            raise ValueError(
+                f"'{run}' has not chosen a weight; give a number, or run it with the baseline augmentation."
+            )
+        chosen = results["weights"]["unicorn"]["weight"]
     run_bundle(
         run.resolve() / "bundles" / "synthesis" / "configs" / "inference.json",
         "infer",
@@ -152,11 +164,27 @@ def synthesize(
         seed=seed,
         mode=mode,
         augment=settings.augment and read_header(settings.labeled).get("modality", "OCT") == "OCT",
-        uncertainty_weight=settings.weight(mode) if weight is None else weight,
+        uncertainty_weight=_number(chosen),
         guidance=list(settings.guidance_of(mode)),
         **overrides,
     )
     console.print(f"{output}/dataset.json")
+
+
+@app.command()
+def clean(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The new data set.")],
+) -> None:
+    """Write the synthetic data set of a run without the images that the search for copies flagged."""
+    from unicorn_monai.evaluation.memorization import write_without
+    from unicorn_monai.handlers import read_json
+
+    audit = read_json(run / "results.json").get("memorization") or {}
+    if "flagged" not in audit:
+        raise ValueError(f"The audit of '{run}' was not computed: {audit.get('not_computed', 'no result')}.")
+    left_out = write_without(run / "synthetic", output, audit["flagged"])
+    console.print(f"{output}/dataset.json: {left_out} image(s) left out")
 
 
 @app.command()
@@ -194,6 +222,22 @@ def check(
     raise typer.Exit(
         _data_prep("check").main([str(dataset), *(["--labels"] if labels else []), *(["--json"] if as_json else [])])
     )
+
+
+def _weights(settings: dict[str, Any], weight: str) -> dict[str, Any]:
+    """What ``--weight`` sets: a number is that of the first mode, "auto" holds for every mode and needs a judge."""
+    if weight != "auto":
+        first = next(iter(settings.get("modes", ["compositional"])))
+        return {"paper_weight" if first == "paper" else "uncertainty_weight": _number(weight)}
+    baselines = list(dict.fromkeys([*settings.get("baselines", []), "augmentation"]))
+    return {"uncertainty_weight": "auto", "paper_weight": "auto", "baselines": baselines}
+
+
+def _number(weight: float | str) -> float:
+    try:
+        return float(weight)
+    except ValueError:
+        raise ValueError(f"--weight is '{weight}'; expected a number, or auto.") from None
 
 
 def _data_prep(source: str):

@@ -1,10 +1,10 @@
 """The whole method as stages in order: from two data sets to a retrained segmentation network and a report.
 
     segmentation -> uncertainty -> autoencoder -> diffusion -> uncertainty ControlNet -> semantic ControlNet
-                 -> synthesis -> retraining -> evaluation -> control -> report
+                 -> fusion weight -> synthesis -> retraining -> evaluation -> control -> distances -> audit -> report
 
 Every training stage is a bundle configuration; the shell command that repeats it is printed and kept. How stages are
-run, kept and resumed: ``stages.py``; what can be set: ``settings.py``.
+run, kept and resumed: ``stages.py``; where everything lies: ``run_folder.py``; what can be set: ``settings.py``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import time
 from dataclasses import asdict
 from functools import partial
@@ -23,42 +24,35 @@ import torch
 
 from unicorn_monai.augmentation import write_augmented
 from unicorn_monai.baselines import self_training
-from unicorn_monai.bundle import install
 from unicorn_monai.datasets import label_names, read_header, write_json
-from unicorn_monai.evaluation import control, pictures
+from unicorn_monai.evaluation import control, image_sets, pictures
 from unicorn_monai.evaluation.report import write_report
-from unicorn_monai.evaluation.segmentation import compare
-from unicorn_monai.evaluation.subdomains import score_images
+from unicorn_monai.evaluation.segmentation import compare, score_images, score_trainings
+from unicorn_monai.evaluation.subdomains import sub_domain_scores
 from unicorn_monai.handlers import log_to_console, read_json
 from unicorn_monai.provenance import provenance
-from unicorn_monai.settings import SEMANTIC_ONLY, STYLE_TRANSFER, SYNTHETIC, Settings
-from unicorn_monai.stages import Branch, Stages, side_by_side
+from unicorn_monai.run_folder import RunFolder
+from unicorn_monai.settings import SEMANTIC_ONLY, SYNTHETIC, Settings
+from unicorn_monai.stages import Branch, side_by_side
 from unicorn_monai.tracking import Tracker
 
 logger = logging.getLogger("unicorn_monai")
 
-OWN_BUNDLES = ("retinal_unet", "latent_diffusion", "uncertainty_controlnet", "semantic_controlnet", "synthesis")
 OWN_TRAINING = ("autoencoder", "diffusion", "unicorn_uncertainty_controlnet", "unicorn_semantic_controlnet")
-ROUNDS = 2  # of self-training
-REFERENCES = (
-    "lower_bound",
-    "cut+real",
-    "augmentation",
-    SEMANTIC_ONLY,
-)  # what set-ups are compared with, subject by subject
+REFERENCES = ("lower_bound", "cut+real", "augmentation", SEMANTIC_ONLY)  # compared with, subject by subject
 
 
-class Experiment(Stages):
+class Experiment(RunFolder):
     """One run of the whole method.
 
     Args:
         settings: what to do.
-        resume: go on with a run folder in use; finished stages are not run again.
+        resume: go on with a run folder in use; finished stages are not run again, ``baselines`` may be added.
     """
 
     def __init__(self, settings: Settings, resume: bool = False) -> None:
         settings.validate()
-        self.settings, self.run_dir = settings, Path(settings.output).resolve()
+        super().__init__(settings, torch.device(settings.device or ("cuda:0" if torch.cuda.is_available() else "cpu")))
         record = self.run_dir / "experiment.json"
         if record.exists() and not resume:
             raise ValueError(
@@ -67,7 +61,10 @@ class Experiment(Stages):
         self.resumed = record.exists()
         if self.resumed:
             before = read_json(record)["settings"]
-            changed = [k for k, v in json.loads(json.dumps(asdict(settings))).items() if before.get(k, v) != v]
+            now = json.loads(json.dumps(asdict(settings)))
+            changed = [key for key, value in now.items() if before.get(key, value) != value]
+            if "baselines" in changed and set(before["baselines"]) <= set(settings.baselines):
+                changed.remove("baselines")  # a finished run can be compared with more
             if changed:
                 raise ValueError(
                     f"'{self.run_dir}' was started with other settings: {', '.join(changed)}. Resume with the "
@@ -75,18 +72,15 @@ class Experiment(Stages):
                 )
         (self.run_dir / "stages").mkdir(parents=True, exist_ok=True)
         write_json(record, {"settings": asdict(settings), **provenance()})
-        self.labeled, self.unlabeled = Path(settings.labeled).resolve(), Path(settings.unlabeled).resolve()
-        header = read_header(self.unlabeled)
-        self.has_truth = all("label" in item for item in header.get("test", [])) and bool(header.get("test"))
-        device = torch.device(settings.device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
-        super().__init__(self.run_dir, device, settings.seed)
         self.results: dict[str, Any] = {
             "labels": label_names(self.labeled),
             "modality": read_header(self.labeled).get("modality", "OCT"),
             "segmentation": {},
             "uncertainty": {},
+            "weights": {},
             "seconds": {},
         }
+        self.walked: list[Branch] = []  # branches that are finished, in order
 
     # ------------------------------------------------------------------ the stages, in order
 
@@ -95,23 +89,28 @@ class Experiment(Stages):
         started = time.monotonic()
         with self.guard():
             self.tracker = Tracker(self.run_dir, self.run_dir.name, self.settings.tracking)
-            self.install()
-            self.segment()
-            self.learn_images()
+            self.install_bundles()
+            self.know_both_domains()
             self.compare()
-            self.stage("pictures", lambda: pictures.write_all(self))
+            self.judge()
             if not self.resumed:  # stages side by side: less than the sum of their seconds
                 self.results["wall_seconds"] = round(time.monotonic() - started, 1)
             self.finish()
         return self.run_dir / "report.html"
 
+    def know_both_domains(self) -> None:
+        """What needs no synthetic image: the networks of the real ones, the diffusion model, the feature network."""
+        early = [("baseline", "augmentation")] if "augmentation" in self.settings.baselines else []
+        self.parallel([("learn_images",), ("segment",), *early, ("learn_features",)])
+        self.check_images()
+
     def compare(self) -> None:
-        """UnIACorN in its modes, and the baselines; those with a budget of compute come last, since it is measured."""
+        """UnIACorN in its variants and the baselines; those whose budget of compute is measured come last."""
         s = self.settings
         last = [name for name in s.baselines if name in SYNTHETIC]
-        others = [name for name in s.baselines if name not in SYNTHETIC]
+        others = [name for name in s.baselines if name not in ("augmentation", *SYNTHETIC)]
         self.parallel([("generate", mode) for mode in s.modes] + [("baseline", name) for name in others])
-        self.parallel([("baseline", name) for name in last])
+        self.parallel([("baseline", name) for name in last] + [("generate_rounds",)] * (s.rounds > 1))
 
     def segment(self) -> None:
         """Train the segmentation networks of the real images, and measure the uncertainties."""
@@ -126,37 +125,48 @@ class Experiment(Stages):
     def learn_images(self) -> None:
         """Train the latent diffusion model."""
         self.stage("autoencoder", lambda: self.train_ldm("autoencoder"))
-        self.results["autoencoder"] = self.stage("reconstruction", lambda: control.reconstruction(self))
         self.stage("diffusion", lambda: self.train_ldm("diffusion"))
+
+    def learn_features(self) -> None:
+        """Train the feature network behind distances and audit, unless a file was given."""
+        if not (self.settings.features or {}).get("path"):
+            self.stage("features", lambda: image_sets.train_features(self))
+
+    def check_images(self) -> None:
+        """Does the diffusion model keep the speckle and the spread of the latents?"""
+        self.results["autoencoder"] = self.stage("reconstruction", lambda: control.reconstruction(self))
         self.results["diffusion"] = self.stage("latents", lambda: control.latent_statistics(self))
 
-    def generate(self, mode: str) -> None:
-        """Train both ControlNets of a mode, synthesise, retrain, and measure the control."""
-        main = mode == self.settings.modes[0]
-        name = "unicorn" if main else f"unicorn_{mode}"
+    def generate(self, variant: str) -> None:
+        """Train both ControlNets of a variant, choose the weight, synthesise, retrain, and measure the control."""
+        name, synthetic = self.setup(variant), self.synthetic(variant)
         for net in ("uncertainty_controlnet", "semantic_controlnet"):  # the second may build on the first
-            self.stage(f"{name}_{net}", lambda net=net: self.train_controlnet(net, mode))  # type: ignore[misc]
-        self.stage(f"{name}_synthesis", lambda: self.synthesise(mode))
-        synthetic = self.synthetic(mode)
+            self.stage(f"{name}_{net}", lambda net=net: self.train_controlnet(net, variant))  # type: ignore[misc]
+        if "augmentation" in self.settings.baselines:  # its network judges without labels of the unlabelled domain
+            weights = self.stage(f"{name}_weights", lambda: control.over_weights(self, variant))
+            self.results["weights"][name] = weights
+        self.stage(f"{name}_synthesis", lambda: self.synthesise(variant))
         self.train_segmentation(name, synthetic, synthetic)
         self.train_segmentation(f"{name}+real", [synthetic, self.labeled], synthetic)
-        if main and "augmentation" in self.settings.baselines:
+        if variant == self.settings.modes[0] and "augmentation" in self.settings.baselines:
             setup = f"{name}+real+augmentation"
             self.train_segmentation(setup, [synthetic, self.labeled], synthetic, augmentation="strong")
-        key = "control" if main else f"control_{mode}"
-        self.results[key] = self.stage(f"{name}_control", lambda: control.measure(self, mode, synthetic))
+        key = name.replace("unicorn", "control")
+        self.results[key] = self.stage(f"{name}_control", lambda: control.measure(self, variant, synthetic))
+
+    def generate_rounds(self) -> None:
+        """Further rounds: the retrained network's uncertainties steer the next synthesis."""
+        for before, variant in zip([self.settings.modes[0], *self.rounds], self.rounds, strict=False):
+            self.stage(f"unicorn_{variant}_uncertainty", lambda b=before, v=variant: self.start_round(b, v))  # type: ignore[misc]
+            self.generate(variant)
 
     def baseline(self, name: str) -> None:
         """What one would do without UnIACorN: strong augmentation, pseudo-labels, or a transfer of the style."""
         if name == "augmentation":
             self.train_segmentation(name, self.labeled, self.labeled, augmentation="strong")
         elif name == "self_training":
-            folder = self.run_dir / "segmentation" / name
-            teacher, confidence = self.weights("lower_bound"), self.settings.confidence
-            steps = self_training.steps(teacher, self.labeled, self.unlabeled, folder, ROUNDS, confidence)
-            for i, (config, kind, overrides) in enumerate(steps):
-                work = partial(self.bundle, self.bundle_dir("retinal_unet", ""), config, kind, **overrides)
-                self.stage(f"{name}_{i}", work)
+            for i in range(self.settings.trainings):
+                self.self_train(name, i)
             self.evaluate(name)
         else:
             data = self.run_dir / f"synthetic_{name}"
@@ -168,190 +178,11 @@ class Experiment(Stages):
             self.train_segmentation(name, data, data)
             self.train_segmentation(f"{name}+real", [data, self.labeled], data)
 
-    def parallel(self, branches: list[Branch]) -> None:
-        """Run methods of this experiment that do not depend on each other, side by side where there is room."""
-        jobs = min(self.settings.jobs or (2 if self.device.type == "cpu" else 1), len(branches), os.cpu_count() or 1)
-        if jobs > 1:
-            side_by_side(_run_branch, branches, jobs, self.settings, self.tracker.parent)
-        for name, *arguments in branches:  # what ran elsewhere is finished now, and its results are picked up here
-            getattr(self, name)(*arguments)
-
-    def install(self) -> None:
-        """Put the bundles into the run folder, with the preset's settings and those of this data."""
-        labels, channels = len(self.results["labels"]), 3 if self.results["modality"] == "RGB" else 1
-        preset = "small" if self.settings.preset == "quick" else None
-        if set(STYLE_TRANSFER) & set(self.settings.baselines):
-            own = self._overrides("style_transfer", "", labels, channels)
-            install("style_transfer", self.bundle_dir("style_transfer", "").parent, preset, own)
-        for mode in self.settings.modes:
-            for name in OWN_BUNDLES:
-                if mode == self.settings.modes[0] or name in (
-                    "uncertainty_controlnet",
-                    "semantic_controlnet",
-                    "synthesis",
-                ):
-                    install(
-                        name, self.bundle_dir(name, mode).parent, preset, self._overrides(name, mode, labels, channels)
-                    )
-
-    def _overrides(self, name: str, mode: str, labels: int, channels: int) -> dict[str, dict]:
-        own = {k: dict(v) for k, v in (self.settings.overrides or {}).get(name, {}).items()}
-        if name == "retinal_unet":
-            own["inference.json"] = {"num_labels": labels, "num_channels": channels} | own.get("inference.json", {})
-        if name in ("latent_diffusion", "style_transfer"):
-            own["inference.json"] = {"num_channels": channels} | own.get("inference.json", {})
-        if name in ("uncertainty_controlnet", "semantic_controlnet", "synthesis"):
-            files = ("inference.json",) if name == "synthesis" else ("inference.json", "train.json")
-            for file in files:
-                siblings = {"latent_diffusion": str(self.bundle_dir("latent_diffusion", mode))}
-                siblings |= {"retinal_unet": str(self.bundle_dir("retinal_unet", mode)), "prior_path": self.prior(mode)}
-                own[file] = siblings | own.get(file, {})
-        return own
-
-    def bundle_dir(self, name: str, mode: str) -> Path:
-        """Where a bundle of this run lives; the modes share the segmentation network and the diffusion model."""
-        shared = name in ("retinal_unet", "latent_diffusion", "style_transfer") or mode == self.settings.modes[0]
-        return self.run_dir / ("bundles" if shared else f"bundles_{mode}") / name
-
-    def prior(self, mode: str) -> str:
-        """File of the prior: the paper's hint is the plain uncertainty, the compositional one is standardised."""
-        scaling = "paper" if mode == "paper" else "zscore"
-        return str(self.bundle_dir("retinal_unet", mode) / "models" / f"prior_{scaling}.json")
-
-    @property
-    def augmented(self) -> Path:
-        """The labelled images with strong intensity augmentation."""
-        return self.run_dir / "labeled_augmented"
-
-    def synthetic(self, mode: str) -> Path:
-        """The synthetic data set of a mode; the main one has the plain name."""
-        return self.run_dir / ("synthetic" if mode == self.settings.modes[0] else f"synthetic_{mode}")
-
-    def weights(self, setup: str) -> Path:
-        """Weights of the segmentation network of a set-up."""
-        if setup == "lower_bound":
-            return self.run_dir / "bundles" / "retinal_unet" / "models" / "model.pt"
-        if setup == "self_training":
-            return self.run_dir / "segmentation" / setup / f"round_{ROUNDS}" / "model.pt"
-        return self.run_dir / "segmentation" / setup / "model.pt"
-
-    def train_segmentation(self, setup: str, data: Path | list[Path], validation: Path, **recipe: str) -> None:
-        """Train the same recipe on some data and score it on the unlabelled domain's test images."""
-        folder = self.weights(setup).parent
-        data = [str(d) for d in data] if isinstance(data, list) else str(data)  # type: ignore[assignment]
-        self.stage(
-            setup,
-            lambda: self.bundle(
-                self.bundle_dir("retinal_unet", ""),
-                "train.json",
-                dataset_dir=data,
-                validation_dir=str(validation),
-                ckpt_dir=str(folder),
-                output_dir=str(folder),
-                **recipe,
-            ),
-        )
-        self.evaluate(setup)
-
-    def evaluate(self, setup: str) -> None:
-        """Score the segmentation network of a set-up on the unlabelled domain's test images, where they have labels."""
-        if self.has_truth:
-            self.results["segmentation"][setup] = self.stage(
-                f"{setup}_evaluation",
-                lambda: score_images(
-                    self.bundle_dir("retinal_unet", self.settings.modes[0]),
-                    self.weights(setup),
-                    self.unlabeled,
-                    "test",
-                    self.settings.seed,
-                    self.device,
-                    self.run_dir / "evaluation" / f"{setup}.json",
-                ),
-            )
-
-    def differences(self) -> dict[str, Any]:
-        """Mean IoU of every set-up minus that of each reference, on the same subjects, with intervals."""
-        paths = {setup: self.run_dir / "evaluation" / f"{setup}.json" for setup in self.results["segmentation"]}
-        records = {setup: [path] for setup, path in paths.items() if path.is_file()}
-        seed = self.settings.seed
-        return {
-            reference: {s: compare(records[s], records[reference], seed) for s in records if s != reference}
-            for reference in REFERENCES
-            if reference in records
-        }
-
-    def measure_uncertainty(self) -> None:
-        """Uncertainty of every image of both domains, and the prior in both scalings."""
-        for scaling in ("zscore", "paper"):
-            path = self.bundle_dir("retinal_unet", self.settings.modes[0]) / "models" / f"prior_{scaling}.json"
-            self.bundle(
-                self.bundle_dir("retinal_unet", ""),
-                "uncertainty.json",
-                "infer",
-                dataset_dir=str(self.labeled),
-                unlabeled_dir=str(self.unlabeled),
-                measured_too=[str(self.augmented)] if self.augmented.is_dir() else [],
-                scaling=scaling,
-                prior_path=str(path),
-            )
-
-    def train_ldm(self, part: str) -> None:
-        """Train the autoencoder or the diffusion model on the images of both domains."""
-        root, data = self.bundle_dir("latent_diffusion", ""), [str(self.labeled), str(self.unlabeled)]
-        self.bundle(root, f"train_{part}.json", dataset_dir=data)
-
-    def train_controlnet(self, name: str, mode: str) -> None:
-        """Train one ControlNet; the Semantic-ControlNet on top of the other in ``compositional`` mode."""
-        root = self.bundle_dir(name, mode)
-        if name == "semantic_controlnet":
-            styles = [self.augmented] if mode == "compositional" and self.augmented.is_dir() else []
-            self.bundle(root, "train.json", dataset_dir=[str(folder) for folder in (self.labeled, *styles)], mode=mode)
-        else:
-            self.bundle(root, "train.json", dataset_dir=str(self.labeled), unlabeled_dir=str(self.unlabeled))
-
-    def train_style_transfer(self, name: str) -> None:
-        """CycleGAN or CUT, for as many seconds as the diffusion model and both ControlNets took together."""
-        stages = [self.run_dir / "stages" / f"{stage}.json" for stage in OWN_TRAINING]
-        folder = self.bundle_dir("style_transfer", "") / "models" / name
-        self.bundle(
-            self.bundle_dir("style_transfer", ""),
-            f"train_{name}.json",
-            dataset_dir=str(self.labeled),
-            unlabeled_dir=str(self.unlabeled),
-            max_seconds=sum(read_json(path)["seconds"] for path in stages),
-            max_epochs=1_000_000,
-            ckpt_dir=str(folder),
-            output_dir=str(folder),
-        )
-
-    def translate(self, name: str) -> None:
-        """The labelled images in the look of the unlabelled domain."""
-        self.bundle(
-            self.bundle_dir("style_transfer", ""),
-            "inference.json",
-            "infer",
-            dataset_dir=str(self.labeled),
-            ckpt_path=str(self.bundle_dir("style_transfer", "") / "models" / name / "model.pt"),
-            output_dir=str(self.run_dir / f"synthetic_{name}"),
-            device_name=str(read_header(self.unlabeled)["device"]),
-        )
-
-    def synthesise(self, mode: str, output: Path | None = None, weight: float | None = None) -> None:
-        """Label maps of the labelled domain x uncertainties of the unlabelled one -> the synthetic data set."""
-        s = self.settings
-        self.bundle(
-            self.bundle_dir("synthesis", mode),
-            "inference.json",
-            "infer",
-            dataset_dir=str(self.labeled),
-            mode=mode,
-            output_dir=str(output or self.synthetic(mode)),
-            uncertainty_weight=s.weight(mode) if weight is None else weight,
-            guidance=list(s.guidance_of(mode)),
-            count=s.count,
-            augment=s.augment and self.results["modality"] == "OCT",  # streets do not bend
-            device_name=str(read_header(self.unlabeled)["device"]),
-        )
+    def judge(self) -> None:
+        """Distances between the sets of images, the search for copies, and the pictures."""
+        self.results["fid"] = self.stage("distances", lambda: image_sets.distances_of(self))
+        self.results["memorization"] = self.stage("memorization", lambda: image_sets.search_copies(self))
+        self.stage("pictures", lambda: pictures.write_all(self))
 
     def finish(self) -> None:
         """Write results.json and the report, and close the tracking."""
@@ -374,14 +205,166 @@ class Experiment(Stages):
         scores = {f"{k}.mean_iou".replace("+", "_"): v["mean_iou"] for k, v in self.results["segmentation"].items()}
         self.tracker.close(scores, [self.run_dir / "results.json", report])
 
+    # ------------------------------------------------------------------ single stages
 
-def _run_branch(settings: Settings, parent: str, branch: Branch, threads: int) -> None:
+    def parallel(self, branches: list[Branch]) -> None:
+        """Run methods of this experiment that do not depend on each other, side by side where there is room."""
+        jobs = min(self.settings.jobs or (2 if self.device.type == "cpu" else 1), len(branches), os.cpu_count() or 1)
+        if jobs > 1:
+            side_by_side(_run_branch, branches, jobs, self.settings, self.tracker.parent, self.walked)
+        for name, *arguments in branches:  # what ran elsewhere is finished now, and its results are picked up here
+            getattr(self, name)(*arguments)
+        self.walked += branches
+
+    def train_segmentation(self, setup: str, data: Path | list[Path], validation: Path, **recipe: str) -> None:
+        """Train one recipe on some data, as often as asked, and score it on the unlabelled domain's test images."""
+        sets = [str(folder) for folder in data] if isinstance(data, list) else str(data)
+        for i in range(self.settings.trainings):
+            folder = str(self.weights(setup, i).parent)
+            folders = {"validation_dir": str(validation), "ckpt_dir": folder, "output_dir": folder}
+            values = {"dataset_dir": sets, **folders, **recipe, "seed": self.seed + i}
+            work = partial(self.bundle, self.bundle_dir("retinal_unet"), "train.json", **values)
+            self.stage(setup if i == 0 else f"{setup}_training{i + 1}", work)
+        self.evaluate(setup)
+
+    def self_train(self, setup: str, training: int) -> None:
+        """Pseudo-labels of the lower bound's network on the unlabelled images, and training with them, in rounds."""
+        folder, teacher = self.weights(setup, training).parents[1], self.weights("lower_bound", training)
+        confidence = self.settings.confidence
+        steps = self_training.steps(teacher, self.labeled, self.unlabeled, folder, self_training.ROUNDS, confidence)
+        for i, (config, kind, overrides) in enumerate(steps):
+            own = {"seed": self.seed + training} if kind == "train" else {}
+            work = partial(self.bundle, self.bundle_dir("retinal_unet"), config, kind, **overrides, **own)
+            self.stage(f"{setup}_{i}" + (f"_training{training + 1}" if training else ""), work)
+
+    def evaluate(self, setup: str) -> None:
+        """Score the networks of a set-up on the unlabelled domain's test images, where they have labels."""
+        if self.has_truth:
+            self.results["segmentation"][setup] = self.stage(f"{setup}_evaluation", lambda: self.score(setup))
+
+    def score(self, setup: str) -> dict[str, Any]:
+        """Scores of a set-up, over its trainings."""
+        seed, records = self.settings.seed, [self.record(setup, i) for i in range(self.settings.trainings)]
+        each = [
+            score_images(
+                self.bundle_dir("retinal_unet"),
+                self.weights(setup, i),
+                self.unlabeled,
+                "test",
+                seed,
+                self.device,
+                record,
+            )
+            for i, record in enumerate(records)
+        ]
+        found = each[0] if len(each) == 1 else score_trainings(each, records, seed)
+        return found | sub_domain_scores(records, self.unlabeled, "test", seed)
+
+    def differences(self) -> dict[str, Any]:
+        """Mean IoU of every set-up minus that of each reference, on the same subjects, with intervals."""
+        trainings, seed = range(self.settings.trainings), self.settings.seed
+        records = {setup: [self.record(setup, i) for i in trainings] for setup in self.results["segmentation"]}
+        return {
+            reference: {s: compare(records[s], records[reference], seed) for s in records if s != reference}
+            for reference in REFERENCES
+            if reference in records
+        }
+
+    def measure_uncertainty(self, variant: str = "") -> None:
+        """Uncertainty of every image of both domains, and the prior in the scaling of every mode."""
+        root = self.bundle_dir("retinal_unet", variant)
+        for scaling in dict.fromkeys(Path(self.prior(v)).stem.removeprefix("prior_") for v in self.variants):
+            self.bundle(
+                root,
+                "uncertainty.json",
+                "infer",
+                dataset_dir=str(self.labeled),
+                unlabeled_dir=str(self.unlabeled),
+                measured_too=[str(folder) for folder in (self.augmented, self.guessed(variant)) if folder.is_dir()],
+                scaling=scaling,
+                prior_path=str(root / "models" / f"prior_{scaling}.json"),
+            )
+
+    def start_round(self, before: str, variant: str) -> None:
+        """The network retrained in the round before measures the uncertainties of the next, and guesses labels."""
+        weights, folder = (
+            self.weights(f"{self.setup(before)}+real"),
+            self.bundle_dir("retinal_unet", variant) / "models",
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix in (".json", ".pt"):
+            shutil.copy2(weights.with_suffix(suffix), folder / f"model{suffix}")
+        if self.settings.pseudo_labels:
+            data, guessed = str(self.unlabeled), str(self.guessed(variant))
+            teacher = {"ckpt_path": str(weights), "threshold": 0.0}  # the Semantic-ControlNet sees whole label maps
+            root = self.bundle_dir("retinal_unet", variant)
+            self.bundle(root, "pseudo_label.json", "infer", dataset_dir=data, output_dir=guessed, **teacher)
+        self.measure_uncertainty(variant)
+
+    def train_ldm(self, part: str) -> None:
+        """Train the autoencoder or the diffusion model on the images of both domains."""
+        root, data = self.bundle_dir("latent_diffusion"), [str(self.labeled), str(self.unlabeled)]
+        self.bundle(root, f"train_{part}.json", dataset_dir=data)
+
+    def train_controlnet(self, name: str, variant: str) -> None:
+        """Train one ControlNet; the Semantic-ControlNet on top of the other in ``compositional`` mode."""
+        root, mode = self.bundle_dir(name, variant), self.mode(variant)
+        own: dict[str, Any] = {"dataset_dir": str(self.labeled), "unlabeled_dir": str(self.unlabeled)}
+        if name == "semantic_controlnet":
+            more = [self.augmented, self.guessed(variant)] if mode == "compositional" else []
+            folders = [self.labeled, *(folder for folder in more if folder.is_dir())]
+            own = {"dataset_dir": [str(folder) for folder in folders], "mode": mode}
+        if self.is_round(variant):  # goes on where the round before ended
+            before = [self.settings.modes[0], *self.rounds][self.rounds.index(variant)]
+            own["initial_weights"] = str(self.bundle_dir(name, before) / "models" / "model.pt")
+        self.bundle(root, "train.json", **own)
+
+    def train_style_transfer(self, name: str) -> None:
+        """CycleGAN or CUT, for as many seconds as the diffusion model and both ControlNets took together."""
+        stages = [self.run_dir / "stages" / f"{stage}.json" for stage in OWN_TRAINING]
+        folder = self.bundle_dir("style_transfer") / "models" / name
+        self.bundle(
+            self.bundle_dir("style_transfer"),
+            f"train_{name}.json",
+            dataset_dir=str(self.labeled),
+            unlabeled_dir=str(self.unlabeled),
+            max_seconds=sum(read_json(path)["seconds"] for path in stages),
+            max_epochs=1_000_000,
+            ckpt_dir=str(folder),
+            output_dir=str(folder),
+        )
+
+    def translate(self, name: str) -> None:
+        """The labelled images in the look of the unlabelled domain."""
+        self.bundle(
+            self.bundle_dir("style_transfer"),
+            "inference.json",
+            "infer",
+            dataset_dir=str(self.labeled),
+            ckpt_path=str(self.bundle_dir("style_transfer") / "models" / name / "model.pt"),
+            output_dir=str(self.run_dir / f"synthetic_{name}"),
+            device_name=str(read_header(self.unlabeled)["device"]),
+        )
+
+    def weight(self, variant: str) -> float:
+        """Weight of the Uncertainty-ControlNet: the setting, or what was chosen (:func:`control.over_weights`)."""
+        given = self.settings.weight(self.mode(variant))
+        return float(self.results["weights"][self.setup(variant)]["weight"] if given == "auto" else given)
+
+    def synthesise(self, variant: str, output: Path | None = None, weight: float | None = None) -> None:
+        """Label maps of the labelled domain x uncertainties of the unlabelled one -> the synthetic data set."""
+        own = {**self.settings.synthesis(self.mode(variant)), "output_dir": str(output or self.synthetic(variant))}
+        own["uncertainty_weight"] = self.weight(variant) if weight is None else weight
+        self.bundle(self.bundle_dir("synthesis", variant), "inference.json", "infer", **own)
+
+
+def _run_branch(settings: Settings, parent: str, walked: list[Branch], branch: Branch, threads: int) -> None:
     """One branch of an experiment, in a process of its own."""
     torch.set_num_threads(threads)
     log_to_console()
     run = Experiment(settings, resume=True)
-    run.segment()  # finished: picks up the results
-    run.learn_images()
+    for name, *arguments in walked:  # finished: picks up the results
+        getattr(run, name)(*arguments)
     run.tracker = Tracker(run.run_dir, run.run_dir.name, settings.tracking, parent)
     name, *arguments = branch
     getattr(run, name)(*arguments)

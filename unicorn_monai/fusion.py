@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
+
+from unicorn_monai.networks import shared_encoder
 
 Residuals = tuple[list[Tensor], Tensor]  # what a ControlNet returns: down block residuals, mid block residual
 Weight = float | Tensor  # one for the batch, or (batch,): one per image
@@ -75,6 +78,19 @@ def controlled(
     down, mid = fuse_residuals(*zip(*controls, strict=True)) if controls else (None, None)
     extra = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
     return unet(inputs, timesteps, context=context, **extra)
+
+
+def guided(
+    unet: nn.Module,
+    terms: Sequence[tuple[float, Sequence[Control]]],
+    inputs: Tensor,
+    timesteps: Tensor,
+    context: Tensor | None = None,
+) -> Tensor:
+    """Weighted sum of what the U-Net predicts under several sets of controls; one of weight 0 is not run."""
+    with shared_encoder(unet):
+        passes = [g * controlled(unet, controls, inputs, timesteps, context) for g, controls in terms if g != 0]
+    return sum(passes, torch.zeros(()))
 
 
 def _weighted_sum(parts: Sequence[Tensor], weights: Sequence[Weight]) -> Tensor:

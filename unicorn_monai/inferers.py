@@ -23,7 +23,7 @@ from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from unicorn_monai.fusion import Weight, control, controlled, mode_weights
+from unicorn_monai.fusion import Weight, control, guided, mode_weights
 from unicorn_monai.networks import encoded_condition, require
 from unicorn_monai.schedulers import Sampler, prepare_timesteps, seeded_step
 
@@ -36,7 +36,7 @@ class DualControlNetInferer:
         scale_factor: what the latents were multiplied by in training (1 / their standard deviation).
         uncertainty_weight: w; a number, or a tensor (batch,) with one per image.
         mode: "paper": weights (1 - w, w); "compositional": (1, w).
-        guidance: (g_unc, g_sem); each that differs from the one before it, (1, g_unc), costs a pass of the U-Net.
+        guidance: (g_unc, g_sem); each that differs from the one before it, (1, g_unc), costs a pass of the decoder.
     """
 
     def __init__(
@@ -70,8 +70,7 @@ class DualControlNetInferer:
         style = control(uncertainty, a_unc, hint, inputs, timesteps, context)
         g_unc, g_sem = self.guidance if label else (self.guidance[0], self.guidance[0])
         nested = ((1 - g_unc, []), (g_unc - g_sem, style), (g_sem, label + style))
-        terms = (g * controlled(unet, part, inputs, timesteps, context) for g, part in nested if g != 0)
-        return sum(terms, torch.zeros(()))
+        return guided(unet, nested, inputs, timesteps, context)
 
     @torch.no_grad()
     def sample(

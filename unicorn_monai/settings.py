@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
-from unicorn_monai.datasets import check
+from unicorn_monai.datasets import check, datalist, read_header
 from unicorn_monai.fusion import MODES
+from unicorn_monai.prior import SCALINGS
 
 STYLE_TRANSFER = ("cyclegan", "cut")
 BASELINES = ("augmentation", "self_training", *STYLE_TRANSFER)
@@ -25,13 +27,22 @@ class Settings:
         preset: "quick" (the bundles' small networks) or "full" (their defaults, for 256 x 256).
         seed: of everything.
         modes: what to train and compare; the first is the main one, its results carry the plain names.
-        uncertainty_weight: weight of the Uncertainty-ControlNet in ``compositional`` mode.
-        paper_weight: w in ``paper`` mode, (1 - w, w).
+        uncertainty_weight: weight of the Uncertainty-ControlNet in ``compositional`` mode; "auto": the one that
+            ``evaluation.weights.choose_weight`` takes.
+        paper_weight: w in ``paper`` mode, (1 - w, w), or "auto".
         baselines: what else to compare with, some of "augmentation", "self_training", "cyclegan", "cut" and
             "semantic_only". The last takes the Semantic-ControlNet of the mode "paper" alone.
         confidence: of the network that a pixel's pseudo-label needs to count in ``self_training``.
         guidance: of the uncertainty and of the label map in ``compositional`` mode; (1, 1) is none.
-        count: synthetic training images; as many as labelled ones by default.
+        count: synthetic training images; ``samples_per_label`` for each labelled one by default.
+        samples_per_label: synthetic images of each label map, of other uncertainties.
+        rounds: 2 or more: the retrained network measures the uncertainties again, both ControlNets go on, and so on.
+        pseudo_labels: in further rounds, show the Semantic-ControlNet the unlabelled images too, with the labels that
+            the retrained network guesses.
+        scaling: of the hint in ``compositional`` mode, "zscore", "quantile" or "paper".
+        trainings: of every segmentation network, with other seeds; scores are means over them.
+        features: feature network of distances and audit, {"path", "sha256", "preprocessing", "arguments"}; by default
+            one is trained here, for {"iterations": 1000}.
         augment: change the label maps' geometry before synthesis; OCT only, since streets do not bend.
         style_augmentation: in ``compositional`` mode, show the Semantic-ControlNet strongly augmented images too.
         device: "cpu", "cuda:0", ...; None takes the first GPU where there is one.
@@ -48,10 +59,16 @@ class Settings:
     modes: tuple[str, ...] = MODES
     baselines: tuple[str, ...] = ()
     confidence: float = 0.9
-    uncertainty_weight: float = 1.0
-    paper_weight: float = 0.7
+    uncertainty_weight: float | str = 1.0
+    paper_weight: float | str = 0.7
     guidance: tuple[float, float] = (3.0, 1.0)
     count: int | None = None
+    samples_per_label: int = 1
+    rounds: int = 1
+    pseudo_labels: bool = True
+    scaling: str = "zscore"
+    trainings: int = 1
+    features: dict[str, Any] | None = None
     augment: bool = True
     style_augmentation: bool = True
     device: str | None = None
@@ -72,13 +89,25 @@ class Settings:
                 settings[key] = tuple(settings[key])
         return cls(**settings)
 
-    def weight(self, mode: str) -> float:
-        """Weight of the Uncertainty-ControlNet in a mode."""
+    def weight(self, mode: str) -> float | str:
+        """Weight of the Uncertainty-ControlNet in a mode, or "auto"."""
         return self.paper_weight if mode == "paper" else self.uncertainty_weight
 
     def guidance_of(self, mode: str) -> tuple[float, float]:
         """Guidance in a mode; the paper has none."""
         return self.guidance if mode == "compositional" else (1.0, 1.0)
+
+    def synthesis(self, mode: str) -> dict[str, Any]:
+        """What ``inference.json`` of the bundle ``synthesis`` is told in a mode, but for the place of the result."""
+        return {
+            "dataset_dir": str(Path(self.labeled).resolve()),
+            "mode": mode,
+            "uncertainty_weight": self.weight(mode),
+            "guidance": list(self.guidance_of(mode)),
+            "count": self.count or self.samples_per_label * len(datalist(self.labeled, "training")),
+            "augment": self.augment and read_header(self.labeled).get("modality", "OCT") == "OCT",
+            "device_name": str(read_header(self.unlabeled)["device"]),
+        }
 
     def validate(self) -> None:
         """Refuse what would fail later."""
@@ -92,12 +121,42 @@ class Settings:
                 raise ValueError(f"Unknown baseline '{name}'; expected some of {[*BASELINES, SEMANTIC_ONLY]}.")
         if SEMANTIC_ONLY in self.baselines and "paper" not in self.modes:
             raise ValueError(f"'{SEMANTIC_ONLY}' needs the mode 'paper'; modes are {list(self.modes)}. Add it.")
+        if not self.modes:
+            raise ValueError(f"modes is empty; expected some of {list(MODES)}.")
         if len(self.guidance) != 2:
             raise ValueError(f"guidance is {self.guidance}; expected two numbers, [uncertainty, label map].")
         if self.jobs is not None and self.jobs < 1:
             raise ValueError(f"jobs is {self.jobs}; expected at least 1, or null for as many as fit.")
-        if not 0 <= self.paper_weight <= 1:
-            raise ValueError(f"paper_weight is {self.paper_weight}; expected 0 to 1, since the weights are (1 - w, w).")
+        for name, most, why in (
+            ("uncertainty_weight", None, ""),
+            ("paper_weight", 1, ", since the weights are (1 - w, w)"),
+        ):
+            value = getattr(self, name)
+            if value == "auto":
+                if "augmentation" not in self.baselines:
+                    raise ValueError(
+                        f"{name} is 'auto', which needs the baseline 'augmentation': its network judges, without "
+                        "labels of the unlabelled domain, whether label maps are obeyed. Add it to baselines "
+                        f"{self.baselines}."
+                    )
+            elif isinstance(value, str) or value < 0 or (most is not None and value > most):
+                limits = "0 or more" if most is None else f"0 to {most}"
+                raise ValueError(f"{name} is {value!r}; expected {limits}{why}, or 'auto'.")
+        for name in ("samples_per_label", "rounds", "trainings"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        if self.rounds > 1 and self.modes[0] != "compositional":
+            raise ValueError(f"rounds is {self.rounds}; further rounds need the first mode to be 'compositional'.")
+        if self.scaling not in SCALINGS:
+            raise ValueError(f"scaling is '{self.scaling}'; expected one of {list(SCALINGS)}.")
+        if self.features is not None:
+            known = ["path", "sha256", "preprocessing", "arguments"] if "path" in self.features else ["iterations"]
+            lacking = [key for key in known[:3] if key not in self.features]
+            if lacking or set(self.features) - set(known):
+                raise ValueError(
+                    f"features is {self.features}; expected path, sha256, preprocessing and, where needed, arguments "
+                    "of a feature network, or iterations for one trained here."
+                )
         for name, folder, need_labels in (("labeled", self.labeled, True), ("unlabeled", self.unlabeled, False)):
             problems = check(folder, need_labels)
             if problems:

@@ -77,7 +77,7 @@ class Stages:
         """Run one configuration of a bundle in this process and note the equivalent shell command."""
         file = root / "configs" / config
         if kind == "train" or root.name == "synthesis":
-            overrides["seed"] = self.seed
+            overrides.setdefault("seed", self.seed)
         if kind == "train":
             overrides["resume"] = True
         overrides["device"] = str(self.device)

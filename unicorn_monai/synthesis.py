@@ -34,7 +34,7 @@ from unicorn_monai.datasets import (
 from unicorn_monai.fusion import Weight
 from unicorn_monai.handlers import tile
 from unicorn_monai.inferers import DualControlNetInferer
-from unicorn_monai.networks import require_finite
+from unicorn_monai.networks import compiled, require_finite
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.transforms import LoadPixelsd, one_hot, to_uint8
 
@@ -139,6 +139,7 @@ class Generator:
         uncertainty: ControlNet of the uncertainty, or None.
         num_labels: of the label maps.
         prior: scales the uncertainty.
+        compile: compile the networks of the denoising loop (``networks.compiled``); pays for thousands of images.
     """
 
     def __init__(
@@ -153,7 +154,11 @@ class Generator:
         uncertainty: nn.Module | None = None,
         num_labels: int = 1,
         prior: UncertaintyPrior | None = None,
+        compile: bool = False,
     ) -> None:
+        if compile:
+            unet = compiled(unet)
+            semantic, uncertainty = (n if n is None else compiled(n) for n in (semantic, uncertainty))
         self.inferer, self.autoencoder, self.unet = inferer, autoencoder, unet
         self.semantic, self.uncertainty = semantic, uncertainty
         self.latent_shape, self.steps, self.device = tuple(latent_shape), num_inference_steps, torch.device(device)
@@ -184,7 +189,8 @@ class Generator:
                     "No uncertainty to ask the Uncertainty-ControlNet for; give `uncertainties` or a prior."
                 )
             hint = self.prior.hint(torch.tensor(wanted))
-        images = self.inferer.sample(
+        sample = torch.inference_mode()(self.inferer.sample)  # a few percent faster than no_grad
+        images = sample(
             label_map=one_hot(labels, self.num_labels).to(self.device),
             hint=hint.to(self.device),
             autoencoder=self.autoencoder,

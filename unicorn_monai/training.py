@@ -267,7 +267,9 @@ class EMA:
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
-        """One update."""
+        """One update after every step of the optimizer."""
+        if not steps_now(engine):
+            return
         self.iteration += 1
         decay = min(self.decay, (1 + self.iteration) / (10 + self.iteration))
         averages: list[Tensor] = list(self.averaged.parameters())
@@ -301,8 +303,19 @@ class ClipGradients:
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Clip."""
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+        """Clip what the coming step will use."""
+        if steps_now(engine):
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+
+
+def steps_now(engine: Engine) -> bool:
+    """Whether the optimizer steps in this iteration: MONAI's trainer may add up the gradients of several batches."""
+    several = getattr(engine, "accumulation_steps", 1)
+    if several == 1:
+        return True
+    length = int(engine.state.epoch_length or 0)
+    position = (engine.state.iteration - 1) % length + 1 if length else engine.state.iteration
+    return position % several == 0 or position == length
 
 
 def random_order(dataset: Sized, batch_size: int, iterations: int | None = None) -> RandomSampler:

@@ -27,6 +27,8 @@ from unicorn_monai.transforms import read_image, to_uint8
 
 logger = logging.getLogger("unicorn_monai")
 
+ROUNDS = 2  # of the experiment
+
 
 def pseudo_label(logits: Tensor, threshold: float) -> Tensor:
     """Confident labels, 255 elsewhere.

@@ -8,6 +8,8 @@ synthetic images, beside the oracle's score on real images.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +18,11 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from unicorn_monai.acquisition import Measure
 from unicorn_monai.bundle import definition, from_bundle, weights_metadata
 from unicorn_monai.datasets import datalist, write_json
-from unicorn_monai.evaluation.segmentation import confusion_matrix, predict_labels, predict_uncertainty, scores
+from unicorn_monai.evaluation.segmentation import confusion_matrix, predict_labels, scores
+from unicorn_monai.evaluation.weights import NoWeight, choose_weight, control_over_weights, image_measure
 from unicorn_monai.handlers import read_json
 from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.latents import LatentDataset
@@ -34,12 +38,16 @@ if TYPE_CHECKING:
 
 GRID = 8  # requested uncertainties
 MAPS = 12  # label maps at each
+WEIGHT_MAPS = 32  # label maps at each fusion weight
+BATCH = 32
+
+logger = logging.getLogger("unicorn_monai")
 
 
 @torch.no_grad()
 def reconstruction(run: Experiment) -> dict[str, dict[str, list[float]]]:
     """High-pass standard deviation and mean entropy of validation images, [original, reconstruction] per domain."""
-    autoencoder = from_bundle(run.bundle_dir("latent_diffusion", ""), "autoencoder_def", "autoencoder.pt", run.device)
+    autoencoder = from_bundle(run.bundle_dir("latent_diffusion"), "autoencoder_def", "autoencoder.pt", run.device)
     segmentation, channels = _segmentation(run), _channels(run)
     result = {}
     for name, folder in (("labeled", run.labeled), ("unlabeled", run.unlabeled)):
@@ -64,7 +72,7 @@ def _texture(image: Tensor, segmentation: nn.Module) -> tuple[float, float]:
 @torch.no_grad()
 def latent_statistics(run: Experiment, count: int = 64) -> dict[str, float]:
     """Standard deviation of sampled latents over that of the training latents: 0.9 to 1.1 for a trained model."""
-    root = run.bundle_dir("latent_diffusion", "")
+    root = run.bundle_dir("latent_diffusion")
     generator = make_generator(run, None)
     sampled = []
     original = generator.inferer.decode
@@ -81,29 +89,30 @@ def latent_statistics(run: Experiment, count: int = 64) -> dict[str, float]:
     return {"latent_std": ratio, "n": count}
 
 
-def make_generator(run: Experiment, mode: str | None) -> Generator:
-    """The generator of one mode; None gives the diffusion model without any control."""
-    root = run.bundle_dir("latent_diffusion", "")
+def make_generator(run: Experiment, variant: str | None, weight: float | None = None) -> Generator:
+    """The generator of one variant; None gives the diffusion model without any control.
+
+    Args:
+        run: the experiment.
+        variant: a mode or a round.
+        weight: of the Uncertainty-ControlNet, if not the run's.
+    """
+    root = run.bundle_dir("latent_diffusion")
     nets: dict[str, Any] = {}
-    weight, guidance = 0.0, (1.0, 1.0)
-    if mode is not None:
-        weight, guidance = run.settings.weight(mode), run.settings.guidance_of(mode)
+    mode, guidance = "paper", (1.0, 1.0)
+    if variant is None:
+        weight = 0.0
+    else:
+        weight, mode = run.weight(variant) if weight is None else weight, run.mode(variant)
+        guidance, sha256 = run.settings.guidance_of(mode), _segmentation_sha256(run, variant)
         nets = {
-            "semantic": from_bundle(run.bundle_dir("semantic_controlnet", mode), weights="model.pt", device=run.device),
-            "uncertainty": from_bundle(
-                run.bundle_dir("uncertainty_controlnet", mode), weights="model.pt", device=run.device
-            ),
-            "prior": UncertaintyPrior.load(run.prior(mode)),
-            "num_labels": len(run.results["labels"]),
+            name: from_bundle(run.bundle_dir(f"{name}_controlnet", variant), weights="model.pt", device=run.device)
+            for name in ("semantic", "uncertainty")
         }
+        nets |= {"prior": UncertaintyPrior.load(run.prior(variant), sha256), "num_labels": len(run.results["labels"])}
+    scale_factor = weights_metadata(root, "model.pt", "scale_factor")
     return Generator(
-        DualControlNetInferer(
-            from_bundle(root, "scheduler"),
-            weights_metadata(root, "model.pt", "scale_factor"),
-            weight,
-            mode or "paper",
-            guidance,
-        ),
+        DualControlNetInferer(from_bundle(root, "scheduler"), scale_factor, weight, mode, guidance),
         from_bundle(root, "autoencoder_def", "autoencoder.pt", run.device),
         from_bundle(root, "network_def", "model.pt", run.device),
         weights_metadata(root, "model.pt", "latent_shape"),
@@ -114,17 +123,49 @@ def make_generator(run: Experiment, mode: str | None) -> Generator:
 
 
 @torch.no_grad()
-def measure(run: Experiment, mode: str, synthetic: Path) -> dict[str, Any]:
+def over_weights(run: Experiment, variant: str) -> dict[str, Any]:
+    """Control and label fidelity against the fusion weight, and the weight to take (see ``weights.py``).
+
+    Returns:
+        "table" of :func:`control_over_weights`, "weight" and "reason" of :func:`choose_weight`, "judge", "oracle".
+    """
+    name = run.setup(variant)
+    generator = make_generator(run, variant, weight=0.0)
+    prior = UncertaintyPrior.load(run.prior(variant), _segmentation_sha256(run, variant))
+    requests = Requests(WEIGHT_MAPS, run.settings.seed, run.labeled, "validation", prior=prior)[:]
+    oracle = "upper_bound" if run.has_truth else None
+    table = control_over_weights(
+        generator,
+        requests,
+        image_measure(_segmentation(run, variant), Measure(prior.acquisition, prior.aggregation)),
+        _network(run, "augmentation"),
+        folder=run.run_dir / "pictures" / f"weights_{name}",
+        oracle=None if oracle is None else _network(run, oracle),
+    )
+    found = {"table": table, "judge": "augmentation", "oracle": oracle}
+    try:
+        weight, reason = choose_weight(table)
+    except NoWeight as error:
+        if run.settings.weight(run.mode(variant)) == "auto":
+            raise
+        return found | {"weight": None, "reason": f"no weight: {error}"}
+    logger.info(f"   without labels one would take {reason}")
+    return found | {"weight": weight, "reason": reason}
+
+
+@torch.no_grad()
+def measure(run: Experiment, variant: str, synthetic: Path) -> dict[str, Any]:
     """Requested against measured uncertainty, and label fidelity of the synthetic data set."""
-    generator, segmentation = make_generator(run, mode), _segmentation(run)
-    labeled = _uncertainties(run, run.labeled)
-    prior = UncertaintyPrior.load(run.prior(mode))
+    generator = make_generator(run, variant)
+    labeled = _uncertainties(run, run.labeled, variant)
+    prior = UncertaintyPrior.load(run.prior(variant))
+    uncertainty = image_measure(_segmentation(run, variant), Measure(prior.acquisition, prior.aggregation))
     grid = np.linspace(labeled.mean(), min(1.0, prior.mean + 2 * prior.std), GRID)
     maps = Requests(MAPS, run.settings.seed, run.labeled, "validation")[:]
     curve, requested, measured = [], [], []
     for value in grid:
         images = generator([*with_uncertainty(maps, float(value))])
-        u = image_uncertainty(segmentation(images)).cpu().numpy()
+        u = uncertainty(images).cpu().numpy()
         curve.append({"requested": float(value), "measured_mean": float(u.mean()), "measured_std": float(u.std())})
         requested += [float(value)] * len(u)
         measured += u.tolist()
@@ -139,8 +180,7 @@ def measure(run: Experiment, mode: str, synthetic: Path) -> dict[str, Any]:
 def label_fidelity(run: Experiment, synthetic: Path) -> dict[str, Any]:
     """IoU between the label maps of a synthetic data set and what the oracle segments in its images."""
     setup = "upper_bound" if run.has_truth else "lower_bound"
-    root = run.bundle_dir("retinal_unet", "")
-    oracle = from_bundle(root, weights=str(run.weights(setup)), device=run.device)
+    oracle = _network(run, setup)
     items = datalist(synthetic, "training", ("image", "label"))
     labels = len(run.results["labels"])
     load = LoadPixelsd(["label"], num_labels=labels)
@@ -154,18 +194,16 @@ def label_fidelity(run: Experiment, synthetic: Path) -> dict[str, Any]:
 
 
 def summarise_uncertainties(run: Experiment) -> None:
-    """Mean and standard deviation of the uncertainty of each set, and all values for the histogram."""
+    """Mean and standard deviation of the uncertainty of each set, and all values for the histogram.
+
+    All are measured with the lower bound's network, also those of further rounds, so that they can be compared.
+    """
     values = {"labeled": _uncertainties(run, run.labeled), "unlabeled": _uncertainties(run, run.unlabeled)}
-    segmentation = _segmentation(run)
-    for mode in run.settings.modes:
-        main = mode == run.settings.modes[0]
-        folder = run.run_dir / ("synthetic" if main else f"synthetic_{mode}")
-        paths = [item["image"] for item in datalist(folder, "training")]
-        u = predict_uncertainty(segmentation, paths, run.device, _channels(run))
-        values["unicorn" if main else f"unicorn_{mode}"] = u.numpy()
-    for name in (name for name in SYNTHETIC if name in run.settings.baselines):
-        paths = [item["image"] for item in datalist(run.run_dir / f"synthetic_{name}", "training")]
-        values[name] = predict_uncertainty(segmentation, paths, run.device, _channels(run)).numpy()
+    prior = UncertaintyPrior.load(run.prior(run.settings.modes[0]))
+    uncertainty = image_measure(_segmentation(run), Measure(prior.acquisition, prior.aggregation))
+    for name, folder in synthetic_sets(run).items():
+        paths = [str(item["image"]) for item in datalist(folder, "training")]
+        values[name] = _measured(uncertainty, paths, _channels(run), run.device)
     run.results["uncertainty"] = {
         name: {"mean": float(v.mean()), "std": float(v.std()), "n": len(v)} for name, v in values.items()
     }
@@ -174,17 +212,44 @@ def summarise_uncertainties(run: Experiment) -> None:
     )
 
 
-def _uncertainties(run: Experiment, folder: Path) -> np.ndarray:
-    table = read_json(run.bundle_dir("retinal_unet", "") / "models" / "uncertainties.json")["images"]
+def synthetic_sets(run: Experiment) -> dict[str, Path]:
+    """Every synthetic data set of a run by the name of its set-up."""
+    sets = {run.setup(variant): run.synthetic(variant) for variant in run.variants}
+    return sets | {n: run.run_dir / f"synthetic_{n}" for n in SYNTHETIC if n in run.settings.baselines}
+
+
+@torch.no_grad()
+def _measured(
+    uncertainty: Callable[[Tensor], Tensor], paths: list[str], channels: int, device: torch.device
+) -> np.ndarray:
+    parts = []
+    for start in range(0, len(paths), BATCH):
+        images = torch.stack([read_image(path, channels) for path in paths[start : start + BATCH]])
+        parts.append(uncertainty(images.to(device)).cpu())
+    return torch.cat(parts).numpy()
+
+
+def _uncertainties(run: Experiment, folder: Path, variant: str = "") -> np.ndarray:
+    table = read_json(run.bundle_dir("retinal_unet", variant) / "models" / "uncertainties.json")["images"]
     return np.array([table[item["image"]] for item in datalist(folder, "training")])
 
 
-def _segmentation(run: Experiment) -> nn.Module:
-    return from_bundle(run.bundle_dir("retinal_unet", ""), weights="model.pt", device=run.device)
+def _segmentation(run: Experiment, variant: str = "") -> nn.Module:
+    """The network whose uncertainties steer a variant."""
+    return from_bundle(run.bundle_dir("retinal_unet", variant), weights="model.pt", device=run.device)
+
+
+def _segmentation_sha256(run: Experiment, variant: str) -> str:
+    return weights_metadata(run.bundle_dir("retinal_unet", variant), "model.pt", "sha256")
+
+
+def _network(run: Experiment, setup: str) -> nn.Module:
+    """The segmentation network of a set-up."""
+    return from_bundle(run.bundle_dir("retinal_unet"), weights=str(run.weights(setup)), device=run.device)
 
 
 def _channels(run: Experiment) -> int:
-    return int(definition(run.bundle_dir("retinal_unet", ""), "num_channels"))
+    return int(definition(run.bundle_dir("retinal_unet"), "num_channels"))
 
 
 def example_requests(run: Experiment, count: int) -> list[Request]:

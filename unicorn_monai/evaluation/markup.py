@@ -5,7 +5,10 @@ Functions that take ``content``, ``caption``, ``head`` or ``rows`` expect HTML; 
 
 from __future__ import annotations
 
+import base64
 import math
+import struct
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ NAMES = {
     "labeled": "Labelled device",
     "unlabeled": "Unlabelled device",
 }
+SHEET = 960  # pixels; a wider sheet is scaled down to what is there, not below this
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -76,10 +80,11 @@ def table(head: list[str], rows: dict[str, list[str]], best: int | None = None, 
 
 def name_of(key: str) -> str:
     """How a set-up, a set of images or a control experiment is called, from its key in ``results.json``."""
-    base = key.removesuffix("+real")
-    mode = base.removeprefix("unicorn_").removeprefix("control_")
-    known = NAMES.get(base) or (base if mode == base else f"UnIACorN, {mode} mode")
-    return escape(known) + (" + real" if base != key else "")
+    base, *added = key.split("+")
+    variant = base.removeprefix("unicorn_").removeprefix("control_")
+    mode = f"{variant} mode" if not variant.startswith("round") else f"round {variant.removeprefix('round')}"
+    known = NAMES.get(base) or (base if variant == base else f"UnIACorN, {mode}")
+    return " + ".join([escape(known), *map(escape, added)])
 
 
 def number(value: Any) -> float | None:
@@ -108,3 +113,34 @@ def duration(value: Any) -> str:
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.{0 if seconds >= 10 else 1}f} s"
+
+
+def picture(file: Path, title: str) -> str:
+    """A PNG file as part of the page."""
+    data = file.read_bytes()
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise ValueError(f"'{file}' is not a PNG picture. Write the pictures again.")
+    width, height = struct.unpack(">II", data[16:24])
+    least, kind = (width, "small") if width <= SHEET else (SHEET, "large")
+    size = f'width="{width}" height="{height}" style="min-width:{least}px;max-width:{4 * width}px"'
+    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    return f'<div class="scroll"><img class="{kind}" src="{source}" alt="{escape(title)}" {size}></div>'
+
+
+def escaped(value: Any) -> str:
+    """A plain value as text."""
+    return MISSING if value is None else escape(str(value))
+
+
+def nested(parent: dict[str, Any], key: str) -> dict[str, Any]:
+    """A table within a table, empty where there is none."""
+    found = parent.get(key)
+    if found is not None and not isinstance(found, dict):
+        raise ValueError(f"'{key}' is a {type(found).__name__}; expected a table of names and values.")
+    return found or {}
+
+
+def ordered(keys: Iterable[str], first: Sequence[str]) -> list[str]:
+    """The keys, those of ``first`` first."""
+    keys = list(keys)
+    return [key for key in first if key in keys] + [key for key in keys if key not in first]

@@ -1,18 +1,21 @@
 """Does a synthetic image copy a training image? An audit that knows what images of one label map share by construction.
 
-1. Nearest training image by the features of a network (cosine, standardised). Its threshold is the 95th and the 99th
-   percentile of what held-out real images reach. Images made from a training image's label map share its anatomy, so
-   more of them than 5 % exceed it without any copying: the same number for images made from held-out label maps (the
-   control set) says how much of that is the label map's part.
-2. Correlation of the label-controlled speckle (``residual.py``), with thresholds of its own, for ``candidates`` images:
-   half of them the nearest by features, half by the spectrum of the speckle (which finds copies of changed contrast,
-   shifted and mirrored ones), and always the training image whose label map was used. A synthetic image above the 99th
-   percentile is FLAGGED; an honest generator has one in a hundred flagged.
-3. Copies of training images, changed in six ways, are planted to show what the audit would find.
-4. The closest pairs, with their structural similarity when aligned, for people to look at.
+1. Nearest training image by the features of a network (cosine, standardised), and the largest correlation of the
+   label-controlled speckle (``residual.py``) with ``candidates`` training images: half of them the nearest by features,
+   half by the spectrum of the speckle (which finds copies of changed contrast, shifted and mirrored ones), and always
+   the training image whose label map was used.
+2. How near is too near? The same search in held-out real images, which no network has seen, gives what the synthetic
+   images reach without copying: the 95th and the 99th percentile of it are the thresholds. (Real images against
+   training images would be no measure: synthetic speckle has another texture, on which it depends how much strangers
+   correlate.)
+   A synthetic image whose speckle lies above the 99th percentile is FLAGGED. An honest generator has about one in a
+   hundred flagged for every held-out set's worth of training images.
+3. Images made from a training image's label map share its anatomy. The same numbers for images made from held-out label
+   maps (the control set) say how much of it is the label map's part.
+4. Copies of training images, changed in six ways, are planted to show what the audit would find.
+5. The closest pairs, with their structural similarity when aligned, for people to look at.
 
-Thresholds come from one half of the held-out subjects, the other half shows that they hold. Counts have exact
-(Clopper-Pearson) intervals. An audit that finds nothing does not make a data set private.
+Counts have exact (Clopper-Pearson) intervals. An audit that finds nothing does not make a data set private.
 """
 
 from __future__ import annotations
@@ -34,7 +37,6 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from unicorn_monai.datasets import SPLITS, DatasetWriter, PathLike, read_array, read_header, write_json
-from unicorn_monai.evaluation.distribution import split_subjects
 from unicorn_monai.evaluation.features import Features
 from unicorn_monai.evaluation.residual import Aligned, fingerprint, speckle_residual
 from unicorn_monai.evaluation.segmentation import predict_labels
@@ -43,7 +45,7 @@ from unicorn_monai.transforms import LoadPixelsd, read_image
 
 LEVELS = (95, 99)  # percentiles of the held-out images
 FLAG = 99  # the one above which an image is flagged
-LEAST = 20  # held-out images in each half, or a 95th percentile means nothing
+LEAST = 40  # held-out images
 SHOWN = 8  # pairs on the sheet
 
 TRANSFORMS: dict[str, Callable[[NDArray, np.random.Generator], NDArray]] = {
@@ -55,6 +57,10 @@ TRANSFORMS: dict[str, Callable[[NDArray, np.random.Generator], NDArray]] = {
     "shifted": lambda image, random: np.roll(image, (3, 3), (-2, -1)),
 }
 GEOMETRIC = ("mirrored", "shifted")  # move the label map too
+
+
+class TooFewImages(ValueError):
+    """Too few held-out images for a threshold."""
 
 
 @dataclass(frozen=True)
@@ -207,38 +213,37 @@ def audit(
     Args:
         synthetic: the data set to audit.
         training: every real image a generative network was trained on, of both domains.
-        held_out: real images of other subjects, of the device the synthetic images imitate at least.
+        held_out: real images of other subjects, of both domains in about the same proportion.
         features: the feature network all were gathered with.
         folder: gets ``closest.png`` and ``audit.json`` (what is returned).
         control: synthetic images made from label maps that no network was trained on.
         candidates: training images whose speckle is compared with that of each image.
         planted: copies planted of each kind.
         top: closest pairs listed.
-        seed: of the halves and the copies.
+        seed: of the copies.
 
     Returns:
         "thresholds", "sets" (SET -> quantity -> level -> count, n, share, ci95), "planted" (the same per kind of copy),
         "flagged" (images, as ``dataset.json`` names them), "closest" pairs, and what it was done with.
 
     Raises:
-        ValueError: too few held-out images or subjects, images or features that do not fit.
+        TooFewImages: too few held-out images.
+        ValueError: images or features that do not fit.
     """
-    halves = split_subjects([str(item.get("subject")) for item in held_out.items], seed)
-    if halves is None or min(map(len, halves)) < LEAST:
-        raise ValueError(
-            f"{len(held_out.items)} held-out images give halves of "
-            f"{[len(h) for h in halves] if halves is not None else 'one subject'}; expected at least {LEAST} images in "
-            "each, of other subjects. Hold more real images out, or leave the audit out: 'not computed'."
+    if len(held_out.items) < LEAST:
+        raise TooFewImages(
+            f"{len(held_out.items)} held-out image(s); expected at least {LEAST}, of subjects that no network has "
+            "seen. Hold more real images out, or leave the audit out: 'not computed'."
         )
-    search = Searcher(training, candidates)
-    real = search(held_out, "audit: held-out images")
-    calibration, check = halves
+    search, unseen = Searcher(training, candidates), Searcher(held_out, candidates)
+    apart = unseen(synthetic, "audit: against held-out images")
     thresholds = {
-        quantity: {str(level): float(np.percentile(getattr(real, quantity)[calibration], level)) for level in LEVELS}
+        quantity: {str(level): float(np.percentile(getattr(apart, quantity), level)) for level in LEVELS}
         for quantity in ("embedding", "residual")
     }
     ours = search(synthetic, "audit: synthetic images")
-    sets = {"synthetic": _shares(ours, thresholds), "held_out": _shares(real, thresholds, check)}
+    sets = {"synthetic": _shares(ours, thresholds)}
+    sets["held_out"] = _shares(search(held_out, "audit: held-out images"), thresholds)
     if control is not None:
         sets["control"] = _shares(search(control, "audit: control images"), thresholds)
     flagged = ours.residual > thresholds["residual"][str(FLAG)]
@@ -252,7 +257,8 @@ def audit(
         "sets": sets,
         "planted": _power(search, features, thresholds, planted, seed),
         "flagged": [_name(item) for item, bad in zip(synthetic.items, flagged, strict=True) if bad],
-        "expected_by_chance": (1 - FLAG / 100) * len(synthetic.items),
+        "n_held_out": len(held_out.items),
+        "expected_by_chance": (1 - FLAG / 100) * len(synthetic.items) * len(training.items) / len(held_out.items),
         "closest": [_pair(synthetic, training, ours, int(i), bool(flagged[i])) for i in order],
     }
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -263,14 +269,15 @@ def audit(
     return result
 
 
-def _shares(matches: Matches, thresholds: dict[str, dict[str, float]], at: NDArray | None = None) -> dict[str, Any]:
+def _shares(matches: Matches, thresholds: dict[str, dict[str, float]]) -> dict[str, Any]:
     """How many exceed each threshold, with exact 95 % intervals."""
-    result: dict[str, Any] = {}
-    for quantity, levels in thresholds.items():
-        values = getattr(matches, quantity)
-        values = values if at is None else values[at]
-        result[quantity] = {level: proportion(int((values > t).sum()), len(values)) for level, t in levels.items()}
-    return result
+    return {
+        quantity: {
+            level: proportion(int((getattr(matches, quantity) > t).sum()), len(matches.training))
+            for level, t in levels.items()
+        }
+        for quantity, levels in thresholds.items()
+    }
 
 
 def proportion(count: int, n: int) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def write_all(run: Experiment) -> None:
 
 
 def _sheets(run: Experiment) -> Iterator[tuple[str, str, str, Tensor]]:
-    channels = definition(run.bundle_dir("retinal_unet", ""), "num_channels")
+    channels = definition(run.bundle_dir("retinal_unet"), "num_channels")
     real = {
         "labeled": _images(run.labeled, "validation", channels),
         "unlabeled": _images(run.unlabeled, "validation", channels),

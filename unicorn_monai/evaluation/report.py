@@ -10,25 +10,25 @@ URIs, charts are inline SVG, there is no script) and what was not computed is ca
 
 from __future__ import annotations
 
-import base64
 import json
-import struct
-from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from unicorn_monai.datasets import PathLike
-from unicorn_monai.evaluation import charts
+from unicorn_monai.evaluation import charts, report_images
 from unicorn_monai.evaluation.markup import (
     MISSING,
     duration,
     figure,
     fixed,
     name_of,
+    nested,
     number,
+    ordered,
     page,
     percent,
+    picture,
     section,
     table,
 )
@@ -38,7 +38,6 @@ CORE = ("lower_bound", "upper_bound", MAIN, "unicorn")  # always have a column, 
 SETS = ("labeled", "unlabeled", "unicorn", "unicorn_paper")
 TOLERANCE = 0.15  # of speckle and entropy after the autoencoder
 LATENT_STD = (0.9, 1.1)  # sampled / training latents
-SHEET = 960  # pixels; a wider sheet is scaled down to what is there, not below this
 
 
 def write_report(run_dir: PathLike) -> Path:
@@ -59,15 +58,21 @@ def write_report(run_dir: PathLike) -> Path:
     results, experiment = _read(folder / "results.json", dict), _read(folder / "experiment.json", dict)
     parts = [
         _verdict(results),
-        section("Segmentation of the unlabelled device", _scores(results, _part(experiment, "settings"))),
+        section("Segmentation of the unlabelled device", _scores(results, nested(experiment, "settings"))),
+        section("Differences on the same eyes", report_images.differences(results)),
         '<div class="pair">',
         section("Uncertainty of the images", _uncertainties(results, _read(folder / "uncertainties.json", dict))),
         section("Does the generator obey?", _control(results)),
         "</div>",
         section("Pictures", _pictures(folder / "pictures")),
+        section("How much uncertainty, how much label?", report_images.weights(results, folder / "pictures")),
+        '<div class="pair">',
+        section("Do the images look alike?", report_images.distances(results)),
+        section("Are there copies of training images?", report_images.copies(results, folder / "memorization")),
+        "</div>",
         '<div class="pair">',
         section("Checks", _checks(results)),
-        section("Time per stage", _seconds(_part(results, "seconds"))),
+        section("Time per stage", _seconds(nested(results, "seconds"))),
         "</div>",
         section("How to repeat it", _repeat(results, experiment)),
     ]
@@ -98,7 +103,7 @@ def gap_closed(segmentation: dict[str, Any], setup: str = MAIN) -> tuple[float, 
 
 
 def _verdict(results: dict[str, Any]) -> str:
-    segmentation, simulated = _part(results, "segmentation"), results.get("simulated")
+    segmentation, simulated = nested(results, "segmentation"), results.get("simulated")
     score = {key: value for key in _setups(segmentation) if (value := _score(segmentation, key)) is not None}
     lacking = [name_of(key) for key in ("lower_bound", MAIN, "upper_bound") if key not in score]
     gap = gap_closed(segmentation)
@@ -114,7 +119,7 @@ def _verdict(results: dict[str, Any]) -> str:
         reason = "nothing was scored" if len(lacking) == 3 else reason
         sentence = f"how much of the gap {name_of(MAIN)} closed <strong>cannot be computed</strong>: {reason}."
         notes = "Scores need labels in the test images of the unlabelled device. " if lacking else ""
-        means = {key: _part(_part(results, "uncertainty"), key).get("mean") for key in SETS[:3]}
+        means = {key: nested(nested(results, "uncertainty"), key).get("mean") for key in SETS[:3]}
         notes += "Mean uncertainty: " + ", ".join(f"{name_of(k)} {fixed(v, 3)}" for k, v in means.items()) + "."
     kind, what = "simulated", escape(str(simulated))
     if simulated == "none":
@@ -151,11 +156,11 @@ def _gap_chart(segmentation: dict[str, Any], score: dict[str, float]) -> str:
 
 
 def _scores(results: dict[str, Any], settings: dict[str, Any]) -> str:
-    segmentation = _part(results, "segmentation")
+    segmentation = nested(results, "segmentation")
     if not segmentation:
         return f"<p>{MISSING}</p>"
     keys = _setups(segmentation)
-    columns = {key: _part(segmentation, key) for key in keys}
+    columns = {key: nested(segmentation, key) for key in keys}
     labels = results.get("labels") or range(max(len(column.get("iou") or ()) for column in columns.values()))
     for key, column in columns.items():
         if (found := len(column.get("iou") or labels)) != len(labels):
@@ -172,20 +177,44 @@ def _scores(results: dict[str, Any], settings: dict[str, Any]) -> str:
     rows["95\u00a0% interval of it"] = [f"{e[0]:.3f}\u2013{e[1]:.3f}" if e else MISSING for e in ends]
     outer = f"without {escape(str(labels[0]))} and {escape(str(labels[-1]))}" if labels else "without the outer labels"
     for name in dict.fromkeys(name for column in columns.values() for name in column.get("sub_domains") or {}):
-        each = (_part(_part(column, "sub_domains"), name) for column in columns.values())
+        each = (nested(nested(column, "sub_domains"), name) for column in columns.values())
         rows[f"Mean IoU, {escape(name)}"] = [fixed(part.get("mean_iou"), 3) for part in each]
     layers = f"Layers only: {outer}. " if results.get("modality", "OCT") == "OCT" else ""
     if layers:
         rows["Mean IoU, layers only"] = [fixed(c.get("mean_iou_layers"), 3) for c in columns.values()]
     rows["Mean Dice"] = [fixed(c.get("mean_dice"), 3) for c in columns.values()]
+    rows["Mean IoU, mean over images"] = [fixed(nested(c, "per_image").get("mean_iou"), 3) for c in columns.values()]
+    for title, entry in (("mean", "all_mean_um"), ("95th percentile", "all_p95_um")) if layers else ():
+        rows[f"Boundary error, {title} (\u00b5m)"] = [
+            fixed(nested(c, "boundary").get(entry), 1) for c in columns.values()
+        ]
+    broken = [number(nested(c, "broken_columns").get("share")) for c in columns.values()]
+    if layers:
+        rows["A-scans with a broken layer"] = [MISSING if share is None else percent(share) for share in broken]
+    if any(nested(c, "trainings") for c in columns.values()):
+        rows["Std over trainings"] = [fixed(nested(c, "trainings").get("std"), 3) for c in columns.values()]
     rows["Test images"] = [fixed(c.get("n_test"), 0) for c in columns.values()]
     mode = f" UnIACorN without a named mode is {escape(str(settings['modes'][0]))}." if settings.get("modes") else ""
+    surfaces = _surfaces(columns, labels)
     return (
         "<p>Table 1. IoU on test images of the unlabelled device. Lower bound: trained on the labelled device only. "
         "Upper bound: trained on true labels of the unlabelled device. UnIACorN: trained on synthetic images; + real: "
-        f"and on the labelled device's.{mode}</p>{table(['Label', *head], rows, best, summary=len(labels))}"
+        f"and on the labelled device's.{mode}</p>{table(['Label', *head], rows, best, summary=len(labels))}{surfaces}"
         f'<p class="fine">{layers}Best: highest mean IoU, the upper bound aside.</p>'
     )
+
+
+def _surfaces(columns: dict[str, dict[str, Any]], labels: Any) -> str:
+    """Mean absolute error and 95th percentile of every surface."""
+    found = {key: nested(c, "boundary") for key, c in columns.items() if nested(c, "boundary")}
+    if not found:
+        return ""
+    rows = {}
+    for i in range(len(labels) - 1):
+        cells = [(b["mean_um"][i], b["p95_um"][i]) for b in found.values()]
+        rows[f"below {escape(str(labels[i]))}"] = [f"{fixed(mean, 1)} / {fixed(p95, 1)}" for mean, p95 in cells]
+    content = table(["Surface", *map(name_of, found)], rows)
+    return f"<details><summary>Error of every surface, \u00b5m: mean / 95th percentile</summary>{content}</details>"
 
 
 def _uncertainties(results: dict[str, Any], values: dict[str, list[float]]) -> str:
@@ -196,16 +225,16 @@ def _uncertainties(results: dict[str, Any], values: dict[str, list[float]]) -> s
         "<p>How unsure the network trained on the labelled device is about an image (0 sure, 1 guessing). Synthetic "
         "images should lie where the unlabelled device lies.</p>"
     )
-    sets = {name_of(key): values[key] for key in _ordered(values, SETS) if values[key]}
+    sets = {name_of(key): values[key] for key in ordered(values, SETS) if values[key]}
     aim = values.get("unlabeled")
     caption = "Image uncertainty; every row scaled to its own peak"
     caption += "; dashed: mean of the unlabelled device." if aim else "."
     chart = charts.histograms(sets, sum(aim) / len(aim) if aim else None) if sets else ""
     text += figure(chart, caption) if sets else f"<p>Histogram: {MISSING}</p>"
-    summary, fid = _part(results, "uncertainty"), _part(_part(results, "fid"), "unlabeled")
+    summary, fid = nested(results, "uncertainty"), nested(nested(results, "fid"), "unlabeled")
     rows = {}
-    for key in _ordered({**summary, **fid}, SETS):
-        s = _part(summary, key)
+    for key in ordered({**summary, **fid}, SETS):
+        s = nested(summary, key)
         rows[name_of(key)] = [fixed(s.get("mean"), 3), fixed(s.get("std"), 3), fixed(s.get("n"), 0)]
         rows[name_of(key)] += [fixed(fid.get(key), 1)] if fid else []
     head = ["Images", "Mean", "Std", "Number", *(["FID to the unlabelled device"] if fid else [])]
@@ -213,8 +242,8 @@ def _uncertainties(results: dict[str, Any], values: dict[str, list[float]]) -> s
 
 
 def _control(results: dict[str, Any]) -> str:
-    keys = [key for key in _ordered(results, ("control",)) if key.split("_")[0] == "control" and _part(results, key)]
-    found = {name_of(key): _part(results, key) for key in keys}
+    keys = [key for key in ordered(results, ("control",)) if key.split("_")[0] == "control" and nested(results, key)]
+    found = {name_of(key): nested(results, key) for key in keys}
     text = "<p>Images were asked for with given uncertainties, then measured. On the dashed line both agree.</p>"
     if not found:
         return f"{text}<p>{MISSING}</p>"
@@ -243,15 +272,7 @@ def _pictures(folder: Path) -> str:
         if Path(file).name != file:
             raise ValueError(f"captions.json names '{file}'; expected a file of '{folder}' itself, e.g. 'x.png'.")
         title, image = escape(str(entry.get("title", file))), f"<p>{MISSING}: {escape(file)} is missing</p>"
-        if (folder / file).is_file():
-            data = (folder / file).read_bytes()
-            if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-                raise ValueError(f"'{folder / file}' is not a PNG picture. Write the pictures again.")
-            width, height = struct.unpack(">II", data[16:24])
-            least, kind = (width, "small") if width <= SHEET else (SHEET, "large")
-            size = f'width="{width}" height="{height}" style="min-width:{least}px;max-width:{4 * width}px"'
-            source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-            image = f'<div class="scroll"><img class="{kind}" src="{source}" alt="{title}" {size}></div>'
+        image = picture(folder / file, str(entry.get("title", file))) if (folder / file).is_file() else image
         figures += [f"<h3>{title}</h3>{figure(image, escape(str(entry.get('caption', ''))))}"]
     return "\n".join(figures) or f"<p>{MISSING}</p>"
 
@@ -259,14 +280,14 @@ def _pictures(folder: Path) -> str:
 def _checks(results: dict[str, Any]) -> str:
     rows = []
     for domain in SETS[:2]:
-        part = _part(_part(results, "autoencoder"), domain)
+        part = nested(nested(results, "autoencoder"), domain)
         for key, what in (("high_pass_std", "speckle"), ("entropy", "entropy")):
             before, after = map(number, part.get(key) or (None, None))
             change = after / before - 1 if before and after is not None else None
             good = None if change is None else abs(change) <= TOLERANCE + 1e-9
             numbers = f"{fixed(before, 3)} \u2192 {fixed(after, 3)} ({percent(change or 0, '+')})"
             rows += [(f"{name_of(domain)}, autoencoder: {what} within \u00b1{percent(TOLERANCE)}", numbers, good)]
-    ratio, (low, high) = number(_part(results, "diffusion").get("latent_std")), LATENT_STD
+    ratio, (low, high) = number(nested(results, "diffusion").get("latent_std")), LATENT_STD
     good = None if ratio is None else low <= ratio <= high
     rows += [(f"Diffusion model: spread of sampled latents {low} to {high} of the training's", fixed(ratio, 2), good)]
     words = {True: '<b class="ok">\u2713 OK</b>', False: '<b class="bad">\u2717 outside</b>', None: MISSING}
@@ -286,13 +307,13 @@ def _seconds(seconds: dict[str, Any]) -> str:
 
 
 def _repeat(results: dict[str, Any], experiment: dict[str, Any]) -> str:
-    settings, command = _part(experiment, "settings"), experiment.get("command")
+    settings, command = nested(experiment, "settings"), experiment.get("command")
     text = f"<pre>{escape(str(command))}</pre>" if command else f"<p>Command: {MISSING}</p>"
     facts = {"seed": settings.get("seed"), "git revision": experiment.get("git_revision")}
-    facts |= _part(results, "environment") | _part(experiment, "versions")
+    facts |= nested(results, "environment") | nested(experiment, "versions")
     pairs = ((escape(str(key)), MISSING if value is None else escape(str(value))) for key, value in facts.items())
     text += f'<dl class="facts">{"".join(f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in pairs)}</dl>'
-    for title, part in (("All settings", settings), ("Command of every stage", _part(results, "commands"))):
+    for title, part in (("All settings", settings), ("Command of every stage", nested(results, "commands"))):
         content = escape(json.dumps(part, indent=2, ensure_ascii=False))
         text += f"<details><summary>{title}</summary><pre>{content}</pre></details>" if part else ""
     return text
@@ -312,27 +333,13 @@ def _read(path: Path, kind: type) -> Any:
     return content
 
 
-def _part(parent: dict[str, Any], key: str) -> dict[str, Any]:
-    part = parent.get(key)
-    if part is not None and not isinstance(part, dict):
-        raise ValueError(f"'{key}' is a {type(part).__name__}; expected a table of names and values.")
-    return part or {}
-
-
-def _ordered(keys: Iterable[str], first: Sequence[str]) -> list[str]:
-    keys = list(keys)
-    return [key for key in first if key in keys] + [key for key in keys if key not in first]
-
-
 def _setups(segmentation: dict[str, Any]) -> list[str]:
     others = ("unicorn_paper+real", "unicorn_paper", "augmentation", "self_training")
-    return (
-        _ordered([*CORE, *(key for key in segmentation if key not in CORE)], (*CORE, *others)) if segmentation else []
-    )
+    return ordered([*CORE, *(key for key in segmentation if key not in CORE)], (*CORE, *others)) if segmentation else []
 
 
 def _score(segmentation: dict[str, Any], setup: str) -> float | None:
-    return number(_part(segmentation, setup).get("mean_iou"))
+    return number(nested(segmentation, setup).get("mean_iou"))
 
 
 def _interval(scores: dict[str, Any]) -> tuple[float, float] | None:

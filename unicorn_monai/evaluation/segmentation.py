@@ -32,7 +32,6 @@ from unicorn_monai.evaluation.surfaces import boundary_errors, broken_columns
 from unicorn_monai.handlers import read_json
 from unicorn_monai.networks import require_finite
 from unicorn_monai.transforms import LoadPixelsd, read_image
-from unicorn_monai.uncertainty import image_uncertainty
 
 Array = NDArray[np.floating]
 
@@ -205,14 +204,6 @@ def predict_labels(
     return torch.cat([part.argmax(dim=1).to(torch.uint8) for part in parts])
 
 
-@torch.no_grad()
-def predict_uncertainty(
-    network: nn.Module, paths: Sequence[str], device: torch.device, num_channels: int, batch: int = 16
-) -> Tensor:
-    """Uncertainty (Eq. 4) of image files, (images,), without keeping their logits."""
-    return torch.cat([image_uncertainty(part) for part in _predictions(network, paths, device, num_channels, batch)])
-
-
 def _predictions(
     network: nn.Module, paths: Sequence[str], device: torch.device, num_channels: int, batch: int
 ) -> Iterator[Tensor]:
@@ -355,6 +346,43 @@ def compare(
 ) -> dict[str, Any]:
     """Paired difference of a pooled mean between two set-ups, each with the records of one or several trainings."""
     return bootstrap.paired_difference(_subjects(records), _subjects(reference, records), statistic(key), seed)
+
+
+def score_trainings(each: Sequence[dict[str, Any]], records: Sequence[PathLike], seed: int) -> dict[str, Any]:
+    """Scores of a set-up that was trained several times: means over the trainings; intervals are those of the mean.
+
+    Args:
+        each: of every training, from :func:`score_images`.
+        records: their counts.
+        seed: of the resampling.
+
+    Returns:
+        As :func:`summarise`, without "per_image", with "trainings": {"mean_iou": [of each], "std": their spread}.
+    """
+    means = ("mean_iou", "mean_iou_layers", "mean_dice")
+    pooled = {key: over_seeds(records, seed, key) for key in means}
+    result: dict[str, Any] = {key: mean_of([one[key] for one in each]) for key in ("iou", "dice")}
+    result |= {key: pooled[key]["mean"] for key in means}
+    result |= {
+        "ci95": pooled["mean_iou"]["ci95"],
+        "intervals": {key: pooled[key]["ci95"] for key in means[1:]},
+        "trainings": {"mean_iou": pooled["mean_iou"]["seeds"], "std": pooled["mean_iou"]["std_seeds"]},
+    }
+    for key, entries in (
+        ("boundary", ("mean_um", "p95_um", "all_mean_um", "all_p95_um")),
+        ("broken_columns", ("share",)),
+    ):
+        parts = [one[key] for one in each]
+        known = None not in parts
+        result[key] = {e: mean_of([part[e] for part in parts]) for e in entries} if known else None
+    return result | {key: each[0][key] for key in ("n_test", "n_subjects")}
+
+
+def mean_of(values: Sequence[Any]) -> Any:
+    """Mean of numbers, or entry by entry of lists of them; None where one is missing."""
+    if isinstance(values[0], list):
+        return [mean_of(column) for column in zip(*values, strict=True)]
+    return None if None in values else float(np.mean(values))
 
 
 def over_seeds(records: Sequence[PathLike], seed: int, key: str = "mean_iou") -> dict[str, Any]:

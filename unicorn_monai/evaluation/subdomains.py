@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 
 from unicorn_monai.datasets import PathLike, datalist, write_json
-from unicorn_monai.evaluation import bootstrap, segmentation
-from unicorn_monai.evaluation.segmentation import Counts, confusion_matrix, or_none, scores, statistic
+from unicorn_monai.evaluation import bootstrap
+from unicorn_monai.evaluation.segmentation import Counts, confusion_matrix, mean_of, or_none, scores, statistic
 
 SHOWN = ("iou", "mean_iou")
 
@@ -39,46 +38,45 @@ def sub_domain_table(dataset_dir: PathLike | Sequence[PathLike], split: str | Se
     return table
 
 
-def by_sub_domain(counts: Counts, table: Mapping[str, str], seed: int) -> dict[str, dict[str, Any]]:
-    """Scores of each sub-domain from what was counted, with 95 % intervals over subjects.
+def by_sub_domain(each: Sequence[Counts], table: Mapping[str, str], seed: int) -> dict[str, dict[str, Any]]:
+    """Scores of each sub-domain from what was counted, means over the trainings, with 95 % intervals over subjects.
 
     Args:
-        counts: of a test set.
+        each: counts of a test set, one for each training.
         table: image file -> sub-domain, of all its images.
         seed: of the resampling.
 
     Returns:
         sub-domain -> "iou", "mean_iou", "ci95", "n_test", "n_subjects"; empty without sub-domains.
     """
-    confusion = np.asarray(counts.confusion, dtype=np.float64)
-    names = np.array([table.get(image, "") for image in counts.images])
     result = {}
     for name in dict.fromkeys(table.values()):
-        here = names == name
-        whose = [s for s, inside in zip(counts.subjects, here, strict=True) if inside]
-        subjects = bootstrap.by_subject(confusion[here], whose)
-        found = scores(subjects.sum(axis=0))
-        result[name] = {key: or_none(found[key]) for key in SHOWN} | {
-            "ci95": bootstrap.confidence(subjects, statistic("mean_iou"), seed),
-            "n_test": int(here.sum()),
-            "n_subjects": len(subjects),
+        subjects = [_subjects(counts, table, name) for counts in each]
+        found = [scores(counted.sum(axis=0)) for counted in subjects]
+        if len(subjects) == 1:
+            interval = bootstrap.confidence(subjects[0], statistic("mean_iou"), seed)
+        else:
+            interval = bootstrap.over_seeds(subjects, statistic("mean_iou"), seed)["ci95"]
+        result[name] = {key: mean_of([or_none(one[key]) for one in found]) for key in SHOWN} | {
+            "ci95": interval,
+            "n_test": sum(table[image] == name for image in each[0].images),
+            "n_subjects": len(subjects[0]),
         }
     return result
 
 
-def score_images(
-    bundle_root: PathLike,
-    weights: PathLike,
-    dataset_dir: PathLike,
-    split: str,
-    seed: int,
-    device: torch.device,
-    record: PathLike,
-) -> dict[str, Any]:
-    """As ``segmentation.score_images``, and "sub_domains" with the same for each of them, if the data set has any."""
+def _subjects(counts: Counts, table: Mapping[str, str], name: str) -> NDArray:
+    here = np.array([table[image] == name for image in counts.images])
+    whose = [subject for subject, inside in zip(counts.subjects, here, strict=True) if inside]
+    return bootstrap.by_subject(np.asarray(counts.confusion, dtype=np.float64)[here], whose)
+
+
+def sub_domain_scores(
+    records: Sequence[PathLike], dataset_dir: PathLike, split: str, seed: int
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """{"sub_domains": scores of each} from the records of a set-up's trainings; {} where the data set names none."""
     table = sub_domain_table(dataset_dir, split)
-    found = segmentation.score_images(bundle_root, weights, dataset_dir, split, seed, device, record)
-    return found | ({"sub_domains": by_sub_domain(Counts.load(record), table, seed)} if table else {})
+    return {"sub_domains": by_sub_domain([Counts.load(path) for path in records], table, seed)} if table else {}
 
 
 class SubDomainWriter:

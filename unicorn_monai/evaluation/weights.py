@@ -25,7 +25,7 @@ from scipy.stats import spearmanr, wasserstein_distance
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from unicorn_monai.acquisition import Measure
+from unicorn_monai.acquisition import Measure, make_inferer
 from unicorn_monai.datasets import IGNORE_LABEL, PathLike
 from unicorn_monai.evaluation.segmentation import confusion_matrix, or_none, scores
 from unicorn_monai.handlers import tile
@@ -41,15 +41,20 @@ TIE = 1.05  # times the smallest distance
 SHOWN = 8  # images in the picture of a weight
 
 
+class NoWeight(ValueError):
+    """At no weight are the label maps obeyed."""
+
+
 def image_measure(network: nn.Module, measure: Measure | None = None) -> Callable[[Tensor], Tensor]:
-    """Uncertainty of images (batch,) by a segmentation network and an acquisition of one prediction (Eq. 4 by default).
+    """Uncertainty of images (batch,) by a segmentation network and an acquisition (Eq. 4 by default).
 
     Args:
         network: the one the prior belongs to.
         measure: ``Measure(prior.acquisition, prior.aggregation)``.
     """
     measure = measure or Measure()
-    return lambda images: measure(network(images))
+    inferer = make_inferer(measure.acquisition)
+    return lambda images: measure(inferer(images, network))
 
 
 @torch.no_grad()
@@ -61,6 +66,7 @@ def control_over_weights(
     weights: Sequence[float] | None = None,
     folder: PathLike | None = None,
     batch_size: int = 16,
+    oracle: nn.Module | None = None,
 ) -> list[dict[str, Any]]:
     """The table over the fusion weights, and a picture for each.
 
@@ -72,11 +78,13 @@ def control_over_weights(
         weights: of the uncertainty; those of ``GRIDS`` for the generator's mode by default.
         folder: gets ``weight_<w>.png``: the label maps above the images.
         batch_size: images made at a time.
+        oracle: another judge for the report, trained with labels of the unlabelled domain.
 
     Returns:
         For each weight "weight", "requested_mean", "measured_mean", "measured_std", "spearman" and
         "mean_absolute_error" of requested and measured, "distance" (W), "label_fidelity_mean_iou" (IoU with the own
-        label map), "chance_mean_iou", "label_consistency" (kappa), "n", and "picture" (file name, None without folder).
+        label map), "chance_mean_iou", "label_consistency" (kappa), "oracle_mean_iou" (what the oracle sees, None
+        without one), "n", and "picture" (file name, None without folder).
 
     Raises:
         ValueError: nothing to measure, a generator without both ControlNets, requests without uncertainties.
@@ -97,20 +105,27 @@ def control_over_weights(
         raise ValueError("The requests have no label maps; give them some to measure the fidelity to.")
     requested, table = np.array(wanted), []
     for weight in tqdm(weights, desc="fusion weights", disable=None, leave=False):
-        parts, seen = [], []
+        parts, seen, known = [], [], []
         for start in range(0, len(requests), batch_size):
             batch = slice(start, start + batch_size)
             images = generator(requests[batch], labels[batch], float(weight))
             parts.append((images.cpu(), measure(images).cpu()))
             seen.append(require_finite("The output of the judge", judge(images)).argmax(dim=1).cpu())
+            known += [] if oracle is None else [oracle(images).argmax(dim=1).cpu()]
         images, measured = (torch.cat(part) for part in zip(*parts, strict=True))
         row: dict[str, Any] = {"weight": float(weight), **agreement(requested, measured.double().numpy())}
         row |= obedience(torch.cat(seen), labels[:, 0], generator.num_labels) | {"n": len(requests), "picture": None}
+        row["oracle_mean_iou"] = overlap_of(torch.cat(known), labels[:, 0], generator.num_labels) if known else None
         if folder is not None:
             row["picture"] = f"weight_{weight:g}.png"
             _write_picture(Path(folder) / row["picture"], labels, images, generator.num_labels)
         table.append(row)
     return table
+
+
+def overlap_of(seen: Tensor, labels: Tensor, num_labels: int) -> float:
+    """Mean IoU of what a judge sees and of the label maps, each (images, rows, columns)."""
+    return scores(confusion_matrix(seen, labels, num_labels))["mean_iou"]
 
 
 def agreement(requested: np.ndarray, measured: np.ndarray) -> dict[str, float | None]:
@@ -137,7 +152,7 @@ def obedience(seen: Tensor, labels: Tensor, num_labels: int) -> dict[str, float]
     if (labels == labels[:1]).all():
         raise ValueError("All label maps are the same, so nobody can tell whether they were obeyed; request different.")
     others = labels.roll(1, dims=0)
-    own, other = (scores(confusion_matrix(seen, maps, num_labels))["mean_iou"] for maps in (labels, others))
+    own, other = (overlap_of(seen, maps, num_labels) for maps in (labels, others))
     return {
         "label_fidelity_mean_iou": own,
         "chance_mean_iou": other,
@@ -156,13 +171,14 @@ def choose_weight(
         tie: distances up to this factor above the smallest count as equal; the smallest weight of these is taken.
 
     Raises:
-        ValueError: an empty table, or no weight at which the label maps are obeyed at all.
+        NoWeight: no weight at which the label maps are obeyed at all.
+        ValueError: an empty table.
     """
     if not table:
         raise ValueError("No weights to choose from; measure the control over weights first.")
     best = max(row["label_consistency"] for row in table)
     if not best > 0:
-        raise ValueError(
+        raise NoWeight(
             f"At no weight do the images follow their label maps (largest kappa {best:.2f}); train the "
             "Semantic-ControlNet longer, or give a better judge."
         )

@@ -1,0 +1,93 @@
+"""The benchmarks run at tiny size; their numbers are not judged."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+from monai.data import get_track_meta
+
+from benchmarks import sampling, steps
+from benchmarks.common import alternate, kinds_of, ratio, recorder, table
+from data_prep.phantom import write_phantom
+from unicorn_monai.experiment import Experiment
+from unicorn_monai.settings import Settings
+
+CPU = torch.device("cpu")
+
+
+def test_works_take_turns_and_the_ratio_is_within_rounds():
+    order = []
+    works = {name: lambda name=name: order.append(name) or float(len(order)) for name in "abc"}
+    found = alternate(works, 3)
+    assert "".join(order) == "abcbcacab"
+    assert found == {"a": [1, 6, 8], "b": [2, 4, 9], "c": [3, 5, 7]}
+    assert ratio([2.0, 30.0, 8.0], [1.0, 10.0, 2.0]) == 3.0
+
+
+def test_a_profile_names_the_kinds_of_work():
+    with recorder() as found:
+        torch.nn.functional.conv2d(torch.randn(1, 8, 64, 64), torch.randn(8, 8, 3, 3))
+    shares = kinds_of(found)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert "convolution" in shares
+
+
+def test_a_table_is_markdown():
+    assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_the_stock_loop_and_the_inferer_give_the_same_images():
+    setup = sampling.Setup.build(64, batch=2, steps=2, device=CPU)
+    plain = setup.changed(lambda network: sampling.attention(network, fused=False))
+    images = [sampling.decode(s, loop(s)) for s, loop in ((plain, sampling.stock), (setup, sampling.inferer))]
+    assert sampling.difference(*images) <= 1e-4
+    assert images[0].std() > 0.1  # large enough for that to mean something
+    assert sampling.floor(setup) > 0
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The part of a finished run that the number of steps depends on."""
+    root = tmp_path_factory.mktemp("steps")
+    folders = {name: root / name for name in ("labeled", "unlabeled")}
+    for folder, device in zip(folders.values(), ("spectralis", "home_oct"), strict=True):
+        write_phantom(folder, device, n_subjects=6, scans_per_subject=2, size=32, split=(0.5, 0.25, 0.25))
+    values = {"preset": "quick", "device": "cpu", "overrides": TINY, "count": 4, "modes": ("compositional",)}
+    run = Experiment(Settings(*map(str, folders.values()), str(root / "run"), **values, tracking=False))
+    run.install()
+    run.segment()
+    run.learn_images()
+    for name in ("uncertainty_controlnet", "semantic_controlnet"):
+        run.train_controlnet(name, "compositional")
+    return run.run_dir
+
+
+def test_steps_measures_every_sampler_and_number_once_and_leaves_the_run_alone(finished, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    text = steps.measure(finished, tmp_path, [2, 3], [0], [None, "UniPC"])
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert {path for path in finished.rglob("*") if path.is_file()} == before.keys()
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in text.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [["the run's own", "2"], ["the run's own", "3"], ["UniPC", "2"], ["UniPC", "3"]]
+    assert all(re.fullmatch(r"[\d.]+", cell) for row in rows for cell in row[2:])
+
+    header = json.loads((tmp_path / "seed0_UniPC" / "synthetic_3" / "dataset.json").read_text())
+    assert len(header["training"]) == 4
+    command = json.loads((tmp_path / "seed0_UniPC" / "stages" / "synthesis_3.json").read_text())["commands"]
+    assert "UniPC" in str(command)
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")}
+    assert steps.measure(finished, tmp_path, [2, 3], [0], [None, "UniPC"]) == text
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")} == made
+
+
+def test_trainings_leave_monais_tracking_of_metadata_as_it_was(finished):
+    assert get_track_meta()
+
+
+def test_steps_refuses_a_run_without_an_oracle(finished, tmp_path):
+    (tmp_path / "experiment.json").write_text((finished / "experiment.json").read_text())
+    with pytest.raises(ValueError, match="has no network of the upper bound; expected a finished run"):
+        steps.measure(tmp_path, tmp_path / "out", [2], [0])

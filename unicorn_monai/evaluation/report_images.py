@@ -1,0 +1,172 @@
+"""Sections of the report about sets of images: fusion weights, distances (Table 2), and the search for copies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from unicorn_monai.evaluation.markup import (
+    MISSING,
+    escaped,
+    figure,
+    fixed,
+    name_of,
+    nested,
+    ordered,
+    percent,
+    picture,
+    table,
+)
+
+COPIES = {
+    "exact": "unchanged",
+    "noise": "with noise",
+    "blur": "blurred",
+    "contrast": "of other contrast",
+    "mirrored": "mirrored",
+    "shifted": "shifted",
+}
+
+
+def weights(results: dict[str, Any], folder: Path) -> str:
+    """Control and label fidelity as functions of the fusion weight, with a picture for each weight."""
+    text = (
+        "<p>The same label maps and noise at several weights of the Uncertainty-ControlNet; the uncertainties are "
+        "drawn from the unlabelled device's. Distance: of measured and requested uncertainties (Wasserstein). "
+        "Consistency: how well a network without labels of the unlabelled device finds the label map, corrected for "
+        "chance. Label fidelity: mean IoU of the label map and what a network trained with such labels sees.</p>"
+    )
+    found = {name: value for name, value in nested(results, "weights").items() if value.get("table")}
+    if not found:
+        return f"{text}<p>{MISSING}</p>"
+    columns = (
+        ("Requested", "requested_mean", 3),
+        ("Measured", "measured_mean", 3),
+        ("Rank corr.", "spearman", 2),
+        ("Distance", "distance", 3),
+        ("Consistency", "label_consistency", 2),
+        ("Label fidelity", "oracle_mean_iou", 3),
+    )
+    for name, value in found.items():
+        rows = {f"{row['weight']:g}": [fixed(row.get(key), n) for _, key, n in columns] for row in value["table"]}
+        text += f"<h3>{name_of(name)}</h3>" + table(["Weight", *(head for head, _, _ in columns)], rows)
+        judged = (
+            "" if value.get("oracle") else " Label fidelity: no labels of the unlabelled device to train a judge with."
+        )
+        text += f'<p class="fine">Without labels one would take {escaped(value.get("reason"))}.{judged}</p>'
+        pictures = ""
+        for row in value["table"]:
+            file = folder / f"weights_{name}" / str(row.get("picture"))
+            if row.get("picture") and file.is_file():
+                pictures += figure(picture(file, f"Weight {row['weight']:g}"), f"Weight {row['weight']:g}.")
+        text += (
+            f"<details><summary>Label maps and images at each weight</summary>{pictures}</details>" if pictures else ""
+        )
+    return text
+
+
+def distances(results: dict[str, Any]) -> str:
+    """Table 2: FID, and KID in thousandths, between the sets of images."""
+    fid = nested(results, "fid")
+    text = (
+        "<p>Table 2. Frechet distance (FID) between sets of training images, and kernel distance (KID) times 1000 "
+        "below it. Small is alike. A real set with itself: two halves of other eyes, the least to expect. These "
+        "numbers describe; they do not say what a network trained on the images is worth.</p>"
+    )
+    names = [key for key in fid if isinstance(fid[key], dict) and key not in ("kid", "kid_std")]
+    if not names:
+        why = f": {escaped(fid['not_computed'])}" if fid.get("not_computed") else ""
+        return f"{text}<p>{MISSING}{why}</p>"
+    real = [name for name in ("labeled", "unlabeled") if name in names]
+    kids, stds = nested(fid, "kid"), nested(fid, "kid_std")
+    rows = {}
+    for name in ordered(names, real):
+        cells = []
+        for other in real:
+            kid, std = (nested(table_, name).get(other) for table_ in (kids, stds))
+            below = (
+                ""
+                if kid is None or std is None
+                else f"<br><small>{fixed(1000 * kid, 1)} \u00b1 {fixed(1000 * std, 1)}</small>"
+            )
+            cells.append(fixed(nested(fid, name).get(other), 2) + below)
+        rows[name_of(name)] = cells
+    text += table(["Images", *(f"to {name_of(name)}" for name in real)], rows)
+    return (
+        text
+        + f'<p class="fine">{fixed(fid.get("n"), 0)} images of each set. Features: {escaped(fid.get("features"))}.</p>'
+    )
+
+
+def copies(results: dict[str, Any], folder: Path) -> str:
+    """The search for copies of training images: verdict, shares with intervals, what it would find, closest pairs."""
+    audit = nested(results, "memorization")
+    text = (
+        "<p>Does a synthetic image copy a training image? Images made from one label map share its anatomy; compared "
+        "is what the label map does not explain, the speckle. Too near is nearer than 99 % of the synthetic images are "
+        "to held-out real images, which no network has seen.</p>"
+    )
+    if not audit.get("sets"):
+        why = f": {escaped(audit['not_computed'])}" if audit.get("not_computed") else ""
+        return f"{text}<p>{MISSING}{why}</p>"
+    sets, planted, flagged = nested(audit, "sets"), nested(audit, "planted"), audit.get("flagged") or []
+    share = sets["synthetic"]["residual"]["99"]
+    text += (
+        f"<p><strong>{len(flagged)} of {share['n']} synthetic images are flagged</strong> "
+        f"({percent(share['share'])}, 95\u00a0% interval {_interval(share)}); about "
+        f"{fixed(audit.get('expected_by_chance'), 0)} are expected where nothing is copied.</p>"
+    )
+    rows = {}
+    for key, name in (
+        ("synthetic", "Synthetic"),
+        ("control", "Synthetic, of held-out label maps"),
+        ("held_out", "Real, held out"),
+    ):
+        if key in sets:
+            rows[name] = [_share(sets[key][q]["99"]) for q in ("residual", "embedding")]
+    rows |= {
+        f"Planted copies, {what}": [_share(planted[k][q]["99"]) for q in ("residual", "embedding")]
+        for k, what in COPIES.items()
+        if k in planted
+    }
+    text += table(["Nearer to training images than that", "by speckle", "by features"], rows)
+    if (folder / "closest.png").is_file():
+        caption = "The closest pairs: synthetic above, training image below it, their difference at the bottom."
+        text += figure(picture(folder / "closest.png", "Closest pairs"), caption)
+    return text + (
+        f'<p class="fine">{fixed(audit.get("n_training"), 0)} training images searched. Nothing found does not make a '
+        "data set private.</p>"
+    )
+
+
+def differences(results: dict[str, Any]) -> str:
+    """Paired differences of the mean IoU, each set-up against each reference on the same subjects."""
+    found = {key: value for key, value in nested(results, "differences").items() if value}
+    if not found:
+        return f"<p>{MISSING}</p>"
+    setups = ordered(dict.fromkeys(s for values in found.values() for s in values), ())
+    rows = {
+        name_of(setup): [
+            _difference(values.get(setup)) if setup != reference else "" for reference, values in found.items()
+        ]
+        for setup in setups
+    }
+    text = "<p>Mean IoU of a set-up minus that of a reference on the same eyes, with 95\u00a0% interval.</p>"
+    return text + table(["Set-up", *(f"minus {name_of(reference)}" for reference in found)], rows)
+
+
+def _difference(value: dict[str, Any] | None) -> str:
+    if not value:
+        return MISSING
+    low, high = value.get("ci95") or (None, None)
+    sign = "+" if value["difference"] > 0 else ""
+    ends = f"<br><small>{fixed(low, 3)} to {fixed(high, 3)}</small>" if low is not None else ""
+    return sign + fixed(value["difference"], 3) + ends
+
+
+def _share(value: dict[str, Any]) -> str:
+    return f"{value['count']} of {value['n']}<br><small>{_interval(value)}</small>"
+
+
+def _interval(value: dict[str, Any]) -> str:
+    return " to ".join(percent(end) for end in value["ci95"])

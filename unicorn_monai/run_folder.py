@@ -1,0 +1,138 @@
+"""Where everything of a run lies, and the bundles in it with the run's own settings.
+
+    RUN/bundles/                every bundle, for the first mode
+    RUN/bundles_<variant>/      those that another mode or a further round has of its own
+    RUN/segmentation/<set-up>/  retrained segmentation networks
+    RUN/synthetic*/             data sets
+
+A variant is a mode ("compositional", "paper") or a further round of the first mode ("round2", "round3", ...): a round
+has a segmentation network of its own, that of the round before, and so has its uncertainties.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from unicorn_monai.baselines.self_training import ROUNDS
+from unicorn_monai.bundle import install
+from unicorn_monai.datasets import label_names, read_header
+from unicorn_monai.settings import STYLE_TRANSFER, Settings
+from unicorn_monai.stages import Stages
+
+SHARED = ("latent_diffusion", "style_transfer")  # by all variants
+OWN = ("uncertainty_controlnet", "semantic_controlnet", "synthesis")  # of every variant
+
+
+class RunFolder(Stages):
+    """Paths of a run.
+
+    Args:
+        settings: of the experiment.
+        device: where to train.
+    """
+
+    def __init__(self, settings: Settings, device: torch.device) -> None:
+        super().__init__(Path(settings.output).resolve(), device, settings.seed)
+        self.settings = settings
+        self.labeled, self.unlabeled = Path(settings.labeled).resolve(), Path(settings.unlabeled).resolve()
+        header = read_header(self.unlabeled)
+        self.has_truth = all("label" in item for item in header.get("test", [])) and bool(header.get("test"))
+
+    # ------------------------------------------------------------------ variants
+
+    @property
+    def variants(self) -> list[str]:
+        """The modes, then the further rounds of the first."""
+        return [*self.settings.modes, *self.rounds]
+
+    @property
+    def rounds(self) -> list[str]:
+        """The further rounds of the first mode."""
+        return [f"round{r}" for r in range(2, self.settings.rounds + 1)]
+
+    def mode(self, variant: str) -> str:
+        """The mode of a variant."""
+        return variant if variant in self.settings.modes else self.settings.modes[0]
+
+    def is_round(self, variant: str) -> bool:
+        """Whether a variant is a further round."""
+        return variant not in self.settings.modes
+
+    def setup(self, variant: str) -> str:
+        """What a variant's set-ups are called: "unicorn", "unicorn_paper", "unicorn_round2"."""
+        return "unicorn" if variant == self.settings.modes[0] else f"unicorn_{variant}"
+
+    # ------------------------------------------------------------------ paths
+
+    def bundle_dir(self, name: str, variant: str = "") -> Path:
+        """Where a bundle of this run lies; without a variant, that of the first mode."""
+        own = name in OWN or (name == "retinal_unet" and variant and self.is_round(variant))
+        first = not variant or variant == self.settings.modes[0] or not own
+        return self.run_dir / ("bundles" if first else f"bundles_{variant}") / name
+
+    def prior(self, variant: str) -> str:
+        """File of the prior: the paper's hint is the plain uncertainty, the compositional one is scaled."""
+        scaling = "paper" if self.mode(variant) == "paper" else self.settings.scaling
+        return str(self.bundle_dir("retinal_unet", variant) / "models" / f"prior_{scaling}.json")
+
+    def synthetic(self, variant: str) -> Path:
+        """The synthetic data set of a variant; the main one has the plain name."""
+        return self.run_dir / self.setup(variant).replace("unicorn", "synthetic")
+
+    @property
+    def augmented(self) -> Path:
+        """The labelled images with strong intensity augmentation."""
+        return self.run_dir / "labeled_augmented"
+
+    def guessed(self, variant: str) -> Path:
+        """The unlabelled images with the labels that the network before a round guesses."""
+        return self.run_dir / f"guessed_{variant}"
+
+    @property
+    def features_path(self) -> Path:
+        """Weights of the feature network that was trained here."""
+        return self.run_dir / "features" / "model.pt"
+
+    def weights(self, setup: str, training: int = 0) -> Path:
+        """Weights of the segmentation network of a set-up, from its first or a further training."""
+        if training:
+            setup = f"{setup}_training{training + 1}"
+        elif setup == "lower_bound":
+            return self.bundle_dir("retinal_unet") / "models" / "model.pt"
+        folder = self.run_dir / "segmentation" / setup
+        return (folder / f"round_{ROUNDS}" if setup.startswith("self_training") else folder) / "model.pt"
+
+    def record(self, setup: str, training: int = 0) -> Path:
+        """What was counted in the test images for a set-up."""
+        return self.run_dir / "evaluation" / (f"{setup}_training{training + 1}.json" if training else f"{setup}.json")
+
+    # ------------------------------------------------------------------ bundles
+
+    def install_bundles(self) -> None:
+        """Put the bundles into the run folder, with the preset's settings and those of this data."""
+        preset = "small" if self.settings.preset == "quick" else None
+        first, *others = self.variants
+        names = [(name, first) for name in ("retinal_unet", "latent_diffusion", *OWN)]
+        names += [("style_transfer", first)] if set(STYLE_TRANSFER) & set(self.settings.baselines) else []
+        for variant in others:
+            names += [(name, variant) for name in (*(["retinal_unet"] if self.is_round(variant) else []), *OWN)]
+        for name, variant in names:
+            install(name, self.bundle_dir(name, variant).parent, preset, self._overrides(name, variant))
+
+    def _overrides(self, name: str, variant: str) -> dict[str, dict]:
+        own = {file: dict(values) for file, values in (self.settings.overrides or {}).get(name, {}).items()}
+        data: dict[str, dict] = {}
+        channels = 3 if read_header(self.labeled).get("modality") == "RGB" else 1
+        if name == "retinal_unet":
+            data["inference.json"] = {"num_labels": len(label_names(self.labeled)), "num_channels": channels}
+        elif name in SHARED:
+            data["inference.json"] = {"num_channels": channels}
+        else:
+            siblings = {
+                sibling: str(self.bundle_dir(sibling, variant)) for sibling in ("latent_diffusion", "retinal_unet")
+            }
+            for file in ("inference.json",) if name == "synthesis" else ("inference.json", "train.json"):
+                data[file] = siblings | {"prior_path": self.prior(variant)}
+        return {file: data.get(file, {}) | own.get(file, {}) for file in data.keys() | own.keys()}
