@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.splits import split_by_subject
-from unicorn_monai.datasets import DatasetWriter
+from unicorn_monai.datasets import DatasetWriter, begun
 from unicorn_monai.simulation import DEVICES, HOME_OCT, LABELS, SPECTRALIS, Device, simulate
 
 # The window is fixed and close around the retina: 10.3 and 8.1 um per row at 64 rows. Averaging several speckle grains
@@ -84,6 +84,7 @@ def write_phantom(
     nominal = (float(np.mean(optics.depth_um)) * 1e-3 / size, float(np.mean(optics.width_mm)) / size)
     fixed = optics.depth_um[0] == optics.depth_um[1] and optics.width_mm[0] == optics.width_mm[1]
 
+    phantom = {"preset": preset, "seed": seed, "subjects": n_subjects, "scans_per_subject": scans_per_subject}
     with DatasetWriter(
         output,
         name=f"phantom-{device}-{preset}-{size}",
@@ -93,12 +94,17 @@ def write_phantom(
         spacing_mm=nominal,
         simulated_device=True,
         simulated_anatomy=True,
-        phantom={"preset": preset, "seed": seed, "subjects": n_subjects, "scans_per_subject": scans_per_subject},
+        phantom=phantom,
+        resume=begun(output),
+        settings={"size": size, "labelled": labels, **phantom},
     ) as writer:
-        for scan in simulate(optics, n_subjects, scans_per_subject, size, seed, first_subject=first):
+        for index, scan in enumerate(simulate(optics, n_subjects, scans_per_subject, size, seed, first_subject=first)):
+            if index in writer:
+                continue
             name = names[scan.subject - first]
             own: dict[str, Any] = {} if fixed else {"spacing_mm": [round(s, 6) for s in scan.spacing_mm]}
-            writer.add(parts[name], scan.image, scan.label if labels else None, subject=name, scan=scan.scan, **own)
+            own |= {"index": index, "scan": scan.scan}
+            writer.add(parts[name], scan.image, scan.label if labels else None, subject=name, **own)
     return Path(output)
 
 

@@ -56,8 +56,9 @@ def test_the_commands_of_the_bundles_run_as_written(tmp_path):
     everything = [command for bundle in ORDER for command in commands(bundle)]
     retraining = [c for c in everything if ("SYNTHETIC" in c and "synthesis" not in c) or "retrained/model.pt" in c]
     together = [c for c in everything if c.startswith("torchrun")][::-1]  # trains again: what builds on it comes before
-    first = [c for c in everything if c not in retraining + together]
-    for command in first + retraining + together:
+    paper = [c for c in everything if "--mode paper" in c]  # a training in the other mode, and the synthesis with it
+    first = [c for c in everything if c not in retraining + together + paper]
+    for command in first + paper + retraining + together:
         run = subprocess.run(
             command, shell=True, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
         )

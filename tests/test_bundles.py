@@ -28,9 +28,9 @@ from unicorn_monai.baselines import translation
 from unicorn_monai.baselines.self_training import self_train
 from unicorn_monai.bundle import bundle_root, from_bundle, install, run_bundle
 from unicorn_monai.checkpoints import TrainingState, read_metadata, sha256
-from unicorn_monai.cli import root_cause
 from unicorn_monai.datasets import IGNORE_LABEL, DatasetWriter, check, datalist, read_array, read_header, write_array
 from unicorn_monai.evaluation.segmentation import scores
+from unicorn_monai.failures import root_cause
 
 SIZE, STEPS = 32, 2
 LABELS = {0: "vitreous", 1: "inner", 2: "outer", 3: "choroid"}
@@ -308,7 +308,7 @@ def test_the_diffusion_model_samples_images(world, diffusion, tmp_path):
 
 
 def test_every_image_is_encoded_once_for_all_three_networks(diffusion, semantic_net):
-    files = list((diffusion / "latents").iterdir())
+    files = list((diffusion / "latents").glob("*.safetensors"))
     assert len(files) == 4  # training and validation of two data sets
     assert max(file.stat().st_mtime_ns for file in files) < (diffusion / "model.pt").stat().st_mtime_ns
 
@@ -429,7 +429,6 @@ def test_other_counts_weights_and_label_maps_can_be_asked_for(world, synthetic, 
         count=2,
         augment=True,
         uncertainty_weight=0.5,
-        mode="paper",
         split="training",
         seed=5,
     )
@@ -737,6 +736,19 @@ def test_two_processes_translate_together_and_stop_together(world, method, tmp_p
     assert metadata["epoch"] < 100000
 
 
+def test_two_processes_make_the_data_set_of_one(world, synthetic, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "monai.bundle", "run", "--config_file", str(world.config("synthesis", "inference"))]
+    command += ["--dataset_dir", str(world.labeled), "--output_dir", str(tmp_path / "set")]
+    done = subprocess.run(command, cwd=tmp_path, env=SHELL, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    both = (
+        {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        for root in (synthetic, tmp_path / "set")
+    )
+    assert next(both) == next(both)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("bundle", ["retinal_unet", "semantic_controlnet"])
 def test_two_processes_train_together_and_one_goes_on_alone(world, synthetic, bundle, tmp_path):
@@ -969,6 +981,80 @@ SETTING_FAULTS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "decay": ("style_transfer", "train_cut", {"decay_start": 2}, "start is 2; expected a share"),
     "no unlabelled": ("style_transfer", "train_cut", {"unlabeled_dir": "nowhere"}, "'nowhere' does not exist"),
     "no generator": ("style_transfer", "inference", {"ckpt_path": "x.pt"}, "No trained weights at 'x.pt'"),
+    "epochs in words": ("retinal_unet", "train", {"max_epochs": "ten"}, "max_epochs is 'ten'; expected at least one"),
+    "no epochs": ("latent_diffusion", "train_diffusion", {"max_epochs": 0}, "max_epochs is 0; expected at least one"),
+    "half an image": (
+        "retinal_unet",
+        "train",
+        {"batch_size": 2.5},
+        "batch_size is 2.5; expected at least one, a whole",
+    ),
+    "true is no number": ("retinal_unet", "evaluate", {"batch_size": True}, "batch_size is True; expected at least"),
+    "rate": (
+        "uncertainty_controlnet",
+        "train",
+        {"learning_rate": -0.1},
+        "learning_rate is -0.1; expected a number",
+    ),
+    "rate as text": (
+        "style_transfer",
+        "train_cut",
+        {"learning_rate": "1e-3"},
+        "learning_rate is '1e-3'; expected",
+    ),
+    "rate without end": (
+        "retinal_unet",
+        "train",
+        {"learning_rate": math.inf},
+        "learning_rate is inf; expected",
+    ),
+    "decay of the average": ("latent_diffusion", "train_diffusion", {"ema_decay": 1.0}, "ema_decay is 1.0; expected a"),
+    "seed": ("synthesis", "inference", {"seed": -1}, "seed is -1; expected a whole number, 0 to 4294967295"),
+    "switch": ("semantic_controlnet", "train", {"resume": "yes"}, "resume is 'yes'; expected true or false"),
+    "patch": ("latent_diffusion", "train_autoencoder", {"patch_size": 64}, r"patch_size is 64; expected \[rows, col"),
+    "interval": ("semantic_controlnet", "train", {"val_interval": 0}, "val_interval is 0; expected at least one"),
+    "guidance": ("synthesis", "inference", {"guidance": [3.0]}, r"guidance is \[3.0\]; expected two numbers"),
+    "weight": ("synthesis", "inference", {"uncertainty_weight": -1}, "uncertainty_weight is -1; expected a number, 0"),
+    "shift": ("semantic_controlnet", "train", {"timestep_shift": 0}, "timestep_shift is 0; expected a number above 0"),
+    "loss": (
+        "latent_diffusion",
+        "train_autoencoder",
+        {"kl_weight": "small"},
+        "kl_weight is 'small'; expected",
+    ),
+    "loaders": ("retinal_unet", "train", {"num_workers": -1}, "num_workers is -1; expected 0 or more, a whole"),
+    "half a count": ("latent_diffusion", "inference", {"count": 1.5}, "count is 1.5; expected at least one, a whole"),
+    "one wrong split": ("synthesis", "inference", {"split": ["training", "valid"]}, "Unknown split 'valid'; expected"),
+    "other scale factor": (
+        "uncertainty_controlnet",
+        "train",
+        {"scale_factor": 123.0},
+        r"was trained with scale_factor [\d.]+, in use is 123.0",
+    ),
+    "other scale factor, synthesis": (
+        "synthesis",
+        "inference",
+        {"inferer::scale_factor": 123.0},
+        r"was trained with scale_factor [\d.]+, in use is 123.0",
+    ),
+    "mode of another training": (
+        "synthesis",
+        "inference",
+        {"mode": "paper"},
+        "was trained with mode 'compositional', in use is 'paper'. Use what it was trained with, or train it again",
+    ),
+    "other prediction type": (
+        "synthesis",
+        "inference",
+        {
+            "scheduler": {
+                "_target_": "unicorn_monai.schedulers.DDIM",
+                "prediction_type": "sample",
+                "schedule": "scaled_linear_beta",
+            }
+        },
+        "was trained with prediction_type '.*', in use is 'sample'",
+    ),
     "steps": (
         "synthesis",
         "inference",

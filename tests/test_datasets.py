@@ -26,6 +26,7 @@ from unicorn_monai.datasets import (
     write_array,
     write_json,
 )
+from unicorn_monai.durable import _HOST
 
 LABELS = {0: "vitreous", 1: "RNFL", 2: "choroid"}
 
@@ -204,7 +205,7 @@ def test_a_journal_line_torn_by_a_crash_is_written_again(tmp_path):
     interrupted(tmp_path)
     journal = tmp_path / JOURNAL
     journal.write_bytes(journal.read_bytes()[:-20])
-    (tmp_path / "images" / ".tmp-1-000004.nii.gz").write_bytes(b"half an image")
+    (tmp_path / "images" / f".tmp-{_HOST}-{os.getpid()}-000004.nii.gz").write_bytes(b"half an image")
     assert resume(tmp_path) == [3, 4, 5]
     assert all_there(tmp_path)
 

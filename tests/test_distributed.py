@@ -21,6 +21,7 @@ from unicorn_monai.distributed import (
     main_first,
     rank,
     same_weights,
+    share,
     start,
     stop,
 )
@@ -96,15 +97,19 @@ def test_every_epoch_has_random_numbers_of_its_own_which_an_interruption_does_no
     assert draws(1) == whole[1:]
 
 
+def torchrun(processes: int, script: str, folder: Path) -> None:
+    """Run a script in several processes; it gets the folder as its argument."""
+    (folder / "script.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command += [str(folder / "script.py"), str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
 @pytest.mark.slow
 def test_two_processes_share_gradients_and_weights_but_not_noise(tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(TWO)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    command.append(str(tmp_path))
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    torchrun(2, TWO, tmp_path)
     told = [json.loads((tmp_path / f"{process}.json").read_text()) for process in (0, 1)]
     gradients, weights, noise, first_was_here, averaged = zip(*told, strict=True)
     assert gradients == (0.5, 0.5)
@@ -113,3 +118,65 @@ def test_two_processes_share_gradients_and_weights_but_not_noise(tmp_path):
     assert first_was_here == (False, True)
     assert averaged[0] == averaged[1], "networks that are not wrapped"
     assert averaged[0][1:] == [0.5, 1.0, 7.0]
+
+
+TRAINING = """
+import json, sys
+from pathlib import Path
+import torch
+from ignite.engine import Events
+from monai.data import DataLoader, Dataset, DistributedSampler
+from monai.engines import SupervisedTrainer
+from monai.networks.nets import UNet
+from torch import distributed as processes
+from unicorn_monai import distributed
+from unicorn_monai.training import ClipGradients
+
+distributed.start()
+torch.manual_seed(0)
+images = torch.randn(16, 1, 8, 8)
+data = Dataset([{"image": image, "label": image.roll(1, -1)} for image in images])
+network = UNet(2, 1, 1, (4, 8), (2,), norm="instance")  # batch normalisation sees its own process's images only
+sampler = DistributedSampler(data, shuffle=True, seed=3)
+loader = DataLoader(data, batch_size=8 // processes.get_world_size(), sampler=sampler)
+optimizer = torch.optim.AdamW(network.parameters(), 1e-2)
+losses = []
+trainer = SupervisedTrainer(
+    torch.device("cpu"), 5, loader, distributed.parallel(network, torch.device("cpu")), optimizer,
+    torch.nn.MSELoss(), train_handlers=[ClipGradients(network)],
+)
+
+def note(engine):
+    loss = torch.tensor(float(engine.state.output[0]["loss"]))
+    processes.all_reduce(loss)
+    losses.append(loss.item() / processes.get_world_size())
+
+trainer.add_event_handler(Events.ITERATION_COMPLETED, note)
+trainer.run()
+weights = [value.flatten().tolist() for value in network.state_dict().values()]
+name = f"{processes.get_world_size()}-{distributed.rank()}.json"
+Path(sys.argv[1], name).write_text(json.dumps([losses, weights]))
+distributed.stop()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does_at_the_same_global_batch(tmp_path):
+    for processes in (1, 2):
+        torchrun(processes, TRAINING, tmp_path)
+    one, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
+    assert first == second
+    assert len(one[0]) == 10
+    assert one[0][-1] < 0.9 * one[0][0], "it learns something"
+    assert first[0] == pytest.approx(one[0], rel=1e-4)
+    for mine, theirs in zip(first[1], one[1], strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-4)
+
+
+def test_processes_without_communication_are_numbered_by_the_environment(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert share() == (0, 1)
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert share() == (2, 4)

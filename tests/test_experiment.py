@@ -10,9 +10,9 @@ from conftest import TINY
 
 from data_prep.phantom import write_phantom
 from unicorn_monai.checkpoints import sha256
-from unicorn_monai.cli import explain, root_cause
 from unicorn_monai.datasets import check, datalist, read_header
 from unicorn_monai.experiment import Experiment
+from unicorn_monai.failures import explain, root_cause
 from unicorn_monai.settings import BASELINES, Settings
 
 COMPARED = {"baselines": BASELINES, "confidence": 0.11}  # a network of one epoch is sure of nothing

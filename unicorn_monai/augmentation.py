@@ -27,7 +27,7 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from unicorn_monai.datasets import DatasetWriter, PathLike, datalist, layout_of, read_array, read_header
+from unicorn_monai.datasets import DatasetWriter, PathLike, begun, datalist, layout_of, read_array, read_header
 from unicorn_monai.transforms import read_image, to_uint8
 
 
@@ -112,6 +112,8 @@ def intensity_augmentation(name: str, keys: Sequence[str] = ("image",)) -> MapTr
 def write_augmented(dataset_dir: PathLike, output: PathLike, seed: int = 0) -> None:
     """Write a copy of a labelled data set with strongly augmented images; each depends on (seed, index) only.
 
+    An interrupted copy is continued, a finished one left as it is.
+
     Args:
         dataset_dir: a data set with labels.
         output: the new data set.
@@ -124,10 +126,13 @@ def write_augmented(dataset_dir: PathLike, output: PathLike, seed: int = 0) -> N
         name=f"{header.get('name', 'data')}, strong intensity augmentation",
         device=f"{header.get('device', 'unknown')}, augmented",
         **layout_of(header),
+        resume=begun(output, finished_too=True),
+        settings={"seed": seed},
         augmented=True,
     ) as writer:
-        for split in ("training", "validation"):
-            for item in datalist(dataset_dir, split, ("image", "label")):
-                transform = strong_intensity(int(np.random.SeedSequence([seed, len(writer)]).generate_state(1)[0]))
+        items = [(s, i) for s in ("training", "validation") for i in datalist(dataset_dir, s, ("image", "label"))]
+        for index, (split, item) in enumerate(items):
+            if index not in writer:
+                transform = strong_intensity(int(np.random.SeedSequence([seed, index]).generate_state(1)[0]))
                 image = to_uint8(torch.as_tensor(transform(read_image(item["image"], channels))))
-                writer.add(split, image, read_array(item["label"]), subject=item["subject"])
+                writer.add(split, image, read_array(item["label"]), subject=item["subject"], index=index)

@@ -21,6 +21,7 @@ from torch import nn
 
 from unicorn_monai.checkpoints import load_weights, read_metadata
 from unicorn_monai.datasets import PathLike, write_json
+from unicorn_monai.distributed import local_device
 from unicorn_monai.fusion import MODES
 from unicorn_monai.networks import copy_encoder, freeze
 
@@ -156,8 +157,8 @@ def weights_metadata(bundle_root: PathLike, weights: str, key: str) -> Any:
 
 
 def default_device() -> torch.device:
-    """The first GPU where there is one, else the CPU."""
-    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    """The first GPU where there is one (of several processes, each has its own), else the CPU."""
+    return local_device()
 
 
 def install(name: str, output: PathLike, preset: str | None = None, overrides: dict[str, dict] | None = None) -> Path:
@@ -208,12 +209,16 @@ def _preset(source: Path, preset: str) -> dict[str, dict[str, Any]]:
 
 def _assign(config: dict[str, Any], key: str, value: Any, path: Path) -> None:
     """Set ``a::b::c``; the entry must exist, so a misspelt key cannot pass."""
-    parent, leaf = _find(config, key, path)
+    parent, leaf = find_entry(config, key, path)
     parent[leaf] = value
 
 
-def _find(config: dict[str, Any], key: str, path: Path) -> tuple[Any, Any]:
-    """The dictionary or list that holds the entry ``a::b::c``, and its key or index there."""
+def find_entry(config: dict[str, Any], key: str, path: PathLike) -> tuple[Any, Any]:
+    """The dictionary or list that holds the entry ``a::b::c``, and its key or index there.
+
+    Raises:
+        ValueError: there is none.
+    """
     parent: Any = None
     node: Any = config
     leaf: Any = None
@@ -245,7 +250,7 @@ def run_bundle(
     for key in overrides:
         if key.split("::")[0] not in config:
             raise ValueError(f"'{config_file}' has no entry '{key}', only {sorted(config)}. Check the spelling.")
-        _find(config, key, config_file)
+        find_entry(config, key, config_file)
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that the next line is as it is
     workflow = ConfigWorkflow(
         config_file=str(config_file),

@@ -1,6 +1,7 @@
 """The command line: ``unicorn-monai demo | experiment | synthesize | clean | report | summary | prepare | check``.
 
-Exit status: 0 done, 1 failed (one paragraph, no traceback unless ``--debug``), 2 bad usage.
+Exit status: 0 done, 1 failed (one paragraph, no traceback unless ``--debug``), 2 bad usage, 3 not finite (images,
+latents, losses, weights, outputs), 143 stopped by SIGTERM with the state saved.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="UnIACorN: from labelled images of one device and unlabelled images of another to a segmentation network that "
-    "works on the second.",
+    "works on the second. Exit status: 0 done, 1 failed, 2 bad usage, 3 NaN or infinity in images, latents, losses, "
+    "weights or outputs, 143 stopped by SIGTERM (go on with --resume).",
 )
 console = Console(stderr=True)
 
@@ -59,11 +61,12 @@ def demo(
         raise typer.BadParameter(f"unknown scene '{scene}'; expected: oct, street")
     if preset not in ("quick", "full"):
         raise typer.BadParameter(f"unknown preset '{preset}'; expected: quick, full")
+    from unicorn_monai.datasets import begun
     from unicorn_monai.settings import BASELINES, SEMANTIC_ONLY
 
     folders = {name: output / "data" / name for name in ("labeled", "unlabeled")}
     for name, folder in folders.items():
-        if not (folder / "dataset.json").is_file():
+        if begun(folder) or not (folder / "dataset.json").is_file():
             count, what = (_simulate_oct if scene == "oct" else _simulate_street)(name, folder, preset, seed)
             console.print(f"simulated {count} {what}: {folder}")
     baselines = list(BASELINES) if preset == "full" else ["augmentation"]
@@ -271,37 +274,16 @@ def main() -> None:
     try:
         app()
     except Exception as error:
+        from unicorn_monai.failures import NOT_FINITE, NotFinite, explain, root_cause
+
         if os.environ.get("UNICORN_DEBUG"):
             raise
-        console.print(f"error: {explain(root_cause(error))}", style="red", markup=False, soft_wrap=True)
-        sys.exit(1)
+        cause = root_cause(error)
+        console.print(f"error: {explain(cause)}", style="red", markup=False, soft_wrap=True)
+        sys.exit(NOT_FINITE if isinstance(cause, NotFinite) else 1)
     except KeyboardInterrupt:
         console.print("interrupted; go on with --resume", style="yellow")
         sys.exit(1)
-
-
-def explain(error: BaseException) -> str:
-    """One paragraph: what went wrong and what to do."""
-    if isinstance(error, OSError) and error.strerror:
-        return (
-            f"{error.strerror}: '{error.filename}'. Check the space and the permissions there, or choose another "
-            "--output; finished stages are kept, --resume goes on behind them."
-        )
-    if isinstance(error, ValueError | RuntimeError):
-        return str(error)
-    return f"{type(error).__name__}: {error}. This is unexpected; --debug before the command shows where it happened."
-
-
-def root_cause(error: BaseException) -> BaseException:
-    """The message a user needs: MONAI wraps errors in up to three others that only name its own objects."""
-    while isinstance(error, RuntimeError) and error.__cause__ is not None and not _elsewhere(error.__cause__):
-        error = error.__cause__
-    return error
-
-
-def _elsewhere(cause: BaseException) -> bool:
-    """Whether a cause is only the traceback of another process."""
-    return type(cause).__name__ == "_RemoteTraceback"
 
 
 if __name__ == "__main__":

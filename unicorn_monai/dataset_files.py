@@ -20,6 +20,8 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
+from unicorn_monai.durable import atomic
+
 SPLITS = ("training", "validation", "test")
 IGNORE_LABEL = 255
 HEADER = "dataset.json"
@@ -200,16 +202,12 @@ def write_array(path: Path, array: np.ndarray, spacing_mm: Sequence[float] | Non
     suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
     if suffix not in (".nii.gz", ".png"):  # JPEG would change label values
         raise ValueError(f"Cannot write '{path}': expected a name that ends in .nii.gz or .png.")
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name.removesuffix(suffix)}{suffix}")
-    try:
+    with atomic(path) as temporary:
         if suffix == ".nii.gz":
             affine = np.diag([*(spacing_mm or (1.0, 1.0)), 1.0, 1.0])
             nib.save(nib.Nifti1Image(array, affine), temporary)
         else:
             Image.fromarray(array).save(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: PathLike, content: Any) -> None:
@@ -219,9 +217,5 @@ def write_json(path: PathLike, content: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write text atomically."""
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
+    with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -8,7 +8,8 @@ Rows = depth, columns = A-scans. Splits are by subject, never by image.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ from unicorn_monai.dataset_files import (
     resolve_item,
     write_array,
     write_json,
-    write_text,
 )
+from unicorn_monai.dataset_journal import JOURNAL, Rows, begun, cut_torn_line
+from unicorn_monai.durable import Occupied, atomic, sweep
 
 __all__ = [
     "HEADER",
@@ -39,6 +41,7 @@ __all__ = [
     "DatasetWriter",
     "PathLike",
     "Problem",
+    "begun",
     "check",
     "datalist",
     "image_size",
@@ -51,7 +54,6 @@ __all__ = [
     "write_array",
     "write_json",
 ]
-JOURNAL = "items.jsonl"
 
 
 def datalist(
@@ -117,7 +119,12 @@ class DatasetWriter:
     """Stream a data set to disk; what is interrupted can be resumed, and nothing half-written has a final name.
 
     Every item's files are renamed into place before its line is appended to a journal; ``dataset.json`` is written
-    when the block ends without an exception. With ``resume`` earlier items count as written (``index in writer``).
+    when the block ends without an exception. With ``resume`` earlier items count as written (``index in writer``). In
+    memory is one number per item, its place in the journal, so a data set may be as large as the disk.
+
+    Several processes, even on several machines, write one data set without waiting for each other: each has a share and
+    a journal of its own, and whoever finds all ``total`` items written writes the header. Two that find it at the same
+    time write the same bytes.
 
     Args:
         root: folder of the data set; created.
@@ -129,7 +136,12 @@ class DatasetWriter:
         suffix: ".nii.gz" (keeps the spacing) or ".png".
         resume: go on where a writer stopped, instead of refusing a folder in use.
         settings: what decides the items (size, seed, ...); a writer with others does not go on. Kept in the header.
+        share: (number of this process, processes), each of which writes other items.
+        total: items of the finished data set; needed with several processes.
         **fields: more top-level entries of ``dataset.json``.
+
+    Raises:
+        ValueError: a folder in use, by a finished data set or another process, or one begun with other settings.
     """
 
     def __init__(
@@ -144,6 +156,8 @@ class DatasetWriter:
         suffix: str = ".nii.gz",
         resume: bool = False,
         settings: dict[str, Any] | None = None,
+        share: tuple[int, int] = (0, 1),
+        total: int | None = None,
         **fields: Any,
     ) -> None:
         self.root = Path(root)
@@ -157,39 +171,56 @@ class DatasetWriter:
             **fields,
         }
         require_without_gaps(self.header["labels"], self.root)
-        self.suffix = suffix
-        self.items: dict[int, dict[str, Any]] = {}
-        journal = self.root / JOURNAL
-        if not resume and ((self.root / HEADER).exists() or journal.exists()):
+        self.suffix, self.share, self.total = suffix, share, total
+        self.finished = False  # by the other processes
+        if not resume and begun(self.root, finished_too=True):
             raise ValueError(f"'{self.root}' already holds a data set. Choose another folder, or remove it first.")
-        if (self.root / HEADER).exists():
-            self._read_finished()
-        if journal.exists():
-            self._read_journal(journal)
-        for folder in ("images", "labels"):
-            (self.root / folder).mkdir(parents=True, exist_ok=True)
-            for leftover in (self.root / folder).glob(".tmp-*"):
-                leftover.unlink()
-        self._journal = journal.open("a", encoding="utf-8")
-        if self._journal.tell() == 0:
-            self._append({key: self.header.get(key) for key in ("labels", "settings")})
+        self._rows = Rows(self.root)
+        self._lock = ExitStack()
+        self._lock.enter_context(Occupied(self.root / f".lock-{share[0]}-of-{share[1]}"))
+        try:
+            self._open()
+        except BaseException:
+            with self._lock, self._rows:
+                raise
 
-    def _read_finished(self) -> None:
-        header = read_header(self.root)
-        self._require_same(header)
-        for split in SPLITS:
-            for item in header.get(split, []):
-                self.items[int(Path(item["image"]).name.split(".")[0])] = {"split": split, **item}
+    def _open(self) -> None:
+        """Read what there is, clear up what a crash left, and open this process's journal."""
+        for other in self.root.glob(".lock-*-of-*"):
+            if not other.name.endswith(f"-of-{self.share[1]}"):  # another run, or what it left
+                with Occupied(other):
+                    pass
+        own = self.root / (f"items-{self.share[0]:05d}.jsonl" if self.share[0] else JOURNAL)
+        if own.exists():
+            cut_torn_line(own)
+        vanished = not self._read_journals()
+        header = read_header(self.root) if (self.root / HEADER).exists() else None
+        if header is not None:
+            self._require_same(header)
+        items = sum(len(header.get(split, [])) for split in SPLITS) if header is not None else 0
+        if vanished or (self.total is not None and items >= self.total):
+            self.finished = True
+            return
+        for folder in (self.root, self.root / "images", self.root / "labels"):
+            folder.mkdir(parents=True, exist_ok=True)
+            sweep(folder)
+        if self._rows.open_own(own):
+            self._rows.append({key: self.header.get(key) for key in ("labels", "settings")})
+        if header is not None:
+            for split in SPLITS:
+                for item in header.get(split, []):
+                    index = int(Path(item["image"]).name.split(".")[0])
+                    if index not in self._rows:
+                        self._rows.append({"index": index, "split": split, **item})
 
-    def _read_journal(self, journal: Path) -> None:
-        lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]  # one torn by a crash: its files are written again
-        write_text(journal, "".join(whole))
-        for row in map(json.loads, whole):
-            if "index" in row:
-                self.items[row.pop("index")] = row
-            else:
+    def _read_journals(self) -> bool:
+        """Read what all processes have written so far; False where the last one has just finished the data set."""
+        try:
+            for row in self._rows.read():
                 self._require_same(row)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _require_same(self, begun: dict[str, Any]) -> None:
         for key in ("labels", "settings"):
@@ -199,23 +230,25 @@ class DatasetWriter:
                     "these, or begin anew."
                 )
 
-    def _append(self, row: dict[str, Any]) -> None:
-        self._journal.write(json.dumps(row) + "\n")
-        self._journal.flush()
-
     def __enter__(self) -> DatasetWriter:
         return self
 
     def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
-        self._journal.close()
-        if exception_type is None:
-            self.close()
+        with self._lock, self._rows:
+            if exception_type is None:
+                self.close()
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self._rows)
 
     def __contains__(self, index: int) -> bool:
-        return index in self.items
+        return self.finished or index in self._rows
+
+    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """What has been written so far, read from the disk: (index, item), by index."""
+        for index in self._rows:
+            row = self._rows[index]
+            yield row.pop("index"), row
 
     def add(
         self,
@@ -244,8 +277,8 @@ class DatasetWriter:
             raise ValueError(f"Unknown split '{split}'; expected one of {list(SPLITS)}.")
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
             raise ValueError(f"Image has dtype {image.dtype} and shape {image.shape}; expected uint8, 2D or RGB.")
-        index = max(self.items, default=-1) + 1 if index is None else index
-        if index in self.items:
+        index = self._rows.next if index is None else index
+        if index in self:
             raise ValueError(f"Item {index} of '{self.root}' is written already; skip it, or give another index.")
         name = f"{index:06d}{self.suffix}"
         row: dict[str, Any] = {"split": split, "image": f"images/{name}"}
@@ -259,15 +292,29 @@ class DatasetWriter:
             row["label"] = f"labels/{name}"
             write_array(self.root / row["label"], label.astype(np.uint8), spacing)
         write_array(self.root / row["image"], image, spacing)
-        row |= {"subject": subject, **fields}
-        self._append({"index": index, **row})
-        self.items[index] = row
+        self._rows.append({"index": index, **row, "subject": subject, **fields})
 
     def close(self) -> None:
-        """Write ``dataset.json`` and remove the journal."""
-        splits: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
-        for _, row in sorted(self.items.items()):
-            splits[row["split"]].append({key: value for key, value in row.items() if key != "split"})
-        write_json(self.root / HEADER, self.header | splits)
-        self._journal.close()
-        (self.root / JOURNAL).unlink(missing_ok=True)
+        """Write ``dataset.json`` and remove the journals, unless other processes have items to write still."""
+        if self.total is not None and not self.finished:
+            self.finished = not self._read_journals()
+            if not self.finished and len(self) < self.total:
+                return
+        if not self.finished:
+            self._write_header()
+        for journal in self._rows.journals():
+            journal.unlink(missing_ok=True)
+
+    def _write_header(self) -> None:
+        """As ``json.dumps`` would, but an item at a time and on one line."""
+        with atomic(self.root / HEADER) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(self.header, indent=2).removesuffix("\n}"))
+            for split in SPLITS:
+                file.write(f',\n  "{split}": [')
+                separator = "\n    "
+                for _, row in self.rows():
+                    if row.pop("split") == split:
+                        file.write(separator + json.dumps(row))
+                        separator = ",\n    "
+                file.write("\n  ]" if separator[0] == "," else "]")
+            file.write("\n}\n")

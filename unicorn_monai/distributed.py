@@ -38,14 +38,30 @@ def start(hours: float = 6.0) -> None:
 
 
 def stop() -> None:
-    """Leave the other processes."""
+    """Leave the other processes, all at once: one that goes while another still receives breaks the connection."""
     if _active():
+        distributed.barrier()
         distributed.destroy_process_group()
 
 
 def rank() -> int:
     """Number of this process; 0 where there is only one."""
     return distributed.get_rank() if _active() else 0
+
+
+def share() -> tuple[int, int]:
+    """(number of this process, processes) of work that needs no communication; (0, 1) for a process by itself.
+
+    ``torchrun`` sets ``RANK`` and ``WORLD_SIZE``; so may a job array, since nobody has to find the others.
+    """
+    try:
+        rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    except ValueError:
+        rank = processes = -1
+    if not 0 <= rank < processes:
+        found = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE")}
+        raise ValueError(f"The environment says {found}; expected numbers, 0 <= RANK < WORLD_SIZE.")
+    return rank, processes
 
 
 def is_main() -> bool:

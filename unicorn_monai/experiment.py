@@ -343,6 +343,7 @@ class Experiment(RunFolder):
             dataset_dir=str(self.labeled),
             ckpt_path=str(self.bundle_dir("style_transfer") / "models" / name / "model.pt"),
             output_dir=str(self.run_dir / f"synthetic_{name}"),
+            resume=True,
             device_name=str(read_header(self.unlabeled)["device"]),
         )
 
@@ -354,7 +355,7 @@ class Experiment(RunFolder):
     def synthesise(self, variant: str, output: Path | None = None, weight: float | None = None) -> None:
         """Label maps of the labelled domain x uncertainties of the unlabelled one -> the synthetic data set."""
         own = {**self.settings.synthesis(self.mode(variant)), "output_dir": str(output or self.synthetic(variant))}
-        own["uncertainty_weight"] = self.weight(variant) if weight is None else weight
+        own |= {"uncertainty_weight": self.weight(variant) if weight is None else weight, "resume": True}
         self.bundle(self.bundle_dir("synthesis", variant), "inference.json", "infer", **own)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
-from PIL import Image
 from rich.console import Console
 from rich.logging import RichHandler
 from torch import Tensor
@@ -25,7 +24,10 @@ from unicorn_monai.budget import TimeBudget
 from unicorn_monai.checkpoints import sha256
 from unicorn_monai.datasets import PathLike, datalist, write_array, write_json
 from unicorn_monai.distributed import is_main
+from unicorn_monai.durable import sweep
+from unicorn_monai.failures import NotFinite, of_batch, on_failure
 from unicorn_monai.latents import read_uncertainties
+from unicorn_monai.networks import require_finite
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.transforms import to_uint8
 from unicorn_monai.uncertainty import image_uncertainty, normalised_entropy
@@ -85,15 +87,18 @@ class Progress:
 
     def __init__(self, description: str, lines: int = 10, budget: TimeBudget | None = None) -> None:
         self.description, self.lines, self.budget = description, lines, budget
+        self.bar: tqdm | None = None
+        self.loss: float | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register with an engine."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._require_finite)
         if not is_main():
             return
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
         engine.add_event_handler(Events.COMPLETED, self._close)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+        on_failure(engine, self._close)
 
     def _start(self, engine: Engine) -> None:
         self.total = int(engine.state.max_epochs or 1) * int(engine.state.epoch_length or 1)
@@ -103,14 +108,22 @@ class Progress:
         total = None if timed else self.total  # the clock ends it, not the iterations
         self.bar = tqdm(total=total, initial=self.first, desc=self.description, disable=not on_terminal(), leave=False)
 
+    def _require_finite(self, engine: Engine) -> None:
+        values = scalars(engine)
+        self.loss = values.get("loss")
+        for name, value in values.items():
+            if not np.isfinite(value):
+                where = f"iteration {engine.state.iteration}{of_batch(engine)}"
+                raise NotFinite(
+                    f"{self.description}: the {name} is {value} at {where}. "
+                    "Lower the learning rate, or check the images for extreme values."
+                )
+
     def _step(self, engine: Engine) -> None:
-        loss = scalars(engine).get("loss")
-        if loss is not None and not np.isfinite(loss):
-            raise ValueError(
-                f"{self.description}: the loss is {loss} at iteration {engine.state.iteration}. "
-                "Lower the learning rate, or check the images for extreme values."
-            )
+        loss = self.loss
         done = engine.state.iteration
+        if self.bar is None:
+            return
         self.bar.update()
         if self.bar.total is None and self.budget is not None:
             self.bar.set_postfix_str(f"{self.budget.left():.0f} s left", refresh=False)
@@ -128,12 +141,9 @@ class Progress:
             return int(self.budget.share * self.lines)
         return (self.first if done is None else done) * self.lines // self.total
 
-    def _close(self, engine: Engine) -> None:
-        self.bar.close()
-
-    def _fail(self, engine: Engine, error: BaseException) -> None:
-        self.bar.close()
-        raise error
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
 class SampleImages:
@@ -160,7 +170,8 @@ class SampleImages:
             return
         sheet = tile(self.sampler())
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(sheet).save(self.output_dir / f"epoch_{epoch:04d}.png")
+        sweep(self.output_dir)
+        write_array(self.output_dir / f"epoch_{epoch:04d}.png", sheet)
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:  # optional; the PNG above is there in any case
@@ -183,7 +194,8 @@ def tile(images: Tensor, gap: int = 2) -> np.ndarray:
 
 def _prediction(engine: Engine) -> Tensor:
     """The logits of an evaluator that does not decollate."""
-    return engine.state.output["pred"]  # type: ignore[index]
+    logits: Tensor = engine.state.output["pred"]  # type: ignore[index]
+    return require_finite("The output of the segmentation network", logits, of_batch(engine))
 
 
 def _paths(engine: Engine) -> list[str]:

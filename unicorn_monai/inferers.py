@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from unicorn_monai.fusion import Weight, control, guided, mode_weights
-from unicorn_monai.networks import encoded_condition, require
+from unicorn_monai.networks import encoded_condition, in_parts, require
 from unicorn_monai.schedulers import Sampler, prepare_timesteps, seeded_step
 
 
@@ -144,5 +144,5 @@ class DualControlNetInferer:
         return (images, intermediates) if intermediate_steps else images
 
     def decode(self, latents: Tensor, autoencoder: AutoencoderKL, batch_size: int = 16) -> Tensor:
-        """Scaled latents -> images, a few at a time."""
-        return torch.cat([autoencoder.decode_stage_2_outputs(z / self.scale_factor) for z in latents.split(batch_size)])
+        """Scaled latents -> images, a few at a time; fewer where memory runs out."""
+        return in_parts(lambda z: autoencoder.decode_stage_2_outputs(z / self.scale_factor), latents, batch_size)

@@ -1,5 +1,12 @@
 """Every image is encoded once: the autoencoder's latents of whole data sets, kept on disk and read as batches.
 
+    cache_dir/<identity>.safetensors            mean, std: (as is / mirrored, images, channels, *latent) float32
+    cache_dir/labels/<identity>.safetensors     label: (images, 1, rows, columns) uint8
+
+Each file holds up to ``SHARD`` images and is mapped into memory, not read: what a batch needs comes from the disk, so a
+data set may be larger than the memory. An identity is that of the images' files (and the autoencoder's weights): a data
+set that grew is encoded from the first new file on, an interrupted encoding goes on where it stopped.
+
 The mean and standard deviation of q(z|x) are kept, not one sample, so training still draws z = mean + std * noise.
 Mirrored images (left eye / right eye) are encoded too, since mirroring a latent is not the latent of the mirror image.
 """
@@ -8,13 +15,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from monai.networks.nets import AutoencoderKL
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
@@ -22,7 +31,13 @@ from tqdm import tqdm
 
 from unicorn_monai.datasets import PathLike, datalist, list_folders
 from unicorn_monai.distributed import main_first
+from unicorn_monai.durable import atomic, sweep
+from unicorn_monai.failures import named
+from unicorn_monai.networks import require_finite
 from unicorn_monai.transforms import LoadPixelsd, read_image
+
+logger = logging.getLogger("unicorn_monai")
+SHARD = 512  # images kept in one file, and in memory while it is made
 
 
 class LatentDataset(Dataset):
@@ -56,35 +71,32 @@ class LatentDataset(Dataset):
     ) -> None:
         keys = ("image",) if num_labels is None else ("image", "label")
         items = datalist(dataset_dir, split, keys)
-        folders = list_folders(dataset_dir)
-        parts = [
-            encode_dataset(
-                [item for item in items if item["dataset"] == str(Path(folder))],
-                autoencoder,
-                cache_dir,
-                num_channels,
-                batch_size,
-            )
-            for folder in folders
-        ]
-        _require_one_size({tuple(part["mean"].shape[3:]): str(f) for part, f in zip(parts, folders, strict=True)})
-        self.items, self.mirror = items, mirror
-        self.mean = torch.cat([part["mean"] for part in parts], dim=1)  # (as is / mirrored, images, channels, *latent)
-        self.std = torch.cat([part["std"] for part in parts], dim=1)
-        self.label: Tensor | None = None
+        folders = [str(Path(folder)) for folder in list_folders(dataset_dir)]
+        parts = [[item for item in items if item["dataset"] == folder] for folder in folders]
+        self.images, self.mirror = [item["image"] for item in items], mirror
+        self.shards: list[dict[str, Tensor]] = []
+        with main_first():
+            for part in parts:
+                self.shards += encode_dataset(part, autoencoder, cache_dir, num_channels, batch_size)
+        sizes = [len(shard["mean"][0]) for shard in self.shards]
+        self.ends = np.cumsum(sizes)  # a shard holds the images from the end of the one before to its own
+        starts = (self.ends - sizes).tolist()
+        _require_one_size(
+            {tuple(s["mean"].shape[3:]): self.images[i] for s, i in zip(self.shards, starts, strict=True)}
+        )
+        self.labels: list[Tensor] = []
         if num_labels is not None:
             load = LoadPixelsd(["label"], num_labels=num_labels)
-            labels = [load.read_label(item["label"]) for item in items]
-            _require_one_size(
-                {tuple(label.shape[1:]): item["label"] for label, item in zip(labels, items, strict=True)}
-            )
-            self.label = torch.stack(labels).to(torch.uint8)
+            with main_first():
+                for part in parts:
+                    self.labels += cache_labels(part, load, Path(cache_dir) / "labels")
+            _require_one_size({tuple(s.shape[2:]): items[i]["label"] for s, i in zip(self.labels, starts, strict=True)})
         self.uncertainty: Tensor | None = None
         if uncertainties is not None:
             self.uncertainty = read_uncertainties(uncertainties, items, segmentation_sha256)
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {key: value[0] for key, value in self.__getitems__([index]).items()}
@@ -93,20 +105,48 @@ class LatentDataset(Dataset):
         """A whole batch at once: mean and std (batch, channels, *latent), and what was asked for."""
         at = torch.as_tensor(indices)
         side = torch.randint(0, 2, at.shape) if self.mirror else torch.zeros_like(at)
-        batch = {"mean": self.mean[side, at], "std": self.std[side, at], "index": at}
-        if self.label is not None:
-            label = self.label[at]
+        where = [(int(s), i - (int(self.ends[s - 1]) if s else 0)) for i in indices for s in [self._shard(i)]]
+        both = list(zip(where, side.tolist(), strict=True))
+        batch = {key: torch.stack([self.shards[s][key][k, row] for (s, row), k in both]) for key in ("mean", "std")}
+        batch["index"] = at
+        if self.labels:
+            label = torch.stack([self.labels[s][row] for s, row in where])
             flip = side.bool().reshape(-1, 1, 1, 1)
             batch["label"] = torch.where(flip, label.flip(-1), label)
         if self.uncertainty is not None:
             batch["uncertainty"] = self.uncertainty[at]
         return batch
 
+    def _shard(self, index: int) -> int:
+        return int(np.searchsorted(self.ends, index, side="right"))
+
+    @property
+    def mean(self) -> Tensor:
+        """Means of all latents, in memory: (as is / mirrored, images, channels, *latent)."""
+        return torch.cat([shard["mean"] for shard in self.shards], dim=1)
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviations of all latents, in memory."""
+        return torch.cat([shard["std"] for shard in self.shards], dim=1)
+
+    @property
+    def label(self) -> Tensor:
+        """All label maps, in memory: (images, 1, rows, columns) uint8."""
+        return torch.cat(self.labels)
+
     @property
     def scale_factor(self) -> float:
-        """1 / standard deviation of the latents z = mean + std * noise, over all images."""
-        variance = self.mean[0].double().var() + self.std[0].double().square().mean()
-        return float(variance.rsqrt())
+        """1 / standard deviation of the latents z = mean + std * noise; over all images, or 64 files of very many."""
+        chosen = np.unique(np.linspace(0, len(self.shards) - 1, min(64, len(self.shards))).round().astype(int))
+        count, total, squares, noise = 0, 0.0, 0.0, 0.0
+        for shard in [self.shards[i] for i in chosen]:
+            mean = shard["mean"][0].double()
+            count += mean.numel()
+            total, squares = total + float(mean.sum()), squares + float(mean.square().sum())
+            noise += float(shard["std"][0].double().square().sum())
+        variance = (squares - total**2 / count) / (count - 1) + noise / count
+        return variance**-0.5
 
 
 class LatentLoader(DataLoader):
@@ -152,38 +192,79 @@ def latents_scale_factor(dataset: LatentDataset) -> float:
 
 def latents_shape(dataset: LatentDataset) -> list[int]:
     """(channels, *latent) of a data set (for configurations)."""
-    return list(dataset.mean.shape[2:])
+    return list(dataset.shards[0]["mean"].shape[2:])
+
+
+def encode_dataset(
+    items: list[dict], autoencoder: AutoencoderKL, cache_dir: PathLike, num_channels: int = 1, batch_size: int = 16
+) -> list[dict[str, Tensor]]:
+    """Encode images as they are and mirrored: for every ``SHARD`` of them "mean" and "std", mapped into memory."""
+    weights = hashlib.sha256()
+    for value in autoencoder.state_dict().values():
+        weights.update(value.detach().cpu().numpy().tobytes())
+    sweep(Path(cache_dir))
+    bar = tqdm(total=len(items), desc="encoding", disable=None, leave=False)
+
+    def encode(some: list[dict]) -> dict[str, Tensor]:
+        return _encode([item["image"] for item in some], autoencoder, num_channels, batch_size, bar)
+
+    with bar:
+        return [
+            _cached(Path(cache_dir), _identity(some, "image", weights.hexdigest()), partial(encode, some))
+            for some in _portions(items)
+        ]
+
+
+def cache_labels(items: list[dict], load: LoadPixelsd, cache_dir: Path) -> list[Tensor]:
+    """Label maps, checked and kept as uint8: for every ``SHARD`` of them (images, 1, rows, columns), memory-mapped."""
+
+    def read(some: list[dict]) -> dict[str, Tensor]:
+        maps = [(item["label"], load.read_label(item["label"])) for item in some]
+        _require_one_size({tuple(label.shape[1:]): path for path, label in maps})
+        return {"label": torch.stack([label for _, label in maps]).to(torch.uint8)}
+
+    sweep(cache_dir)
+    return [
+        _cached(cache_dir, _identity(some, "label", str(load.num_labels)), partial(read, some))["label"]
+        for some in _portions(items)
+    ]
+
+
+def _portions(items: list[dict]) -> list[list[dict]]:
+    return [items[start : start + SHARD] for start in range(0, len(items), SHARD)]
+
+
+def _cached(folder: Path, identity: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What a file holds, mapped into memory; made first where it is not there, or damaged."""
+    path = folder / f"{identity}.safetensors"
+    if path.is_file():
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            logger.warning(f"'{path}' is damaged ({error}); it is made again.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as temporary:
+        save_file({key: value.contiguous() for key, value in make().items()}, temporary)
+    return load_file(path)
 
 
 @torch.no_grad()
-def encode_dataset(
-    items: list[dict], autoencoder: AutoencoderKL, cache_dir: PathLike, num_channels: int = 1, batch_size: int = 16
+def _encode(
+    paths: list[str], autoencoder: AutoencoderKL, num_channels: int, batch_size: int, bar: tqdm
 ) -> dict[str, Tensor]:
-    """Encode images as they are and mirrored: "mean" and "std", each (2, images, channels, *latent) float32."""
-    path = Path(cache_dir) / f"{_identity(items, autoencoder)}.safetensors"
-    with main_first():
-        if not path.is_file():
-            _encode(items, autoencoder, path, num_channels, batch_size)
-        return load_file(path)
-
-
-def _encode(items: list[dict], autoencoder: AutoencoderKL, path: Path, num_channels: int, batch_size: int) -> None:
     device = next(autoencoder.parameters()).device
     autoencoder.eval()
     parts, sizes = [], {}
-    for start in tqdm(range(0, len(items), batch_size), desc="encoding", disable=None, leave=False):
-        images = _stack([item["image"] for item in items[start : start + batch_size]], num_channels, sizes)
+    for start in range(0, len(paths), batch_size):
+        some = paths[start : start + batch_size]
+        images = _stack(some, num_channels, sizes)
         both = torch.cat([images, images.flip(-1)]).to(device)
         mean, std = autoencoder.encode(both)
-        parts.append(torch.stack([mean.float().cpu(), std.float().cpu()]).unflatten(1, (2, len(images))))
+        part = torch.stack([mean.float().cpu(), std.float().cpu()]).unflatten(1, (2, len(images)))
+        parts.append(require_finite("A latent", part, named(some)))
+        bar.update(len(some))
     mean, std = torch.cat(parts, dim=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        save_file({"mean": mean.contiguous(), "std": std.contiguous()}, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return {"mean": mean, "std": std}
 
 
 def _stack(paths: list[str], num_channels: int, sizes: dict[tuple[int, ...], str]) -> Tensor:
@@ -198,14 +279,12 @@ def _require_one_size(sizes: dict[tuple[int, ...], str]) -> None:
         raise ValueError(f"Images differ in size: {sizes}. Expected one size; resample with the `--size` of data_prep.")
 
 
-def _identity(items: list[dict], autoencoder: AutoencoderKL) -> str:
-    """Sha256 over the autoencoder's weights and every image's path, size and time."""
-    digest = hashlib.sha256()
-    for value in autoencoder.state_dict().values():
-        digest.update(value.detach().cpu().numpy().tobytes())
+def _identity(items: list[dict], key: str, how: str) -> str:
+    """Sha256 over every file's path, size and time, and over how it was turned into what is kept."""
+    digest = hashlib.sha256(how.encode())
     for item in items:
-        stat = Path(item["image"]).stat()
-        digest.update(f"{item['image']}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+        stat = Path(item[key]).stat()
+        digest.update(f"{item[key]}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:24]
 
 

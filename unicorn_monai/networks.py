@@ -10,6 +10,7 @@ import copy
 import hashlib
 import inspect
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,9 @@ import torch
 from monai.networks.nets import ControlNet, DiffusionModelUNet
 from torch import Tensor, nn
 
+from unicorn_monai.failures import NotFinite
+
+logger = logging.getLogger("unicorn_monai")
 _ENCODER = ("conv_in", "time_embed", "class_embedding", "down_blocks", "middle_block")
 
 
@@ -207,10 +211,10 @@ def fingerprint(network: nn.Module) -> str:
     return hashlib.sha256(json.dumps(layout).encode()).hexdigest()
 
 
-def require_finite(name: str, values: Tensor) -> Tensor:
-    """Pass ``values`` through, or raise where they hold NaN or infinity."""
+def require_finite(name: str, values: Tensor, where: str = "") -> Tensor:
+    """Pass ``values`` through, or raise where they hold NaN or infinity; ``where`` tells which images these are."""
     if not torch.isfinite(values).all():
-        raise ValueError(f"{name} holds NaN or infinite values.")
+        raise NotFinite(f"{name} holds NaN or infinite values{where}.")
     return values
 
 
@@ -218,3 +222,29 @@ def require(met: bool, message: str) -> None:
     """Raise ``ValueError(message)`` unless ``met``."""
     if not met:
         raise ValueError(message)
+
+
+def in_parts(function: Callable[[Tensor], Tensor], batch: Tensor, size: int) -> Tensor:
+    """``function`` of a batch, ``size`` entries at a time, half as many whenever memory runs out.
+
+    Raises:
+        torch.OutOfMemoryError: not even a single entry fits.
+    """
+    results: list[Tensor] = []
+    done = 0
+    while done < len(batch):
+        try:
+            results.append(function(batch[done : done + size]))
+            done += size
+        except RuntimeError as error:
+            if size == 1 or not _out_of_memory(error):
+                raise
+            size = max(1, size // 2)
+            logger.warning(f"Out of memory; going on with {size} image(s) at a time.")
+            torch.cuda.empty_cache()  # without a GPU this does nothing
+    return torch.cat(results)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """On a GPU, or on the CPU, which has no error of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

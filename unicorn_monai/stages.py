@@ -7,7 +7,6 @@ the results. So the order of the stages is written down once, and a run with one
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import multiprocessing
 import os
@@ -23,6 +22,7 @@ import torch
 
 from unicorn_monai.bundle import run_bundle
 from unicorn_monai.datasets import write_json
+from unicorn_monai.durable import Occupied, sweep
 from unicorn_monai.handlers import read_json
 from unicorn_monai.tracking import StageTracker, Tracker
 
@@ -60,7 +60,7 @@ class Stages:
         try:
             result = work()
         except BaseException as error:
-            self._close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            self._close("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
             raise
         seconds = round(time.monotonic() - started, 1)
         self._close("FINISHED")
@@ -95,11 +95,10 @@ class Stages:
     @contextmanager
     def guard(self) -> Iterator[None]:
         """One experiment in a run folder at a time."""
-        with (self.run_dir / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ValueError(f"Another process is working in '{self.run_dir}'. Wait for it, or stop it.") from None
+        with Occupied(self.run_dir / ".lock"):
+            sweep(self.run_dir)
+            for folder in ("stages", "pictures", "evaluation"):
+                sweep(self.run_dir / folder)
             yield
 
 

@@ -1,128 +1,54 @@
 """Label maps x sampled uncertainties -> images: what is asked for, the generator, and the data set on disk.
 
-A :class:`Request` says what one image is made of; it depends on (run seed, index) only, so images are the same in any
-batch and after any interruption. A :class:`Generator` holds the networks. A :class:`Synthesizer` streams a labelled
-data set that looks exactly like a real one, with the provenance of every item.
+A :class:`Request` says what one image is made of (`requested.py`). A :class:`Generator` holds the networks. A
+:class:`Synthesizer` streams a labelled data set that looks exactly like a real one, with the provenance of every item.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from monai.networks.nets import AutoencoderKL
-from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
 from unicorn_monai.datasets import (
     IGNORE_LABEL,
-    JOURNAL,
     DatasetWriter,
     PathLike,
-    datalist,
+    begun,
     layout_of,
     read_header,
+    write_array,
     write_json,
 )
+from unicorn_monai.distributed import share
+from unicorn_monai.failures import named
 from unicorn_monai.fusion import Weight
 from unicorn_monai.handlers import tile
 from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.networks import compiled, require_finite
 from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.requested import Request, Requests, augment_label, derive_seed, with_uncertainty
 from unicorn_monai.transforms import LoadPixelsd, one_hot, to_uint8
 
-logger = logging.getLogger("unicorn_monai")
-
-
-@dataclass(frozen=True)
-class Request:
-    """One image to be made.
-
-    Args:
-        index: position in the data set.
-        seed: of the image's noise.
-        split: split it belongs to.
-        subject: subject of the label map.
-        label: file of the label map; None without semantic control.
-        uncertainty: requested, in [0, 1]; None without uncertainty control.
-        augment: seed of the label map's augmentation; None leaves it as it is.
-    """
-
-    index: int
-    seed: int
-    split: str = "training"
-    subject: str = ""
-    label: str | None = None
-    uncertainty: float | None = None
-    augment: int | None = None
-
-
-class Requests(Sequence[Request]):
-    """The images to be made: label maps in turn, each with an uncertainty of its own.
-
-    Args:
-        count: images for the first split; every further split gets images in proportion to its label maps.
-        seed: of the run.
-        label_dir: data set with the label maps; None without semantic control.
-        split: splits whose label maps are used, e.g. ["training", "validation"].
-        prior: uncertainties are drawn from it; None without uncertainty control.
-        uncertainties: take these in turn instead of drawing (a sweep, as in the paper's Fig. 5).
-        augment: change the label maps' geometry a little (see :func:`augment_label`).
-    """
-
-    def __init__(
-        self,
-        count: int | None = None,
-        seed: int = 0,
-        label_dir: PathLike | Sequence[PathLike] | None = None,
-        split: str | Sequence[str] = "training",
-        prior: UncertaintyPrior | None = None,
-        uncertainties: Sequence[float] | None = None,
-        augment: bool = False,
-    ) -> None:
-        splits = [split] if isinstance(split, str) else list(split)
-        maps = {s: datalist(label_dir, s, ("image", "label")) if label_dir is not None else [{}] for s in splits}
-        count = len(maps[splits[0]]) if count is None else count
-        if count < 1:
-            raise ValueError(f"count is {count}; expected at least one image.")
-        self.requests: list[Request] = []
-        for s in splits:
-            for i in range(max(1, round(count * len(maps[s]) / len(maps[splits[0]])))):
-                index, item = len(self.requests), maps[s][i % len(maps[s])]
-                image_seed = derive_seed(seed, index)
-                uncertainty = None
-                if uncertainties is not None:
-                    uncertainty = float(uncertainties[i % len(uncertainties)])
-                elif prior is not None:
-                    uncertainty = float(prior.sample([image_seed])[0])
-                change = derive_seed(seed, index, 1) if augment else None
-                self.requests.append(
-                    Request(index, image_seed, s, str(item.get("subject", "")), item.get("label"), uncertainty, change)
-                )
-
-        drawn = [r.seed for r in self.requests] if prior is not None and uncertainties is None else []
-        if prior is not None and (rejected := prior.rejected(drawn)):
-            logger.info(
-                f"{rejected} of {len(drawn)} draws of the uncertainty would lie outside [0, 1] without truncation"
-            )
-
-    def __len__(self) -> int:
-        return len(self.requests)
-
-    def __getitem__(self, index):
-        return self.requests[index]
-
-
-def derive_seed(*numbers: int) -> int:
-    """One 63-bit seed from several numbers, e.g. (run seed, index)."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+__all__ = [
+    "Generator",
+    "ReconstructionSheet",
+    "Request",
+    "Requests",
+    "SampleSheet",
+    "SampleWriter",
+    "Synthesizer",
+    "augment_label",
+    "derive_seed",
+    "downsampling",
+    "with_uncertainty",
+]
 
 
 class Generator:
@@ -202,7 +128,8 @@ class Generator:
             num_inference_steps=self.steps,
             uncertainty_weight=weight,
         )
-        return require_finite("A synthetic image", cast(Tensor, images)).clamp(0, 1)
+        wanted = named(r.index for r in requests)
+        return require_finite("A synthetic image", cast(Tensor, images), wanted).clamp(0, 1)
 
 
 def downsampling(autoencoder: AutoencoderKL) -> int:
@@ -210,33 +137,12 @@ def downsampling(autoencoder: AutoencoderKL) -> int:
     return 2 ** (len(autoencoder.decoder.channels) - 1)  # type: ignore[union-attr, arg-type]
 
 
-def augment_label(label: Tensor, seed: int) -> Tensor:
-    """Change a label map's geometry: mirror, shift, depth and lateral scale, smooth bending of the layers.
-
-    Two devices differ in depth range, field of view and in how the eye sits before them; the label maps of one do not
-    cover the other's. Rows and columns outside the map repeat its border.
-
-    Args:
-        label: (1, rows, columns).
-        seed: of the change.
-    """
-    random = np.random.default_rng(seed)
-    _, rows, columns = label.shape
-    y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
-    bend = sum(
-        random.normal(0, 0.04 / k) * torch.cos(k * torch.pi * x / 2 + random.uniform(0, 2 * np.pi)) for k in (1, 2, 3)
-    )
-    y = y / random.uniform(0.85, 1.3) + random.uniform(-0.12, 0.12) + bend
-    x = x * random.uniform(0.8, 1.0) * random.choice([-1.0, 1.0]) + random.uniform(-0.1, 0.1)
-    grid = torch.stack([x, y], dim=-1)[None].float()
-    warped = functional.grid_sample(
-        label[None].float(), grid, mode="nearest", padding_mode="border", align_corners=True
-    )
-    return warped[0].to(label.dtype)
-
-
 class Synthesizer:
-    """Write a labelled synthetic data set, streamed and resumable.
+    """Write a labelled synthetic data set, streamed and resumable, in one process or in several.
+
+    Started by ``torchrun`` (or with ``RANK`` and ``WORLD_SIZE`` set in any other way), each process makes every so many
+    batches and waits for nobody; the finished data set is that of one process. What a batch consists of is fixed, so
+    an image is the same to the last bit after an interruption: a batch that was cut off is made again as a whole.
 
     Args:
         generator: makes the images.
@@ -248,6 +154,7 @@ class Synthesizer:
         weight: uncertainty weight, kept as provenance.
         guidance: (of the uncertainty, of the label map), kept as provenance.
         batch_size: images made at a time.
+        resume: leave a finished data set as it is, if it was made with the same settings, instead of refusing it.
     """
 
     def __init__(
@@ -261,29 +168,52 @@ class Synthesizer:
         weight: float | None = None,
         guidance: Sequence[float] = (1.0, 1.0),
         batch_size: int = 16,
+        resume: bool = False,
     ) -> None:
-        self.generator, self.requests, self.batch_size = generator, requests, batch_size
+        self.generator, self.requests, self.batch_size, self.resume = generator, requests, batch_size, resume
         self.output_dir, self.label_dir, self.device_name = Path(output_dir), label_dir, device_name
         self.models, self.weight, self.guidance = models or {}, weight, list(guidance)
 
     def run(self) -> None:
-        """Make what is missing."""
-        header = read_header(self.label_dir)
+        """Make what is missing of this process's share."""
+        header, own = read_header(self.label_dir), share()
+        starts = range(own[0] * self.batch_size, len(self.requests), own[1] * self.batch_size)
         with DatasetWriter(
             self.output_dir,
             name=f"synthetic {self.device_name}",
             device=self.device_name,
             **layout_of(header),
-            resume=(self.output_dir / JOURNAL).exists(),
+            resume=begun(self.output_dir, finished_too=self.resume or own[1] > 1) or own[1] > 1,
+            settings=self.settings(),
+            share=own,
+            total=len(self.requests),
             synthetic=True,
         ) as writer:
-            missing = [r for r in self.requests if r.index not in writer]
-            for start in tqdm(range(0, len(missing), self.batch_size), desc="synthesis", disable=None, leave=False):
-                batch = missing[start : start + self.batch_size]
+            hidden = None if own[0] == 0 else True
+            for start in tqdm(starts, desc="synthesis", disable=hidden, leave=False):
+                end = min(start + self.batch_size, len(self.requests))
+                if all(index in writer for index in range(start, end)):
+                    continue
+                batch = self.requests[start:end]
                 labels = self.generator.labels(batch)
                 images = self.generator(batch, labels)
                 for i, request in enumerate(batch):
-                    self._write(writer, request, images[i], None if labels is None else labels[i, 0])
+                    if request.index not in writer:
+                        self._write(writer, request, images[i], None if labels is None else labels[i, 0])
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the images; a data set begun with other settings is not continued."""
+        inferer = self.generator.inferer
+        return {
+            "requests": self.requests.identity(),
+            "models": self.models,
+            "weight": self.weight,
+            "guidance": self.guidance,
+            "mode": inferer.mode,
+            "steps": self.generator.steps,
+            "scheduler": type(inferer.scheduler).__name__,
+            "prediction_type": str(inferer.scheduler.prediction_type),
+        }
 
     def _write(self, writer: DatasetWriter, request: Request, image: Tensor, label: Tensor | None) -> None:
         writer.add(
@@ -326,8 +256,8 @@ class SampleWriter:
             for start in tqdm(range(0, len(self.requests), self.batch_size), desc="sampling", disable=None, leave=False)
         ]
         for request, image in zip(self.requests, torch.cat(images), strict=True):
-            Image.fromarray(to_uint8(image)).save(self.output_dir / f"{request.index:04d}.png")
-        Image.fromarray(tile(_as_sheet(torch.cat(images)))).save(self.output_dir / "sheet.png")
+            write_array(self.output_dir / f"{request.index:04d}.png", to_uint8(image))
+        write_array(self.output_dir / "sheet.png", tile(_as_sheet(torch.cat(images))))
         write_json(self.output_dir / "samples.json", [request.__dict__ for request in self.requests])
 
 
@@ -376,8 +306,3 @@ def _as_sheet(images: Tensor, columns: int = 8) -> Tensor:
     columns = min(columns, len(images))
     missing = -len(images) % columns
     return torch.cat([images, images.new_ones(missing, *images.shape[1:])]).unflatten(0, (-1, columns))
-
-
-def with_uncertainty(requests: Sequence[Request], uncertainty: float) -> list[Request]:
-    """The same requests at another uncertainty."""
-    return [replace(request, uncertainty=uncertainty) for request in requests]

@@ -1,17 +1,24 @@
-"""MLflow tracking of an experiment: one parent run, a child for every stage, in a SQLite file of the run folder.
+"""MLflow tracking of an experiment: one parent run, a child for every stage.
 
-Tracking never stops a training: what the store refuses is reported once, and the stage goes on.
+The store is a SQLite file of the run folder, or the server that ``MLFLOW_TRACKING_URI`` names.
+Tracking never stops a training: what the store refuses (a locked or damaged file, a full disk, a server that is down)
+is told once, and the numbers from there on are appended to ``tracking.jsonl`` of the run folder.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import sqlite3
+import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing about a clinic's runs leaves the machine by itself
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a server that is down is not waited for
 
 from ignite.engine import Engine, Events
 from mlflow import MlflowClient
@@ -41,11 +48,16 @@ class Tracker:
     def __init__(self, run_dir: Path, name: str, enabled: bool = True, parent: str | None = None) -> None:
         self.run_dir, self.parent = run_dir, parent or ""
         self.client: MlflowClient | None = None
-        self.uri = f"sqlite:///{run_dir.resolve() / 'mlflow.db'}"
+        self.lost = False  # the store has failed; what it misses goes to `local`
+        self.local = run_dir / "tracking.jsonl"
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir.resolve() / 'mlflow.db'}"
         if enabled:
             self._try(lambda: self._open(name))
 
     def _open(self, name: str) -> None:
+        if self.uri.startswith("sqlite:///"):  # MLflow tries for two minutes what cannot work
+            with closing(sqlite3.connect(self.uri.removeprefix("sqlite:///"))) as store:
+                store.execute("PRAGMA schema_version")
         client = self.client = MlflowClient(tracking_uri=self.uri)
         experiment = client.get_experiment_by_name("unicorn_monai")
         artifacts = (self.run_dir / "mlartifacts").resolve().as_uri()
@@ -59,9 +71,20 @@ class Tracker:
     def _try(self, call: Callable[[], Any]) -> Any:
         try:
             return call()
-        except (MlflowException, SQLAlchemyError, OSError) as error:
-            logger.warning(f"MLflow tracking stopped ({error}); the experiment goes on without it.")
-            self.client = None
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+            logger.warning(f"MLflow tracking stopped ({error}); the numbers from here on are in '{self.local}'.")
+            self.client, self.lost = None, True
+
+    def note(self, name: str, numbers: dict[str, Any]) -> None:
+        """Append to the local log, where the store has failed."""
+        if not self.lost:
+            return
+        try:
+            with self.local.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"run": name, "time": round(time.time(), 1), **numbers}) + "\n")
+        except OSError as error:
+            logger.warning(f"'{self.local}' cannot be written either ({error}).")
+            self.lost = False
 
     def stage(self, name: str, parameters: dict[str, Any]) -> StageTracker:
         """Open the child run of a stage."""
@@ -70,6 +93,7 @@ class Tracker:
     def close(self, metrics: dict[str, float], artifacts: list[Path]) -> None:
         """Log the results and end the parent run."""
         if self.client is None:
+            self.note("results", metrics)
             return
         client = self.client
 
@@ -87,7 +111,7 @@ class StageTracker:
     """The child run of one stage; an Ignite handler that logs losses and validation metrics."""
 
     def __init__(self, tracker: Tracker, name: str, parameters: dict[str, Any]) -> None:
-        self.tracker, self.run = tracker, ""
+        self.tracker, self.name, self.run = tracker, name, ""
         if tracker.client is not None:
             client = tracker.client
 
@@ -99,6 +123,7 @@ class StageTracker:
                     client.log_param(self.run, key.replace("::", "."), str(value)[:500])
 
             tracker._try(start)
+        tracker.note(name, {"parameters": {key: str(value)[:500] for key, value in parameters.items()}})
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -109,10 +134,11 @@ class StageTracker:
 
     def log(self, metrics: dict[str, float], step: int = 0) -> None:
         """Log numbers."""
-        client = self.tracker.client
-        if client is not None and self.run:
-            for key, value in metrics.items():
-                self.tracker._try(lambda k=key, v=value: client.log_metric(self.run, k, v, step=step))
+        for key, value in metrics.items():
+            client = self.tracker.client
+            if client is not None and self.run:
+                self.tracker._try(lambda c=client, k=key, v=value: c.log_metric(self.run, k, v, step=step))
+        self.tracker.note(self.name, {"step": step, **metrics})
 
     def close(self, status: str, artifacts: list[Path] | None = None) -> None:
         """End the run as FINISHED, FAILED or KILLED, with files to keep."""
@@ -121,3 +147,4 @@ class StageTracker:
             for path in artifacts or []:
                 self.tracker._try(lambda p=path: client.log_artifact(self.run, str(p), "samples"))
             self.tracker._try(lambda: client.set_terminated(self.run, status))
+        self.tracker.note(self.name, {"status": status})

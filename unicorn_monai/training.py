@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.utils.data import RandomSampler
 
 from unicorn_monai.distributed import bare
+from unicorn_monai.failures import of_batch
 from unicorn_monai.fusion import fuse_residuals
-from unicorn_monai.networks import require
+from unicorn_monai.networks import require, require_finite
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.transforms import one_hot
 
@@ -290,6 +291,8 @@ class EMA:
 class ClipGradients:
     """Ignite handler: clip the norm of the gradients before every step of the optimizer.
 
+    A gradient that is not finite ends the training before it gets into the weights.
+
     Args:
         network: whose gradients.
         max_norm: the largest norm allowed.
@@ -304,8 +307,12 @@ class ClipGradients:
 
     def __call__(self, engine: Engine) -> None:
         """Clip what the coming step will use."""
-        if steps_now(engine):
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+        if not steps_now(engine):
+            return
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+        if getattr(engine, "scaler", None) is None:  # a GradScaler leaves such a step out and goes on
+            where = f" at iteration {engine.state.iteration}{of_batch(engine)}"
+            require_finite("The gradient", norm, f"{where}. Lower the learning rate")
 
 
 def steps_now(engine: Engine) -> bool:

@@ -12,6 +12,7 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from unicorn_monai.datasets import IGNORE_LABEL, read_array
+from unicorn_monai.failures import NotFinite
 
 
 class LoadPixelsd(MapTransform):
@@ -78,7 +79,7 @@ def read_image(path: str, num_channels: int = 1) -> Tensor:
         array = array.astype(np.float32) / np.iinfo(array.dtype).max
     image = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
     if not torch.isfinite(image).all():
-        raise ValueError(f"Image '{path}' holds NaN or infinite pixels. Repair it, or remove it from dataset.json.")
+        raise NotFinite(f"Image '{path}' holds NaN or infinite pixels. Repair it, or remove it from dataset.json.")
     return image[None] if image.ndim == 2 else image.permute(2, 0, 1).contiguous()
 
 

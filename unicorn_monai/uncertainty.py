@@ -14,6 +14,8 @@ import math
 import torch
 from torch import Tensor
 
+from unicorn_monai.failures import NotFinite
+
 
 def predictive_entropy(logits: Tensor) -> Tensor:
     """Entropy of the predicted label distribution at every pixel, Eq. (3).
@@ -31,7 +33,7 @@ def predictive_entropy(logits: Tensor) -> Tensor:
         raise ValueError(f"Logits have shape {tuple(logits.shape)}; expected (batch, labels >= 2, *spatial).")
     logits = logits.float()
     if not torch.isfinite(logits).all():
-        raise ValueError("Logits hold NaN or infinite values; check the image and the segmentation weights.")
+        raise NotFinite("Logits hold NaN or infinite values; check the image and the segmentation weights.")
     lowest = torch.finfo(logits.dtype).min  # -inf, from logits near the limits of float, would give 0 * -inf = NaN
     log_probability = logits.log_softmax(dim=1).clamp(min=lowest)
     entropy = -(log_probability.exp() * log_probability).sum(dim=1, keepdim=True)

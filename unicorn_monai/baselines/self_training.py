@@ -21,7 +21,7 @@ from tqdm import tqdm
 from unicorn_monai.baselines.translation import require_same_origin
 from unicorn_monai.bundle import run_bundle
 from unicorn_monai.checkpoints import read_metadata
-from unicorn_monai.datasets import HEADER, IGNORE_LABEL, JOURNAL, DatasetWriter, PathLike, datalist, read_header
+from unicorn_monai.datasets import IGNORE_LABEL, DatasetWriter, PathLike, begun, datalist, read_header
 from unicorn_monai.networks import require_finite
 from unicorn_monai.transforms import read_image, to_uint8
 
@@ -102,14 +102,14 @@ class PseudoLabeller:
             modality=header.get("modality", "OCT"),
             spacing_mm=header.get("spacing_mm"),
             suffix=".png" if header.get("modality") == "RGB" else ".nii.gz",
-            resume=any((self.output_dir / name).exists() for name in (JOURNAL, HEADER)),
+            resume=begun(self.output_dir, finished_too=True),
             pseudo_labels=True,
         ) as writer:
             require_same_origin(writer, "pseudo_label", self.origin)
             missing = [i for i in range(len(self.items)) if i not in writer]
             for start in tqdm(range(0, len(missing), self.batch_size), desc="pseudo-labels", disable=None, leave=False):
                 self._label(writer, missing[start : start + self.batch_size])
-            shares = [item["pseudo_label"]["confident"] for item in writer.items.values()]
+            shares = [item["pseudo_label"]["confident"] for _, item in writer.rows()]
             logger.info(f"pseudo-labels: {np.mean(shares):.1%} of the pixels of {len(shares)} images are confident")
             if not any(shares):
                 raise ValueError(

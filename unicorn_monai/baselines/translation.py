@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from unicorn_monai.checkpoints import read_metadata
-from unicorn_monai.datasets import JOURNAL, DatasetWriter, PathLike, datalist, layout_of, read_array, read_header
+from unicorn_monai.datasets import DatasetWriter, PathLike, begun, datalist, layout_of, read_array, read_header
 from unicorn_monai.networks import require_finite
 from unicorn_monai.transforms import read_image, to_uint8
 
@@ -33,6 +33,7 @@ class Translator:
         device_name: device the images look like.
         num_channels: of the images.
         batch_size: images at a time.
+        resume: leave a finished data set as it is, if it was made with the same weights, instead of refusing it.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class Translator:
         device_name: str = "synthetic",
         num_channels: int = 1,
         batch_size: int = 16,
+        resume: bool = False,
     ) -> None:
+        self.resume = resume
         splits = [split] if isinstance(split, str) else list(split)
         self.items = [(s, item) for s in splits for item in datalist(dataset_dir, s, ("image", "label"))]
         self.network, self.inferer, self.device = network, inferer, torch.device(device)
@@ -65,7 +68,7 @@ class Translator:
             name=f"synthetic {self.device_name}, {self.provenance['method']}",
             device=self.device_name,
             **layout_of(header),
-            resume=(self.output_dir / JOURNAL).exists(),
+            resume=begun(self.output_dir, finished_too=self.resume),
             synthetic=True,
         ) as writer:
             require_same_origin(writer, "synthetic", self.provenance)
@@ -107,7 +110,7 @@ class Translator:
 
 def require_same_origin(writer: DatasetWriter, key: str, origin: dict[str, Any]) -> None:
     """Refuse to go on with a data set whose items were made by other weights or with other settings."""
-    for index, item in writer.items.items():
+    for index, item in writer.rows():
         found = {name: item.get(key, {}).get(name) for name in origin}
         if found != origin:
             raise ValueError(

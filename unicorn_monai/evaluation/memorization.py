@@ -29,14 +29,13 @@ import numpy as np
 import torch
 from monai.metrics.regression import SSIMMetric
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from unicorn_monai.datasets import SPLITS, DatasetWriter, PathLike, read_array, read_header, write_json
+from unicorn_monai.datasets import SPLITS, DatasetWriter, PathLike, read_array, read_header, write_array, write_json
 from unicorn_monai.evaluation.features import Features
 from unicorn_monai.evaluation.residual import Aligned, fingerprint, speckle_residual
 from unicorn_monai.evaluation.segmentation import predict_labels
@@ -264,7 +263,7 @@ def audit(
     Path(folder).mkdir(parents=True, exist_ok=True)
     sheet = torch.stack([torch.stack(_aligned(synthetic, training, ours, int(i))) for i in order[:SHOWN]], dim=1)
     difference = 0.5 + 0.5 * (sheet[0] - sheet[1])
-    Image.fromarray(tile(torch.cat([sheet, difference[None]]))).save(Path(folder) / "closest.png")
+    write_array(Path(folder) / "closest.png", tile(torch.cat([sheet, difference[None]])))
     write_json(Path(folder) / "audit.json", result)
     return result
 

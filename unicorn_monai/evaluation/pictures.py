@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from unicorn_monai.bundle import definition, from_bundle
-from unicorn_monai.datasets import datalist, read_header, write_json
+from unicorn_monai.datasets import datalist, read_header, write_array, write_json
 from unicorn_monai.evaluation.control import example_requests, make_generator
 from unicorn_monai.handlers import tile
 from unicorn_monai.palette import paint, palette
@@ -33,7 +32,7 @@ def write_all(run: Experiment) -> None:
     folder.mkdir(exist_ok=True)
     captions = []
     for name, title, caption, sheet in _sheets(run):
-        Image.fromarray(tile(sheet)).save(folder / f"{name}.png")
+        write_array(folder / f"{name}.png", tile(sheet))
         captions.append({"file": f"{name}.png", "title": title, "caption": caption})
     write_json(folder / "captions.json", captions)
 

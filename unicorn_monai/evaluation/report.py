@@ -15,6 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from unicorn_monai.dataset_files import write_text
 from unicorn_monai.datasets import PathLike
 from unicorn_monai.evaluation import charts, report_images
 from unicorn_monai.evaluation.markup import (
@@ -76,9 +77,8 @@ def write_report(run_dir: PathLike) -> Path:
         "</div>",
         section("How to repeat it", _repeat(results, experiment)),
     ]
-    temporary = folder / ".tmp-report.html"
-    temporary.write_text(page(folder.resolve().name, "\n".join(parts)), encoding="utf-8")
-    return temporary.replace(folder / "report.html")
+    write_text(folder / "report.html", page(folder.resolve().name, "\n".join(parts)))
+    return folder / "report.html"
 
 
 def gap_closed(segmentation: dict[str, Any], setup: str = MAIN) -> tuple[float, tuple[float, float] | None] | None:

@@ -29,6 +29,7 @@ from unicorn_monai.bundle import definition, from_bundle
 from unicorn_monai.datasets import IGNORE_LABEL, PathLike, datalist, label_names, read_header, write_json
 from unicorn_monai.evaluation import bootstrap
 from unicorn_monai.evaluation.surfaces import boundary_errors, broken_columns
+from unicorn_monai.failures import NotFinite
 from unicorn_monai.handlers import read_json
 from unicorn_monai.networks import require_finite
 from unicorn_monai.transforms import LoadPixelsd, read_image
@@ -137,9 +138,7 @@ class PooledIoU(Metric):
         """Args: logits (batch, labels, *spatial) and label (batch, 1, *spatial)."""
         logits, label = output
         if not torch.isfinite(logits).all():
-            raise ValueError(
-                "The network's output holds NaN or infinite values; its weights or the images are damaged."
-            )
+            raise NotFinite("The network's output holds NaN or infinite values; its weights or the images are damaged.")
         self.confusion += confusion_matrix(logits.argmax(dim=1), label, self.num_labels)
 
     @sync_all_reduce("confusion:SUM")
@@ -185,14 +184,6 @@ class Counts:
             return cls(**read_json(path))
         except TypeError as error:
             raise ValueError(f"'{path}' holds no counts of an evaluation ({error}). Score the network again.") from None
-
-
-@torch.no_grad()
-def predict(
-    network: nn.Module, paths: Sequence[str], device: torch.device, num_channels: int, batch: int = 32
-) -> Tensor:
-    """Logits of a segmentation network for image files: (images, labels, rows, columns), on the CPU."""
-    return torch.cat(list(_predictions(network, paths, device, num_channels, batch)))
 
 
 @torch.no_grad()

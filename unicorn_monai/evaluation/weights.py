@@ -20,13 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from scipy.stats import spearmanr, wasserstein_distance
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from unicorn_monai.acquisition import Measure, make_inferer
-from unicorn_monai.datasets import IGNORE_LABEL, PathLike
+from unicorn_monai.datasets import IGNORE_LABEL, PathLike, write_array
 from unicorn_monai.evaluation.segmentation import confusion_matrix, or_none, scores
 from unicorn_monai.handlers import tile
 from unicorn_monai.networks import require_finite
@@ -198,6 +197,4 @@ def _write_picture(path: Path, labels: Tensor, images: Tensor, num_labels: int) 
     at = np.unique(np.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().astype(int))
     shown = labels[at].where(labels[at] != IGNORE_LABEL, 0).float() / max(1, num_labels - 1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}")
-    Image.fromarray(tile(torch.stack([shown.expand(-1, images.shape[1], -1, -1), images[at]]))).save(temporary)
-    temporary.replace(path)
+    write_array(path, tile(torch.stack([shown.expand(-1, images.shape[1], -1, -1), images[at]])))

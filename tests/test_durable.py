@@ -1,0 +1,94 @@
+"""Files are whole or not there, what a crash leaves is swept up, and a folder belongs to one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from unicorn_monai.durable import _HOST, Occupied, atomic, sweep
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+HOLD = """
+import sys, time
+from pathlib import Path
+from unicorn_monai.durable import Occupied
+with Occupied(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_file_has_its_name_when_it_is_whole(tmp_path):
+    with atomic(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        assert [path.name for path in tmp_path.iterdir()] == [temporary.name]
+        temporary.write_text("whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    (tmp_path / "a.txt").write_text("before")
+    with contextlib.suppress(OSError), atomic(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise OSError(28, "the disk is full")
+    assert (tmp_path / "a.txt").read_text() == "before"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def ended() -> int:
+    """Number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_ended_processes_left_is_swept_up_and_nothing_else(tmp_path):
+    day_ago = time.time() - 90_000
+    left = [f".tmp-{_HOST}-{ended()}-a.nii.gz", f".tmp-{_HOST}-{os.getpid()}-b", ".tmp-elsewhere-1-old", ".tmp-7-c"]
+    kept = [f".tmp-{_HOST}-{os.getppid()}-a", ".tmp-elsewhere-1-new", "a.nii.gz"]
+    for name in left + kept:
+        (tmp_path / name).write_text("")
+    for name in left[2:]:
+        os.utime(tmp_path / name, (day_ago, day_ago))
+    sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+    sweep(tmp_path / "nowhere")
+
+
+def test_a_second_process_is_refused_and_told_who_is_there(tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / ".lock")], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        message = rf"Another process is working in '{tmp_path}' \(process {holder.pid} on .*\)\. Wait for it, or stop"
+        with pytest.raises(ValueError, match=message), Occupied(tmp_path / ".lock"):
+            pass
+        holder.kill()  # which removes no file
+        holder.wait()
+        assert (tmp_path / ".lock").exists()
+        with Occupied(tmp_path / ".lock"):
+            assert str(os.getpid()) in (tmp_path / ".lock").read_text()
+    finally:
+        holder.kill()
+        holder.wait()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_process_cannot_enter_twice_but_again(tmp_path):
+    for _ in range(2):
+        with (
+            Occupied(tmp_path / ".lock"),
+            pytest.raises(ValueError, match=r"Another process is working in .*this one"),
+            Occupied(tmp_path / ".lock", "the folder"),
+        ):
+            pass
+        assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,139 @@
+"""The journals of a data set that is being written: one line of JSON for each item, one file for each process.
+
+An item's line is appended when its files are in place; a line torn by a crash does not count. In memory is the place of
+each line: 8 bytes per item, however much the lines tell.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+from unicorn_monai.dataset_files import HEADER, PathLike
+
+JOURNAL = "items.jsonl"
+_FILE_BITS = 20  # of the number of a journal in a place; the rest is the line's offset
+
+
+def begun(root: PathLike, finished_too: bool = False) -> bool:
+    """Whether a folder holds a data set that a writer has begun and not finished."""
+    return any(Path(root).glob("items*.jsonl")) or (finished_too and (Path(root) / HEADER).exists())
+
+
+def cut_torn_line(journal: Path) -> None:
+    """Remove a last line without its end: the files of this item are written again."""
+    with journal.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        start = size
+        while start and not (block := _before(file, start)).count(b"\n"):
+            start -= len(block)
+        file.truncate(start - len(block) + block.rindex(b"\n") + 1 if start else 0)
+
+
+def _before(file: IO[bytes], end: int, length: int = 4096) -> bytes:
+    file.seek(max(0, end - length))
+    return file.read(min(length, end))
+
+
+class Rows:
+    """The lines of all journals, by index.
+
+    Args:
+        root: folder of the data set.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._places = array("q")  # index -> place, -1 where there is no item yet
+        self._count = 0
+        self._files: dict[Path, tuple[int, IO[bytes]]] = {}
+        self._read_to: dict[Path, int] = {}
+        self._own: Path | None = None
+
+    def journals(self) -> list[Path]:
+        """All there are, this process's too."""
+        return sorted(self.root.glob("items*.jsonl"))
+
+    def open_own(self, journal: Path) -> bool:
+        """Append to this file from now on; True if it is empty."""
+        self._file(journal, "ab+")
+        self._own = journal
+        return self._files[journal][1].seek(0, os.SEEK_END) == 0
+
+    def _file(self, journal: Path, mode: str = "rb") -> IO[bytes]:
+        if journal not in self._files or (mode != "rb" and journal != self._own):
+            number = self._files.pop(journal)[0] if journal in self._files else len(self._files)
+            self._files[journal] = (number, journal.open(mode))
+        return self._files[journal][1]
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Take in all lines that have been added; yields those that describe no item.
+
+        Raises:
+            FileNotFoundError: a journal was removed, since another process has finished the data set.
+        """
+        for journal in self.journals():
+            file = self._file(journal)
+            place = file.seek(self._read_to.get(journal, 0))
+            while (line := file.readline()).endswith(b"\n"):
+                row = json.loads(line)
+                if "index" in row:
+                    self._set(row["index"], journal, place)
+                else:
+                    yield row
+                place = self._read_to[journal] = file.tell()
+        gone = [journal for journal in self._files if not journal.exists()]
+        if gone:
+            raise FileNotFoundError(str(gone[0]))
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write a line; it counts once it is whole."""
+        if self._own is None:
+            raise ValueError(f"'{self.root}' is not open for writing.")
+        file = self._file(self._own)
+        place = file.seek(0, os.SEEK_END)
+        file.write(json.dumps(row).encode() + b"\n")
+        file.flush()
+        if "index" in row:
+            self._set(row["index"], self._own, place)
+        self._read_to[self._own] = file.tell()
+
+    def _set(self, index: int, journal: Path, place: int) -> None:
+        if index >= len(self._places):
+            self._places.extend([-1] * (index + 1 - len(self._places)))
+        self._count += self._places[index] < 0
+        self._places[index] = place << _FILE_BITS | self._files[journal][0]
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def next(self) -> int:
+        """The first index behind all others."""
+        return len(self._places)
+
+    def __contains__(self, index: int) -> bool:
+        return 0 <= index < len(self._places) and self._places[index] >= 0
+
+    def __iter__(self) -> Iterator[int]:
+        return (index for index, place in enumerate(self._places) if place >= 0)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        files = dict(self._files.values())
+        file = files[self._places[index] & (1 << _FILE_BITS) - 1]
+        file.seek(self._places[index] >> _FILE_BITS)
+        return json.loads(file.readline())
+
+    def __enter__(self) -> Rows:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with ExitStack() as files:
+            for _number, file in self._files.values():
+                files.enter_context(file)
+        self._files.clear()

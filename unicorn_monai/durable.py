@@ -1,0 +1,125 @@
+"""Files that are whole or not there, and folders that one process works in at a time.
+
+    with atomic(path) as temporary:         written under another name, flushed to the disk, renamed
+        write(temporary)
+    with Occupied(folder / ".lock"):        a second process is refused
+
+A crash leaves at most a file ``.tmp-<host>-<pid>-<name>``, which :func:`sweep` removes at the next start.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+from weakref import WeakValueDictionary
+
+logger = logging.getLogger("unicorn_monai")
+TEMPORARY = ".tmp-"
+_HOST = socket.gethostname().replace("-", "_")
+_DAY = 86400.0
+_HELD: WeakValueDictionary[Path, Occupied] = WeakValueDictionary()  # the system knows no two holders in one process
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to; what was written gets its final name when the block ends without an error."""
+    temporary = path.with_name(f"{TEMPORARY}{_HOST}-{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        flush(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content is on the disk: renamed before, it may be empty after a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporary files whose process has ended: this host tells it; of another host, those older than a day."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        host, pid, *_ = [*path.name.removeprefix(TEMPORARY).split("-", 2), "", ""]
+        here = host == _HOST and pid.isdigit()
+        try:
+            if _ended(int(pid)) if here else time.time() - path.stat().st_mtime > _DAY:
+                path.unlink(missing_ok=True)
+        except FileNotFoundError:  # its process has renamed it meanwhile
+            continue
+
+
+def _ended(pid: int) -> bool:
+    """Whether no other process has this number; this process itself writes nothing while it sweeps."""
+    if pid == os.getpid():
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+class Occupied:
+    """A lock that ends with its process, however it ends.
+
+    Args:
+        path: the lock file; removed in the end.
+        place: how messages call what is locked; the file's folder by default.
+
+    Raises:
+        ValueError: at the start of the block, another process (or this one) holds it.
+    """
+
+    def __init__(self, path: Path, place: object = None) -> None:
+        self.path, self.place = path, place or path.parent
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> Occupied:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        name = self.path.resolve()
+        if name in _HELD:
+            raise ValueError(self._refusal("this one"))
+        while self._file is None:
+            file = self.path.open("a+", encoding="utf-8")
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                file.seek(0)
+                holder = file.read().strip()
+                file.close()
+                raise ValueError(self._refusal(holder or "unknown")) from None
+            except OSError as error:
+                logger.warning(f"'{self.path}' cannot be locked ({error}); start no second process in there.")
+            if self.path.exists() and os.fstat(file.fileno()).st_ino == self.path.stat().st_ino:
+                self._file = file
+            else:  # its holder has removed it between the two lines above
+                file.close()
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._file.flush()
+        _HELD[name] = self
+        return self
+
+    def _refusal(self, holder: str) -> str:
+        return f"Another process is working in '{self.place}' ({holder}). Wait for it, or stop it."
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self.path.unlink(missing_ok=True)
+            self._file.close()
+            self._file = None
+            _HELD.pop(self.path.resolve(), None)

@@ -1,0 +1,159 @@
+"""What is asked of the generator: one request for each image, which depends on (run seed, index) only.
+
+So an image is the same in any batch, in any process and after any interruption.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from unicorn_monai.datasets import PathLike, datalist
+from unicorn_monai.prior import UncertaintyPrior
+
+logger = logging.getLogger("unicorn_monai")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image to be made.
+
+    Args:
+        index: position in the data set.
+        seed: of the image's noise.
+        split: split it belongs to.
+        subject: subject of the label map.
+        label: file of the label map; None without semantic control.
+        uncertainty: requested, in [0, 1]; None without uncertainty control.
+        augment: seed of the label map's augmentation; None leaves it as it is.
+    """
+
+    index: int
+    seed: int
+    split: str = "training"
+    subject: str = ""
+    label: str | None = None
+    uncertainty: float | None = None
+    augment: int | None = None
+
+
+class Requests(Sequence[Request]):
+    """The images to be made: label maps in turn, each with an uncertainty of its own; worked out when asked for.
+
+    Args:
+        count: images for the first split; every further split gets images in proportion to its label maps.
+        seed: of the run.
+        label_dir: data set with the label maps; None without semantic control.
+        split: splits whose label maps are used, e.g. ["training", "validation"].
+        prior: uncertainties are drawn from it; None without uncertainty control.
+        uncertainties: take these in turn instead of drawing (a sweep, as in the paper's Fig. 5).
+        augment: change the label maps' geometry a little (see :func:`augment_label`).
+    """
+
+    def __init__(
+        self,
+        count: int | None = None,
+        seed: int = 0,
+        label_dir: PathLike | Sequence[PathLike] | None = None,
+        split: str | Sequence[str] = "training",
+        prior: UncertaintyPrior | None = None,
+        uncertainties: Sequence[float] | None = None,
+        augment: bool = False,
+    ) -> None:
+        splits = [split] if isinstance(split, str) else list(split)
+        maps = {s: datalist(label_dir, s, ("image", "label")) if label_dir is not None else [{}] for s in splits}
+        self.maps = {s: [(str(m.get("subject", "")), m.get("label")) for m in maps[s]] for s in splits}
+        count = len(maps[splits[0]]) if count is None else count
+        if count < 1:
+            raise ValueError(f"count is {count}; expected at least one image.")
+        self.counts = {s: max(1, round(count * len(maps[s]) / len(maps[splits[0]]))) for s in splits}
+        self.seed, self.prior, self.augment = seed, prior, augment
+        self.uncertainties = None if uncertainties is None else [float(u) for u in uncertainties]
+        drawn = [derive_seed(seed, i) for i in range(min(len(self), 1000))] if self.uncertainties is None else []
+        if prior is not None and (rejected := prior.rejected(drawn)):
+            logger.info(
+                f"{rejected} of {len(drawn)} draws of the uncertainty would lie outside [0, 1] without truncation"
+            )
+
+    def __len__(self) -> int:
+        return sum(self.counts.values())
+
+    @overload
+    def __getitem__(self, index: int) -> Request: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Request]: ...
+
+    def __getitem__(self, index: int | slice) -> Request | list[Request]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(f"Request {index} of {len(self)}.")
+        place, splits = index, iter(self.counts)
+        while place >= self.counts[split := next(splits)]:
+            place -= self.counts[split]
+        subject, label = self.maps[split][place % len(self.maps[split])]
+        image_seed = derive_seed(self.seed, index)
+        uncertainty = None
+        if self.uncertainties is not None:
+            uncertainty = self.uncertainties[place % len(self.uncertainties)]
+        elif self.prior is not None:
+            uncertainty = float(self.prior.sample([image_seed])[0])
+        change = derive_seed(self.seed, index, 1) if self.augment else None
+        return Request(index, image_seed, split, subject, label, uncertainty, change)
+
+    def identity(self) -> str:
+        """Sha256 of what decides every request; the folder of the label maps does not."""
+        maps = {s: [(subject, _file(label)) for subject, label in m] for s, m in self.maps.items()}
+        prior = None if self.prior is None else asdict(self.prior)
+        everything = (self.counts, self.seed, self.augment, self.uncertainties, prior, maps)
+        return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
+
+
+def _file(path: str | None) -> tuple[str, int] | None:
+    return None if path is None else (Path(path).name, Path(path).stat().st_size)
+
+
+def derive_seed(*numbers: int) -> int:
+    """One 63-bit seed from several numbers, e.g. (run seed, index)."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def augment_label(label: Tensor, seed: int) -> Tensor:
+    """Change a label map's geometry: mirror, shift, depth and lateral scale, smooth bending of the layers.
+
+    Two devices differ in depth range, field of view and in how the eye sits before them; the label maps of one do not
+    cover the other's. Rows and columns outside the map repeat its border.
+
+    Args:
+        label: (1, rows, columns).
+        seed: of the change.
+    """
+    random = np.random.default_rng(seed)
+    _, rows, columns = label.shape
+    y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
+    bend = sum(
+        random.normal(0, 0.04 / k) * torch.cos(k * torch.pi * x / 2 + random.uniform(0, 2 * np.pi)) for k in (1, 2, 3)
+    )
+    y = y / random.uniform(0.85, 1.3) + random.uniform(-0.12, 0.12) + bend
+    x = x * random.uniform(0.8, 1.0) * random.choice([-1.0, 1.0]) + random.uniform(-0.1, 0.1)
+    grid = torch.stack([x, y], dim=-1)[None].float()
+    warped = functional.grid_sample(
+        label[None].float(), grid, mode="nearest", padding_mode="border", align_corners=True
+    )
+    return warped[0].to(label.dtype)
+
+
+def with_uncertainty(requests: Sequence[Request], uncertainty: float) -> list[Request]:
+    """The same requests at another uncertainty."""
+    return [replace(request, uncertainty=uncertainty) for request in requests]
