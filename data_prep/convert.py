@@ -56,11 +56,15 @@ class Scan:
 
 @dataclass
 class Source:
-    """A file or volume: where it lies (for messages), whose eye it shows, and how to read its B-scans."""
+    """A file or volume: where it lies (for messages), whose eye it shows, how to read its B-scans, and its split.
+
+    Without a split, subjects are divided by the shares of `--split`.
+    """
 
     path: Path
     subject: str
     read: Callable[[], Iterator[Scan | ValueError]]
+    split: str | None = None
 
 
 @dataclass
@@ -121,7 +125,9 @@ def convert(
     if not options.keep_original_ids:
         key = read_key(options.key_file or default_key_file(), options.output)
         names = {subject: pseudonym(subject, key) for subject in subjects}
-    parts = split_by_subject(subjects, options.split, options.seed)
+    fixed = {source.subject: source.split for source in sources if source.split is not None}
+    free = [subject for subject in subjects if subject not in fixed]
+    parts = fixed | (split_by_subject(free, options.split, options.seed) if free else {})
     files = "\n".join(f"{relative(s.path, options.input)} {names[s.subject]}" for s in sources)
     settings = {
         "size": options.size,
@@ -130,8 +136,11 @@ def convert(
         "labels": options.labels != "none",
         "spacing_mm": options.spacing_mm,
         "window": getattr(options, "window", None),
+        **({"squeeze": options.squeeze} if hasattr(options, "squeeze") else {}),
         "input": hashlib.sha256(("".join(sorted(names.values())) + files).encode()).hexdigest()[:16],
     }
+    if scheme is not None and scheme.palette is not None:
+        header["colours"] = scheme.palette
     devices: set[str] = set()
     spacings: list[tuple[float, float]] = []
     with DatasetWriter(
@@ -148,9 +157,10 @@ def convert(
         index = 0
         for volume, source in enumerate(tqdm(sources, desc=name, unit="volume", disable=None)):
             for scan in _scans(source, report):
-                where = f"{relative(source.path, options.input)}, B-scan {scan.fields.get('scan', 0)}"
+                noun = "B-scan" if modality == "OCT" else "picture"
+                where = f"{relative(source.path, options.input)}, {noun} {scan.fields.get('scan', 0)}"
                 try:
-                    ready = prepare(replace(scan), scheme, options, report)
+                    ready = prepare(replace(scan), scheme, options, report, modality)
                 except ValueError as error:
                     report.skip(where, error)
                     continue
@@ -177,7 +187,7 @@ def convert(
             report.note("device unknown: give --device-name, it names the domain")
         if spacings:
             writer.header["spacing_mm"] = [round(float(s), 7) for s in np.median(spacings, axis=0)]
-        else:
+        elif modality == "OCT":
             report.note("no spacing: give --spacing-mm, thicknesses need it")
     return options.output
 
@@ -194,7 +204,9 @@ def _scans(source: Source, report: Report) -> Iterator[Scan]:
         report.skip(source.path, error)
 
 
-def prepare(scan: Scan, scheme: Scheme | None, options: argparse.Namespace, report: Report) -> Scan:
+def prepare(
+    scan: Scan, scheme: Scheme | None, options: argparse.Namespace, report: Report, modality: str = "OCT"
+) -> Scan:
     """Resample one B-scan and make its label map.
 
     Returns:
@@ -209,7 +221,7 @@ def prepare(scan: Scan, scheme: Scheme | None, options: argparse.Namespace, repo
     inside = scan.image if scan.valid is None else scan.image[scan.valid]
     if inside.size == 0 or inside.min() == inside.max():
         raise ValueError("pixels: found a constant image; expected a B-scan")
-    if evidence := burnt_in_text(scan.image):
+    if modality == "OCT" and (evidence := burnt_in_text(scan.image)):
         report.note(f"burnt-in text or a scan box? Found {evidence}; look at the images before you share them")
     image, valid = resize_grey(scan.image, size, scan.valid)
     label = None

@@ -2,32 +2,35 @@
 
     {"labels": {"0": "vitreous", "1": "retina", "2": "choroid"},         every value has a name
      "surfaces": ["ILM", "BM"],                                           the borders between them, top to bottom
-     "values": {"128": 1, "255": 2}}                                      value in a label image -> label
+     "values": {"128": 1, "255": 2},                                      value in a label image -> label
+     "colours": {"0": [128, 64, 128], "255": [0, 0, 0]}}                  label -> its colour in colour label images
 
-`--labels` takes such a file ("surfaces" and "values" are optional, and the table of "labels" may stand alone), the name
-of a scheme below, or `none`.
+`--labels` takes such a file ("surfaces", "values" and "colours" are optional, and the table of
+"labels" may stand alone), the name of a scheme below, or `none`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep import street_labels
 from unicorn_monai.dataset_files import IGNORE_LABEL, LABELS_EXAMPLE
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """Names of the labels in order of their values; surfaces between them; replacement of label image values."""
+    """Names of the labels in order of their values; surfaces between them; what values and colours in files mean."""
 
     names: tuple[str, ...]
     surfaces: tuple[str, ...] | None = None
     values: tuple[tuple[int, int], ...] = ()
+    colours: tuple[tuple[tuple[int, int, int], int], ...] = ()
 
     @property
     def labels(self) -> dict[int, str]:
@@ -40,8 +43,13 @@ class Scheme:
         Raises:
             ValueError: values that are not whole numbers or that the scheme does not know.
         """
+        if label.ndim == 3 and self.colours:
+            return self._from_colours(label)
         if label.ndim != 2:
-            raise ValueError(f"label: found shape {label.shape}; expected one channel. Convert colours to values")
+            raise ValueError(
+                f"label: found shape {label.shape}; expected one channel. Convert colours to values, or name them in a "
+                '--labels file ("colours")'
+            )
         table = {v: v for v in (*self.labels, IGNORE_LABEL)}
         if self.values:
             table = {IGNORE_LABEL: IGNORE_LABEL} | dict(self.values)
@@ -56,6 +64,27 @@ class Scheme:
         for value in present.tolist():
             out[label == value] = table[value]
         return out
+
+    def _from_colours(self, label: NDArray) -> NDArray[np.uint8]:
+        out = np.full(label.shape[:2], IGNORE_LABEL, dtype=np.uint8)
+        known = np.zeros(label.shape[:2], dtype=bool)
+        for colour, value in self.colours:
+            match = (label == np.array(colour)).all(axis=2)
+            out[match], known = value, known | match
+        if not known.all():
+            found = np.unique(label[~known], axis=0)
+            few = f"{found[:4].tolist()}{' ...' if len(found) > 4 else ''}"
+            raise ValueError(
+                f"label colours: found {few}, which the labels do not name; many colours hint at a lossy or resampled "
+                'label image. Name them in a --labels file ("colours"; value 255 for ignore)'
+            )
+        return out
+
+    @property
+    def palette(self) -> list[list[int]] | None:
+        """Colour of each label, to be written into dataset.json; None unless all have one."""
+        table = {value: list(colour) for colour, value in self.colours}
+        return [table[v] for v in self.labels] if all(v in table for v in self.labels) else None
 
     def pick(self, surfaces: Mapping[str, NDArray]) -> NDArray | None:
         """The scheme's surfaces in order, (surfaces, columns), or None if one of them is not there.
@@ -82,7 +111,19 @@ OCTEXPLORER = Scheme(
     ("vitreous", "RNFL", "GCL+IPL", "INL", "OPL", "ONL+IS", "EZ", "OS/RPE", "choroid and below"),
     ("ILM", "RNFL-GCL", "IPL-INL", "INL-OPL", "OPL-HFL", "BMEIS", "IS/OSJ", "OB_RPE"),
 )
-NAMED = {"paper": PAPER, "retina": RETINA, "octexplorer": OCTEXPLORER}
+# Street scenes: the 19 classes, in files with train ids, with all ids, or in colours.
+_STREET = tuple(name for name, _, _ in street_labels.CLASSES)
+_STREET_COLOURS = tuple((colour, value) for value, (_, _, colour) in enumerate(street_labels.CLASSES))
+_STREET_VALUES = {id_: value for value, (_, id_, _) in enumerate(street_labels.CLASSES)}
+TRAIN_IDS = Scheme(_STREET, colours=(*_STREET_COLOURS, ((0, 0, 0), IGNORE_LABEL)))
+LABEL_IDS = replace(TRAIN_IDS, values=tuple((k, _STREET_VALUES.get(k, IGNORE_LABEL)) for k in street_labels.IDS))
+NAMED = {
+    "paper": PAPER,
+    "retina": RETINA,
+    "octexplorer": OCTEXPLORER,
+    "cityscapes": TRAIN_IDS,
+    "cityscapes_ids": LABEL_IDS,
+}
 
 
 def numbered(n_surfaces: int) -> Scheme:
@@ -109,8 +150,9 @@ def read_scheme(text: str) -> Scheme:
         content = {"labels": content}
     if not isinstance(content, dict) or not isinstance(content["labels"], dict):
         raise ValueError(f"--labels: '{path}' holds no table of labels; expected {LABELS_EXAMPLE}.")
-    if unknown := sorted(set(content) - {"labels", "surfaces", "values"}):
-        raise ValueError(f"--labels: '{path}' has entries {unknown}; expected 'labels', 'surfaces', 'values'.")
+    if unknown := sorted(set(content) - {"labels", "surfaces", "values", "colours"}):
+        expected = "'labels', 'surfaces', 'values', 'colours'"
+        raise ValueError(f"--labels: '{path}' has entries {unknown}; expected {expected}.")
     labels, surfaces, values = content["labels"], content.get("surfaces"), content.get("values", {})
     if set(labels) != {str(k) for k in range(len(labels))} or not labels:
         raise ValueError(f"--labels: '{path}' has the values {list(labels)}; expected 0, 1, ... without gaps.")
@@ -125,4 +167,20 @@ def read_scheme(text: str) -> Scheme:
     if wrong := sorted({label for _, label in pairs} - set(range(len(labels))) - {IGNORE_LABEL}):
         raise ValueError(f"--labels: 'values' of '{path}' lead to {wrong}, which 'labels' does not name.")
     names = tuple(str(labels[str(k)]) for k in range(len(labels)))
-    return Scheme(names, None if surfaces is None else tuple(map(str, surfaces)), pairs)
+    colours = _read_colours(content.get("colours", {}), len(labels), path)
+    return Scheme(names, None if surfaces is None else tuple(map(str, surfaces)), pairs, colours)
+
+
+def _read_colours(table: object, n_labels: int, path: Path) -> tuple[tuple[tuple[int, int, int], int], ...]:
+    """Colours of a --labels file: label -> [red, green, blue]."""
+    allowed = {str(v) for v in (*range(n_labels), IGNORE_LABEL)}
+    found: dict[tuple[int, int, int], int] = {}
+    for value, colour in table.items() if isinstance(table, dict) else [("", table)]:
+        whole = (
+            isinstance(colour, list) and len(colour) == 3 and all(isinstance(c, int) and 0 <= c < 256 for c in colour)
+        )
+        if value not in allowed or not whole or tuple(colour) in found:
+            expected = "e.g. {'0': [128, 64, 128]}, each colour once, for a label or 255"
+            raise ValueError(f"--labels: 'colours' of '{path}' has {value!r}: {colour!r}; expected {expected}.")
+        found[tuple(colour)] = int(value)
+    return tuple(found.items())

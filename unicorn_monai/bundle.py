@@ -36,29 +36,43 @@ BUNDLES = (
 )
 
 
-def bundle_root(name: str) -> str:
-    """Folder of a bundle that comes with this package (installed, or in a checkout)."""
+def bundle_root(name: str, part: str | None = None) -> str:
+    """Folder of a bundle that comes with this package (installed, or in a checkout), or of a part of it.
+
+    A bundle of several networks has a part for each: ``configs/PART.json`` is the part's ``inference.json``, and
+    ``PART/models`` holds its weights. So a part can stand wherever a bundle is expected.
+    """
     here = Path(__file__).resolve().parent
     for folder in (here / "bundles" / name, here.parent / "bundles" / name):
         if folder.is_dir():
-            return str(folder)
+            return str(folder if part is None else folder / part)
     raise ValueError(f"No bundle '{name}' comes with unicorn_monai; expected one of {list(BUNDLES)}.")
 
 
+def sibling(bundle_root: PathLike, part: str) -> str:
+    """Another part of the same bundle (for configurations); the folder of this part need not exist yet."""
+    return str(Path(bundle_root).parent / part)
+
+
 def load_config(bundle_root: PathLike, name: str = "inference.json") -> dict[str, Any]:
-    """A configuration of a bundle; where it names a ``base_bundle``, its entries on top of that bundle's.
+    """A configuration of a bundle, or of a part of one; with a ``base_bundle``, its entries on top of that bundle's.
+
+    The base is the configuration of the same name there, or its ``base_config``.
 
     Raises:
         ValueError: no such file.
     """
-    path = Path(bundle_root) / "configs" / name
+    root, path = Path(bundle_root), Path(bundle_root) / "configs" / name
+    part = root.parent / "configs" / f"{root.name}.json"
+    if name == "inference.json" and not path.is_file() and part.is_file():
+        root, path = root.parent, part
     if not path.is_file():
         raise ValueError(f"'{bundle_root}' is not a bundle: no configs/{name} in it. Check the path of the bundle.")
     config = ConfigParser.load_config_file(path)
-    base = config.pop("base_bundle", None)
+    base, file = config.pop("base_bundle", None), config.pop("base_config", name)
     if base is None:
         return config
-    parser = ConfigParser(load_config(Path(bundle_root).parent / base, name))
+    parser = ConfigParser(load_config(root.parent / base, file))
     parser.update(config)
     return parser.get()
 
@@ -77,6 +91,7 @@ def from_bundle(
     weights: str | None = None,
     device: torch.device | str | None = None,
     frozen: bool = True,
+    settings: dict[str, Any] | None = None,
 ) -> Any:
     """Build what another bundle's ``inference.json`` defines.
 
@@ -86,8 +101,9 @@ def from_bundle(
         weights: file under the bundle's ``models`` folder to load, e.g. "model.pt".
         device: where to put a network.
         frozen: evaluation mode and no gradients, for a network with weights.
+        settings: entries of the configuration to replace, e.g. ``{"num_labels": 19}``.
     """
-    parser = ConfigParser(load_config(bundle_root) | {"bundle_root": str(bundle_root)})
+    parser = ConfigParser(load_config(bundle_root) | {"bundle_root": str(bundle_root)} | (settings or {}))
     definition(bundle_root, id)
     thing = parser.get_parsed_content(id)
     if weights is not None:
@@ -158,25 +174,37 @@ def install(name: str, output: PathLike, preset: str | None = None, overrides: d
     shutil.copytree(
         source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("models", "__pycache__", "presets")
     )
-    settings: dict[str, dict[str, Any]] = {}
-    if preset is not None:
-        base = ConfigParser.load_config_file(source / "configs" / "inference.json").get("base_bundle", name)
-        path = Path(bundle_root(base)) / "presets" / f"{preset}.json"
-        if not path.is_file():
-            raise ValueError(f"Bundle '{name}' has no preset '{preset}'; expected a file '{path}'.")
-        settings = json.loads(path.read_text())
+    settings = {} if preset is None else _preset(source, preset)
     for file, changes in (overrides or {}).items():
         settings[file] = settings.get(file, {}) | changes
     for path in (target / "configs").glob("*.json"):
-        if "bundle_root" in ConfigParser.load_config_file(path):
+        own = ConfigParser.load_config_file(path).get("bundle_root")
+        if own is not None:
             write_json(path, load_config(source, path.name))
-            settings[path.name] = {"bundle_root": str(target.resolve())} | settings.get(path.name, {})
+            root = target.resolve() / own.get("part", "")
+            settings[path.name] = {"bundle_root": str(root)} | settings.get(path.name, {})
     for file, changes in settings.items():
         config = load_config(target, file)
         for key, value in changes.items():
             _assign(config, key, value, target / "configs" / file)
         write_json(target / "configs" / file, config)
     return target
+
+
+def _preset(source: Path, preset: str) -> dict[str, dict[str, Any]]:
+    """Settings of a preset by file; a configuration on top of another bundle's takes over that one's."""
+    found = [source / "presets" / f"{preset}.json"]
+    settings: dict[str, dict[str, Any]] = {}
+    for path in sorted((source / "configs").glob("*.json")):
+        config = ConfigParser.load_config_file(path)
+        if "base_bundle" in config:
+            found.append(Path(bundle_root(config["base_bundle"])) / "presets" / f"{preset}.json")
+            table = json.loads(found[-1].read_text()) if found[-1].is_file() else {}
+            settings[path.name] = dict(table.get(config.get("base_config", path.name), {}))
+    if not any(path.is_file() for path in found):
+        raise ValueError(f"Bundle '{source.name}' has no preset '{preset}'; expected a file '{found[0]}'.")
+    own = json.loads(found[0].read_text()) if found[0].is_file() else {}
+    return settings | {file: settings.get(file, {}) | changes for file, changes in own.items()}
 
 
 def _assign(config: dict[str, Any], key: str, value: Any, path: Path) -> None:

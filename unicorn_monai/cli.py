@@ -49,26 +49,27 @@ def demo(
     preset: Annotated[
         str, typer.Option(help="quick: 64 x 64, for a CPU. full: 256 x 256, with all baselines, for a GPU.")
     ] = "quick",
-    scene: Annotated[str, typer.Option(help="Which simulated world: oct.")] = "oct",
+    scene: Annotated[
+        str, typer.Option(help="Which simulated world: oct (two devices) or street (clear and bad weather).")
+    ] = "oct",
     seed: Seed = 0,
     device: Device = None,
     resume: Resume = False,
 ) -> None:
-    """Simulate two OCT devices, run the whole experiment on them, and write the report."""
-    if scene != "oct":
-        raise typer.BadParameter(f"unknown scene '{scene}'; expected: oct")
+    """Simulate two OCT devices or streets in clear and bad weather, run the whole experiment, write the report."""
+    if scene not in ("oct", "street"):
+        raise typer.BadParameter(f"unknown scene '{scene}'; expected: oct, street")
     if preset not in ("quick", "full"):
         raise typer.BadParameter(f"unknown preset '{preset}'; expected: quick, full")
     from unicorn_monai.datasets import begun
-    from unicorn_monai.settings import BASELINES
+    from unicorn_monai.settings import BASELINES, SEMANTIC_ONLY
 
     folders = {name: output / "data" / name for name in ("labeled", "unlabeled")}
-    size, subjects, look = (64, 60, "demo") if preset == "quick" else (256, 150, "full")
-    for name, kind in (("labeled", "spectralis"), ("unlabeled", "home_oct")):
-        if begun(folders[name]) or not (folders[name] / "dataset.json").is_file():
-            write_phantom = _data_prep("phantom").write_phantom
-            write_phantom(folders[name], kind, subjects, 10, size, seed, (0.667, 0.1, 0.233), preset=look)
-            console.print(f"simulated {subjects * 10} B-scans of {size} x {size}: {folders[name]}")
+    for name, folder in folders.items():
+        if begun(folder) or not (folder / "dataset.json").is_file():
+            count, what = (_simulate_oct if scene == "oct" else _simulate_street)(name, folder, preset, seed)
+            console.print(f"simulated {count} {what}: {folder}")
+    baselines = list(BASELINES) if preset == "full" else ["augmentation"]
     _run(
         {
             "labeled": str(folders["labeled"]),
@@ -77,11 +78,26 @@ def demo(
             "preset": preset,
             "seed": seed,
             "device": device,
-            "baselines": list(BASELINES) if preset == "full" else ["augmentation"],
+            "baselines": [*baselines, *([SEMANTIC_ONLY] if scene == "street" else [])],
             "trainings": 3 if preset == "full" else 1,
         },
         resume,
     )
+
+
+def _simulate_oct(name: str, folder: Path, preset: str, seed: int) -> tuple[int, str]:
+    size, subjects, look = (64, 60, "demo") if preset == "quick" else (256, 150, "full")
+    kind = "spectralis" if name == "labeled" else "home_oct"
+    _data_prep("phantom").write_phantom(folder, kind, subjects, 10, size, seed, (0.667, 0.1, 0.233), preset=look)
+    return subjects * 10, f"B-scans of {size} x {size}"
+
+
+def _simulate_street(name: str, folder: Path, preset: str, seed: int) -> tuple[int, str]:
+    size, drives, frames = ((64, 64), 60, 10) if preset == "quick" else ((128, 256), 150, 20)
+    streets = _data_prep("street_phantom")
+    weather = ["clear"] if name == "labeled" else list(streets.BAD_WEATHER)
+    streets.write_streets(folder, weather, drives, frames, size, seed, (0.667, 0.1, 0.233))
+    return drives * frames, f"street scenes of {size[0]} x {size[1]}"
 
 
 @app.command()
@@ -127,6 +143,7 @@ def synthesize(
 ) -> None:
     """Make more labelled synthetic images with the networks of a finished run."""
     from unicorn_monai.bundle import run_bundle
+    from unicorn_monai.datasets import read_header
     from unicorn_monai.handlers import read_json
     from unicorn_monai.settings import Settings
     from unicorn_monai.storage import absolute
@@ -150,7 +167,7 @@ def synthesize(
         count=count,
         seed=seed,
         mode=mode,
-        augment=settings.augment,
+        augment=settings.augment and read_header(settings.labeled).get("modality", "OCT") == "OCT",
         uncertainty_weight=_number(chosen),
         guidance=list(settings.guidance_of(mode)),
         **overrides,

@@ -32,6 +32,7 @@ from unicorn_monai.orientation import judge, label_evidence, row_evidence
 LARGEST_SPACING_MM = 0.5  # of an OCT pixel; beyond it micrometres were taken for millimetres
 SMALLEST_SPACING_MM = 1e-4
 SAMPLE = 64  # files whose headers are read by `require_sound`
+MULTIPLE = 64  # of the sides of colour images
 LOSSY = b"\xff\xd8\xff"  # a JPEG file begins so
 
 
@@ -283,6 +284,7 @@ class _Survey:
         if len(self.shapes) > 1:
             remedy = "Resample with the `--size` of data_prep."
             yield Problem(HEADER, "size", f"images that differ in size: {self.shapes}", "one size", remedy)
+        yield from self._odd_sizes()
         if len(self.channels) > 1:
             remedy = "Convert them, or make two data sets."
             yield Problem(HEADER, "channels", f"{self.channels}", "one number of channels", remedy)
@@ -292,3 +294,10 @@ class _Survey:
         if verdict := judge(self.images, self.labels):
             remedy = "Look at some images; rows are depth, the vitreous is on top."
             yield Problem(HEADER, "orientation", f"images {verdict[0]}: {verdict[1]}", "upright B-scans", remedy, False)
+
+    def _odd_sizes(self) -> Iterator[Problem]:
+        """Colour images whose sides a generator cannot halve often enough."""
+        for shape, name in self.shapes.items():
+            if not self.oct and any(side % MULTIPLE for side in shape):
+                expected = f"sides that are multiples of {MULTIPLE}: the generators halve them up to six times"
+                yield Problem(name, "size", f"{shape}", expected, "Convert again with another `--size`.", False)

@@ -49,6 +49,7 @@ __all__ = [
     "image_size",
     "label_names",
     "list_folders",
+    "num_labels",
     "problems",
     "read_array",
     "read_header",
@@ -100,6 +101,11 @@ def image_size(dataset_dir: PathLike | Sequence[PathLike], split: str = "trainin
     return read_array(datalist(dataset_dir, split)[0]["image"]).shape[:2]  # type: ignore[return-value]
 
 
+def num_labels(dataset_dir: PathLike | Sequence[PathLike]) -> int:
+    """Number of labels of a data set, of the first of several (for configurations)."""
+    return len(label_names(list_folders(dataset_dir)[0]))
+
+
 def layout_of(header: dict[str, Any]) -> dict[str, Any]:
     """What a data set made from another one takes over from its header: arguments of :class:`DatasetWriter`."""
     return {
@@ -107,6 +113,7 @@ def layout_of(header: dict[str, Any]) -> dict[str, Any]:
         "modality": header.get("modality", "OCT"),
         "spacing_mm": header.get("spacing_mm"),
         "suffix": ".png" if header.get("modality") == "RGB" else ".nii.gz",
+        **({"colours": header["colours"]} if "colours" in header else {}),
     }
 
 

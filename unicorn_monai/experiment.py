@@ -28,17 +28,18 @@ from unicorn_monai.datasets import label_names, read_header, write_json
 from unicorn_monai.evaluation import control, image_sets, pictures
 from unicorn_monai.evaluation.report import write_report
 from unicorn_monai.evaluation.segmentation import compare, score_images, score_trainings
+from unicorn_monai.evaluation.subdomains import sub_domain_scores
 from unicorn_monai.handlers import log_to_console, read_json
 from unicorn_monai.provenance import provenance
 from unicorn_monai.run_folder import RunFolder
-from unicorn_monai.settings import STYLE_TRANSFER, Settings
+from unicorn_monai.settings import SEMANTIC_ONLY, SYNTHETIC, Settings
 from unicorn_monai.stages import Branch, side_by_side
 from unicorn_monai.tracking import Tracker
 
 logger = logging.getLogger("unicorn_monai")
 
 OWN_TRAINING = ("autoencoder", "diffusion", "unicorn_uncertainty_controlnet", "unicorn_semantic_controlnet")
-REFERENCES = ("lower_bound", "cut+real", "augmentation")  # what set-ups are compared with, subject by subject
+REFERENCES = ("lower_bound", "cut+real", "augmentation", SEMANTIC_ONLY)  # compared with, subject by subject
 
 
 class Experiment(RunFolder):
@@ -73,6 +74,7 @@ class Experiment(RunFolder):
         write_json(record, {"settings": asdict(settings), **provenance()})
         self.results: dict[str, Any] = {
             "labels": label_names(self.labeled),
+            "modality": read_header(self.labeled).get("modality", "OCT"),
             "segmentation": {},
             "uncertainty": {},
             "weights": {},
@@ -105,10 +107,10 @@ class Experiment(RunFolder):
     def compare(self) -> None:
         """UnIACorN in its variants and the baselines; those whose budget of compute is measured come last."""
         s = self.settings
-        timed = [name for name in s.baselines if name in STYLE_TRANSFER]
-        others = [name for name in s.baselines if name not in ("augmentation", *STYLE_TRANSFER)]
+        last = [name for name in s.baselines if name in SYNTHETIC]
+        others = [name for name in s.baselines if name not in ("augmentation", *SYNTHETIC)]
         self.parallel([("generate", mode) for mode in s.modes] + [("baseline", name) for name in others])
-        self.parallel([("baseline", name) for name in timed] + [("generate_rounds",)] * (s.rounds > 1))
+        self.parallel([("baseline", name) for name in last] + [("generate_rounds",)] * (s.rounds > 1))
 
     def segment(self) -> None:
         """Train the segmentation networks of the real images, and measure the uncertainties."""
@@ -167,9 +169,12 @@ class Experiment(RunFolder):
                 self.self_train(name, i)
             self.evaluate(name)
         else:
-            self.stage(f"{name}_training", lambda: self.train_style_transfer(name))
-            self.stage(f"{name}_translation", lambda: self.translate(name))
             data = self.run_dir / f"synthetic_{name}"
+            if name == SEMANTIC_ONLY:
+                self.stage(f"{name}_synthesis", lambda: self.synthesise("paper", data, weight=0.0))
+            else:
+                self.stage(f"{name}_training", lambda: self.train_style_transfer(name))
+                self.stage(f"{name}_translation", lambda: self.translate(name))
             self.train_segmentation(name, data, data)
             self.train_segmentation(f"{name}+real", [data, self.labeled], data)
 
@@ -184,7 +189,8 @@ class Experiment(RunFolder):
         control.summarise_uncertainties(self)
         self.results["differences"] = self.differences()
         simulated = [bool(read_header(self.unlabeled).get(key)) for key in ("simulated_device", "simulated_anatomy")]
-        self.results["simulated"] = "devices and anatomy" if all(simulated) else "devices" if any(simulated) else "none"
+        what = "devices and anatomy" if all(simulated) else "devices" if any(simulated) else "none"
+        self.results["simulated"] = read_header(self.unlabeled).get("simulated", what)
         self.results["commands"] = self.commands
         self.results["environment"] = provenance()["versions"] | {
             "machine": platform.machine(),
@@ -251,7 +257,8 @@ class Experiment(RunFolder):
             )
             for i, record in enumerate(records)
         ]
-        return each[0] if len(each) == 1 else score_trainings(each, records, seed)
+        found = each[0] if len(each) == 1 else score_trainings(each, records, seed)
+        return found | sub_domain_scores(records, self.unlabeled, "test", seed)
 
     def differences(self) -> dict[str, Any]:
         """Mean IoU of every set-up minus that of each reference, on the same subjects, with intervals."""
@@ -345,10 +352,10 @@ class Experiment(RunFolder):
         given = self.settings.weight(self.mode(variant))
         return float(self.results["weights"][self.setup(variant)]["weight"] if given == "auto" else given)
 
-    def synthesise(self, variant: str) -> None:
+    def synthesise(self, variant: str, output: Path | None = None, weight: float | None = None) -> None:
         """Label maps of the labelled domain x uncertainties of the unlabelled one -> the synthetic data set."""
-        own = {**self.settings.synthesis(self.mode(variant)), "output_dir": str(self.synthetic(variant))}
-        own |= {"uncertainty_weight": self.weight(variant), "resume": True}
+        own = {**self.settings.synthesis(self.mode(variant)), "output_dir": str(output or self.synthetic(variant))}
+        own |= {"uncertainty_weight": self.weight(variant) if weight is None else weight, "resume": True}
         self.bundle(self.bundle_dir("synthesis", variant), "inference.json", "infer", **own)
 
 

@@ -12,6 +12,8 @@ from unicorn_monai.prior import SCALINGS
 
 STYLE_TRANSFER = ("cyclegan", "cut")
 BASELINES = ("augmentation", "self_training", *STYLE_TRANSFER)
+SEMANTIC_ONLY = "semantic_only"  # the paper's comparison on street scenes: the Semantic-ControlNet without the other
+SYNTHETIC = (*STYLE_TRANSFER, SEMANTIC_ONLY)  # baselines that write a data set, once the method itself is trained
 
 
 @dataclass
@@ -28,7 +30,8 @@ class Settings:
         uncertainty_weight: weight of the Uncertainty-ControlNet in ``compositional`` mode; "auto": the one that
             ``evaluation.weights.choose_weight`` takes.
         paper_weight: w in ``paper`` mode, (1 - w, w), or "auto".
-        baselines: what else to compare with, some of "augmentation", "self_training", "cyclegan", "cut".
+        baselines: what else to compare with, some of "augmentation", "self_training", "cyclegan", "cut" and
+            "semantic_only". The last takes the Semantic-ControlNet of the mode "paper" alone.
         confidence: of the network that a pixel's pseudo-label needs to count in ``self_training``.
         guidance: of the uncertainty and of the label map in ``compositional`` mode; (1, 1) is none.
         count: synthetic training images; ``samples_per_label`` for each labelled one by default.
@@ -40,7 +43,7 @@ class Settings:
         trainings: of every segmentation network, with other seeds; scores are means over them.
         features: feature network of distances and audit, {"path", "sha256", "preprocessing", "arguments"}; by default
             one is trained here, for {"iterations": 1000}.
-        augment: change the label maps' geometry before synthesis.
+        augment: change the label maps' geometry before synthesis; OCT only, since streets do not bend.
         style_augmentation: in ``compositional`` mode, show the Semantic-ControlNet strongly augmented images too.
         device: "cpu", "cuda:0", ...; None takes the first GPU where there is one.
         jobs: branches that do not depend on each other, run at the same time; None: 2 on a CPU, else 1.
@@ -103,7 +106,7 @@ class Settings:
             "uncertainty_weight": self.weight(mode),
             "guidance": list(self.guidance_of(mode)),
             "count": self.count or self.samples_per_label * len(datalist(self.labeled, "training")),
-            "augment": self.augment,
+            "augment": self.augment and read_header(self.labeled).get("modality", "OCT") == "OCT",
             "device_name": str(read_header(self.unlabeled)["device"]),
         }
 
@@ -115,8 +118,10 @@ class Settings:
             if mode not in MODES:
                 raise ValueError(f"Unknown mode '{mode}'; expected some of {list(MODES)}.")
         for name in self.baselines:
-            if name not in BASELINES:
-                raise ValueError(f"Unknown baseline '{name}'; expected some of {list(BASELINES)}.")
+            if name not in (*BASELINES, SEMANTIC_ONLY):
+                raise ValueError(f"Unknown baseline '{name}'; expected some of {[*BASELINES, SEMANTIC_ONLY]}.")
+        if SEMANTIC_ONLY in self.baselines and "paper" not in self.modes:
+            raise ValueError(f"'{SEMANTIC_ONLY}' needs the mode 'paper'; modes are {list(self.modes)}. Add it.")
         if not self.modes:
             raise ValueError(f"modes is empty; expected some of {list(MODES)}.")
         if len(self.guidance) != 2:

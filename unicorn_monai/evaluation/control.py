@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from unicorn_monai.acquisition import Measure
 from unicorn_monai.bundle import definition, from_bundle, weights_metadata
 from unicorn_monai.datasets import datalist, write_json
-from unicorn_monai.evaluation.segmentation import confusion_matrix, predict, scores
+from unicorn_monai.evaluation.segmentation import confusion_matrix, predict_labels, scores
 from unicorn_monai.evaluation.weights import NoWeight, choose_weight, control_over_weights, image_measure
 from unicorn_monai.handlers import read_json
 from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.latents import LatentDataset
 from unicorn_monai.losses import high_pass_std
 from unicorn_monai.prior import UncertaintyPrior
-from unicorn_monai.settings import STYLE_TRANSFER
+from unicorn_monai.settings import SYNTHETIC
 from unicorn_monai.synthesis import Generator, Request, Requests, with_uncertainty
 from unicorn_monai.transforms import LoadPixelsd, read_image
 from unicorn_monai.uncertainty import image_uncertainty
@@ -184,7 +184,7 @@ def label_fidelity(run: Experiment, synthetic: Path) -> dict[str, Any]:
     items = datalist(synthetic, "training", ("image", "label"))
     labels = len(run.results["labels"])
     load = LoadPixelsd(["label"], num_labels=labels)
-    prediction = predict(oracle, [item["image"] for item in items], run.device, _channels(run)).argmax(dim=1)
+    prediction = predict_labels(oracle, [item["image"] for item in items], run.device, _channels(run))
     truth = torch.stack([load.read_label(item["label"])[0] for item in items])
     return {
         "label_fidelity_mean_iou": scores(confusion_matrix(prediction, truth, labels))["mean_iou"],
@@ -215,7 +215,7 @@ def summarise_uncertainties(run: Experiment) -> None:
 def synthetic_sets(run: Experiment) -> dict[str, Path]:
     """Every synthetic data set of a run by the name of its set-up."""
     sets = {run.setup(variant): run.synthetic(variant) for variant in run.variants}
-    return sets | {n: run.run_dir / f"synthetic_{n}" for n in STYLE_TRANSFER if n in run.settings.baselines}
+    return sets | {n: run.run_dir / f"synthetic_{n}" for n in SYNTHETIC if n in run.settings.baselines}
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ NAMES = {
     "self_training": "Self-training",
     "cyclegan": "CycleGAN",
     "cut": "CUT",
+    "semantic_only": "Label map only",
     "unicorn": "UnIACorN",
     "control": "UnIACorN",
     "labeled": "Labelled device",

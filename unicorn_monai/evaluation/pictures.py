@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from unicorn_monai.bundle import definition, from_bundle
-from unicorn_monai.datasets import datalist, write_array, write_json
+from unicorn_monai.datasets import datalist, read_header, write_array, write_json
 from unicorn_monai.evaluation.control import example_requests, make_generator
 from unicorn_monai.handlers import tile
+from unicorn_monai.palette import paint, palette
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.synthesis import ReconstructionSheet, with_uncertainty
 from unicorn_monai.transforms import read_image
@@ -45,19 +46,19 @@ def _sheets(run: Experiment) -> Iterator[tuple[str, str, str, Tensor]]:
     main = run.settings.modes[0]
     prior = UncertaintyPrior.load(run.prior(main))
     requests = with_uncertainty(example_requests(run, COLUMNS), prior.mean)
-    scale = 1.0 / max(1, len(run.results["labels"]) - 1)
+    colours = palette(read_header(run.labeled), channels)
     for mode in run.settings.modes:
         generator = make_generator(run, mode)
         labels = generator.labels(requests)
-        shown = labels.where(labels != 255, 0).float().mul(scale).expand(-1, channels, -1, -1)  # type: ignore[union-attr]
+        shown = paint(labels, colours)  # type: ignore[arg-type]
         both = generator(requests)
         semantic = generator(requests, weight=0.0)
         yield (
             f"side_by_side_{mode}",
             f"Label map, label only, label and uncertainty ({mode})",
             "Rows: the label map; the image with the Semantic-ControlNet alone; the image with both ControlNets at the "
-            "unlabelled domain's mean uncertainty; real images of the unlabelled domain (other eyes); real images of "
-            "the labelled domain. The first three rows of a column share label map and noise.",
+            "unlabelled domain's mean uncertainty; real images of the unlabelled domain (other subjects); real "
+            "images of the labelled domain. The first three rows of a column share label map and noise.",
             torch.stack(
                 [shown, semantic.cpu(), both.cpu(), real["unlabeled"][: len(both)], real["labeled"][: len(both)]]
             ),
@@ -76,7 +77,7 @@ def _sheets(run: Experiment) -> Iterator[tuple[str, str, str, Tensor]]:
     yield (
         "reconstructions",
         "Autoencoder: original above, reconstruction below",
-        "The reconstruction must keep each device's speckle, or there is nothing for the uncertainty to steer.",
+        "The reconstruction must keep each domain's fine texture, or there is nothing for the uncertainty to steer.",
         ReconstructionSheet(autoencoder, both_domains, COLUMNS)(),
     )
 

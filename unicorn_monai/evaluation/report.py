@@ -175,26 +175,32 @@ def _scores(results: dict[str, Any], settings: dict[str, Any]) -> str:
     rows["Mean IoU, all labels"] = [fixed(c.get("mean_iou"), 3) for c in columns.values()]
     ends = [_interval(c) for c in columns.values()]
     rows["95\u00a0% interval of it"] = [f"{e[0]:.3f}\u2013{e[1]:.3f}" if e else MISSING for e in ends]
-    rows["Mean IoU, layers only"] = [fixed(c.get("mean_iou_layers"), 3) for c in columns.values()]
+    outer = f"without {escape(str(labels[0]))} and {escape(str(labels[-1]))}" if labels else "without the outer labels"
+    for name in dict.fromkeys(name for column in columns.values() for name in column.get("sub_domains") or {}):
+        each = (nested(nested(column, "sub_domains"), name) for column in columns.values())
+        rows[f"Mean IoU, {escape(name)}"] = [fixed(part.get("mean_iou"), 3) for part in each]
+    layers = f"Layers only: {outer}. " if results.get("modality", "OCT") == "OCT" else ""
+    if layers:
+        rows["Mean IoU, layers only"] = [fixed(c.get("mean_iou_layers"), 3) for c in columns.values()]
     rows["Mean Dice"] = [fixed(c.get("mean_dice"), 3) for c in columns.values()]
     rows["Mean IoU, mean over images"] = [fixed(nested(c, "per_image").get("mean_iou"), 3) for c in columns.values()]
-    for title, entry in (("mean", "all_mean_um"), ("95th percentile", "all_p95_um")):
+    for title, entry in (("mean", "all_mean_um"), ("95th percentile", "all_p95_um")) if layers else ():
         rows[f"Boundary error, {title} (\u00b5m)"] = [
             fixed(nested(c, "boundary").get(entry), 1) for c in columns.values()
         ]
     broken = [number(nested(c, "broken_columns").get("share")) for c in columns.values()]
-    rows["A-scans with a broken layer"] = [MISSING if share is None else percent(share) for share in broken]
+    if layers:
+        rows["A-scans with a broken layer"] = [MISSING if share is None else percent(share) for share in broken]
     if any(nested(c, "trainings") for c in columns.values()):
         rows["Std over trainings"] = [fixed(nested(c, "trainings").get("std"), 3) for c in columns.values()]
     rows["Test images"] = [fixed(c.get("n_test"), 0) for c in columns.values()]
-    outer = f"without {escape(str(labels[0]))} and {escape(str(labels[-1]))}" if labels else "without the outer labels"
     mode = f" UnIACorN without a named mode is {escape(str(settings['modes'][0]))}." if settings.get("modes") else ""
     surfaces = _surfaces(columns, labels)
     return (
         "<p>Table 1. IoU on test images of the unlabelled device. Lower bound: trained on the labelled device only. "
         "Upper bound: trained on true labels of the unlabelled device. UnIACorN: trained on synthetic images; + real: "
         f"and on the labelled device's.{mode}</p>{table(['Label', *head], rows, best, summary=len(labels))}{surfaces}"
-        f'<p class="fine">Layers only: {outer}. Best: highest mean IoU, the upper bound aside.</p>'
+        f'<p class="fine">{layers}Best: highest mean IoU, the upper bound aside.</p>'
     )
 
 

@@ -187,14 +187,6 @@ class Counts:
 
 
 @torch.no_grad()
-def predict(
-    network: nn.Module, paths: Sequence[str], device: torch.device, num_channels: int, batch: int = 32
-) -> Tensor:
-    """Logits of a segmentation network for image files: (images, labels, rows, columns), on the CPU."""
-    return torch.cat(list(_predictions(network, paths, device, num_channels, batch)))
-
-
-@torch.no_grad()
 def predict_labels(
     network: nn.Module, paths: Sequence[str], device: torch.device, num_channels: int, batch: int = 16
 ) -> Tensor:

@@ -1,0 +1,105 @@
+"""Colour pictures of scenes: read upright, cut to the wanted shape, of a size that every network here takes.
+
+An autoencoder halves the sides three times and a diffusion U-Net three times more, so sides are multiples of 64. What
+does not have the wanted ratio of sides is cut around its middle, not squeezed. Rows are rows: nothing is transposed.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ImageOps
+
+from unicorn_monai.dataset_checks import LOSSY
+from unicorn_monai.dataset_files import open_picture
+
+MULTIPLE = 64
+
+
+def add_colour_options(parser: ArgumentParser, size: tuple[int, int], device: str | None) -> None:
+    """The options of colour sources, with their defaults of the common ones."""
+    parser.add_argument("--squeeze", action="store_true", help="squeeze pictures to --size instead of cutting them")
+    names = "; ids are written as found" if device else ""
+    parser.set_defaults(size=list(size), device_name=device, keep_original_ids=device is not None)
+    parser.epilog = f"Default size: {size[0]} {size[1]}, sides are multiples of {MULTIPLE}{names}."
+
+
+def validate_colour(options: Namespace) -> None:
+    """Refuse sizes that the networks would refuse later.
+
+    Raises:
+        ValueError: naming the sizes that fit.
+    """
+    if wrong := [side for side in options.size if side % MULTIPLE]:
+        near = " ".join(str(max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE)) for side in options.size)
+        raise ValueError(
+            f"--size {options.size}: {wrong[0]} is no multiple of {MULTIPLE}, which networks need; use --size {near}."
+        )
+
+
+def read_colours(path: Path) -> NDArray[np.uint8]:
+    """A picture as (rows, columns, 3), turned as its EXIF orientation says.
+
+    Raises:
+        ValueError: unreadable, grey, transparent, or more than 8 bits.
+    """
+    try:
+        with open_picture(path) as picture:
+            upright = ImageOps.exif_transpose(picture)
+            if upright.mode == "RGBA" and np.asarray(upright)[..., 3].min() < 255:
+                raise ValueError("image: found transparent pixels; expected an opaque picture. Flatten it")
+            if upright.mode in ("RGB", "RGBA", "P", "CMYK", "YCbCr"):
+                return np.asarray(upright.convert("RGB"))
+            raise ValueError(f"image: found mode '{upright.mode}'; expected colours of 8 bits. Convert it to RGB")
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"image: found no readable picture ({error}); export it anew") from error
+
+
+def read_label_image(path: Path, colours: Sequence[tuple[int, int, int]] = ()) -> NDArray:
+    """A label image as stored, (rows, columns) values or (rows, columns, 3) colours.
+
+    Of a palette image the indices count, unless all its colours are among those that the labels name: programs that
+    reduce a colour image number its colours as they like.
+
+    Raises:
+        ValueError: unreadable or lossy.
+    """
+    with path.open("rb") as file:
+        if file.read(12).startswith(LOSSY):
+            raise ValueError(f"label: '{path.name}' is lossy (JPEG); expected PNG or TIFF. Export the labels anew")
+    try:
+        with open_picture(path) as picture:
+            if picture.mode in ("RGBA", "LA"):
+                picture = picture.convert(picture.mode[:-1])
+            if picture.mode == "P" and colours:
+                shown = np.asarray(picture.convert("RGB"))
+                if {tuple(c) for c in np.unique(shown.reshape(-1, 3), axis=0).tolist()} <= set(colours):
+                    return shown
+            return np.asarray(picture)
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"label: found no readable image '{path.name}' ({error}); export it anew") from error
+
+
+def cut(array: NDArray, size: tuple[int, int]) -> NDArray:
+    """The middle of an image, as large as fits, with the ratio of sides of ``size``."""
+    rows, columns = array.shape[:2]
+    high, wide = min(rows, round(columns * size[0] / size[1])), min(columns, round(rows * size[1] / size[0]))
+    top, left = (rows - high) // 2, (columns - wide) // 2
+    return array[top : top + high, left : left + wide]
+
+
+def fitted(image: NDArray[np.uint8], label: NDArray | None, options: Namespace) -> tuple[NDArray, NDArray | None]:
+    """Picture and label map cut to the wanted ratio of sides, unless they are to be squeezed.
+
+    Raises:
+        ValueError: they differ in size.
+    """
+    if label is not None and label.shape[:2] != image.shape[:2]:
+        raise ValueError(f"label: found shape {label.shape[:2]}; expected that of the image, {image.shape[:2]}")
+    if options.squeeze:
+        return image, label
+    return cut(image, options.size), None if label is None else cut(label, options.size)

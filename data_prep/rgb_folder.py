@@ -1,0 +1,120 @@
+r"""Folders of colour pictures, with label images of values or colours: any 2D RGB domain.
+
+    python -m data_prep.rgb_folder INPUT OUTPUT --labels labels.json --subject-pattern '(drive\d+)' --size 256 512
+
+    INPUT/images/drive1/03.jpg     INPUT/labels/drive1/03.png     label image of the same size, never JPEG
+    INPUT/images/rain/drive2/07.jpg                               with --sub-domains: the first folder is the sub-domain
+
+Without `images/` all pictures below INPUT are taken, without labels. `--labels` names the values and, where the label
+images are drawn in colours, the colour of each (see data_prep/README.md); `cityscapes` and `cityscapes_ids` are known.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+from data_prep.colour import add_colour_options, fitted, read_colours, read_label_image, validate_colour
+from data_prep.convert import Report, Scan, Source, convert, summarise
+from data_prep.label_schemes import Scheme, read_scheme
+from data_prep.options import files_below, parser_for, run, subject_of, validate
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+LABEL_IMAGES = (".png", ".tif", ".tiff", ".bmp")
+UNNAMED = Scheme(("not labelled",))  # pictures without label maps
+SUFFIXES = ("", "_label", "_labels", "_labelIds", "_labelTrainIds")
+
+
+def find(options: Namespace, report: Report) -> list[Source]:
+    """One source per subject and folder."""
+    root, labels = options.input, None
+    if (root / "images").is_dir():
+        root, labels = root / "images", options.input / "labels"
+    if options.labels == "none":
+        labels = None
+    elif labels is not None and labels.is_dir() and options.labels is None:
+        raise ValueError(
+            f"'{labels}' holds label images; say with --labels FILE what their values mean, or --labels none."
+        )
+    colours = () if labels is None or options.labels is None else read_scheme(options.labels).colours
+    known = tuple(colour for colour, _ in colours)
+    sources = []
+    for folder, group in groupby(files_below(root, PICTURES), key=lambda path: path.parent):
+        by_subject: dict[str, list[Path]] = {}
+        for path in group:
+            try:
+                by_subject.setdefault(subject_of(path, options, _subject(path, root, options)), []).append(path)
+            except ValueError as error:
+                report.skip(path, error)
+        for subject, own in by_subject.items():
+            sources.append(Source(folder, subject, partial(read, own, root, labels, known, options)))
+    return sources
+
+
+def _parts(path: Path, root: Path) -> tuple[str, ...]:
+    """Folders below the pictures that hold one."""
+    return path.relative_to(root).parts[:-1] if root.is_dir() else ()
+
+
+def _subject(path: Path, root: Path, options: Namespace) -> str | None:
+    """The first folder names the subject, the second where the first names the sub-domain."""
+    parts = _parts(path, root)[int(options.sub_domains) :]
+    return parts[0] if parts else None
+
+
+def read(
+    paths: list[Path], root: Path, labels: Path | None, colours: Sequence[tuple[int, int, int]], options: Namespace
+) -> Iterator[Scan | ValueError]:
+    """The pictures of a subject, with their label maps where there are any."""
+    for k, path in enumerate(paths):
+        try:
+            label = None
+            if labels is not None and (found := _label_file(path, root, labels)):
+                label = read_label_image(found, colours)
+            image, label = fitted(read_colours(path), label, options)
+            parts = _parts(path, root)
+            if options.sub_domains and not parts:
+                raise ValueError(
+                    "sub-domain: the picture lies in no folder; expected SUB_DOMAIN/... with --sub-domains"
+                )
+        except ValueError as error:
+            yield ValueError(f"{path.name}: {error}")
+            continue
+        yield Scan(image, label=label, fields={"scan": k, "sub_domain": parts[0] if options.sub_domains else None})
+
+
+def _label_file(path: Path, root: Path, labels: Path) -> Path | None:
+    """Label image of a picture: the same place and name, with an ending of its own."""
+    place = labels / path.relative_to(root)
+    names = [place.with_name(place.stem + end + kind) for end in SUFFIXES for kind in (*LABEL_IMAGES, ".jpg", ".jpeg")]
+    found = [name for name in names if name.is_file()]
+    if len(found) > 1:
+        raise ValueError(f"label: found {[f.name for f in found]}; expected one. Remove the others")
+    if found and not found[0].resolve().is_relative_to(labels.resolve()):
+        raise ValueError(f"label: '{found[0]}' is a link that leads out of '{labels}'; refused")
+    return found[0] if found else None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; return the exit status."""
+    parser = parser_for("rgb_folder", __doc__ or "", "folder with images/ and labels/, or with pictures only")
+    add_colour_options(parser, (512, 512), None)
+    parser.add_argument("--sub-domains", action="store_true", help="the first folder is the sub-domain, e.g. a weather")
+    options = parser.parse_args(arguments)
+
+    def work() -> int:
+        validate(options)
+        validate_colour(options)
+        report = Report(options.strict)
+        sources = find(options, report)
+        return summarise(convert(sources, options, report, "RGB folder", UNNAMED, "RGB"), report)
+
+    return run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

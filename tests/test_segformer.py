@@ -1,0 +1,104 @@
+"""SegFormer behind the segmentation interface: size of the logits, folders of transformers, training of the bundle."""
+
+import os
+
+import pytest
+import torch
+from conftest import ONE_EPOCH
+from safetensors.torch import load_file, save_file
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+transformers = pytest.importorskip("transformers", reason="SegFormer: pip install 'unicorn-monai[street]'")
+
+from data_prep.street_phantom import write_streets  # noqa: E402
+from unicorn_monai.bundle import from_bundle, install, run_bundle  # noqa: E402
+from unicorn_monai.segformer import IMAGENET, SIZES, SegFormer  # noqa: E402
+
+SMALL = {
+    "depths": [1, 1, 1, 1],
+    "hidden_sizes": [8, 16, 16, 16],
+    "decoder_hidden_size": 16,
+    "num_attention_heads": [1, 1, 2, 2],
+}
+
+
+def net(labels: int = 5, **arguments) -> SegFormer:
+    return SegFormer(labels, config=SMALL, **arguments).eval()
+
+
+def test_logits_have_the_size_of_the_image_and_gradients():
+    logits = net()(torch.rand(2, 3, 64, 96))
+    assert logits.shape == (2, 5, 64, 96)
+    logits.mean().backward()
+
+
+def test_the_network_sees_normalised_images_and_is_enlarged_before_the_softmax():
+    network, image = net(), torch.rand(1, 3, 64, 64)
+    mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in IMAGENET)
+    small = network.network(pixel_values=(image - mean) / std).logits
+    assert small.shape[2:] == (16, 16)
+    expected = torch.nn.functional.interpolate(small, size=(64, 64), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(network(image), expected)
+
+
+def test_a_folder_keeps_the_weights_and_another_number_of_labels_gets_a_new_last_layer(tmp_path):
+    network, image = net(), torch.rand(1, 3, 64, 64)
+    network.save_pretrained(tmp_path)
+    torch.testing.assert_close(SegFormer(5, pretrained=tmp_path).eval()(image), network(image))
+    plain = transformers.SegformerForSemanticSegmentation.from_pretrained(str(tmp_path), local_files_only=True)
+    assert plain.config.semantic_loss_ignore_index == 255
+    other = SegFormer(7, pretrained=tmp_path).eval()
+    assert other(image).shape[1] == 7
+    first = next(network.network.segformer.parameters())
+    torch.testing.assert_close(next(other.network.segformer.parameters()), first)
+
+
+def test_sizes_are_those_of_the_paper():
+    with torch.device("meta"):
+        config = transformers.SegformerConfig(num_labels=19, **SIZES["b0"])
+        count = sum(p.numel() for p in transformers.SegformerForSemanticSegmentation(config).parameters())
+    assert count == pytest.approx(3.72e6, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": "b6"}, "size is 'b6'; expected one of"),
+        ({"pretrained": "nowhere"}, "'nowhere' holds no SegFormer"),
+    ],
+)
+def test_nonsense_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SegFormer(5, **arguments)
+    with pytest.raises(ValueError, match=r"expected \(batch, 3, rows, columns\)"):
+        net()(torch.rand(1, 1, 64, 64))
+
+
+def test_a_damaged_folder_is_refused(tmp_path):
+    net().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"half a file")
+    with pytest.raises(ValueError, match="Cannot read a SegFormer"):
+        SegFormer(5, pretrained=tmp_path)
+    net().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights.pop(next(key for key in weights if "decode_head" in key))
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="lacks 1 weights of a SegFormer"):
+        SegFormer(5, pretrained=tmp_path)
+
+
+def test_the_bundle_trains_it_and_measures_its_uncertainty(tmp_path):
+    write_streets(tmp_path / "A", ["clear"], 3, 2, 64, split=(0.4, 0.3, 0.3))
+    write_streets(tmp_path / "B", ["fog"], 3, 1, 64, split=(0.4, 0.3, 0.3))
+    settings = {
+        "segformer.json": {"config": SMALL},
+        "train_segmentation.json": ONE_EPOCH | {"batch_size": 2, "iterations_per_epoch": 1},
+    }
+    root = install("rgb_2d", tmp_path / "bundles", None, settings)
+    part = {"bundle_root": str(root / "segformer"), "device": "cpu"}
+    run_bundle(root / "configs" / "train_segmentation.json", dataset_dir=str(tmp_path / "A"), **part)
+    network = from_bundle(root / "segformer", weights="model.pt")
+    assert isinstance(network, SegFormer)
+    data = {"dataset_dir": str(tmp_path / "A"), "unlabeled_dir": str(tmp_path / "B")}
+    run_bundle(root / "configs" / "uncertainty.json", "infer", **part, **data)
+    assert (root / "segformer" / "models" / "prior.json").is_file()
