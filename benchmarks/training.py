@@ -4,7 +4,7 @@
     python -m benchmarks.training --size 64 --stages diffusion semantic_controlnet
 
 The stages run as their bundles' `train.json` says. The straightforward loop trains a copy of the same network on the
-same images (cached in memory, as MONAI's `CacheDataset` does) with the same losses and optimizer, but encodes every
+same images (cached in memory by MONAI's `CacheDataset`) with the same losses and optimizer, but encodes every
 batch, and where an uncertainty is needed segments every batch; it keeps no moving average. Every few iterations the
 trainer is held and the loop has its turn, so both see the same machine.
 """
@@ -22,9 +22,10 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from monai.data import CacheDataset, DataLoader
+from monai.data import CacheDataset, DataLoader, set_track_meta
 from monai.networks.schedulers.scheduler import Scheduler
 from monai.transforms import Compose, RandFlipd, RandSpatialCropd
+from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor, nn
 from torch.profiler import profile
 
@@ -155,7 +156,14 @@ class Loop:
 
     def __call__(self) -> None:
         """One optimizer step (of the discriminator too)."""
-        batch = {key: value.to(self.device) for key, value in next(self.batches).items() if isinstance(value, Tensor)}
+        set_track_meta(True)  # MONAI's default, which the bundles' trainings switch off
+        batch = next(self.batches)
+        set_track_meta(False)
+        batch = {
+            key: convert_to_tensor(batch[key], track_meta=False, device=self.device)
+            for key in ("image", "label")
+            if key in batch
+        }
         loss = self.work(batch)
         self.optimizer.zero_grad()
         loss.backward()
