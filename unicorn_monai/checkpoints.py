@@ -19,7 +19,8 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from monai.engines import Evaluator
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from unicorn_monai.datasets import PathLike, write_json
 from unicorn_monai.distributed import is_main, rank
@@ -42,6 +43,18 @@ def save_atomically(content: Any, path: PathLike) -> None:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: PathLike, **metadata: str) -> None:
+    """Write a safetensors file under a temporary name, then rename it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata or None)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

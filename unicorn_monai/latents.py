@@ -8,21 +8,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from monai.networks.nets import AutoencoderKL
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 from tqdm import tqdm
 
+from unicorn_monai.checkpoints import save_tensors
 from unicorn_monai.datasets import PathLike, datalist, list_folders
 from unicorn_monai.distributed import main_first
+from unicorn_monai.prompts import PromptEmbeddings, PromptTemplate
 from unicorn_monai.transforms import LoadPixelsd, read_image
+
+
+@dataclass(frozen=True)
+class StoredAutoencoder:
+    """An autoencoder that is loaded only if there are images to encode, so that a training need not hold it.
+
+    Args:
+        identity: of its weights, e.g. their sha256.
+        load: gives the network, on the device where it is to run.
+    """
+
+    identity: str
+    load: Callable[[], AutoencoderKL]
 
 
 class LatentDataset(Dataset):
@@ -31,7 +46,7 @@ class LatentDataset(Dataset):
     Args:
         dataset_dir: data set folder, or several.
         split: "training", "validation" or "test".
-        autoencoder: network with ``encode`` (image) -> (mean, std), its weights loaded.
+        autoencoder: network with ``encode`` (image) -> (mean, std) and its weights, or a :class:`StoredAutoencoder`.
         cache_dir: folder of the encoded latents; a file there is used again if autoencoder and images are the same.
         num_channels: channels of the images.
         num_labels: also give the label maps, checked against this number.
@@ -39,13 +54,15 @@ class LatentDataset(Dataset):
         mirror: also encode the mirrored images and give either at random (training only).
         batch_size: images encoded at a time.
         segmentation_sha256: refuse uncertainties that other weights of the segmentation network gave.
+        prompts: also give the embedding of each image's prompt, as "context".
+        template: makes the prompts from the items; their own "prompt" by default.
     """
 
     def __init__(
         self,
         dataset_dir: PathLike | Sequence[PathLike],
         split: str,
-        autoencoder: AutoencoderKL,
+        autoencoder: AutoencoderKL | StoredAutoencoder,
         cache_dir: PathLike,
         num_channels: int = 1,
         num_labels: int | None = None,
@@ -53,6 +70,8 @@ class LatentDataset(Dataset):
         mirror: bool = False,
         batch_size: int = 16,
         segmentation_sha256: str | None = None,
+        prompts: PromptEmbeddings | None = None,
+        template: PromptTemplate | None = None,
     ) -> None:
         keys = ("image",) if num_labels is None else ("image", "label")
         items = datalist(dataset_dir, split, keys)
@@ -82,6 +101,13 @@ class LatentDataset(Dataset):
         self.uncertainty: Tensor | None = None
         if uncertainties is not None:
             self.uncertainty = read_uncertainties(uncertainties, items, segmentation_sha256)
+        self.context: Tensor | None = None
+        if prompts is not None:
+            texts = [(template or PromptTemplate("{prompt}"))(item) for item in items]
+            different = {text: i for i, text in enumerate(sorted(set(texts)))}
+            with main_first():
+                self.context = prompts(list(different))  # (different prompts, tokens, dimensions)
+            self.prompt = torch.tensor([different[text] for text in texts])
 
     def __len__(self) -> int:
         return len(self.items)
@@ -100,6 +126,8 @@ class LatentDataset(Dataset):
             batch["label"] = torch.where(flip, label.flip(-1), label)
         if self.uncertainty is not None:
             batch["uncertainty"] = self.uncertainty[at]
+        if self.context is not None:
+            batch["context"] = self.context[self.prompt[at]]
         return batch
 
     @property
@@ -157,13 +185,18 @@ def latents_shape(dataset: LatentDataset) -> list[int]:
 
 @torch.no_grad()
 def encode_dataset(
-    items: list[dict], autoencoder: AutoencoderKL, cache_dir: PathLike, num_channels: int = 1, batch_size: int = 16
+    items: list[dict],
+    autoencoder: AutoencoderKL | StoredAutoencoder,
+    cache_dir: PathLike,
+    num_channels: int = 1,
+    batch_size: int = 16,
 ) -> dict[str, Tensor]:
     """Encode images as they are and mirrored: "mean" and "std", each (2, images, channels, *latent) float32."""
     path = Path(cache_dir) / f"{_identity(items, autoencoder)}.safetensors"
     with main_first():
         if not path.is_file():
-            _encode(items, autoencoder, path, num_channels, batch_size)
+            stored = isinstance(autoencoder, StoredAutoencoder)
+            _encode(items, autoencoder.load() if stored else autoencoder, path, num_channels, batch_size)
         return load_file(path)
 
 
@@ -177,13 +210,7 @@ def _encode(items: list[dict], autoencoder: AutoencoderKL, path: Path, num_chann
         mean, std = autoencoder.encode(both)
         parts.append(torch.stack([mean.float().cpu(), std.float().cpu()]).unflatten(1, (2, len(images))))
     mean, std = torch.cat(parts, dim=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        save_file({"mean": mean.contiguous(), "std": std.contiguous()}, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_tensors({"mean": mean, "std": std}, path)
 
 
 def _stack(paths: list[str], num_channels: int, sizes: dict[tuple[int, ...], str]) -> Tensor:
@@ -198,11 +225,14 @@ def _require_one_size(sizes: dict[tuple[int, ...], str]) -> None:
         raise ValueError(f"Images differ in size: {sizes}. Expected one size; resample with the `--size` of data_prep.")
 
 
-def _identity(items: list[dict], autoencoder: AutoencoderKL) -> str:
+def _identity(items: list[dict], autoencoder: AutoencoderKL | StoredAutoencoder) -> str:
     """Sha256 over the autoencoder's weights and every image's path, size and time."""
     digest = hashlib.sha256()
-    for value in autoencoder.state_dict().values():
-        digest.update(value.detach().cpu().numpy().tobytes())
+    if isinstance(autoencoder, StoredAutoencoder):
+        digest.update(autoencoder.identity.encode())
+    else:
+        for value in autoencoder.state_dict().values():
+            digest.update(value.detach().cpu().numpy().tobytes())
     for item in items:
         stat = Path(item["image"]).stat()
         digest.update(f"{item['image']}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())

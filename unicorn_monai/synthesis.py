@@ -36,6 +36,8 @@ from unicorn_monai.handlers import tile
 from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.networks import require_finite
 from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.prompts import PromptEmbeddings, PromptTemplate
+from unicorn_monai.training import autocast_settings
 from unicorn_monai.transforms import LoadPixelsd, one_hot, to_uint8
 
 logger = logging.getLogger("unicorn_monai")
@@ -53,6 +55,7 @@ class Request:
         label: file of the label map; None without semantic control.
         uncertainty: requested, in [0, 1]; None without uncertainty control.
         augment: seed of the label map's augmentation; None leaves it as it is.
+        prompt: what the image is to show, in words; None without prompts.
     """
 
     index: int
@@ -62,6 +65,7 @@ class Request:
     label: str | None = None
     uncertainty: float | None = None
     augment: int | None = None
+    prompt: str | None = None
 
 
 class Requests(Sequence[Request]):
@@ -75,6 +79,8 @@ class Requests(Sequence[Request]):
         prior: uncertainties are drawn from it; None without uncertainty control.
         uncertainties: take these in turn instead of drawing (a sweep, as in the paper's Fig. 5).
         augment: change the label maps' geometry a little (see :func:`augment_label`).
+        template: makes the prompts from the label maps' items.
+        subdomains: the prompts name these in turn instead of the label maps' own, e.g. ["fog", "rain"].
     """
 
     def __init__(
@@ -86,6 +92,8 @@ class Requests(Sequence[Request]):
         prior: UncertaintyPrior | None = None,
         uncertainties: Sequence[float] | None = None,
         augment: bool = False,
+        template: PromptTemplate | None = None,
+        subdomains: Sequence[str] | None = None,
     ) -> None:
         splits = [split] if isinstance(split, str) else list(split)
         maps = {s: datalist(label_dir, s, ("image", "label")) if label_dir is not None else [{}] for s in splits}
@@ -96,6 +104,9 @@ class Requests(Sequence[Request]):
         for s in splits:
             for i in range(max(1, round(count * len(maps[s]) / len(maps[splits[0]])))):
                 index, item = len(self.requests), maps[s][i % len(maps[s])]
+                turn = sum(divmod(i, len(maps[s])))  # another sub-domain whenever a label map comes again
+                named = subdomains[turn % len(subdomains)] if subdomains else None
+                prompt = None if template is None else template(item, named)
                 image_seed = derive_seed(seed, index)
                 uncertainty = None
                 if uncertainties is not None:
@@ -103,9 +114,8 @@ class Requests(Sequence[Request]):
                 elif prior is not None:
                     uncertainty = float(prior.sample([image_seed])[0])
                 change = derive_seed(seed, index, 1) if augment else None
-                self.requests.append(
-                    Request(index, image_seed, s, str(item.get("subject", "")), item.get("label"), uncertainty, change)
-                )
+                subject, label = str(item.get("subject", "")), item.get("label")
+                self.requests.append(Request(index, image_seed, s, subject, label, uncertainty, change, prompt))
 
         drawn = [r.seed for r in self.requests] if prior is not None and uncertainties is None else []
         if prior is not None and (rejected := prior.rejected(drawn)):
@@ -139,6 +149,8 @@ class Generator:
         uncertainty: ControlNet of the uncertainty, or None.
         num_labels: of the label maps.
         prior: scales the uncertainty.
+        prompts: gives the embeddings of the requests' prompts, to a U-Net that attends to them.
+        precision: "float32", or "bfloat16" for automatic mixed precision.
     """
 
     def __init__(
@@ -153,11 +165,14 @@ class Generator:
         uncertainty: nn.Module | None = None,
         num_labels: int = 1,
         prior: UncertaintyPrior | None = None,
+        prompts: PromptEmbeddings | None = None,
+        precision: str = "float32",
     ) -> None:
         self.inferer, self.autoencoder, self.unet = inferer, autoencoder, unet
         self.semantic, self.uncertainty = semantic, uncertainty
         self.latent_shape, self.steps, self.device = tuple(latent_shape), num_inference_steps, torch.device(device)
-        self.num_labels, self.prior = num_labels, prior
+        self.num_labels, self.prior, self.prompts = num_labels, prior, prompts
+        self.autocast = autocast_settings(self.device, precision)
 
     def labels(self, requests: Sequence[Request]) -> Tensor | None:
         """The requested label maps, augmented where asked: (batch, 1, rows, columns) int64; None without any."""
@@ -184,19 +199,22 @@ class Generator:
                     "No uncertainty to ask the Uncertainty-ControlNet for; give `uncertainties` or a prior."
                 )
             hint = self.prior.hint(torch.tensor(wanted))
-        images = self.inferer.sample(
-            label_map=one_hot(labels, self.num_labels).to(self.device),
-            hint=hint.to(self.device),
-            autoencoder=self.autoencoder,
-            unet=self.unet,
-            semantic=self.semantic,
-            uncertainty=self.uncertainty,
-            latent_shape=self.latent_shape,
-            seeds=[r.seed for r in requests],
-            num_inference_steps=self.steps,
-            uncertainty_weight=weight,
-        )
-        return require_finite("A synthetic image", cast(Tensor, images)).clamp(0, 1)
+        context = None if self.prompts is None else self.prompts([r.prompt or "" for r in requests]).to(self.device)
+        with torch.autocast(**self.autocast):
+            images = self.inferer.sample(
+                label_map=one_hot(labels, self.num_labels).to(self.device),
+                hint=hint.to(self.device),
+                autoencoder=self.autoencoder,
+                unet=self.unet,
+                semantic=self.semantic,
+                uncertainty=self.uncertainty,
+                latent_shape=self.latent_shape,
+                seeds=[r.seed for r in requests],
+                num_inference_steps=self.steps,
+                uncertainty_weight=weight,
+                context=context,
+            )
+        return require_finite("A synthetic image", cast(Tensor, images).float()).clamp(0, 1)
 
 
 def downsampling(autoencoder: AutoencoderKL) -> int:
@@ -293,6 +311,7 @@ class Synthesizer:
                 "guidance": self.guidance,
                 "source_label": Path(request.label).name if request.label else None,
                 "augment": request.augment,
+                **({} if request.prompt is None else {"prompt": request.prompt}),
                 "models": self.models,
             },
         )
