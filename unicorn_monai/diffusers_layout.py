@@ -135,7 +135,7 @@ def _vae_blocks(half: str, blocks: nn.ModuleList) -> Iterator[str]:
         elif kind == "AEKLResBlock":
             yield f"{'down' if half == 'encoder' else 'up'}_blocks.{level}.resnets.{resnet}"
             resnet += 1
-        elif kind in ("AEKLDownsample", "Upsample"):
+        elif kind in ("AEKLDownsample", "UpSample"):
             yield f"down_blocks.{level}.downsamplers.0" if half == "encoder" else f"up_blocks.{level}.upsamplers.0"
             level, resnet = level + 1, 0
         else:
