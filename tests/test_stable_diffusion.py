@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from monai.networks.nets import ControlNet, DiffusionModelUNet
 
@@ -287,24 +288,24 @@ def test_training_needs_neither_clip_nor_the_autoencoder_once_both_have_been_use
 
     def losses():
         prompts = PromptEmbeddings(ClipTextEncoder(own), tmp_path / "cache")
-        torch.manual_seed(0)
         dataset = LatentDataset(
             data, "training", stored_autoencoder(own), tmp_path / "cache", num_channels=3, num_labels=LABELS,
             prompts=prompts, template=PromptTemplate("a street, {words}"),
         )  # fmt: skip
-        unet, scheduler = load_unet(own), train_scheduler(own)
+        unet, scheduler, null = load_unet(own), train_scheduler(own), null_context(prompts)
+        torch.manual_seed(0)
         network = copy_encoder(new_controlnet(own, LABELS), unet)
         trainer = SupervisedTrainer(
             device=torch.device("cpu"), max_epochs=1, train_data_loader=LatentLoader(dataset, 2), network=network,
             optimizer=torch.optim.AdamW(network.parameters(), 1e-3), loss_function=torch.nn.MSELoss(), decollate=False,
             prepare_batch=LatentPrepareBatch(
-                scale_factor(own), num_labels=LABELS, scheduler=scheduler, null_context=null_context(prompts),
+                scale_factor(own), num_labels=LABELS, scheduler=scheduler, null_context=null,
                 prompt_dropout=0.5,
             ),
             inferer=ControlNetInferer(scheduler, unet, "semantic"),
         )  # fmt: skip
         values = []
-        trainer.add_event_handler("ITERATION_COMPLETED", lambda engine: values.append(engine.state.output["loss"]))
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: values.append(e.state.output["loss"].item()))
         trainer.run()
         return values
 
@@ -315,14 +316,14 @@ def test_training_needs_neither_clip_nor_the_autoencoder_once_both_have_been_use
     assert losses() == first_run
 
 
-def test_a_run_makes_a_data_set_with_prompts(own, controlnets, tmp_path):
-    data = street(tmp_path / "data")
+def test_a_run_makes_a_data_set_with_prompts(own, tmp_path):
+    data, semantic = street(tmp_path / "data"), randomize(new_controlnet(own, LABELS), std=0.05)
     prompts = PromptEmbeddings(ClipTextEncoder(own), tmp_path / "cache")
     inferer = DualControlNetInferer(
         sampler(own), scale_factor(own), 1.0, "compositional", (1.0, 1.0, 3.0), null_context(prompts)
     )
     generator = Generator(
-        inferer, load_autoencoder(own), load_unet(own), latent_shape(own, (SIZE, SIZE)), 2, semantic=controlnets[1][0],
+        inferer, load_autoencoder(own), load_unet(own), latent_shape(own, (SIZE, SIZE)), 2, semantic=semantic,
         num_labels=LABELS, prompts=prompts,
     )  # fmt: skip
     requests = Requests(label_dir=data, template=PromptTemplate(prompt="a street"), subdomains=["rain", "fog"])
@@ -334,12 +335,12 @@ def test_a_run_makes_a_data_set_with_prompts(own, controlnets, tmp_path):
     changed = Requests(label_dir=data, template=PromptTemplate(prompt="a photo of a street"), subdomains=["snow"])
     assert not torch.equal(generator(changed[:1]), before)
     rough = Generator(
-        inferer, generator.autoencoder, generator.unet, generator.latent_shape, 2, semantic=controlnets[1][0],
+        inferer, generator.autoencoder, generator.unet, generator.latent_shape, 2, semantic=semantic,
         num_labels=LABELS, prompts=prompts, precision="bfloat16",
     )(requests[:1])  # fmt: skip
     assert rough.dtype == torch.float32
     assert not torch.equal(rough, before)
-    torch.testing.assert_close(rough, before, rtol=0, atol=0.2)
+    assert (rough - before).abs().mean() < 0.05
 
 
 # ---------------------------------------------------------------- settings

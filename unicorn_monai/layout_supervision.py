@@ -90,10 +90,11 @@ class LayoutSupervision(ControlNetInferer):
     def _add_layout(self, engine: Engine) -> None:
         output, (noisy, timesteps, conditions) = engine.state.output, self._asked
         label = label_of(conditions[self.condition])
-        x0, noise = x0_and_noise(self.scheduler, output["pred"], noisy, timesteps)
-        image = self._decode(x0)
-        self._made = image.detach(), label
         weight = self.weight_at(engine.state.iteration)
+        x0, noise = x0_and_noise(self.scheduler, output["pred"], noisy, timesteps)
+        with torch.set_grad_enabled(weight > 0):
+            image = self._decode(x0)
+        self._made = image.detach(), label
         if weight == 0:
             return
         self.discriminator.eval().requires_grad_(False)

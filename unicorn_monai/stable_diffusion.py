@@ -203,7 +203,7 @@ def scale_factor(folder: PathLike) -> float:
     """What the latents of a Stable Diffusion folder are multiplied by."""
     config, path = _vae_config(folder)
     value = config.get("scaling_factor", 0.18215)
-    require(isinstance(value, float) and value > 0, f"'{path}' has scaling_factor {value!r}; expected above 0.")
+    require(isinstance(value, int | float) and value > 0, f"'{path}' has scaling_factor {value!r}; expected above 0.")
     return value
 
 
