@@ -1,6 +1,8 @@
 """A tiny Stable Diffusion with random weights, written by diffusers and transformers themselves.
 
 Everything is random, normalisations and what starts at zero too: two swapped tensors or a forgotten one would show.
+Groups of eight channels: a group of two values of one pixel is normalised to -1 and 1 whatever they are, so rounding
+would decide.
 """
 
 from __future__ import annotations
@@ -43,11 +45,11 @@ def build(root: Path, form: str = "1.x", seed: int = 0) -> Path:
     )  # fmt: skip
     unet = UNet2DConditionModel(
         sample_size=8, layers_per_block=2, block_out_channels=(32, 64, 64, 64), cross_attention_dim=32,
-        norm_num_groups=32, down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        norm_num_groups=8, down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, **settings,
     )  # fmt: skip
     vae = AutoencoderKL(
-        layers_per_block=2, block_out_channels=(32, 32, 64, 64), norm_num_groups=32, latent_channels=4,
+        layers_per_block=2, block_out_channels=(32, 32, 64, 64), norm_num_groups=8, latent_channels=4,
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, scaling_factor=0.18215,
     )  # fmt: skip
     tokenizer, text_encoder = clip()
