@@ -14,20 +14,20 @@ from monai.networks.schedulers import DDPMScheduler
 from torch import nn
 from torch.nn import functional
 
+from unicorn_monai.bundle import bundle_root
 from unicorn_monai.layout_supervision import LayoutSupervision, discriminator_for, label_of, layout_mean
 from unicorn_monai.networks import controlnet_for
 from unicorn_monai.schedulers import DDIM, x0_and_noise
 from unicorn_monai.training import ControlNetInferer, LatentPrepareBatch
 
 BATCH, SIDE, IMAGE = 2, 4, 16
-DEFINITION = {"spatial_dims": 2, "in_channels": 1, "out_channels": LABELS, "channels": [4, 8], "strides": [2]}
 
 
 @pytest.fixture
 def parts():
     torch.manual_seed(0)
     unet = build_unet()
-    discriminator = discriminator_for(DEFINITION, LABELS)
+    discriminator = UNet(2, 1, LABELS + 1, [4, 8], [2])
     return {
         "unet": unet,
         "autoencoder": build_autoencoder(),
@@ -211,9 +211,9 @@ def test_pixels_without_a_label_are_ignored():
 
 
 def test_the_discriminator_is_the_segmentation_network_with_one_label_more():
-    net = discriminator_for({"_target_": "UNet"} | DEFINITION, LABELS)
+    net = discriminator_for(bundle_root("retinal_unet"), LABELS)
     assert isinstance(net, UNet)
-    assert net(torch.zeros(1, 1, IMAGE, IMAGE)).shape == (1, LABELS + 1, IMAGE, IMAGE)
+    assert net(torch.zeros(1, 1, 2 * IMAGE, 2 * IMAGE)).shape == (1, LABELS + 1, 2 * IMAGE, 2 * IMAGE)
 
 
 def test_logits_of_another_resolution_are_brought_to_that_of_the_label_map(parts):

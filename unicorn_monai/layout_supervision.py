@@ -24,7 +24,8 @@ from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unicorn_monai.datasets import IGNORE_LABEL
+from unicorn_monai.bundle import arguments, definition
+from unicorn_monai.datasets import IGNORE_LABEL, PathLike
 from unicorn_monai.distributed import average_gradients, bare
 from unicorn_monai.networks import require
 from unicorn_monai.schedulers import x0_and_noise
@@ -163,12 +164,13 @@ def layout_mean(entropy: Tensor, label: Tensor, balanced: bool = True) -> Tensor
     return (entropy / counts[label]).sum() / (counts > 0).sum()
 
 
-def discriminator_for(segmentation: dict[str, Any], num_labels: int) -> nn.Module:
+def discriminator_for(bundle_root: PathLike, num_labels: int, id: str = "network_def") -> nn.Module:
     """The architecture of a segmentation network with one label more.
 
     Args:
-        segmentation: its arguments, as `bundle.arguments` gives them, with ``_target_``.
+        bundle_root: bundle that defines the segmentation network.
         num_labels: of the label maps.
+        id: entry of its ``inference.json``.
     """
-    definition = {"_target_": "UNet"} | segmentation | {"out_channels": num_labels + 1}
-    return ConfigParser({"network": definition}).get_parsed_content("network")
+    segmentation = arguments(bundle_root, id) | {"_target_": definition(bundle_root, id)["_target_"]}
+    return ConfigParser({"network": segmentation | {"out_channels": num_labels + 1}}).get_parsed_content("network")
