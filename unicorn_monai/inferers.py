@@ -72,7 +72,8 @@ class DualControlNetInferer:
             return label, control(uncertainty, a_unc, hint, inputs, timesteps, context)
 
         label, style = controls(context)
-        g_unc, g_sem, g_text = self.guidance if label else (self.guidance[0], *self.guidance[::2])
+        g_unc, g_sem, g_text = self.guidance
+        g_sem = g_sem if label else g_unc
         both = label + style
         terms = [(1 - g_unc, [], context), (g_unc - g_sem, style, context), (g_sem + (g_text - 1), both, context)]
         if g_text != 1 and self.null_context is not None:

@@ -195,8 +195,8 @@ def encode_dataset(
     path = Path(cache_dir) / f"{_identity(items, autoencoder)}.safetensors"
     with main_first():
         if not path.is_file():
-            stored = isinstance(autoencoder, StoredAutoencoder)
-            _encode(items, autoencoder.load() if stored else autoencoder, path, num_channels, batch_size)
+            network = autoencoder.load() if isinstance(autoencoder, StoredAutoencoder) else autoencoder
+            _encode(items, network, path, num_channels, batch_size)
         return load_file(path)
 
 

@@ -89,7 +89,8 @@ class LayoutSupervision(ControlNetInferer):
         return super().predict(noisy, network, timesteps, conditions)
 
     def _add_layout(self, engine: Engine) -> None:
-        output, (noisy, timesteps, conditions) = engine.state.output, self._asked
+        output: Any = engine.state.output
+        noisy, timesteps, conditions = self._asked
         label = label_of(conditions[self.condition])
         weight = self.weight_at(engine.state.iteration)
         x0, noise = x0_and_noise(self.scheduler, output["pred"], noisy, timesteps)
@@ -120,9 +121,10 @@ class LayoutSupervision(ControlNetInferer):
         return entropies
 
     def _train_discriminator(self, engine: Engine) -> None:
+        output: Any = engine.state.output
         fake, label = self._made
         with torch.no_grad():
-            real = self._decode(engine.state.output["image"])
+            real = self._decode(output["image"])
         self.discriminator.train().requires_grad_(True)
         loss = layout_mean(self._entropy(real, label), label, self.balanced)
         every = torch.full_like(label, self._asked[2][self.condition].shape[1])

@@ -116,7 +116,7 @@ class ClipTextEncoder:
     @cached_property
     def _model(self) -> tuple[Any, Any]:
         try:
-            from transformers import CLIPTextModel, CLIPTokenizer
+            from transformers import CLIPTextModel, CLIPTokenizer  # type: ignore[import-not-found]
         except ImportError as error:
             raise ValueError(
                 "Prompts need the package transformers; run `pip install 'unicorn-monai[street]'`."

@@ -69,7 +69,7 @@ class StableDiffusionAutoencoder(AutoencoderKL):
         norm_num_groups: int = 32,
     ) -> None:
         levels = len(channels)
-        shared = {
+        shared: dict[str, Any] = {
             "spatial_dims": 2,
             "channels": tuple(channels),
             "norm_num_groups": norm_num_groups,
@@ -90,7 +90,8 @@ class StableDiffusionAutoencoder(AutoencoderKL):
             **shared,
         )  # fmt: skip
         for half in (self.encoder, self.decoder):
-            half.blocks.insert(len(half.blocks) - 1, nn.SiLU())
+            blocks: Any = half.blocks
+            blocks.insert(len(blocks) - 1, nn.SiLU())
         self.quant_conv_mu = Convolution(2, 2 * latent_channels, latent_channels, kernel_size=1, conv_only=True)
         self.quant_conv_log_sigma = Convolution(2, 2 * latent_channels, latent_channels, kernel_size=1, conv_only=True)
 
@@ -140,7 +141,8 @@ def load_unet(
         unet = DiffusionModelUNet(**unet_definition(folder))
     path = weights_file(Path(folder) / "unet", variant)
     fill(_stable_diffusion_eps(unet), read_weights(path), unet_name, path)
-    return freeze(unet).to(device)
+    freeze(unet)
+    return unet.to(device)
 
 
 def new_controlnet(folder: PathLike, conditioning_channels: int) -> ControlNet:
@@ -168,7 +170,8 @@ def load_controlnet(
         controlnet = controlnet_for(unet_arguments(config, path), config.get("conditioning_channels", 3), channels)
     path = weights_file(folder, variant)
     fill(_stable_diffusion_eps(controlnet), read_weights(path), unet_name, path)
-    return freeze(controlnet).to(device)
+    freeze(controlnet)
+    return controlnet.to(device)
 
 
 def load_autoencoder(
@@ -188,7 +191,8 @@ def load_autoencoder(
             for part, tensor in zip(("mu", "log_sigma"), moments.chunk(2), strict=True):
                 tensors[f"quant_conv_{part}.conv.{kind}"] = tensor
     fill(autoencoder, tensors, lambda parameter: names.get(parameter, parameter), path)
-    return freeze(autoencoder).to(device)
+    freeze(autoencoder)
+    return autoencoder.to(device)
 
 
 def stored_autoencoder(
