@@ -2,6 +2,7 @@
 # make test: install into .venv, lint, type-check, run the tests
 # make test-legacy: compare with monai-generative 0.2.3 itself, in .venv-legacy
 # make test-label: install MONAI Label into .venv-label, drive a real server through a whole cycle
+# make test-street: install into .venv-street, compare with diffusers and transformers
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
@@ -11,7 +12,7 @@ export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 VENV_LABEL ?= .venv-label
 BIN_LABEL   = $(VENV_LABEL)/bin
 
-.PHONY: install install-label demo test test-full test-label test-legacy bench lint clean
+.PHONY: install install-label demo test test-full test-label test-legacy test-street bench lint clean
 
 install: $(VENV)/.installed
 
@@ -74,5 +75,17 @@ test-legacy: install $(LEGACY)/.installed
 test-label: install-label
 	OMP_NUM_THREADS=1 $(BIN_LABEL)/python -m pytest tests/label
 
+# Stable Diffusion against diffusers, CLIP by transformers: packages that nothing else needs, in an environment of their own.
+STREET = .venv-street
+$(STREET)/.installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(STREET)
+	$(STREET)/bin/python -m pip install --quiet "torch==$$(sed -n 's/^torch==//p' requirements.txt)"
+	$(STREET)/bin/python -m pip install --quiet -r requirements.txt
+	$(STREET)/bin/python -m pip install --quiet -e ".[street-dev]"
+	touch $@
+
+test-street: $(STREET)/.installed
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(STREET)/bin/python -m pytest tests/test_stable_diffusion.py tests/test_prompts.py
+
 clean:
-	rm -rf $(VENV) $(LEGACY) $(VENV_LABEL) runs build *.egg-info
+	rm -rf $(VENV) $(LEGACY) $(VENV_LABEL) $(STREET) runs build *.egg-info

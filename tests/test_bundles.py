@@ -329,6 +329,29 @@ def test_the_semantic_net_is_trained_with_and_without_the_other(world, semantic_
     assert any(not torch.equal(value, both[1][key]) for key, value in both[0].items())
 
 
+def test_layout_supervision_is_a_file_more(world, semantic_net, tmp_path):
+    files = [str(world.config("semantic_controlnet", name)) for name in ("train", "layout_supervision")]
+    overrides = {"dataset_dir": str(world.labeled), "ckpt_dir": str(tmp_path), "output_dir": str(tmp_path / "output")}
+
+    def run(**more):
+        workflow = ConfigWorkflow(
+            config_file=files, meta_file=str(world.config("semantic_controlnet", "metadata")), logging_file=False,
+            workflow_type="train", **(overrides | more),
+        )  # fmt: skip
+        workflow.initialize()
+        workflow.run()
+        return workflow.parser.get_parsed_content("train::trainer").state
+
+    state = run()
+    assert state.metrics["layout_loss"] > 0
+    assert state.metrics["discriminator_loss"] > 0
+    saved = torch.load(tmp_path / "last.pt", weights_only=True)["objects"]
+    assert {"discriminator", "discriminator_optimizer"} < saved.keys()
+    assert run(resume=True, max_epochs=2).epoch == 2
+    plain = read_metadata(semantic_net / "model.pt")["val_loss"]
+    assert read_metadata(tmp_path / "model.pt")["val_loss"] != plain
+
+
 def test_the_semantic_net_makes_images_of_label_maps(world, semantic_net, tmp_path):
     world.run("semantic_controlnet", "inference", output_dir=tmp_path)
     known = {item["label"] for item in datalist(world.labeled, "test", ("image", "label"))}

@@ -601,3 +601,84 @@ def test_compiled_networks_give_the_same_images_and_are_compiled_once(networks, 
     before = counters["frames"]["total"]
     inferer.sample(**common, **nets)
     assert counters["frames"]["total"] == before
+
+
+# ---------------------------------------------------------------- classifier-free guidance
+
+WIDTH = 5
+
+
+@pytest.fixture
+def prompted():
+    """Networks that attend to a context, which makes a difference."""
+    unet = build_unet(with_conditioning=True, cross_attention_dim=WIDTH)
+    nets = {
+        "semantic": wake(controlnet_for(unet, LABELS, (4, 8, 8))),
+        "uncertainty": wake(controlnet_for(unet, 1, (4, 8, 8))),
+    }
+    for net in (unet, *nets.values()):
+        for module in net.modules():
+            if hasattr(module, "proj_out"):
+                nn.init.normal_(module.proj_out.conv.weight, std=0.5)
+    return {"unet": unet} | nets
+
+
+def guided(networks, conditions, context, guidance, null=None, mode="compositional"):
+    label_map, hint = conditions["label_map"], spread(conditions["hint"], conditions["label_map"])
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, 0.6, mode, guidance, null)
+    x = torch.stack([noise_of(7), noise_of(8)])
+    return inferer(x, timesteps=torch.tensor([20]), label_map=label_map, hint=hint, context=context, **networks)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("g_text", [0.0, 1.0, 7.5])
+@torch.no_grad()
+def test_text_guidance_leaves_the_prediction_of_the_empty_prompt_behind(prompted, conditions, mode, g_text):
+    context, null = torch.randn(2, 3, WIDTH), torch.randn(1, 3, WIDTH)
+    with_prompt = guided(prompted, conditions, context, (1.0, 1.0), mode=mode)
+    without = guided(prompted, conditions, null.expand(2, -1, -1), (1.0, 1.0), mode=mode)
+    assert not torch.allclose(with_prompt, without, atol=1e-3)
+    result = guided(prompted, conditions, context, (1.0, 1.0, g_text), null, mode)
+    torch.testing.assert_close(result, without + g_text * (with_prompt - without), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_text_guidance_adds_to_that_of_the_controls(prompted, conditions):
+    context, null = torch.randn(2, 3, WIDTH), torch.randn(1, 3, WIDTH)
+    with_prompt = guided(prompted, conditions, context, (1.0, 1.0))
+    without = guided(prompted, conditions, null.expand(2, -1, -1), (1.0, 1.0))
+    expected = guided(prompted, conditions, context, (3.0, 2.0)) + 4.0 * (with_prompt - without)
+    torch.testing.assert_close(
+        guided(prompted, conditions, context, (3.0, 2.0, 5.0), null), expected, rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(("guidance", "passes"), [((1, 1, 1), 1), ((1, 1, 7.5), 2), ((3, 1, 7.5), 4), ((3, 1), 3)])
+@torch.no_grad()
+def test_text_guidance_costs_one_pass_more(prompted, conditions, guidance, passes):
+    count = []
+    prompted["unet"].register_forward_hook(lambda *_: count.append(1))
+    guided(prompted, conditions, torch.randn(2, 3, WIDTH), guidance, torch.randn(1, 3, WIDTH))
+    assert len(count) == passes
+
+
+@torch.no_grad()
+def test_every_image_has_its_own_prompt(prompted, conditions, autoencoder):
+    contexts, null = torch.randn(2, 3, WIDTH), torch.randn(1, 3, WIDTH)
+    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, 0.6, "compositional", (1.0, 1.0, 4.0), null)
+    common = {"autoencoder": autoencoder, "latent_shape": SHAPE, "num_inference_steps": 3} | prompted
+    both = inferer.sample(**conditions, **common, seeds=[3, 4], context=contexts)
+    for i in (0, 1):
+        one = {key: value[i : i + 1] for key, value in conditions.items()}
+        alone = inferer.sample(**one, **common, seeds=[3 + i], context=contexts[i : i + 1])
+        torch.testing.assert_close(both[i : i + 1], alone, rtol=0, atol=1e-4)
+
+
+def test_text_guidance_needs_an_empty_prompt():
+    with pytest.raises(ValueError, match=r"g_text is 7\.5, but there is no null_context"):
+        DualControlNetInferer(DDIM(50), guidance=(1.0, 1.0, 7.5))
+
+
+def test_a_unet_made_for_prompts_is_not_left_without(prompted, conditions):
+    with pytest.raises(ValueError, match="network was made for prompts, but there is no context"):
+        guided(prompted, conditions, None, (1.0, 1.0))

@@ -13,7 +13,15 @@ from torch import nn
 from torch.utils.data import SequentialSampler
 
 from unicorn_monai.datasets import DatasetWriter, datalist, write_array
-from unicorn_monai.latents import LatentDataset, LatentLoader, latents_scale_factor, latents_shape, read_uncertainties
+from unicorn_monai.latents import (
+    LatentDataset,
+    LatentLoader,
+    StoredAutoencoder,
+    latents_scale_factor,
+    latents_shape,
+    read_uncertainties,
+)
+from unicorn_monai.prompts import PromptEmbeddings, PromptTemplate
 from unicorn_monai.transforms import read_image
 
 SIZE, LABELS = 16, {0: "vitreous", 1: "RNFL", 2: "choroid"}
@@ -184,3 +192,39 @@ def test_label_maps_of_different_sizes_are_refused(data, make):
     write_array(data / "labels" / "000005.nii.gz", np.zeros((SIZE, 2 * SIZE), np.uint8))
     with pytest.raises(ValueError, match=r"000005.*found shape \(16, 32\); expected that of its image"):
         make(num_labels=len(LABELS))
+
+
+def test_a_stored_autoencoder_is_loaded_only_if_there_is_something_to_encode(data, encoder, tmp_path):
+    loaded = []
+
+    def dataset(identity):
+        stored = StoredAutoencoder(identity, lambda: loaded.append(identity) or encoder)
+        return LatentDataset(data, "training", stored, tmp_path / "cache")
+
+    first = dataset("a")
+    assert torch.equal(dataset("a").mean, first.mean)
+    assert torch.equal(LatentDataset(data, "training", encoder, tmp_path / "other").mean, first.mean)
+    assert loaded == ["a"]
+    dataset("b")
+    assert loaded == ["a", "b"]
+
+
+def test_every_image_has_the_embedding_of_its_prompt(data, make, tmp_path):
+    class Lengths:
+        identity = "lengths"
+
+        def encode(self, prompts):
+            return torch.tensor([float(len(prompt)) for prompt in prompts]).reshape(-1, 1, 1).expand(-1, 2, 3)
+
+    prompts = PromptEmbeddings(Lengths(), tmp_path / "prompts")
+    header = json.loads((data / "dataset.json").read_text())
+    for i, item in enumerate(header["training"]):
+        item["sub_domain"] = ["clear", "fog", "night"][i % 3]
+    (data / "dataset.json").write_text(json.dumps(header))
+    dataset = make(prompts=prompts, template=PromptTemplate("a street, {words}"))
+    assert len(dataset.context) == 3
+    batch = dataset.__getitems__([1, 0, 5])
+    texts = ["a street, foggy scene", "a street", "a street, night scene"]
+    assert torch.equal(batch["context"], prompts(texts))
+    assert torch.equal(make(prompts=prompts).context, prompts([""]))  # items without a prompt of their own
+    assert "context" not in make()[0]

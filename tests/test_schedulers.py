@@ -325,3 +325,15 @@ def test_a_deterministic_step_is_the_schedulers_own():
     prepare_timesteps(scheduler, 5)
     x, noise = torch.randn(3, 2, 4), torch.randn(3, 2, 4)
     assert torch.equal(seeded_step(scheduler, noise, 9, x, [])[0], scheduler.step(noise, 9, x)[0])
+
+
+def test_leading_timesteps_are_multiples_of_the_stride():
+    scheduler = DDIM(1000, timestep_spacing="leading", steps_offset=1)
+    scheduler.set_timesteps(5)
+    assert scheduler.timesteps.tolist() == [801, 601, 401, 201, 1]
+    for n in (1, 7, 999, 1000):
+        scheduler.set_timesteps(n)
+        assert (scheduler.timesteps.diff() < 0).all()
+        assert 0 <= scheduler.timesteps[-1] <= scheduler.timesteps[0] <= 999
+    with pytest.raises(ValueError, match="Unknown timestep_spacing 'trailing'; expected 'linspace' or 'leading'"):
+        DDIM(1000, timestep_spacing="trailing")

@@ -6,6 +6,7 @@ import torch
 
 from unicorn_monai.datasets import DatasetWriter
 from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.prompts import PromptTemplate
 from unicorn_monai.synthesis import Request, Requests, augment_label, derive_seed, with_uncertainty
 
 PRIOR = UncertaintyPrior(mean=0.2, std=0.05, scaling="paper", offset=0.0, scale=1.0, segmentation_sha256="x")
@@ -107,3 +108,18 @@ def test_no_image_is_no_request():
 def test_a_request_does_not_change():
     with pytest.raises(AttributeError):
         Request(0, 1).seed = 2
+
+
+def test_a_prompt_names_the_scene_of_the_label_map_and_each_weather_in_turn(data):
+    template = PromptTemplate("{prompt} of {subject}, {words}", "street")
+    weathers = ["fog", "night", "rain"]
+    requests = Requests(count=24, label_dir=data, template=template, subdomains=weathers)
+    assert [r.prompt for r in requests][:2] == ["street of training0, foggy scene", "street of training1, night scene"]
+    for label in {r.label for r in requests}:  # six images of each label map: every weather twice
+        prompts = [r.prompt for r in requests if r.label == label]
+        assert all(sum(word in prompt for prompt in prompts) == 2 for word in ("foggy", "night", "rainy"))
+    assert [r.prompt for r in Requests(count=2, label_dir=data, template=template)] == [
+        "street of training0",
+        "street of training1",
+    ]
+    assert Requests(count=1, label_dir=data)[0].prompt is None

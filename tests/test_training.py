@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import LABELS, LATENT, SCHEDULE, build_autoencoder
+from conftest import LABELS, LATENT, SCHEDULE, build_autoencoder, build_unet
 from monai.engines import SupervisedTrainer
 from monai.networks.nets import PatchDiscriminator
 from monai.networks.schedulers import DDPMScheduler
@@ -194,6 +194,68 @@ def test_only_the_controlnet_in_training_gets_gradients(unet, uncertainty, noise
     inferer(latents, net, noise=noise, timesteps=timesteps, **conditions).square().mean().backward()
     assert all(weight.grad is None for frozen in (unet, uncertainty) for weight in frozen.parameters())
     assert any(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in net.parameters())
+
+
+# ---------------------------------------------------------------- prompts
+
+NULL, TOKENS, WIDTH = -1.0, 3, 5
+
+
+def prompted(count: int = BATCH) -> dict[str, Tensor]:
+    data = {key: value.repeat_interleave(count // BATCH, 0) for key, value in batch().items()}
+    return data | {"context": torch.rand(count, TOKENS, WIDTH)}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_dropped_prompts_become_the_empty_prompt(share):
+    null = torch.full((1, TOKENS, WIDTH), NULL)
+    data = prompted(4000)
+    context = LatentPrepareBatch(1.0, null_context=null, prompt_dropout=share)(data)[3]["context"]
+    dropped = (context == NULL).flatten(1)
+    assert torch.equal(dropped.any(1), dropped.all(1))  # a prompt is dropped as a whole
+    assert dropped.all(1).float().mean().item() == pytest.approx(share, abs=0.03)
+    assert torch.equal(context[~dropped.all(1)], data["context"][~dropped.all(1)])
+
+
+def test_half_of_the_uncertainty_controlnets_prompts_are_dropped_unless_told_otherwise():
+    null = torch.full((1, TOKENS, WIDTH), NULL)
+    both = {"null_context": null, "prior": PRIOR, "image_size": (IMAGE, IMAGE)}
+    assert LatentPrepareBatch(1.0, **both).prompt_dropout == 0.5
+    assert LatentPrepareBatch(1.0, **both, prompt_dropout=0.1).prompt_dropout == 0.1
+    assert LatentPrepareBatch(1.0, **both, num_labels=LABELS).prompt_dropout == 0.0
+    assert LatentPrepareBatch(1.0, prior=PRIOR).prompt_dropout == 0.0
+
+
+def test_a_validation_batch_drops_the_same_prompts_at_every_call():
+    prepare = LatentPrepareBatch(1.0, fixed=True, null_context=torch.full((1, TOKENS, WIDTH), NULL), prompt_dropout=0.5)
+    data = prompted()
+    assert torch.equal(prepare(data)[3]["context"], prepare(data)[3]["context"])
+    assert torch.equal(prepare(data)[0], LatentPrepareBatch(1.0, fixed=True)(data)[0])  # and the noise stays as it was
+
+
+def test_prompts_cannot_be_dropped_without_an_empty_one():
+    with pytest.raises(ValueError, match=r"prompt_dropout is 0\.5, but there is no null_context"):
+        LatentPrepareBatch(1.0, prompt_dropout=0.5)
+    with pytest.raises(ValueError, match=r"prompt_dropout is 1\.5; expected a share"):
+        LatentPrepareBatch(1.0, null_context=torch.zeros(1, TOKENS, WIDTH), prompt_dropout=1.5)
+
+
+def test_the_context_reaches_every_network_in_training(label_maps, noised):
+    unet = build_unet(with_conditioning=True, cross_attention_dim=WIDTH)
+    net, base = (controlnet_for(unet, channels, (4, 8, 8)) for channels in (LABELS, 1))
+    seen = []
+    for network in (unet, net, base):
+        network.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["context"]), with_kwargs=True)
+    latents, noise, timesteps = noised
+    conditions = {"semantic": label_maps(BATCH), "uncertainty": torch.ones(BATCH, 1, IMAGE, IMAGE)}
+    context = torch.randn(BATCH, TOKENS, WIDTH)
+    inferer = ControlNetInferer(scheduler(), unet, "semantic", base=base)
+    inferer(latents, net, noise=noise, timesteps=timesteps, context=context, **conditions)
+    NoisePredictionInferer(scheduler())(latents, unet, noise=noise, timesteps=timesteps, context=context)
+    assert len(seen) == 4
+    assert all(one is context for one in seen)
+    with pytest.raises(ValueError, match="network was made for prompts, but there is no context"):
+        inferer(latents, net, noise=noise, timesteps=timesteps, **conditions)
 
 
 # ---------------------------------------------------------------- the autoencoder

@@ -20,6 +20,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from monai.engines import Evaluator
+from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 
 from unicorn_monai.datasets import PathLike
@@ -56,6 +57,13 @@ def save_atomically(content: Any, path: PathLike, keep: Path | None = None) -> N
                 os.link(path, keep)
             except OSError:  # a file system without links
                 path.replace(keep)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: PathLike, **metadata: str) -> None:
+    """Write a safetensors file under a temporary name, then rename it."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with atomic(Path(path)) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata or None)
 
 
 def read_whole(path: PathLike) -> Any:

@@ -64,6 +64,7 @@ def control(
     """A ControlNet's residuals with their weight; nothing, and nothing is computed, for None or a weight of 0."""
     if controlnet is None or (not isinstance(weight, Tensor) and weight == 0):
         return []
+    _require_context(controlnet, context)
     return [(controlnet(inputs, timesteps, controlnet_cond=condition, context=context), weight)]
 
 
@@ -75,6 +76,7 @@ def controlled(
     context: Tensor | None = None,
 ) -> Tensor:
     """What the U-Net predicts for ``inputs`` with the fused residuals; without any, what it predicts by itself."""
+    _require_context(unet, context)
     down, mid = fuse_residuals(*zip(*controls, strict=True)) if controls else (None, None)
     extra = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
     return unet(inputs, timesteps, context=context, **extra)
@@ -91,6 +93,12 @@ def guided(
     with shared_encoder(unet):
         passes = [g * controlled(unet, controls, inputs, timesteps, context) for g, controls in terms if g != 0]
     return sum(passes, torch.zeros(()))
+
+
+def _require_context(network: nn.Module, context: Tensor | None) -> None:
+    """MONAI's networks without the context they were made for attend to themselves, or fail in a matrix product."""
+    if context is None and getattr(network, "with_conditioning", False):
+        raise ValueError("The network was made for prompts, but there is no context. Give it prompts, or empty ones.")
 
 
 def _weighted_sum(parts: Sequence[Tensor], weights: Sequence[Weight]) -> Tensor:

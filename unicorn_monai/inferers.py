@@ -11,19 +11,21 @@ layers of two pixels survive. Every image has its own seed, drawn on the CPU: it
 
 Guidance extrapolates what each control adds, as classifier-free guidance does (Ho and Salimans 2022): eps_0 is that of
 the U-Net alone, eps_u that with the Uncertainty-ControlNet. Nothing need be dropped in training: each is the prediction
-of a model that was trained without what comes after it (``compositional``).
+of a model that was trained without what comes after it (``compositional``). With prompts (`prompts`) there is a term
+more, (g_text - 1) (eps - eps of the empty prompt): classifier-free guidance itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from unicorn_monai.fusion import Weight, control, guided, mode_weights
+from unicorn_monai.fusion import Control, Weight, control, guided, mode_weights
 from unicorn_monai.networks import encoded_condition, in_parts, require
 from unicorn_monai.schedulers import Sampler, prepare_timesteps, seeded_step
 
@@ -36,61 +38,57 @@ class DualControlNetInferer:
         scale_factor: what the latents were multiplied by in training (1 / their standard deviation).
         uncertainty_weight: w; a number, or a tensor (batch,) with one per image.
         mode: "paper": weights (1 - w, w); "compositional": (1, w).
-        guidance: (g_unc, g_sem); each that differs from the one before it, (1, g_unc), costs a pass of the decoder.
+        guidance: (g_unc, g_sem) or (g_unc, g_sem, g_text); each that differs from the one before it, (1, g_unc), costs
+            a pass of the decoder, a g_text that is not 1 one of all networks.
+        null_context: encoding of the empty prompt, (1, tokens, dimensions); needed for g_text.
     """
 
     def __init__(
         self, scheduler: Sampler, scale_factor: float = 1.0, uncertainty_weight: Weight = 0.5,
-        mode: str = "paper", guidance: Sequence[float] = (1.0, 1.0),
+        mode: str = "paper", guidance: Sequence[float] = (1.0, 1.0), null_context: Tensor | None = None,
     ) -> None:  # fmt: skip
         require(scale_factor > 0, f"scale_factor is {scale_factor}; expected 1 / std of the latents, above 0.")
         mode_weights(mode, uncertainty_weight)  # refuses an unknown mode
+        g_unc, g_sem, g_text = (*guidance, 1.0)[:3]
+        require(g_text == 1 or null_context is not None, f"g_text is {g_text}, but there is no null_context to leave.")
         self.scheduler, self.scale_factor = scheduler, float(scale_factor)
-        self.uncertainty_weight, self.mode, self.guidance = uncertainty_weight, mode, guidance
+        self.uncertainty_weight, self.mode, self.null_context = uncertainty_weight, mode, null_context
+        self.guidance = g_unc, g_sem, g_text
 
     def __call__(
-        self,
-        inputs: Tensor,
-        unet: nn.Module,
-        semantic: nn.Module | None,
-        uncertainty: nn.Module | None,
-        timesteps: Tensor,
-        label_map: Tensor,
-        hint: Tensor,
-        context: Tensor | None = None,
+        self, inputs: Tensor, unet: nn.Module, semantic: nn.Module | None, uncertainty: nn.Module | None,
+        timesteps: Tensor, label_map: Tensor, hint: Tensor, context: Tensor | None = None,
         uncertainty_weight: Weight | None = None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """One noise prediction for noisy latents ``inputs``; a net that is None or of weight 0 is not run.
 
         The rest is as in ``sample``, but ``timesteps`` is (batch,) or (1,) and ``hint`` is (batch, 1, *image).
         """
         weight = self.uncertainty_weight if uncertainty_weight is None else uncertainty_weight
         a_sem, a_unc = mode_weights(self.mode, weight)
-        label = control(semantic, a_sem, label_map, inputs, timesteps, context)
-        style = control(uncertainty, a_unc, hint, inputs, timesteps, context)
-        g_unc, g_sem = self.guidance if label else (self.guidance[0], self.guidance[0])
-        nested = ((1 - g_unc, []), (g_unc - g_sem, style), (g_sem, label + style))
-        return guided(unet, nested, inputs, timesteps, context)
+
+        def controls(context: Tensor | None) -> tuple[list[Control], list[Control]]:
+            label = control(semantic, a_sem, label_map, inputs, timesteps, context)
+            return label, control(uncertainty, a_unc, hint, inputs, timesteps, context)
+
+        label, style = controls(context)
+        g_unc, g_sem, g_text = self.guidance
+        g_sem = g_sem if label else g_unc
+        nested = ((1 - g_unc, []), (g_unc - g_sem, style), (g_sem + g_text - 1, label + style))
+        noise = guided(unet, nested, inputs, timesteps, context)
+        if g_text != 1 and self.null_context is not None:
+            null = self.null_context.to(inputs).expand(len(inputs), -1, -1)
+            noise = noise + guided(unet, [(1 - g_text, [*chain(*controls(null))])], inputs, timesteps, null)
+        return noise
 
     @torch.no_grad()
     def sample(
-        self,
-        label_map: Tensor,
-        hint: Tensor,
-        autoencoder: AutoencoderKL,
-        unet: nn.Module,
-        semantic: nn.Module | None,
-        uncertainty: nn.Module | None,
-        latent_shape: Sequence[int],
-        seeds: Sequence[int],
-        num_inference_steps: int = 50,
-        uncertainty_weight: Weight | Sequence[Weight] | None = None,
-        context: Tensor | None = None,
-        start: tuple[Tensor, int] | None = None,
-        intermediate_steps: int | None = None,
-        decode_batch_size: int = 16,
-        verbose: bool = False,
-    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        self, label_map: Tensor, hint: Tensor, autoencoder: AutoencoderKL, unet: nn.Module,
+        semantic: nn.Module | None, uncertainty: nn.Module | None, latent_shape: Sequence[int], seeds: Sequence[int],
+        num_inference_steps: int = 50, uncertainty_weight: Weight | Sequence[Weight] | None = None,
+        context: Tensor | None = None, start: tuple[Tensor, int] | None = None,
+        intermediate_steps: int | None = None, decode_batch_size: int = 16, verbose: bool = False,
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:  # fmt: skip
         """Draw one image for each label map and hint: (batch, channels, *image), and the intermediates if asked for.
 
         Args:
@@ -104,7 +102,7 @@ class DualControlNetInferer:
             seeds: one for each image.
             num_inference_steps: denoising steps.
             uncertainty_weight: a number, one per image as a tensor (batch,), or a list with one of these per step.
-            context: cross-attention context.
+            context: cross-attention context (prompts), (batch, tokens, dimensions).
             start: (latents of real images as the autoencoder encodes them, number of steps to skip) instead of noise.
             intermediate_steps: also return a list of the decoded predictions of x0 at every so many steps.
             decode_batch_size: images decoded at a time.

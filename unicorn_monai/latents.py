@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -34,10 +35,24 @@ from unicorn_monai.distributed import main_first
 from unicorn_monai.durable import atomic, sweep
 from unicorn_monai.failures import named
 from unicorn_monai.networks import require_finite
+from unicorn_monai.prompts import PromptEmbeddings, PromptTemplate
 from unicorn_monai.transforms import LoadPixelsd, read_image
 
 logger = logging.getLogger("unicorn_monai")
 SHARD = 512  # images kept in one file, and in memory while it is made
+
+
+@dataclass(frozen=True)
+class StoredAutoencoder:
+    """An autoencoder that is loaded only if there are images to encode, so that a training need not hold it.
+
+    Args:
+        identity: of its weights, e.g. their sha256.
+        load: gives the network, on the device where it is to run.
+    """
+
+    identity: str
+    load: Callable[[], AutoencoderKL]
 
 
 class LatentDataset(Dataset):
@@ -46,7 +61,7 @@ class LatentDataset(Dataset):
     Args:
         dataset_dir: data set folder, or several.
         split: "training", "validation" or "test".
-        autoencoder: network with ``encode`` (image) -> (mean, std), its weights loaded.
+        autoencoder: network with ``encode`` (image) -> (mean, std) and its weights, or a :class:`StoredAutoencoder`.
         cache_dir: folder of the encoded latents; a file there is used again if autoencoder and images are the same.
         num_channels: channels of the images.
         num_labels: also give the label maps, checked against this number.
@@ -54,13 +69,15 @@ class LatentDataset(Dataset):
         mirror: also encode the mirrored images and give either at random (training only).
         batch_size: images encoded at a time.
         segmentation_sha256: refuse uncertainties that other weights of the segmentation network gave.
+        prompts: also give the embedding of each image's prompt, as "context".
+        template: makes the prompts from the items; their own "prompt" by default.
     """
 
     def __init__(
         self,
         dataset_dir: PathLike | Sequence[PathLike],
         split: str,
-        autoencoder: AutoencoderKL,
+        autoencoder: AutoencoderKL | StoredAutoencoder,
         cache_dir: PathLike,
         num_channels: int = 1,
         num_labels: int | None = None,
@@ -68,6 +85,8 @@ class LatentDataset(Dataset):
         mirror: bool = False,
         batch_size: int = 16,
         segmentation_sha256: str | None = None,
+        prompts: PromptEmbeddings | None = None,
+        template: PromptTemplate | None = None,
     ) -> None:
         keys = ("image",) if num_labels is None else ("image", "label")
         items = datalist(dataset_dir, split, keys)
@@ -94,6 +113,13 @@ class LatentDataset(Dataset):
         self.uncertainty: Tensor | None = None
         if uncertainties is not None:
             self.uncertainty = read_uncertainties(uncertainties, items, segmentation_sha256)
+        self.context: Tensor | None = None
+        if prompts is not None:
+            texts = [(template or PromptTemplate("{prompt}"))(item) for item in items]
+            different = {text: i for i, text in enumerate(sorted(set(texts)))}
+            with main_first():
+                self.context = prompts(list(different))  # (different prompts, tokens, dimensions)
+            self.prompt = torch.tensor([different[text] for text in texts])
 
     def __len__(self) -> int:
         return len(self.images)
@@ -115,6 +141,8 @@ class LatentDataset(Dataset):
             batch["label"] = torch.where(flip, label.flip(-1), label)
         if self.uncertainty is not None:
             batch["uncertainty"] = self.uncertainty[at]
+        if self.context is not None:
+            batch["context"] = self.context[self.prompt[at]]
         return batch
 
     def _shard(self, index: int) -> int:
@@ -196,21 +224,32 @@ def latents_shape(dataset: LatentDataset) -> list[int]:
 
 
 def encode_dataset(
-    items: list[dict], autoencoder: AutoencoderKL, cache_dir: PathLike, num_channels: int = 1, batch_size: int = 16
+    items: list[dict],
+    autoencoder: AutoencoderKL | StoredAutoencoder,
+    cache_dir: PathLike,
+    num_channels: int = 1,
+    batch_size: int = 16,
 ) -> list[dict[str, Tensor]]:
     """Encode images as they are and mirrored: for every ``SHARD`` of them "mean" and "std", mapped into memory."""
-    weights = hashlib.sha256()
-    for value in autoencoder.state_dict().values():
-        weights.update(value.detach().cpu().numpy().tobytes())
+    loaded: list[AutoencoderKL] = []
+    if isinstance(autoencoder, StoredAutoencoder):
+        identity = autoencoder.identity
+    else:
+        weights = hashlib.sha256()
+        for value in autoencoder.state_dict().values():
+            weights.update(value.detach().cpu().numpy().tobytes())
+        identity = weights.hexdigest()
     sweep(Path(cache_dir))
     bar = tqdm(total=len(items), desc="encoding", disable=None, leave=False)
 
     def encode(some: list[dict]) -> dict[str, Tensor]:
-        return _encode([item["image"] for item in some], autoencoder, num_channels, batch_size, bar)
+        if not loaded:
+            loaded.append(autoencoder.load() if isinstance(autoencoder, StoredAutoencoder) else autoencoder)
+        return _encode([item["image"] for item in some], loaded[0], num_channels, batch_size, bar)
 
     with bar:
         return [
-            _cached(Path(cache_dir), _identity(some, "image", weights.hexdigest()), partial(encode, some))
+            _cached(Path(cache_dir), _identity(some, "image", identity), partial(encode, some))
             for some in _portions(items)
         ]
 

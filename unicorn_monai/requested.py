@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from unicorn_monai.datasets import PathLike, datalist
 from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.prompts import PromptTemplate
 
 logger = logging.getLogger("unicorn_monai")
 
@@ -36,6 +37,7 @@ class Request:
         label: file of the label map; None without semantic control.
         uncertainty: requested, in [0, 1]; None without uncertainty control.
         augment: seed of the label map's augmentation; None leaves it as it is.
+        prompt: what the image is to show, in words; None without prompts.
     """
 
     index: int
@@ -45,6 +47,7 @@ class Request:
     label: str | None = None
     uncertainty: float | None = None
     augment: int | None = None
+    prompt: str | None = None
 
 
 class Requests(Sequence[Request]):
@@ -58,6 +61,8 @@ class Requests(Sequence[Request]):
         prior: uncertainties are drawn from it; None without uncertainty control.
         uncertainties: take these in turn instead of drawing (a sweep, as in the paper's Fig. 5).
         augment: change the label maps' geometry a little (see :func:`augment_label`).
+        template: makes the prompts from the label maps' items.
+        subdomains: the prompts name these in turn instead of the label maps' own, e.g. ["fog", "rain"].
     """
 
     def __init__(
@@ -69,6 +74,8 @@ class Requests(Sequence[Request]):
         prior: UncertaintyPrior | None = None,
         uncertainties: Sequence[float] | None = None,
         augment: bool = False,
+        template: PromptTemplate | None = None,
+        subdomains: Sequence[str] | None = None,
     ) -> None:
         splits = [split] if isinstance(split, str) else list(split)
         maps = {s: datalist(label_dir, s, ("image", "label")) if label_dir is not None else [{}] for s in splits}
@@ -78,6 +85,8 @@ class Requests(Sequence[Request]):
             raise ValueError(f"count is {count}; expected at least one image.")
         self.counts = {s: max(1, round(count * len(maps[s]) / len(maps[splits[0]]))) for s in splits}
         self.seed, self.prior, self.augment = seed, prior, augment
+        self.template, self.subdomains = template, list(subdomains or [])
+        self.items = maps if template is not None else {}
         self.uncertainties = None if uncertainties is None else [float(u) for u in uncertainties]
         drawn = [derive_seed(seed, i) for i in range(min(len(self), 1000))] if self.uncertainties is None else []
         if prior is not None and (rejected := prior.rejected(drawn)):
@@ -110,13 +119,23 @@ class Requests(Sequence[Request]):
         elif self.prior is not None:
             uncertainty = float(self.prior.sample([image_seed])[0])
         change = derive_seed(self.seed, index, 1) if self.augment else None
-        return Request(index, image_seed, split, subject, label, uncertainty, change)
+        return Request(index, image_seed, split, subject, label, uncertainty, change, self._prompt(split, place))
+
+    def _prompt(self, split: str, place: int) -> str | None:
+        """The prompt of an image; the sub-domain is another one whenever its label map comes again."""
+        if self.template is None:
+            return None
+        again, item = divmod(place, len(self.items[split]))
+        named = self.subdomains[(again + item) % len(self.subdomains)] if self.subdomains else None
+        return self.template(self.items[split][item], named)
 
     def identity(self) -> str:
         """Sha256 of what decides every request; the folder of the label maps does not."""
         maps = {s: [(subject, _file(label)) for subject, label in m] for s, m in self.maps.items()}
         prior = None if self.prior is None else asdict(self.prior)
-        everything = (self.counts, self.seed, self.augment, self.uncertainties, prior, maps)
+        everything: list[Any] = [self.counts, self.seed, self.augment, self.uncertainties, prior, maps]
+        if self.template is not None:
+            everything.append([self._prompt(s, i) for s in self.counts for i in range(self.counts[s])])
         return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
 
 

@@ -10,6 +10,7 @@ that they reproduce on a Gaussian, where the best noise predictor is known in cl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, PNDMScheduler
@@ -24,31 +25,42 @@ class DDIM(DDIMScheduler):
     Args:
         num_train_timesteps: T.
         clip_sample: clamp the predicted x0; False, since latents are not confined to [-1, 1].
+        timestep_spacing: "linspace", or "leading": multiples of T // n, as Stable Diffusion is sampled.
         **kwargs: as ``monai.networks.schedulers.DDIMScheduler`` (schedule, beta_start, beta_end, prediction_type, ...).
     """
 
-    def __init__(self, num_train_timesteps: int = 1000, clip_sample: bool = False, **kwargs) -> None:
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        clip_sample: bool = False,
+        timestep_spacing: str = "linspace",
+        **kwargs,
+    ) -> None:
+        if timestep_spacing not in ("linspace", "leading"):
+            raise ValueError(f"Unknown timestep_spacing '{timestep_spacing}'; expected 'linspace' or 'leading'.")
+        self.timestep_spacing = timestep_spacing
         super().__init__(num_train_timesteps=num_train_timesteps, clip_sample=clip_sample, **kwargs)
+
+    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
+        """Choose the timesteps."""
+        super().set_timesteps(num_inference_steps, device)
+        if self.timestep_spacing == "leading":
+            ratio = self.num_train_timesteps // num_inference_steps
+            multiples = torch.arange(num_inference_steps - 1, -1, -1, device=device) * ratio
+            self.timesteps = multiples + min(self.steps_offset, self.num_train_timesteps - 1 - int(multiples[0]))
 
     def step(self, model_output: Tensor, timestep: int, sample: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """From ``sample`` at ``timestep`` to the next entry of ``timesteps``: (next sample, predicted x0)."""
         alpha_next = self._next_alpha(timestep)
-        x0, noise = self._x0_and_noise(model_output, sample, self.alphas_cumprod[int(timestep)])
+        x0, noise = self._x0_and_noise(model_output, sample, timestep)
         return alpha_next.sqrt() * x0 + (1 - alpha_next).sqrt() * noise, x0
 
     def _next_alpha(self, timestep: int) -> Tensor:
         following = self.timesteps[self.timesteps < int(timestep)]
         return self.alphas_cumprod[int(following[0])] if len(following) else self.final_alpha_cumprod
 
-    def _x0_and_noise(self, output: Tensor, sample: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        """What the network's output says about the clean latent and about the noise."""
-        signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
-        if self.prediction_type == "epsilon":
-            x0, noise = (sample - sigma * output) / signal, output
-        elif self.prediction_type == "v_prediction":
-            x0, noise = signal * sample - sigma * output, signal * output + sigma * sample
-        else:
-            x0, noise = output, (sample - signal * output) / sigma
+    def _x0_and_noise(self, output: Tensor, sample: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
+        x0, noise = x0_and_noise(self, output, sample, torch.as_tensor(int(timestep)))
         return (x0.clamp(*self.clip_sample_values) if self.clip_sample else x0), noise
 
 
@@ -80,7 +92,7 @@ class DPMSolverPlusPlus(DDIM):
 
     def step(self, model_output: Tensor, timestep: int, sample: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """From ``sample`` at ``timestep`` to the next entry of ``timesteps``: (next sample, predicted x0)."""
-        x0, _ = self._x0_and_noise(model_output, sample, self.alphas_cumprod[int(timestep)])
+        x0, _ = self._x0_and_noise(model_output, sample, timestep)
         return self._extrapolate(x0, timestep, sample), x0
 
     def _extrapolate(self, x0: Tensor, timestep: int, sample: Tensor) -> Tensor:
@@ -119,7 +131,7 @@ class UniPC(DPMSolverPlusPlus):
     def step(self, model_output: Tensor, timestep: int, sample: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Correct ``sample``, then go on to the next entry of ``timesteps``: (next sample, predicted x0)."""
         alpha = self.alphas_cumprod[int(timestep)]
-        x0, _ = self._x0_and_noise(model_output, sample, alpha)
+        x0, _ = self._x0_and_noise(model_output, sample, timestep)
         if self._start is not None:
             sample = self._correct(x0, alpha, *self._start)
         self._start = sample, alpha, x0, self._before
@@ -141,6 +153,26 @@ class UniPC(DPMSolverPlusPlus):
             estimate, b = x0 + (x0 - x0_before) * float(a / r), float(c - a)
         ratio = ((1 - alpha_next) / (1 - alpha)).sqrt()
         return ratio * sample - alpha_next.sqrt() * float(torch.expm1(-h)) * (estimate + (x0_next - x0) * b)
+
+
+def x0_and_noise(scheduler: Any, output: Tensor, sample: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+    """What a network's output says about the clean latent and about the noise.
+
+    Args:
+        scheduler: its ``prediction_type`` tells what the output is, "epsilon", "v_prediction" or "sample".
+        output: of the network for ``sample``.
+        sample: x_t.
+        timestep: t, one for all or one per image.
+    """
+    alpha = scheduler.alphas_cumprod[timestep.to(scheduler.alphas_cumprod.device)]
+    if timestep.ndim:
+        alpha = alpha.to(sample.device).reshape(-1, *[1] * (sample.ndim - 1))
+    signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
+    if scheduler.prediction_type == "epsilon":
+        return (sample - sigma * output) / signal, output
+    if scheduler.prediction_type == "v_prediction":
+        return signal * sample - sigma * output, signal * output + sigma * sample
+    return output, (sample - signal * output) / sigma
 
 
 def prepare_timesteps(scheduler: Sampler, num_inference_steps: int) -> list[int]:

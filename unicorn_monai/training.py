@@ -25,7 +25,7 @@ from torch.utils.data import RandomSampler
 
 from unicorn_monai.distributed import bare
 from unicorn_monai.failures import NotFinite, of_batch
-from unicorn_monai.fusion import fuse_residuals
+from unicorn_monai.fusion import control, controlled
 from unicorn_monai.networks import require
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.transforms import one_hot
@@ -44,6 +44,9 @@ class LatentPrepareBatch:
         scheduler: its ``prediction_type`` decides the target, noise or velocity; the noise without one.
         timestep_shift: s > 1 trains more at high noise, where the layout is decided: t / T = s r / (1 + (s - 1) r) with
             r uniform (Esser et al. 2024, Eq. 23); 1 is uniform.
+        null_context: embedding of the empty prompt, (1, tokens, dimensions), which takes the place of dropped prompts.
+        prompt_dropout: share of the prompts dropped; by default half of them for the Uncertainty-ControlNet (hints
+            without label maps), whose part the words would play otherwise, none for others.
     """
 
     def __init__(
@@ -56,11 +59,21 @@ class LatentPrepareBatch:
         fixed: bool = False,
         scheduler: Scheduler | None = None,
         timestep_shift: float = 1.0,
+        null_context: Tensor | None = None,
+        prompt_dropout: float | None = None,
     ) -> None:
         require(timestep_shift > 0, f"timestep_shift is {timestep_shift}; expected above 0, 1 for uniform timesteps.")
         self.scheduler, self.timestep_shift = scheduler, timestep_shift
         self.scale_factor, self.num_train_timesteps = scale_factor, num_train_timesteps
         self.num_labels, self.prior, self.image_size, self.fixed = num_labels, prior, image_size, fixed
+        if prompt_dropout is None:
+            prompt_dropout = 0.5 if null_context is not None and prior is not None and num_labels is None else 0.0
+        require(0 <= prompt_dropout <= 1, f"prompt_dropout is {prompt_dropout}; expected a share in [0, 1].")
+        require(
+            null_context is not None or prompt_dropout == 0,
+            f"prompt_dropout is {prompt_dropout}, but there is no null_context to take a dropped prompt's place.",
+        )
+        self.null_context, self.prompt_dropout = null_context, prompt_dropout
 
     def __call__(
         self, batchdata: dict[str, Tensor], device: torch.device | None = None, non_blocking: bool = False, **_: Any
@@ -82,9 +95,18 @@ class LatentPrepareBatch:
         if self.prior is not None:
             hint = self.prior.hint(batchdata["uncertainty"]).reshape(-1, 1, 1, 1)
             extra["uncertainty"] = hint.expand(-1, 1, *(self.image_size or batchdata["label"].shape[-2:]))
+        if "context" in batchdata:
+            extra["context"] = self.drop_prompts(batchdata["context"], generator)
         extra = {key: value.to(device, non_blocking=non_blocking) for key, value in extra.items()}
         latents = (z * self.scale_factor).to(device, non_blocking=non_blocking)
         return latents, self.target(latents, extra["noise"], extra["timesteps"]), (), extra
+
+    def drop_prompts(self, context: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Put the empty prompt in the place of some."""
+        if self.null_context is None or self.prompt_dropout == 0:
+            return context
+        dropped = torch.rand(len(context), generator=generator) < self.prompt_dropout
+        return torch.where(dropped.reshape(-1, 1, 1), self.null_context.to(context), context)
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """What the network is to predict."""
@@ -119,7 +141,7 @@ class NoisePredictionInferer:
 
     def predict(self, noisy: Tensor, network: nn.Module, timesteps: Tensor, conditions: dict[str, Tensor]) -> Tensor:
         """The U-Net by itself."""
-        return network(noisy, timesteps)
+        return network(noisy, timesteps, context=conditions.get("context"))
 
 
 class ControlNetInferer(NoisePredictionInferer):
@@ -149,12 +171,12 @@ class ControlNetInferer(NoisePredictionInferer):
 
     def predict(self, noisy: Tensor, network: nn.Module, timesteps: Tensor, conditions: dict[str, Tensor]) -> Tensor:
         """U-Net plus the ControlNet's residuals (plus the frozen one's)."""
-        residuals = [network(noisy, timesteps, controlnet_cond=conditions[self.condition])]
+        context = conditions.get("context")
+        controls = control(network, 1.0, conditions[self.condition], noisy, timesteps, context)
         if self.base is not None:
             with torch.no_grad():
-                residuals.append(self.base(noisy, timesteps, controlnet_cond=conditions[self.base_condition]))
-        down, mid = fuse_residuals(residuals, [1.0] * len(residuals))
-        return self.unet(noisy, timesteps, down_block_additional_residuals=down, mid_block_additional_residual=mid)
+                controls += control(self.base, 1.0, conditions[self.base_condition], noisy, timesteps, context)
+        return controlled(self.unet, controls, noisy, timesteps, context)
 
 
 class AutoencoderTrainer(Trainer):
