@@ -44,8 +44,9 @@ def finish(process) -> float:
     return time.monotonic() - started
 
 
-def content(folder: Path, without: tuple[str, ...] = ()) -> dict[str, bytes]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in without)
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file but locks: that of a killed process is nobody's, and the next one in need of it takes it over."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".lock"))
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import resource
 import sqlite3
 from collections.abc import Iterator
@@ -124,7 +125,7 @@ def test_a_file_that_vanishes_meanwhile_is_named(labels, tmp_path):
     kept = gone.read_bytes()
     gone.unlink()
     try:
-        with pytest.raises(ValueError, match=f"Cannot read '{gone}'"):
+        with pytest.raises((ValueError, OSError), match=re.escape(str(gone))):
             work.run()
     finally:
         gone.write_bytes(kept)

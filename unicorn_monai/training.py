@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.utils.data import RandomSampler
 
 from unicorn_monai.distributed import bare
-from unicorn_monai.failures import of_batch
+from unicorn_monai.failures import NotFinite, of_batch
 from unicorn_monai.fusion import fuse_residuals
-from unicorn_monai.networks import require, require_finite
+from unicorn_monai.networks import require
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.transforms import one_hot
 
@@ -306,9 +306,9 @@ class ClipGradients:
     def __call__(self, engine: Engine) -> None:
         """Clip."""
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
-        if getattr(engine, "scaler", None) is None:  # a GradScaler leaves such a step out and goes on
-            where = f" at iteration {engine.state.iteration}{of_batch(engine)}"
-            require_finite("The gradient", norm, f"{where}. Lower the learning rate")
+        if not torch.isfinite(norm) and getattr(engine, "scaler", None) is None:  # a GradScaler leaves the step out
+            where = f"iteration {engine.state.iteration}{of_batch(engine)}"
+            raise NotFinite(f"The gradient holds NaN or infinite values at {where}. Lower the learning rate.")
 
 
 def random_order(dataset: Sized, batch_size: int, iterations: int | None = None) -> RandomSampler:
