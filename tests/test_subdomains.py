@@ -38,6 +38,9 @@ def test_a_perfect_and_a_wrong_sub_domain_are_told_apart(data):
     assert found["night"]["mean_iou"] == 0
     assert [part["n_test"] for part in found.values()] == [3, 3]
     assert [part["n_subjects"] for part in found.values()] == [3, 3]
+    twice = by_sub_domain([counts, counts], table, seed=0)  # two trainings that agree
+    assert {k: part["mean_iou"] for k, part in twice.items()} == {"fog": 1, "night": 0}
+    assert twice["fog"]["n_test"] == 3
     pooled = scores(np.asarray(counts.confusion).sum(axis=0))
     assert 0 < pooled["mean_iou"] < 1
 
