@@ -57,8 +57,9 @@ def finished(tmp_path_factory) -> Path:
         write_phantom(folder, device, n_subjects=6, scans_per_subject=2, size=32, split=(0.5, 0.25, 0.25))
     values = {"preset": "quick", "device": "cpu", "overrides": TINY, "count": 4, "modes": ("compositional",)}
     run = Experiment(Settings(*map(str, folders.values()), str(root / "run"), **values, tracking=False))
-    run.install()
+    run.install_bundles()
     run.segment()
+    run.learn_latents()
     run.learn_images()
     for name in ("uncertainty_controlnet", "semantic_controlnet"):
         run.train_controlnet(name, "compositional")

@@ -35,7 +35,8 @@ def configs() -> list[Path]:
         for bundle in BUNDLES
         if bundle != "rgb_2d"  # which has those of latent_diffusion
         for path in (Path(bundle_root(bundle)) / "configs").glob("*.json")
-        if path.name != "metadata.json" and not path.name.startswith("multi_gpu")
+        if path.name not in ("metadata.json", "layout_supervision.json")  # the second only adds to train.json
+        and not path.name.startswith("multi_gpu")
     ]
 
 

@@ -148,12 +148,12 @@ def synthesize(
     from unicorn_monai.settings import Settings
     from unicorn_monai.storage import absolute
 
-    results = read_json(run / "results.json")
     settings = Settings.from_dict(read_json(run / "experiment.json")["settings"])
     mode = settings.modes[0]
     overrides = {} if device is None else {"device": device}
     chosen = settings.weight(mode) if weight is None else weight
     if chosen == "auto":
+        results = read_json(run / "results.json")
         if "unicorn" not in results.get("weights", {}):
             raise ValueError(
                 f"'{run}' has not chosen a weight; give a number, or run it with the baseline augmentation."

@@ -96,6 +96,13 @@ def datalist(
     return items
 
 
+def images_only(
+    dataset_dir: PathLike | Sequence[PathLike], split: str | Sequence[str] = "test"
+) -> list[dict[str, Any]]:
+    """:func:`datalist` without anything but the images, for transforms that keep what they are given."""
+    return [{"image": item["image"]} for item in datalist(dataset_dir, split)]
+
+
 def image_size(dataset_dir: PathLike | Sequence[PathLike], split: str = "training") -> tuple[int, int]:
     """Rows and columns of a data set's first image."""
     return read_array(datalist(dataset_dir, split)[0]["image"]).shape[:2]  # type: ignore[return-value]

@@ -101,7 +101,8 @@ class Experiment(RunFolder):
     def know_both_domains(self) -> None:
         """What needs no synthetic image: the networks of the real ones, the diffusion model, the feature network."""
         early = [("baseline", "augmentation")] if "augmentation" in self.settings.baselines else []
-        self.parallel([("learn_images",), ("segment",), *early, ("learn_features",)])
+        self.parallel([("learn_latents",), ("segment",), *early, ("learn_features",)])
+        self.learn_images()
         self.check_images()
 
     def compare(self) -> None:
@@ -122,9 +123,12 @@ class Experiment(RunFolder):
             self.stage("styles", lambda: write_augmented(self.labeled, self.augmented, s.seed))
         self.stage("uncertainty", self.measure_uncertainty)
 
-    def learn_images(self) -> None:
-        """Train the latent diffusion model."""
+    def learn_latents(self) -> None:
+        """Train the autoencoder."""
         self.stage("autoencoder", lambda: self.train_ldm("autoencoder"))
+
+    def learn_images(self) -> None:
+        """Train the diffusion model: longer than all the rest that could run beside it, so it has the cores alone."""
         self.stage("diffusion", lambda: self.train_ldm("diffusion"))
 
     def learn_features(self) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from monai.bundle import ConfigParser
 from monai.engines import IterationEvents
 from monai.networks.nets import AutoencoderKL
@@ -81,7 +81,7 @@ class LayoutSupervision(ControlNetInferer):
     def attach(self, engine: Engine) -> None:
         """Register with a MONAI ``SupervisedTrainer`` of which this is the inferer."""
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._add_layout)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._train_discriminator)
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self._train_discriminator)
 
     def predict(self, noisy: Tensor, network: nn.Module, timesteps: Tensor, conditions: dict[str, Tensor]) -> Tensor:
         """As ``ControlNetInferer``; what it was asked is kept for the layout term."""
