@@ -76,7 +76,7 @@ class LayoutSupervision(ControlNetInferer):
         self.scale_factor, self.weight, self.fake_weight = scale_factor, weight, fake_weight
         self.start, self.ramp, self.unroll, self.stride, self.balanced = start, ramp, unroll, stride, balanced
         self._asked: tuple[Tensor, Tensor, dict[str, Tensor]]  # x_t, t, conditions of the prediction
-        self._made: tuple[Tensor, Tensor]  # image that the prediction stands for, its label map
+        self._made: tuple[Tensor, Tensor, Tensor]  # image that the prediction stands for, its label map, real latents
 
     def attach(self, engine: Engine) -> None:
         """Register with a MONAI ``SupervisedTrainer`` of which this is the inferer."""
@@ -96,7 +96,7 @@ class LayoutSupervision(ControlNetInferer):
         x0, noise = x0_and_noise(self.scheduler, output["pred"], noisy, timesteps)
         with torch.set_grad_enabled(weight > 0):
             image = self._decode(x0)
-        self._made = image.detach(), label
+        self._made = image.detach(), label, output["image"]
         if weight == 0:
             return
         self.discriminator.eval().requires_grad_(False)
@@ -121,10 +121,9 @@ class LayoutSupervision(ControlNetInferer):
         return entropies
 
     def _train_discriminator(self, engine: Engine) -> None:
-        output: Any = engine.state.output
-        fake, label = self._made
+        fake, label, latents = self._made
         with torch.no_grad():
-            real = self._decode(output["image"])
+            real = self._decode(latents)
         self.discriminator.train().requires_grad_(True)
         loss = layout_mean(self._entropy(real, label), label, self.balanced)
         every = torch.full_like(label, self._asked[2][self.condition].shape[1])
