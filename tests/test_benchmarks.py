@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY
-from monai.data import get_track_meta
+from monai.data import get_track_meta, set_track_meta
 
 from benchmarks import sampling, steps
 from benchmarks.common import alternate, kinds_of, ratio, recorder, table
@@ -57,6 +57,7 @@ def finished(tmp_path_factory) -> Path:
         write_phantom(folder, device, n_subjects=6, scans_per_subject=2, size=32, split=(0.5, 0.25, 0.25))
     values = {"preset": "quick", "device": "cpu", "overrides": TINY, "count": 4, "modes": ("compositional",)}
     run = Experiment(Settings(*map(str, folders.values()), str(root / "run"), **values, tracking=False))
+    set_track_meta(True)  # MONAI's default, which other tests of this process may have left switched off
     run.install_bundles()
     run.segment()
     run.learn_latents()

@@ -130,7 +130,8 @@ def collate(items: list[dict[Hashable, Any]]) -> Any:
     sizes = {tuple(item["image"].shape[1:]): item.get("image_path") for item in items}
     if len(sizes) > 1:
         raise ValueError(f"Images differ in size: {sizes}. Expected one size; resample with the `--size` of data_prep.")
-    return list_data_collate(items)
+    batch = [{key: value for key, value in item.items() if not str(key).endswith("_meta_dict")} for item in items]
+    return list_data_collate(batch)  # a file's geometry, which may be absent, is for servers
 
 
 def one_hot(label: Tensor, num_labels: int) -> Tensor:
