@@ -16,20 +16,25 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from data_prep.cityscapes import SPLIT_OF, refuse_test_share
-from data_prep.colour import add_colour_options, fitted, read_colours, read_label_image, validate_colour
-from data_prep.convert import Report, Scan, Source, convert, summarise
+from data_prep.colour import add_colour_options, validate_colour
+from data_prep.convert import Report, Source, convert, summarise
 from data_prep.label_schemes import LABEL_IDS, TRAIN_IDS
 from data_prep.options import files_below, parser_for, run, validate
+from data_prep.street_frames import SPLIT_OF, Layout, read_frames, refuse_test_share
 
 WEATHERS = ("fog", "night", "rain", "snow")
-PICTURE = "_rgb_anon.png"
-LABELS = {"_gt_labelTrainIds.png": TRAIN_IDS, "_gt_labelIds.png": LABEL_IDS}
+LAYOUT = Layout(
+    pictures="rgb_anon",
+    picture="_rgb_anon.png",
+    labels="gt",
+    label={"_gt_labelTrainIds.png": TRAIN_IDS, "_gt_labelIds.png": LABEL_IDS},
+    remedy="Unpack gt, or --labels none",
+)
 
 
 def find(options: Namespace, report: Report) -> list[Source]:
@@ -38,7 +43,7 @@ def find(options: Namespace, report: Report) -> list[Source]:
     Raises:
         ValueError: not the layout of ACDC, no picture of a weather that was asked for, or a weather that is not known.
     """
-    root = options.input / "rgb_anon"
+    root = options.input / LAYOUT.pictures
     if not root.is_dir():
         raise ValueError(
             f"'{options.input}' has no folder rgb_anon; expected ACDC as unpacked, rgb_anon/ and gt/ side by side. "
@@ -48,50 +53,48 @@ def find(options: Namespace, report: Report) -> list[Source]:
         return _flattened(root, options, report)
     sources = []
     for weather in options.weather:
-        found = [
-            (root / weather / split, ours) for split, ours in SPLIT_OF.items() if (root / weather / split).is_dir()
+        own = [
+            _source(folder, name, paths, weather, ours, options)
+            for folder, ours in ((root / weather / split, ours) for split, ours in SPLIT_OF.items())
+            for name, paths in _sequences(folder)
         ]
-        own = [source for folder, ours in found for source in _sequences(folder, weather, ours, options)]
         if not own:
             raise ValueError(
-                f"'{root / weather}' holds no {PICTURE} in train or val; expected some of each weather. Unpack them, "
-                f"or do without: --weather {' '.join(w for w in options.weather if w != weather)}"
+                f"'{root / weather}' holds no {LAYOUT.picture} in train or val; expected some of each weather. Unpack "
+                f"them, or do without: --weather {' '.join(w for w in options.weather if w != weather)}"
             )
         sources += own
     return _disjoint(sources, report)
 
 
-def _sequences(folder: Path, weather: str | None, ours: str | None, options: Namespace) -> list[Source]:
-    if not folder.is_dir() or not any(folder.rglob(f"*{PICTURE}")):
+def _sequences(folder: Path) -> list[tuple[str, list[Path]]]:
+    """Name and pictures of every sequence in a folder; none where there is no such folder."""
+    if not folder.is_dir() or not any(folder.rglob(f"*{LAYOUT.picture}")):
         return []
-    groups = groupby(files_below(folder, (PICTURE,)), key=_sequence)
-    return [Source(folder / name, name, partial(read, list(paths), weather, options), ours) for name, paths in groups]
+    groups = groupby(files_below(folder, (LAYOUT.picture,)), key=lambda path: path.name.split("_frame_")[0])
+    return [(name, list(paths)) for name, paths in groups]
 
 
-def _sequence(path: Path) -> str:
-    return path.name.split("_frame_")[0]
+def _source(
+    folder: Path, name: str, paths: list[Path], weather: str | None, ours: str | None, options: Namespace
+) -> Source:
+    return Source(folder / name, name, partial(read_frames, paths, LAYOUT, weather, options), ours)
 
 
 def _flattened(root: Path, options: Namespace, report: Report) -> list[Source]:
     table = weather_table(options.weather_of) if options.weather_of else {}
-    sources = [
-        source
-        for split, ours in SPLIT_OF.items()
-        if (root / split).is_dir()
-        for source in _sequences(root / split, None, ours, options)
-    ]
-    kept = []
-    for source in sources:
-        weather = table.get(source.subject)
-        if weather is None and table:
-            raise ValueError(f"--weather-of: the sequence '{source.subject}' has no weather there; add it.")
-        if weather is None:
-            report.note("flattened copy: the weather is lost, no results per weather. Give --weather-of FILE")
-        elif weather not in options.weather:
-            continue
-        source.read = partial(source.read.func, source.read.args[0], weather, options)  # type: ignore[attr-defined]
-        kept.append(source)
-    return _disjoint(kept, report)
+    sources = []
+    for split, ours in SPLIT_OF.items():
+        for name, paths in _sequences(root / split):
+            weather = table.get(name)
+            if weather is None and table:
+                raise ValueError(f"--weather-of: the sequence '{name}' has no weather there; add it.")
+            if weather is None:
+                report.note("flattened copy: the weather is lost, no results per weather. Give --weather-of FILE")
+            elif weather not in options.weather:
+                continue
+            sources.append(_source(root / split, name, paths, weather, ours, options))
+    return _disjoint(sources, report)
 
 
 def weather_table(path: Path) -> dict[str, str]:
@@ -117,30 +120,6 @@ def _disjoint(sources: list[Source], report: Report) -> list[Source]:
             report.note(f"the sequence '{source.subject}' is in the official train and val; the splits were kept")
             source.subject = f"{source.subject}-{source.split or 'train'}"
     return sources
-
-
-def read(paths: list[Path], weather: str | None, options: Namespace) -> Iterator[Scan | ValueError]:
-    """The pictures of a sequence, with their label maps where there are any."""
-    for k, path in enumerate(paths):
-        try:
-            image, label = fitted(read_colours(path), label_of(path, options), options)
-        except ValueError as error:
-            yield ValueError(f"{path.name}: {error}")
-            continue
-        fields = {"scan": k, "frame": path.name.removesuffix(PICTURE), "sub_domain": weather}
-        yield Scan(image, label=label, fields=fields)
-
-
-def label_of(path: Path, options: Namespace):
-    """Label map of a picture, as train ids; None with `--labels none`."""
-    if options.labels == "none":
-        return None
-    stem = path.name.removesuffix(PICTURE)
-    folder = options.input / "gt" / path.parent.relative_to(options.input / "rgb_anon")
-    for suffix, scheme in LABELS.items():
-        if (folder / f"{stem}{suffix}").is_file():
-            return scheme.replace(read_label_image(folder / f"{stem}{suffix}"))
-    raise ValueError(f"label: found neither of {[stem + s for s in LABELS]} in '{folder}'. Unpack gt, or --labels none")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

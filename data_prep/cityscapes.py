@@ -13,19 +13,23 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 
-from data_prep.colour import add_colour_options, fitted, read_colours, read_label_image, validate_colour
-from data_prep.convert import Report, Scan, Source, convert, summarise
+from data_prep.colour import add_colour_options, validate_colour
+from data_prep.convert import Report, Source, convert, summarise
 from data_prep.label_schemes import LABEL_IDS, TRAIN_IDS
 from data_prep.options import files_below, parser_for, run, validate
+from data_prep.street_frames import SPLIT_OF, Layout, read_frames, refuse_test_share
 
-PICTURE = "_leftImg8bit.png"
-LABELS = {"_gtFine_labelIds.png": LABEL_IDS, "_gtFine_labelTrainIds.png": TRAIN_IDS}
-SPLIT_OF = {"train": None, "val": "test"}
+LAYOUT = Layout(
+    pictures="leftImg8bit",
+    picture="_leftImg8bit.png",
+    labels="gtFine",
+    label={"_gtFine_labelIds.png": LABEL_IDS, "_gtFine_labelTrainIds.png": TRAIN_IDS},
+    remedy="Unpack gtFine too",
+)
 
 
 def find(options: Namespace, report: Report) -> list[Source]:
@@ -34,7 +38,7 @@ def find(options: Namespace, report: Report) -> list[Source]:
     Raises:
         ValueError: not the layout of Cityscapes.
     """
-    root = options.input / "leftImg8bit"
+    root = options.input / LAYOUT.pictures
     if not root.is_dir():
         raise ValueError(
             f"'{options.input}' has no folder leftImg8bit; expected Cityscapes as unpacked, leftImg8bit/ and gtFine/ "
@@ -46,36 +50,14 @@ def find(options: Namespace, report: Report) -> list[Source]:
             report.note(f"no folder leftImg8bit/{split}")
             continue
         for city, group in groupby(
-            files_below(root / split, (PICTURE.lower(),)), key=lambda path: path.name.split("_")[0]
+            files_below(root / split, (LAYOUT.picture.lower(),)), key=lambda path: path.name.split("_")[0]
         ):
-            sources.append(Source(root / split / city, city, partial(read, list(group), options), ours))
+            sources.append(
+                Source(root / split / city, city, partial(read_frames, list(group), LAYOUT, "clear", options), ours)
+            )
     if (root / "test").is_dir():
         report.note("the official test split has no public labels and was left out")
     return sources
-
-
-def read(paths: list[Path], options: Namespace) -> Iterator[Scan | ValueError]:
-    """The pictures of a city with their label maps."""
-    for k, path in enumerate(paths):
-        try:
-            image, label = fitted(read_colours(path), label_of(path, options), options)
-        except ValueError as error:
-            yield ValueError(f"{path.name}: {error}")
-            continue
-        fields = {"scan": k, "frame": path.name.removesuffix(PICTURE), "sub_domain": "clear"}
-        yield Scan(image, label=label, fields=fields)
-
-
-def label_of(path: Path, options: Namespace):
-    """Label map of a picture, as train ids; None with `--labels none`."""
-    if options.labels == "none":
-        return None
-    stem = path.name.removesuffix(PICTURE)
-    folder = options.input / "gtFine" / path.parent.relative_to(options.input / "leftImg8bit")
-    for suffix, scheme in LABELS.items():
-        if (folder / f"{stem}{suffix}").is_file():
-            return scheme.replace(read_label_image(folder / f"{stem}{suffix}"))
-    raise ValueError(f"label: found neither of {[stem + suffix for suffix in LABELS]} in '{folder}'. Unpack gtFine too")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,15 +76,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return summarise(convert(sources, options, report, "Cityscapes", TRAIN_IDS, "RGB"), report)
 
     return run(work)
-
-
-def refuse_test_share(options: Namespace) -> None:
-    """The test split is the official one."""
-    if options.split[2] > 0:
-        raise ValueError(
-            f"--split {' '.join(map(str, options.split))}: the official val is the test split; expected 0 as the third "
-            "share, e.g. --split 0.9 0.1 0."
-        )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,73 @@
+"""The frames of Cityscapes and of what is laid out like it: pictures and label images in two trees side by side.
+
+INPUT/<pictures>/.../<stem><picture>      INPUT/<labels>/.../<stem><label>
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from numpy.typing import NDArray
+
+from data_prep.colour import fitted, read_colours, read_label_image
+from data_prep.convert import Scan
+from data_prep.label_schemes import Scheme
+
+SPLIT_OF = {"train": None, "val": "test"}  # official split -> ours; None: divided by --split
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a collection has its files.
+
+    Args:
+        pictures: folder of the pictures.
+        picture: ending of their names.
+        labels: folder of the label images.
+        label: ending of their names -> what their values mean; the first that is found counts.
+        remedy: what to do where there is none.
+    """
+
+    pictures: str
+    picture: str
+    labels: str
+    label: dict[str, Scheme]
+    remedy: str
+
+
+def read_frames(
+    paths: list[Path], layout: Layout, sub_domain: str | None, options: Namespace
+) -> Iterator[Scan | ValueError]:
+    """The pictures of a sequence, with their label maps unless `--labels none`."""
+    for k, path in enumerate(paths):
+        try:
+            image, label = fitted(read_colours(path), _label_of(path, layout, options), options)
+        except ValueError as error:
+            yield ValueError(f"{path.name}: {error}")
+            continue
+        fields = {"scan": k, "frame": path.name.removesuffix(layout.picture), "sub_domain": sub_domain}
+        yield Scan(image, label=label, fields=fields)
+
+
+def _label_of(path: Path, layout: Layout, options: Namespace) -> NDArray | None:
+    """Label map of a picture, as train ids."""
+    if options.labels == "none":
+        return None
+    stem = path.name.removesuffix(layout.picture)
+    folder = options.input / layout.labels / path.parent.relative_to(options.input / layout.pictures)
+    for ending, scheme in layout.label.items():
+        if (folder / f"{stem}{ending}").is_file():
+            return scheme.replace(read_label_image(folder / f"{stem}{ending}"))
+    raise ValueError(f"label: found neither of {[stem + end for end in layout.label]} in '{folder}'. {layout.remedy}")
+
+
+def refuse_test_share(options: Namespace) -> None:
+    """The test split is the official one."""
+    if options.split[2] > 0:
+        raise ValueError(
+            f"--split {' '.join(map(str, options.split))}: the official val is the test split; expected 0 as the third "
+            "share, e.g. --split 0.9 0.1 0."
+        )
