@@ -42,6 +42,8 @@ class Steps(Stages):
     def __init__(self, run: Path, output: Path, seed: int, sampler: str | None = None) -> None:
         self.settings = Settings.from_dict(read_json(run / "experiment.json")["settings"])
         self.bundles, self.unlabeled = run.resolve() / "bundles", Path(self.settings.unlabeled)
+        results = read_json(run / "results.json") if (run / "results.json").is_file() else {}
+        self.weight = self.settings.weight_used(self.settings.modes[0], results.get("weights", {}))
         self.oracle, self.sampler = run.resolve() / "segmentation" / "upper_bound" / "model.pt", sampler
         if not self.oracle.is_file():
             raise ValueError(f"'{run}' has no network of the upper bound; expected a finished run on labelled data.")
@@ -70,7 +72,7 @@ class Steps(Stages):
         if self.sampler is not None:
             schedule = arguments(self.bundles / "latent_diffusion", "scheduler")
             own["scheduler"] = {"_target_": f"unicorn_monai.schedulers.{self.sampler}", **schedule}
-        settings = self.settings.synthesis(self.settings.modes[0])
+        settings = self.settings.synthesis(self.settings.modes[0], self.weight)
         self.bundle(self.bundles / "synthesis", "inference.json", "infer", **settings, **own)
 
     def score(self, n: int, name: str, weights: Path, data: Path, split: str) -> float:

@@ -143,7 +143,6 @@ def synthesize(
 ) -> None:
     """Make more labelled synthetic images with the networks of a finished run."""
     from unicorn_monai.bundle import run_bundle
-    from unicorn_monai.datasets import read_header
     from unicorn_monai.handlers import read_json
     from unicorn_monai.settings import Settings
     from unicorn_monai.storage import absolute
@@ -151,25 +150,16 @@ def synthesize(
     settings = Settings.from_dict(read_json(run / "experiment.json")["settings"])
     mode = settings.modes[0]
     overrides = {} if device is None else {"device": device}
-    chosen = settings.weight(mode) if weight is None else weight
-    if chosen == "auto":
-        results = read_json(run / "results.json")
-        if "unicorn" not in results.get("weights", {}):
-            raise ValueError(
-                f"'{run}' has not chosen a weight; give a number, or run it with the baseline augmentation."
-            )
-        chosen = results["weights"]["unicorn"]["weight"]
+    results = read_json(run / "results.json") if (run / "results.json").is_file() else {}
+    given = weight if weight in (None, "auto") else _number(weight)
     run_bundle(
         run.resolve() / "bundles" / "synthesis" / "configs" / "inference.json",
         "infer",
-        dataset_dir=absolute(settings.labeled),
+        **settings.sampling(mode),
         output_dir=absolute(output),
         count=count,
         seed=seed,
-        mode=mode,
-        augment=settings.augment and read_header(settings.labeled).get("modality", "OCT") == "OCT",
-        uncertainty_weight=_number(chosen),
-        guidance=list(settings.guidance_of(mode)),
+        uncertainty_weight=settings.weight_used(mode, results.get("weights", {}), given=given),
         **overrides,
     )
     console.print(f"{absolute(output)}/dataset.json", soft_wrap=True)

@@ -31,7 +31,7 @@ from unicorn_monai.evaluation.segmentation import compare, score_images, score_t
 from unicorn_monai.evaluation.subdomains import sub_domain_scores
 from unicorn_monai.handlers import log_to_console, read_json
 from unicorn_monai.provenance import provenance
-from unicorn_monai.run_folder import RunFolder
+from unicorn_monai.run_folder import RunFolder, nth
 from unicorn_monai.settings import SEMANTIC_ONLY, SYNTHETIC, Settings
 from unicorn_monai.stages import Branch, side_by_side
 from unicorn_monai.tracking import Tracker
@@ -160,8 +160,8 @@ class Experiment(RunFolder):
 
     def generate_rounds(self) -> None:
         """Further rounds: the retrained network's uncertainties steer the next synthesis."""
-        for before, variant in zip([self.settings.modes[0], *self.rounds], self.rounds, strict=False):
-            self.stage(f"unicorn_{variant}_uncertainty", lambda b=before, v=variant: self.start_round(b, v))  # type: ignore[misc]
+        for variant in self.rounds:
+            self.stage(f"{self.setup(variant)}_uncertainty", partial(self.start_round, variant))
             self.generate(variant)
 
     def baseline(self, name: str) -> None:
@@ -228,7 +228,7 @@ class Experiment(RunFolder):
             folders = {"validation_dir": str(validation), "ckpt_dir": folder, "output_dir": folder}
             values = {"dataset_dir": sets, **folders, **recipe, "seed": self.seed + i}
             work = partial(self.bundle, self.bundle_dir("retinal_unet"), "train.json", **values)
-            self.stage(setup if i == 0 else f"{setup}_training{i + 1}", work)
+            self.stage(nth(setup, i), work)
         self.evaluate(setup)
 
     def self_train(self, setup: str, training: int) -> None:
@@ -239,7 +239,7 @@ class Experiment(RunFolder):
         for i, (config, kind, overrides) in enumerate(steps):
             own = {"seed": self.seed + training} if kind == "train" else {}
             work = partial(self.bundle, self.bundle_dir("retinal_unet"), config, kind, **overrides, **own)
-            self.stage(f"{setup}_{i}" + (f"_training{training + 1}" if training else ""), work)
+            self.stage(nth(f"{setup}_{i}", training), work)
 
     def evaluate(self, setup: str) -> None:
         """Score the networks of a set-up on the unlabelled domain's test images, where they have labels."""
@@ -277,7 +277,7 @@ class Experiment(RunFolder):
     def measure_uncertainty(self, variant: str = "") -> None:
         """Uncertainty of every image of both domains, and the prior in the scaling of every mode."""
         root = self.bundle_dir("retinal_unet", variant)
-        for scaling in dict.fromkeys(Path(self.prior(v)).stem.removeprefix("prior_") for v in self.variants):
+        for scaling in dict.fromkeys(self.settings.scaling_of(mode) for mode in self.settings.modes):
             self.bundle(
                 root,
                 "uncertainty.json",
@@ -289,19 +289,16 @@ class Experiment(RunFolder):
                 prior_path=str(root / "models" / f"prior_{scaling}.json"),
             )
 
-    def start_round(self, before: str, variant: str) -> None:
+    def start_round(self, variant: str) -> None:
         """The network retrained in the round before measures the uncertainties of the next, and guesses labels."""
-        weights, folder = (
-            self.weights(f"{self.setup(before)}+real"),
-            self.bundle_dir("retinal_unet", variant) / "models",
-        )
+        root, before = self.bundle_dir("retinal_unet", variant), self.setup(self.round_before(variant))
+        weights, folder = self.weights(f"{before}+real"), root / "models"
         folder.mkdir(parents=True, exist_ok=True)
         for suffix in (".json", ".pt"):
             shutil.copy2(weights.with_suffix(suffix), folder / f"model{suffix}")
         if self.settings.pseudo_labels:
             data, guessed = str(self.unlabeled), str(self.guessed(variant))
             teacher = {"ckpt_path": str(weights), "threshold": 0.0}  # the Semantic-ControlNet sees whole label maps
-            root = self.bundle_dir("retinal_unet", variant)
             self.bundle(root, "pseudo_label.json", "infer", dataset_dir=data, output_dir=guessed, **teacher)
         self.measure_uncertainty(variant)
 
@@ -319,8 +316,8 @@ class Experiment(RunFolder):
             folders = [self.labeled, *(folder for folder in more if folder.is_dir())]
             own = {"dataset_dir": [str(folder) for folder in folders], "mode": mode}
         if self.is_round(variant):  # goes on where the round before ended
-            before = [self.settings.modes[0], *self.rounds][self.rounds.index(variant)]
-            own["initial_weights"] = str(self.bundle_dir(name, before) / "models" / "model.pt")
+            before = self.bundle_dir(name, self.round_before(variant))
+            own["initial_weights"] = str(before / "models" / "model.pt")
         self.bundle(root, "train.json", **own)
 
     def train_style_transfer(self, name: str) -> None:
@@ -353,13 +350,12 @@ class Experiment(RunFolder):
 
     def weight(self, variant: str) -> float:
         """Weight of the Uncertainty-ControlNet: the setting, or what was chosen (:func:`control.over_weights`)."""
-        given = self.settings.weight(self.mode(variant))
-        return float(self.results["weights"][self.setup(variant)]["weight"] if given == "auto" else given)
+        return self.settings.weight_used(self.mode(variant), self.results["weights"], self.setup(variant))
 
     def synthesise(self, variant: str, output: Path | None = None, weight: float | None = None) -> None:
         """Label maps of the labelled domain x uncertainties of the unlabelled one -> the synthetic data set."""
-        own = {**self.settings.synthesis(self.mode(variant)), "output_dir": str(output or self.synthetic(variant))}
-        own |= {"uncertainty_weight": self.weight(variant) if weight is None else weight, "resume": True}
+        own = self.settings.synthesis(self.mode(variant), self.weight(variant) if weight is None else weight)
+        own |= {"output_dir": str(output or self.synthetic(variant)), "resume": True}
         self.bundle(self.bundle_dir("synthesis", variant), "inference.json", "infer", **own)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from unicorn_monai.baselines.self_training import ROUNDS
-from unicorn_monai.bundle import install
+from unicorn_monai.bundle import definition, install
 from unicorn_monai.dataset_files import local_folder
 from unicorn_monai.datasets import label_names, read_header
 from unicorn_monai.settings import STYLE_TRANSFER, Settings
@@ -24,6 +24,11 @@ from unicorn_monai.stages import Stages
 
 SHARED = ("latent_diffusion", "style_transfer")  # by all variants
 OWN = ("uncertainty_controlnet", "semantic_controlnet", "synthesis")  # of every variant
+
+
+def nth(name: str, training: int) -> str:
+    """A name for one of several trainings; the first has the plain one."""
+    return f"{name}_training{training + 1}" if training else name
 
 
 class RunFolder(Stages):
@@ -57,6 +62,10 @@ class RunFolder(Stages):
         """The mode of a variant."""
         return variant if variant in self.settings.modes else self.settings.modes[0]
 
+    def round_before(self, variant: str) -> str:
+        """The variant that a further round goes on from."""
+        return [self.settings.modes[0], *self.rounds][self.rounds.index(variant)]
+
     def is_round(self, variant: str) -> bool:
         """Whether a variant is a further round."""
         return variant not in self.settings.modes
@@ -74,8 +83,8 @@ class RunFolder(Stages):
         return self.run_dir / ("bundles" if first else f"bundles_{variant}") / name
 
     def prior(self, variant: str) -> str:
-        """File of the prior: the paper's hint is the plain uncertainty, the compositional one is scaled."""
-        scaling = "paper" if self.mode(variant) == "paper" else self.settings.scaling
+        """File of the prior, in the scaling of the variant's mode."""
+        scaling = self.settings.scaling_of(self.mode(variant))
         return str(self.bundle_dir("retinal_unet", variant) / "models" / f"prior_{scaling}.json")
 
     def synthetic(self, variant: str) -> Path:
@@ -98,16 +107,19 @@ class RunFolder(Stages):
 
     def weights(self, setup: str, training: int = 0) -> Path:
         """Weights of the segmentation network of a set-up, from its first or a further training."""
-        if training:
-            setup = f"{setup}_training{training + 1}"
-        elif setup == "lower_bound":
+        if setup == "lower_bound" and not training:
             return self.bundle_dir("retinal_unet") / "models" / "model.pt"
-        folder = self.run_dir / "segmentation" / setup
+        folder = self.run_dir / "segmentation" / nth(setup, training)
         return (folder / f"round_{ROUNDS}" if setup.startswith("self_training") else folder) / "model.pt"
 
     def record(self, setup: str, training: int = 0) -> Path:
         """What was counted in the test images for a set-up."""
-        return self.run_dir / "evaluation" / (f"{setup}_training{training + 1}.json" if training else f"{setup}.json")
+        return self.run_dir / "evaluation" / f"{nth(setup, training)}.json"
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the images."""
+        return int(definition(self.bundle_dir("retinal_unet"), "num_channels"))
 
     # ------------------------------------------------------------------ bundles
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from unicorn_monai.datasets import check, datalist, read_header
 from unicorn_monai.fusion import MODES
 from unicorn_monai.prior import SCALINGS
+from unicorn_monai.storage import absolute
 
 STYLE_TRANSFER = ("cyclegan", "cut")
 BASELINES = ("augmentation", "self_training", *STYLE_TRANSFER)
@@ -94,19 +95,56 @@ class Settings:
         """Weight of the Uncertainty-ControlNet in a mode, or "auto"."""
         return self.paper_weight if mode == "paper" else self.uncertainty_weight
 
+    def weight_used(
+        self, mode: str, chosen: Mapping[str, Any], setup: str = "unicorn", given: float | str | None = None
+    ) -> float:
+        """The weight as a number.
+
+        Args:
+            mode: whose.
+            chosen: "weights" of the run's results: by set-up what "auto" stands for.
+            setup: the set-up.
+            given: in place of the setting, a number or "auto".
+
+        Raises:
+            ValueError: "auto", and the run has chosen none.
+        """
+        given = self.weight(mode) if given is None else given
+        if given != "auto":
+            return float(given)
+        if setup not in chosen:
+            raise ValueError(
+                f"The run has not chosen a weight for '{setup}'; give a number, or run it with the baseline "
+                "'augmentation'."
+            )
+        return float(chosen[setup]["weight"])
+
+    def scaling_of(self, mode: str) -> str:
+        """Scaling of the hint in a mode: the paper's is the plain uncertainty."""
+        return "paper" if mode == "paper" else self.scaling
+
     def guidance_of(self, mode: str) -> tuple[float, float]:
         """Guidance in a mode; the paper has none."""
         return self.guidance if mode == "compositional" else (1.0, 1.0)
 
-    def synthesis(self, mode: str) -> dict[str, Any]:
-        """What ``inference.json`` of the bundle ``synthesis`` is told in a mode, but for the place of the result."""
+    def changes_geometry(self) -> bool:
+        """Whether label maps are changed before synthesis: those of layers only, not of scenes."""
+        return self.augment and read_header(self.labeled).get("modality", "OCT") == "OCT"
+
+    def sampling(self, mode: str) -> dict[str, Any]:
+        """What ``inference.json`` of the bundle ``synthesis`` is told in a mode about how to sample."""
         return {
-            "dataset_dir": str(Path(self.labeled).resolve()),
+            "dataset_dir": absolute(self.labeled),
             "mode": mode,
-            "uncertainty_weight": self.weight(mode),
             "guidance": list(self.guidance_of(mode)),
+            "augment": self.changes_geometry(),
+        }
+
+    def synthesis(self, mode: str, weight: float) -> dict[str, Any]:
+        """All that it is told for the run's own data set, but for the place of the result."""
+        return self.sampling(mode) | {
+            "uncertainty_weight": weight,
             "count": self.count or self.samples_per_label * len(datalist(self.labeled, "training")),
-            "augment": self.augment and read_header(self.labeled).get("modality", "OCT") == "OCT",
             "device_name": str(read_header(self.unlabeled)["device"]),
         }
 

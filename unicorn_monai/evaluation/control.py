@@ -48,7 +48,7 @@ logger = logging.getLogger("unicorn_monai")
 def reconstruction(run: Experiment) -> dict[str, dict[str, list[float]]]:
     """High-pass standard deviation and mean entropy of validation images, [original, reconstruction] per domain."""
     autoencoder = from_bundle(run.bundle_dir("latent_diffusion"), "autoencoder_def", "autoencoder.pt", run.device)
-    segmentation, channels = _segmentation(run), _channels(run)
+    segmentation, channels = _segmentation(run), run.num_channels
     result = {}
     for name, folder in (("labeled", run.labeled), ("unlabeled", run.unlabeled)):
         paths = [item["image"] for item in datalist(folder, "validation")]
@@ -82,7 +82,7 @@ def latent_statistics(run: Experiment, count: int = 64) -> dict[str, float]:
     generator.inferer.decode = original  # type: ignore[method-assign]
     autoencoder = from_bundle(root, "autoencoder_def", "autoencoder.pt", run.device)
     dataset = LatentDataset(
-        [run.labeled, run.unlabeled], "training", autoencoder, root / "models" / "latents", _channels(run)
+        [run.labeled, run.unlabeled], "training", autoencoder, root / "models" / "latents", run.num_channels
     )
     training = float(dataset.mean[0].double().square().mean() + dataset.std[0].double().square().mean()) ** 0.5
     ratio = float(torch.cat(sampled).double().square().mean().sqrt()) / (training * generator.inferer.scale_factor)
@@ -104,12 +104,12 @@ def make_generator(run: Experiment, variant: str | None, weight: float | None = 
         weight = 0.0
     else:
         weight, mode = run.weight(variant) if weight is None else weight, run.mode(variant)
-        guidance, sha256 = run.settings.guidance_of(mode), _segmentation_sha256(run, variant)
+        guidance = run.settings.guidance_of(mode)
         nets = {
             name: from_bundle(run.bundle_dir(f"{name}_controlnet", variant), weights="model.pt", device=run.device)
             for name in ("semantic", "uncertainty")
         }
-        nets |= {"prior": UncertaintyPrior.load(run.prior(variant), sha256), "num_labels": len(run.results["labels"])}
+        nets |= {"prior": load_prior(run, variant), "num_labels": len(run.results["labels"])}
     scale_factor = weights_metadata(root, "model.pt", "scale_factor")
     return Generator(
         DualControlNetInferer(from_bundle(root, "scheduler"), scale_factor, weight, mode, guidance),
@@ -131,16 +131,16 @@ def over_weights(run: Experiment, variant: str) -> dict[str, Any]:
     """
     name = run.setup(variant)
     generator = make_generator(run, variant, weight=0.0)
-    prior = UncertaintyPrior.load(run.prior(variant), _segmentation_sha256(run, variant))
+    prior, uncertainty = _prior_and_measure(run, variant)
     requests = Requests(WEIGHT_MAPS, run.settings.seed, run.labeled, "validation", prior=prior)[:]
     oracle = "upper_bound" if run.has_truth else None
     table = control_over_weights(
         generator,
         requests,
-        image_measure(_segmentation(run, variant), Measure(prior.acquisition, prior.aggregation)),
-        _network(run, "augmentation"),
+        uncertainty,
+        network_of(run, "augmentation"),
         folder=run.run_dir / "pictures" / f"weights_{name}",
-        oracle=None if oracle is None else _network(run, oracle),
+        oracle=None if oracle is None else network_of(run, oracle),
     )
     found = {"table": table, "judge": "augmentation", "oracle": oracle}
     try:
@@ -158,8 +158,7 @@ def measure(run: Experiment, variant: str, synthetic: Path) -> dict[str, Any]:
     """Requested against measured uncertainty, and label fidelity of the synthetic data set."""
     generator = make_generator(run, variant)
     labeled = _uncertainties(run, run.labeled, variant)
-    prior = UncertaintyPrior.load(run.prior(variant))
-    uncertainty = image_measure(_segmentation(run, variant), Measure(prior.acquisition, prior.aggregation))
+    prior, uncertainty = _prior_and_measure(run, variant)
     grid = np.linspace(labeled.mean(), min(1.0, prior.mean + 2 * prior.std), GRID)
     maps = Requests(MAPS, run.settings.seed, run.labeled, "validation")[:]
     curve, requested, measured = [], [], []
@@ -180,11 +179,11 @@ def measure(run: Experiment, variant: str, synthetic: Path) -> dict[str, Any]:
 def label_fidelity(run: Experiment, synthetic: Path) -> dict[str, Any]:
     """IoU between the label maps of a synthetic data set and what the oracle segments in its images."""
     setup = "upper_bound" if run.has_truth else "lower_bound"
-    oracle = _network(run, setup)
+    oracle = network_of(run, setup)
     items = datalist(synthetic, "training", ("image", "label"))
     labels = len(run.results["labels"])
     load = LoadPixelsd(["label"], num_labels=labels)
-    prediction = predict_labels(oracle, [item["image"] for item in items], run.device, _channels(run))
+    prediction = predict_labels(oracle, [item["image"] for item in items], run.device, run.num_channels)
     truth = torch.stack([load.read_label(item["label"])[0] for item in items])
     return {
         "label_fidelity_mean_iou": scores(confusion_matrix(prediction, truth, labels))["mean_iou"],
@@ -199,11 +198,10 @@ def summarise_uncertainties(run: Experiment) -> None:
     All are measured with the lower bound's network, also those of further rounds, so that they can be compared.
     """
     values = {"labeled": _uncertainties(run, run.labeled), "unlabeled": _uncertainties(run, run.unlabeled)}
-    prior = UncertaintyPrior.load(run.prior(run.settings.modes[0]))
-    uncertainty = image_measure(_segmentation(run), Measure(prior.acquisition, prior.aggregation))
+    _, uncertainty = _prior_and_measure(run, run.settings.modes[0])
     for name, folder in synthetic_sets(run).items():
         paths = [str(item["image"]) for item in datalist(folder, "training")]
-        values[name] = _measured(uncertainty, paths, _channels(run), run.device)
+        values[name] = _measured(uncertainty, paths, run.num_channels, run.device)
     run.results["uncertainty"] = {
         name: {"mean": float(v.mean()), "std": float(v.std()), "n": len(v)} for name, v in values.items()
     }
@@ -239,17 +237,21 @@ def _segmentation(run: Experiment, variant: str = "") -> nn.Module:
     return from_bundle(run.bundle_dir("retinal_unet", variant), weights="model.pt", device=run.device)
 
 
-def _segmentation_sha256(run: Experiment, variant: str) -> str:
-    return weights_metadata(run.bundle_dir("retinal_unet", variant), "model.pt", "sha256")
+def load_prior(run: Experiment, variant: str) -> UncertaintyPrior:
+    """The prior of a variant; one that another segmentation network measured is refused."""
+    sha256 = weights_metadata(run.bundle_dir("retinal_unet", variant), "model.pt", "sha256")
+    return UncertaintyPrior.load(run.prior(variant), sha256)
 
 
-def _network(run: Experiment, setup: str) -> nn.Module:
+def _prior_and_measure(run: Experiment, variant: str) -> tuple[UncertaintyPrior, Callable[[Tensor], Tensor]]:
+    """The prior of a variant, and the uncertainty (batch,) of images as it was measured for the prior."""
+    prior = load_prior(run, variant)
+    return prior, image_measure(_segmentation(run, variant), Measure(prior.acquisition, prior.aggregation))
+
+
+def network_of(run: Experiment, setup: str) -> nn.Module:
     """The segmentation network of a set-up."""
     return from_bundle(run.bundle_dir("retinal_unet"), weights=str(run.weights(setup)), device=run.device)
-
-
-def _channels(run: Experiment) -> int:
-    return int(definition(run.bundle_dir("retinal_unet"), "num_channels"))
 
 
 def example_requests(run: Experiment, count: int) -> list[Request]:

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from unicorn_monai.bundle import definition, from_bundle
 from unicorn_monai.datasets import datalist
-from unicorn_monai.evaluation.control import make_generator, synthetic_sets
+from unicorn_monai.evaluation.control import make_generator, network_of, synthetic_sets
 from unicorn_monai.evaluation.distribution import FeatureSet, distances
 from unicorn_monai.evaluation.features import Features, train_encoder
 from unicorn_monai.evaluation.memorization import Material, TooFewImages, audit, gather
-from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.synthesis import Requests
 
 if TYPE_CHECKING:
@@ -31,7 +29,7 @@ def train_features(run: Experiment) -> dict[str, float]:
     """Train the default feature network: {"masked_error": mean absolute error of the grey values it fills in}."""
     iterations = (run.settings.features or {}).get("iterations", 1000)
     domains, path = [run.labeled, run.unlabeled], run.features_path
-    error = train_encoder(domains, path, _channels(run), iterations, seed=run.settings.seed, device=run.device)
+    error = train_encoder(domains, path, run.num_channels, iterations, seed=run.settings.seed, device=run.device)
     return {"masked_error": error}
 
 
@@ -50,7 +48,7 @@ def distances_of(run: Experiment) -> dict[str, Any]:
     for name, folder in ({"labeled": run.labeled, "unlabeled": run.unlabeled} | synthetic_sets(run)).items():
         items = datalist(folder, "training")
         subjects = [str(item.get("subject")) for item in items]
-        sets[name] = FeatureSet(features.of(items, _channels(run)), subjects)
+        sets[name] = FeatureSet(features.of(items, run.num_channels), subjects)
     return distances(sets, features.name, ["labeled", "unlabeled"], run.settings.seed)
 
 
@@ -60,12 +58,10 @@ def search_copies(run: Experiment) -> dict[str, Any]:
     Held out are the validation and test images of both domains; the control set is made here from the labelled
     domain's validation label maps.
     """
-    features, channels, labels = features_of(run), _channels(run), len(run.results["labels"])
-    weights = str(run.weights("unicorn+real"))
-    segmentation = from_bundle(run.bundle_dir("retinal_unet"), weights=weights, device=run.device)
+    features, labels, segmentation = features_of(run), len(run.results["labels"]), network_of(run, "unicorn+real")
 
     def material(items: list[dict[str, Any]]) -> Material:
-        return gather(items, features, labels, channels, segmentation, run.device)
+        return gather(items, features, labels, run.num_channels, segmentation, run.device)
 
     known = datalist(run.labeled, "training", ("image", "label")) + _unlabelled(run, ["training"])
     held_out = ["validation", "test"]
@@ -92,12 +88,10 @@ def _unlabelled(run: Experiment, splits: list[str]) -> list[dict[str, Any]]:
 def _control_set(run: Experiment, features: Features) -> Material:
     """Images synthesised like the data set, but from label maps that no network was trained on."""
     main = run.settings.modes[0]
-    generator, prior = make_generator(run, main), UncertaintyPrior.load(run.prior(main))
-    maps = len(datalist(run.labeled, "validation"))
-    count = min(CONTROL, maps) if not run.settings.augment else CONTROL
-    requests = Requests(
-        count, run.settings.seed + 1, run.labeled, "validation", prior=prior, augment=run.settings.augment
-    )
+    generator, augment = make_generator(run, main), run.settings.changes_geometry()
+    count = CONTROL if augment else min(CONTROL, len(datalist(run.labeled, "validation")))
+    seed, prior = run.settings.seed + 1, generator.prior
+    requests = Requests(count, seed, run.labeled, "validation", prior=prior, augment=augment)
     parts = []
     for start in range(0, count, BATCH):
         batch = requests[start : start + BATCH]
@@ -106,7 +100,3 @@ def _control_set(run: Experiment, features: Features) -> Material:
         parts.append((images.half(), labels[:, 0].to(torch.uint8), features(images)))  # type: ignore[index]
     images, labels, found = (torch.cat(part) for part in zip(*parts, strict=True))
     return Material([{}] * count, images, labels, found)
-
-
-def _channels(run: Experiment) -> int:
-    return int(definition(run.bundle_dir("retinal_unet"), "num_channels"))

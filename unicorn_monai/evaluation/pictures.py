@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unicorn_monai.bundle import definition, from_bundle
+from unicorn_monai.bundle import from_bundle
 from unicorn_monai.datasets import datalist, read_header, write_array, write_json
 from unicorn_monai.evaluation.control import example_requests, make_generator
 from unicorn_monai.handlers import tile
@@ -38,7 +38,7 @@ def write_all(run: Experiment) -> None:
 
 
 def _sheets(run: Experiment) -> Iterator[tuple[str, str, str, Tensor]]:
-    channels = definition(run.bundle_dir("retinal_unet"), "num_channels")
+    channels = run.num_channels
     real = {
         "labeled": _images(run.labeled, "validation", channels),
         "unlabeled": _images(run.unlabeled, "validation", channels),

@@ -64,7 +64,8 @@ def make_app(app_dir: PathLike, run: PathLike | None, setup: str | None = None) 
     if not (run / "results.json").is_file():
         raise ValueError(f"'{run}' is no finished run: it has no results.json. Finish it with `--resume`.")
     settings = Settings.from_dict(read_json(run / "experiment.json")["settings"])
-    mode, labels = settings.modes[0], read_json(run / "results.json")["labels"]
+    results, mode = read_json(run / "results.json"), settings.modes[0]
+    labels = results["labels"]
     setup = setup or "unicorn+real"
     weights = _weights(run, setup)
     temporary = app_dir.with_name(f".tmp-{app_dir.name}")
@@ -74,7 +75,7 @@ def make_app(app_dir: PathLike, run: PathLike | None, setup: str | None = None) 
     _copy(run / "bundles" / SEGMENTATION, temporary / "model" / SEGMENTATION)
     for suffix in (".pt", ".json"):
         shutil.copy(weights.with_suffix(suffix), temporary / "model" / SEGMENTATION / "models" / f"model{suffix}")
-    prior = f"prior_{'paper' if mode == 'paper' else 'zscore'}.json"
+    prior = f"prior_{settings.scaling_of(mode)}.json"
     generator = app_dir / "generator"
     paths = {name: str(generator / name) for name in (SEGMENTATION, "latent_diffusion")}
     paths["prior_path"] = str(generator / SEGMENTATION / "models" / prior)
@@ -88,7 +89,7 @@ def make_app(app_dir: PathLike, run: PathLike | None, setup: str | None = None) 
         "setup": setup,
         "labels": labels,
         "mode": mode,
-        "uncertainty_weight": settings.weight(mode),
+        "uncertainty_weight": settings.weight_used(mode, results.get("weights", {})),
         "guidance": list(settings.guidance_of(mode)),
     }
     (temporary / "main.py").write_text(MAIN)
