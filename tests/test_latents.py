@@ -89,7 +89,9 @@ def test_another_autoencoder_or_another_image_is_encoded_anew(data, encoder, mak
 
 
 def test_an_interrupted_encoding_leaves_nothing_behind(make, tmp_path, monkeypatch):
-    monkeypatch.setattr("unicorn_monai.latents.save_file", lambda tensors, path: (path.write_bytes(b"half"), forbid()))
+    monkeypatch.setattr(
+        "unicorn_monai.checkpoints.save_file", lambda _, path, metadata: (path.write_bytes(b"half"), forbid())
+    )
     with pytest.raises(AssertionError):
         make()
     assert not list((tmp_path / "cache").iterdir())

@@ -25,14 +25,15 @@ import numpy as np
 import torch
 from monai.networks.nets import AutoencoderKL
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 from tqdm import tqdm
 
+from unicorn_monai.checkpoints import save_tensors
 from unicorn_monai.datasets import PathLike, datalist, list_folders
 from unicorn_monai.distributed import main_first
-from unicorn_monai.durable import atomic, sweep
+from unicorn_monai.durable import sweep
 from unicorn_monai.failures import named
 from unicorn_monai.networks import require_finite
 from unicorn_monai.prompts import PromptEmbeddings, PromptTemplate
@@ -281,9 +282,7 @@ def _cached(folder: Path, identity: str, make: Callable[[], dict[str, Tensor]]) 
             return load_file(path)
         except SafetensorError as error:
             logger.warning(f"'{path}' is damaged ({error}); it is made again.")
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary:
-        save_file({key: value.contiguous() for key, value in make().items()}, temporary)
+    save_tensors(make(), path)
     return load_file(path)
 
 

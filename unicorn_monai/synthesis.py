@@ -138,8 +138,8 @@ class Generator:
                 uncertainty_weight=weight,
                 context=context,
             )
-        wanted = named(r.index for r in requests)
-        return require_finite("A synthetic image", cast(Tensor, images).float(), wanted).clamp(0, 1)
+        batch = named(r.index for r in requests)
+        return require_finite("A synthetic image", cast(Tensor, images).float(), batch).clamp(0, 1)
 
 
 def downsampling(autoencoder: AutoencoderKL) -> int:
