@@ -112,7 +112,9 @@ def test_rounds_trainings_and_the_chosen_weight(domains, tmp_path):
     more = values | {"baselines": ("self_training", "augmentation"), "confidence": 0.11}
     with pytest.raises(ValueError, match="started with other settings: confidence"):
         Experiment(settings(domains, tmp_path / "r", **more), resume=True)
+    assert run.marker("distances").is_file()
     Experiment(settings(domains, tmp_path / "r", **(more | {"confidence": 0.9})), resume=True)
+    assert not run.marker("distances").exists()  # computed again, with the images of the new baselines
     results = run.results
     assert len(datalist(run.run_dir / "synthetic", "training")) == 2 * len(datalist(run.labeled, "training"))
     assert {"unicorn_round2", "unicorn_round2+real"} <= set(results["segmentation"])

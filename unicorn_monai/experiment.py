@@ -63,13 +63,16 @@ class Experiment(RunFolder):
             before = read_json(record)["settings"]
             now = json.loads(json.dumps(asdict(settings)))
             changed = [key for key, value in now.items() if before.get(key, value) != value]
-            if "baselines" in changed and set(before["baselines"]) <= set(settings.baselines):
+            more = "baselines" in changed and set(before["baselines"]) <= set(settings.baselines)
+            if more:
                 changed.remove("baselines")  # a finished run can be compared with more
             if changed:
                 raise ValueError(
                     f"'{self.run_dir}' was started with other settings: {', '.join(changed)}. Resume with the "
                     "same, or use another --output."
                 )
+            if more:
+                self.marker("distances").unlink(missing_ok=True)  # between all sets of images, of which there are more
         (self.run_dir / "stages").mkdir(parents=True, exist_ok=True)
         write_json(record, {"settings": asdict(settings), **provenance()})
         self.results: dict[str, Any] = {
@@ -322,7 +325,7 @@ class Experiment(RunFolder):
 
     def train_style_transfer(self, name: str) -> None:
         """CycleGAN or CUT, for as many seconds as the diffusion model and both ControlNets took together."""
-        stages = [self.run_dir / "stages" / f"{stage}.json" for stage in OWN_TRAINING]
+        stages = [self.marker(stage) for stage in OWN_TRAINING]
         folder = self.bundle_dir("style_transfer") / "models" / name
         self.bundle(
             self.bundle_dir("style_transfer"),

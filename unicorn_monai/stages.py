@@ -46,9 +46,13 @@ class Stages:
         self.commands: dict[str, str] = {}
         self._current, self._tracked = "", list[StageTracker]()
 
+    def marker(self, name: str) -> Path:
+        """What a finished stage leaves: its result, seconds and commands."""
+        return self.run_dir / "stages" / f"{name}.json"
+
     def stage(self, name: str, work: Callable[[], Any]) -> Any:
         """Run one stage unless it is finished; its result is kept."""
-        marker = self.run_dir / "stages" / f"{name}.json"
+        marker = self.marker(name)
         if marker.exists():
             logger.info(f"{name}: finished before, skipped")
             kept = read_json(marker)
