@@ -174,7 +174,7 @@ def check_chain(
 
 
 def _trained(bundle_root: PathLike) -> bool:
-    return (Path(bundle_root) / "models" / "model.json").is_file()
+    return (Path(bundle_root) / "models" / "model.pt").is_file()
 
 
 def _weights(bundle_root: PathLike, file: str = "model.pt") -> dict[str, Any]:
