@@ -33,7 +33,7 @@ from unicorn_monai.handlers import log_to_console, read_json
 from unicorn_monai.provenance import provenance
 from unicorn_monai.run_folder import RunFolder, nth
 from unicorn_monai.settings import SEMANTIC_ONLY, SYNTHETIC, Settings
-from unicorn_monai.stages import Branch, side_by_side
+from unicorn_monai.stages import Branch, Chain, side_by_side
 from unicorn_monai.tracking import Tracker
 
 logger = logging.getLogger("unicorn_monai")
@@ -103,8 +103,8 @@ class Experiment(RunFolder):
 
     def know_both_domains(self) -> None:
         """What needs no synthetic image: the networks of the real ones, the diffusion model, the feature network."""
-        early = [("baseline", "augmentation")] if "augmentation" in self.settings.baselines else []
-        self.parallel([("learn_latents",), ("segment",), *early, ("learn_features",)])
+        early = [[("baseline", "augmentation")]] * ("augmentation" in self.settings.baselines)
+        self.parallel([("learn_latents",)], [("segment",)], *early, [("learn_features",)])
         self.learn_images()
         self.check_images()
 
@@ -113,8 +113,11 @@ class Experiment(RunFolder):
         s = self.settings
         last = [name for name in s.baselines if name in SYNTHETIC]
         others = [name for name in s.baselines if name not in ("augmentation", *SYNTHETIC)]
-        self.parallel([("generate", mode) for mode in s.modes] + [("baseline", name) for name in others])
-        self.parallel([("baseline", name) for name in last] + [("generate_rounds",)] * (s.rounds > 1))
+        self.parallel(
+            *[[("generate", mode), *self.retrainings(mode)] for mode in s.modes],
+            *[[("baseline", name)] for name in others],
+        )
+        self.parallel(*[[("baseline", name)] for name in last], *[[("generate_rounds",)]] * (s.rounds > 1))
 
     def segment(self) -> None:
         """Train the segmentation networks of the real images, and measure the uncertainties."""
@@ -145,7 +148,7 @@ class Experiment(RunFolder):
         self.results["diffusion"] = self.stage("latents", lambda: control.latent_statistics(self))
 
     def generate(self, variant: str) -> None:
-        """Train both ControlNets of a variant, choose the weight, synthesise, retrain, and measure the control."""
+        """Train both ControlNets of a variant, choose the weight, synthesise, and measure the control."""
         name, synthetic = self.setup(variant), self.synthetic(variant)
         for net in ("uncertainty_controlnet", "semantic_controlnet"):  # the second may build on the first
             self.stage(f"{name}_{net}", lambda net=net: self.train_controlnet(net, variant))  # type: ignore[misc]
@@ -153,19 +156,30 @@ class Experiment(RunFolder):
             weights = self.stage(f"{name}_weights", lambda: control.over_weights(self, variant))
             self.results["weights"][name] = weights
         self.stage(f"{name}_synthesis", lambda: self.synthesise(variant))
-        self.train_segmentation(name, synthetic, synthetic)
-        self.train_segmentation(f"{name}+real", [synthetic, self.labeled], synthetic)
-        if variant == self.settings.modes[0] and "augmentation" in self.settings.baselines:
-            setup = f"{name}+real+augmentation"
-            self.train_segmentation(setup, [synthetic, self.labeled], synthetic, augmentation="strong")
         key = name.replace("unicorn", "control")
         self.results[key] = self.stage(f"{name}_control", lambda: control.measure(self, variant, synthetic))
+
+    def retrainings(self, variant: str) -> list[Branch]:
+        """The segmentation networks that are trained on the synthetic images of a variant, as branches."""
+        recipes = ["", "+real"]
+        if variant == self.settings.modes[0] and "augmentation" in self.settings.baselines:
+            recipes.append("+real+augmentation")
+        return [("retrain", variant, recipe) for recipe in recipes]
+
+    def retrain(self, variant: str, recipe: str) -> None:
+        """Train a segmentation network on the synthetic images of a variant, "+real" images, "+augmentation"."""
+        synthetic = self.synthetic(variant)
+        data = [synthetic, self.labeled] if "+real" in recipe else synthetic
+        strong = {"augmentation": "strong"} if "+augmentation" in recipe else {}
+        self.train_segmentation(self.setup(variant) + recipe, data, synthetic, **strong)
 
     def generate_rounds(self) -> None:
         """Further rounds: the retrained network's uncertainties steer the next synthesis."""
         for variant in self.rounds:
             self.stage(f"{self.setup(variant)}_uncertainty", partial(self.start_round, variant))
             self.generate(variant)
+            for _, *arguments in self.retrainings(variant):
+                self.retrain(*arguments)
 
     def baseline(self, name: str) -> None:
         """What one would do without UnIACorN: strong augmentation, pseudo-labels, or a transfer of the style."""
@@ -214,11 +228,12 @@ class Experiment(RunFolder):
 
     # ------------------------------------------------------------------ single stages
 
-    def parallel(self, branches: list[Branch]) -> None:
+    def parallel(self, *chains: Chain) -> None:
         """Run methods of this experiment that do not depend on each other, side by side where there is room."""
+        branches = [branch for chain in chains for branch in chain]
         jobs = min(self.settings.jobs or (2 if self.device.type == "cpu" else 1), len(branches), os.cpu_count() or 1)
         if jobs > 1:
-            side_by_side(_run_branch, branches, jobs, self.settings, self.tracker.parent, self.walked)
+            side_by_side(_run_branch, chains, jobs, self.settings, self.tracker.parent, self.walked)
         for name, *arguments in branches:  # what ran elsewhere is finished now, and its results are picked up here
             getattr(self, name)(*arguments)
         self.walked += branches
@@ -362,12 +377,14 @@ class Experiment(RunFolder):
         self.bundle(self.bundle_dir("synthesis", variant), "inference.json", "infer", **own)
 
 
-def _run_branch(settings: Settings, parent: str, walked: list[Branch], branch: Branch, threads: int) -> None:
+def _run_branch(
+    settings: Settings, parent: str, walked: list[Branch], before: list[Branch], branch: Branch, threads: int
+) -> None:
     """One branch of an experiment, in a process of its own."""
     torch.set_num_threads(threads)
     log_to_console()
     run = Experiment(settings, resume=True)
-    for name, *arguments in walked:  # finished: picks up the results
+    for name, *arguments in [*walked, *before]:  # finished: picks up the results
         getattr(run, name)(*arguments)
     run.tracker = Tracker(run.run_dir, run.run_dir.name, settings.tracking, parent)
     name, *arguments = branch

@@ -13,7 +13,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from unicorn_monai.tracking import StageTracker, Tracker
 logger = logging.getLogger("unicorn_monai")
 
 Branch = tuple[Any, ...]  # name of a method of the experiment, and its arguments
+Chain = Sequence[Branch]  # a branch, then those that need nothing but it
 
 
 class Stages:
@@ -106,12 +107,15 @@ class Stages:
             yield
 
 
-def side_by_side(work: Callable[..., None], branches: Sequence[Branch], jobs: int, *shared: Any) -> None:
-    """Run ``work(*shared, branch, threads)`` for every branch, in processes of their own; the first failure ends all.
+def side_by_side(work: Callable[..., None], chains: Sequence[Chain], jobs: int, *shared: Any) -> None:
+    """Run ``work(*shared, before, branch, threads)`` for every branch, in processes of their own.
+
+    The first branch of every chain waits for nothing, the others for that first one (``before``, a list) and not for
+    each other. The first failure ends all.
 
     Args:
         work: a function at the top level of a module.
-        branches: what to run.
+        chains: what to run.
         jobs: processes at a time; they share the processor's cores.
         shared: first arguments of ``work``.
     """
@@ -120,14 +124,18 @@ def side_by_side(work: Callable[..., None], branches: Sequence[Branch], jobs: in
     os.environ |= {"OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"}  # bars of two processes overwrite each other
     try:
         with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-            futures = [pool.submit(work, *shared, branch, threads) for branch in branches]
-            done, running = wait(futures, return_when=FIRST_EXCEPTION)
-            if running or any(future.exception() for future in done):
-                pool.shutdown(wait=False, cancel_futures=True)
-                for process in multiprocessing.active_children():
-                    process.terminate()
-            for future in done:
-                future.result()
+            chain_of: dict[Future, Chain] = {pool.submit(work, *shared, [], c[0], threads): c for c in chains}
+            running = set(chain_of)
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                if any(future.exception() for future in done):
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    for process in multiprocessing.active_children():
+                        process.terminate()
+                for future in done:
+                    future.result()
+                    first, *others = chain_of.get(future, [None])
+                    running |= {pool.submit(work, *shared, [first], branch, threads) for branch in others}
     finally:
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
