@@ -87,6 +87,25 @@ def test_the_synthetic_data_set_looks_like_a_real_one(finished):
     assert all(len(digest) == 64 for digest in provenance["models"].values())
 
 
+def test_the_semantic_controlnet_sees_the_unlabelled_images_with_guessed_labels(finished):
+    guessed = read_header(finished.run_dir / "guessed")
+    assert len(guessed["training"]) == len(datalist(finished.unlabeled, "training"))
+    teacher = {item["pseudo_label"]["segmentation_sha256"] for item in guessed["training"]}
+    assert teacher == {sha256(finished.weights("augmentation"))}
+    commands = {key: text for key, text in finished.commands.items() if key.startswith("semantic_controlnet")}
+    for text in commands.values():
+        assert (str(finished.run_dir / "guessed") in text) == ("--mode compositional" in text)
+    assert len(commands) == 2
+
+
+@pytest.mark.parametrize("change", [{"pseudo_labels": False}, {"modes": ("paper",)}])
+def test_no_labels_are_guessed_and_no_network_trained_for_it_where_nobody_is_taught(domains, tmp_path, change):
+    asked = settings(domains, tmp_path, **change)
+    assert (asked.teaches, asked.with_augmentation) == (False, False)
+    asked.baselines = ("augmentation",)
+    assert (asked.teaches, asked.with_augmentation) == (False, True)
+
+
 def test_the_report_is_one_file_with_the_pictures(finished):
     html = (finished.run_dir / "report.html").read_text()
     assert html.count("data:image/png;base64") >= 5
@@ -205,7 +224,7 @@ def cli(*words) -> subprocess.CompletedProcess:
         ({"paper_weight": 1.5}, "paper_weight is 1.5; expected 0 to 1"),
         ({"uncertainty_weight": "most"}, "uncertainty_weight is 'most'; expected 0 or more, or 'auto'"),
         ({"uncertainty_weight": -1.0}, "uncertainty_weight is -1.0; expected 0 or more"),
-        ({"uncertainty_weight": "auto"}, "needs the baseline 'augmentation'"),
+        ({"uncertainty_weight": "auto", "pseudo_labels": False}, "needs the baseline 'augmentation'"),
         ({"modes": ()}, "modes is empty"),
         ({"modes": ("paper",), "rounds": 2}, "rounds is 2; further rounds need the first mode to be 'compositional'"),
         ({"trainings": 0}, "trainings is 0; expected at least 1"),

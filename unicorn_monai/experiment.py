@@ -38,7 +38,7 @@ from unicorn_monai.tracking import Tracker
 
 logger = logging.getLogger("unicorn_monai")
 
-OWN_TRAINING = ("autoencoder", "diffusion", "unicorn_uncertainty_controlnet", "unicorn_semantic_controlnet")
+CONTROLNETS = ("uncertainty_controlnet", "semantic_controlnet")  # in order: the second may build on the first
 REFERENCES = ("lower_bound", "cut+real", "augmentation", SEMANTIC_ONLY)  # compared with, subject by subject
 
 
@@ -103,8 +103,7 @@ class Experiment(RunFolder):
 
     def know_both_domains(self) -> None:
         """What needs no synthetic image: the networks of the real ones, the diffusion model, the feature network."""
-        early = [[("baseline", "augmentation")]] * ("augmentation" in self.settings.baselines)
-        self.parallel([("learn_latents",)], [("segment",)], *early, [("learn_features",)])
+        self.parallel([("learn_latents",)], [("segment",)], [("learn_features",)])
         self.learn_images()
         self.check_images()
 
@@ -120,14 +119,18 @@ class Experiment(RunFolder):
         self.parallel(*[[("baseline", name)] for name in last], *[[("generate_rounds",)]] * (s.rounds > 1))
 
     def segment(self) -> None:
-        """Train the segmentation networks of the real images, and measure the uncertainties."""
+        """Train the segmentation networks of the real images, guess labels, and measure the uncertainties."""
         s = self.settings
         self.train_segmentation("lower_bound", self.labeled, self.labeled)
         if self.has_truth:
             self.train_segmentation("upper_bound", self.unlabeled, self.unlabeled)
         if s.style_augmentation and "compositional" in s.modes:
             self.stage("styles", lambda: write_augmented(self.labeled, self.augmented, s.seed))
-        self.stage("uncertainty", self.measure_uncertainty)
+        if s.with_augmentation:
+            self.train_segmentation("augmentation", self.labeled, self.labeled, augmentation="strong")
+        if s.teaches:
+            self.stage("pseudo_labels", lambda: self.guess_labels(s.modes[0], self.weights("augmentation")))
+        self.stage("uncertainty", lambda: self.measure_uncertainty(s.modes[0]))
 
     def learn_latents(self) -> None:
         """Train the autoencoder."""
@@ -150,9 +153,9 @@ class Experiment(RunFolder):
     def generate(self, variant: str) -> None:
         """Train both ControlNets of a variant, choose the weight, synthesise, and measure the control."""
         name, synthetic = self.setup(variant), self.synthetic(variant)
-        for net in ("uncertainty_controlnet", "semantic_controlnet"):  # the second may build on the first
+        for net in CONTROLNETS:
             self.stage(f"{name}_{net}", lambda net=net: self.train_controlnet(net, variant))  # type: ignore[misc]
-        if "augmentation" in self.settings.baselines:  # its network judges without labels of the unlabelled domain
+        if self.settings.with_augmentation:  # its network judges without labels of the unlabelled domain
             weights = self.stage(f"{name}_weights", lambda: control.over_weights(self, variant))
             self.results["weights"][name] = weights
         self.stage(f"{name}_synthesis", lambda: self.synthesise(variant))
@@ -162,7 +165,7 @@ class Experiment(RunFolder):
     def retrainings(self, variant: str) -> list[Branch]:
         """The segmentation networks that are trained on the synthetic images of a variant, as branches."""
         recipes = ["", "+real"]
-        if variant == self.settings.modes[0] and "augmentation" in self.settings.baselines:
+        if variant == self.settings.modes[0] and self.settings.with_augmentation:
             recipes.append("+real+augmentation")
         return [("retrain", variant, recipe) for recipe in recipes]
 
@@ -182,10 +185,8 @@ class Experiment(RunFolder):
                 self.retrain(*arguments)
 
     def baseline(self, name: str) -> None:
-        """What one would do without UnIACorN: strong augmentation, pseudo-labels, or a transfer of the style."""
-        if name == "augmentation":
-            self.train_segmentation(name, self.labeled, self.labeled, augmentation="strong")
-        elif name == "self_training":
+        """What one would do without UnIACorN: pseudo-labels, or a transfer of the style."""
+        if name == "self_training":
             for i in range(self.settings.trainings):
                 self.self_train(name, i)
             self.evaluate(name)
@@ -292,7 +293,13 @@ class Experiment(RunFolder):
             if reference in records
         }
 
-    def measure_uncertainty(self, variant: str = "") -> None:
+    def guess_labels(self, variant: str, teacher: Path) -> None:
+        """Label the unlabelled images by a network, all their pixels: the Semantic-ControlNet sees whole label maps."""
+        own = {"dataset_dir": str(self.unlabeled), "output_dir": str(self.guessed(variant))}
+        own |= {"ckpt_path": str(teacher), "threshold": 0.0}
+        self.bundle(self.bundle_dir("retinal_unet"), "pseudo_label.json", "infer", **own)
+
+    def measure_uncertainty(self, variant: str) -> None:
         """Uncertainty of every image of both domains, and the prior in the scaling of every mode."""
         root = self.bundle_dir("retinal_unet", variant)
         for scaling in dict.fromkeys(self.settings.scaling_of(mode) for mode in self.settings.modes):
@@ -308,16 +315,14 @@ class Experiment(RunFolder):
             )
 
     def start_round(self, variant: str) -> None:
-        """The network retrained in the round before measures the uncertainties of the next, and guesses labels."""
+        """The network retrained in the round before guesses labels and measures the uncertainties of the next."""
         root, before = self.bundle_dir("retinal_unet", variant), self.setup(self.round_before(variant))
         weights, folder = self.weights(f"{before}+real"), root / "models"
         folder.mkdir(parents=True, exist_ok=True)
         for suffix in (".json", ".pt"):
             shutil.copy2(weights.with_suffix(suffix), folder / f"model{suffix}")
         if self.settings.pseudo_labels:
-            data, guessed = str(self.unlabeled), str(self.guessed(variant))
-            teacher = {"ckpt_path": str(weights), "threshold": 0.0}  # the Semantic-ControlNet sees whole label maps
-            self.bundle(root, "pseudo_label.json", "infer", dataset_dir=data, output_dir=guessed, **teacher)
+            self.guess_labels(variant, weights)
         self.measure_uncertainty(variant)
 
     def train_ldm(self, part: str) -> None:
@@ -339,8 +344,11 @@ class Experiment(RunFolder):
         self.bundle(root, "train.json", **own)
 
     def train_style_transfer(self, name: str) -> None:
-        """CycleGAN or CUT, for as many seconds as the diffusion model and both ControlNets took together."""
-        stages = [self.marker(stage) for stage in OWN_TRAINING]
+        """CycleGAN or CUT, for as many seconds as all took that UnIACorN trains before it can draw an image."""
+        teacher = ["augmentation"] * self.settings.teaches
+        stages = [
+            self.marker(s) for s in (*teacher, "autoencoder", "diffusion", *(f"unicorn_{n}" for n in CONTROLNETS))
+        ]
         folder = self.bundle_dir("style_transfer") / "models" / name
         self.bundle(
             self.bundle_dir("style_transfer"),

@@ -97,8 +97,8 @@ class RunFolder(Stages):
         return self.run_dir / "labeled_augmented"
 
     def guessed(self, variant: str) -> Path:
-        """The unlabelled images with the labels that the network before a round guesses."""
-        return self.run_dir / f"guessed_{variant}"
+        """The unlabelled images with the labels that a network guesses; every further round has its own."""
+        return self.run_dir / (f"guessed_{variant}" if self.is_round(variant) else "guessed")
 
     @property
     def features_path(self) -> Path:

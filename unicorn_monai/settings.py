@@ -38,8 +38,9 @@ class Settings:
         count: synthetic training images; ``samples_per_label`` for each labelled one by default.
         samples_per_label: synthetic images of each label map, of other uncertainties.
         rounds: 2 or more: the retrained network measures the uncertainties again, both ControlNets go on, and so on.
-        pseudo_labels: in further rounds, show the Semantic-ControlNet the unlabelled images too, with the labels that
-            the retrained network guesses.
+        pseudo_labels: in ``compositional`` mode, show the Semantic-ControlNet the unlabelled images too, with the
+            labels that a network guesses: that of the set-up "augmentation" (trained for it where it is no baseline),
+            in further rounds the retrained one.
         scaling: of the hint in ``compositional`` mode, "zscore", "quantile" or "paper".
         trainings: of every segmentation network, with other seeds; scores are means over them.
         features: feature network of distances and audit, {"path", "sha256", "preprocessing", "arguments"}; by default
@@ -119,6 +120,16 @@ class Settings:
             )
         return float(chosen[setup]["weight"])
 
+    @property
+    def teaches(self) -> bool:
+        """Whether a segmentation network guesses labels for the Semantic-ControlNet."""
+        return self.pseudo_labels and "compositional" in self.modes
+
+    @property
+    def with_augmentation(self) -> bool:
+        """Whether a network is trained with strong augmentation: a baseline, a judge of weights, a teacher."""
+        return "augmentation" in self.baselines or self.teaches
+
     def scaling_of(self, mode: str) -> str:
         """Scaling of the hint in a mode: the paper's is the plain uncertainty."""
         return "paper" if mode == "paper" else self.scaling
@@ -172,7 +183,7 @@ class Settings:
         ):
             value = getattr(self, name)
             if value == "auto":
-                if "augmentation" not in self.baselines:
+                if not self.with_augmentation:
                     raise ValueError(
                         f"{name} is 'auto', which needs the baseline 'augmentation': its network judges, without "
                         "labels of the unlabelled domain, whether label maps are obeyed. Add it to baselines "
