@@ -9,13 +9,11 @@ run, kept and resumed: ``stages.py``; where everything lies: ``run_folder.py``; 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
 import shutil
 import time
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,33 +46,14 @@ class Experiment(RunFolder):
     Args:
         settings: what to do.
         resume: go on with a run folder in use; finished stages are not run again, ``baselines`` may be added.
+        branch: a part of a run that is going on, whose settings and data were checked at its start.
     """
 
-    def __init__(self, settings: Settings, resume: bool = False) -> None:
-        settings.validate()
+    def __init__(self, settings: Settings, resume: bool = False, branch: bool = False) -> None:
+        if not branch:
+            settings.validate()
         super().__init__(settings, torch.device(settings.device or ("cuda:0" if torch.cuda.is_available() else "cpu")))
-        record = self.run_dir / "experiment.json"
-        if record.exists() and not resume:
-            raise ValueError(
-                f"'{self.run_dir}' already holds a run. Use --resume to go on with it, or another --output."
-            )
-        self.resumed = record.exists()
-        if self.resumed:
-            before = read_json(record)["settings"]
-            now = json.loads(json.dumps(asdict(settings)))
-            changed = [key for key, value in now.items() if before.get(key, value) != value]
-            more = "baselines" in changed and set(before["baselines"]) <= set(settings.baselines)
-            if more:
-                changed.remove("baselines")  # a finished run can be compared with more
-            if changed:
-                raise ValueError(
-                    f"'{self.run_dir}' was started with other settings: {', '.join(changed)}. Resume with the "
-                    "same, or use another --output."
-                )
-            if more:
-                self.marker("distances").unlink(missing_ok=True)  # between all sets of images, of which there are more
-        (self.run_dir / "stages").mkdir(parents=True, exist_ok=True)
-        write_json(record, {"settings": asdict(settings), **provenance()})
+        self.resumed = branch or self.claim(resume)
         self.results: dict[str, Any] = {
             "labels": label_names(self.labeled),
             "modality": read_header(self.labeled).get("modality", "OCT"),
@@ -102,8 +81,8 @@ class Experiment(RunFolder):
         return self.run_dir / "report.html"
 
     def know_both_domains(self) -> None:
-        """What needs no synthetic image: the networks of the real ones, the diffusion model, the feature network."""
-        self.parallel([("learn_latents",)], [("segment",)], [("learn_features",)])
+        """What comes before the ControlNets: the networks of the real images, the autoencoder, the diffusion model."""
+        self.parallel([("learn_latents",)], [("segment",)])
         self.learn_images()
         self.check_images()
 
@@ -115,6 +94,7 @@ class Experiment(RunFolder):
         self.parallel(
             *[[("generate", mode), *self.retrainings(mode)] for mode in s.modes],
             *[[("baseline", name)] for name in others],
+            [("learn_features",)],
         )
         self.parallel(*[[("baseline", name)] for name in last], *[[("generate_rounds",)]] * (s.rounds > 1))
 
@@ -391,7 +371,7 @@ def _run_branch(
     """One branch of an experiment, in a process of its own."""
     torch.set_num_threads(threads)
     log_to_console()
-    run = Experiment(settings, resume=True)
+    run = Experiment(settings, branch=True)
     for name, *arguments in [*walked, *before]:  # finished: picks up the results
         getattr(run, name)(*arguments)
     run.tracker = Tracker(run.run_dir, run.run_dir.name, settings.tracking, parent)

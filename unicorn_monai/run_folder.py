@@ -11,6 +11,8 @@ has a segmentation network of its own, that of the round before, and so has its 
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -18,7 +20,9 @@ import torch
 from unicorn_monai.baselines.self_training import ROUNDS
 from unicorn_monai.bundle import definition, install
 from unicorn_monai.dataset_files import local_folder
-from unicorn_monai.datasets import label_names, read_header
+from unicorn_monai.datasets import label_names, read_header, write_json
+from unicorn_monai.handlers import read_json
+from unicorn_monai.provenance import provenance
 from unicorn_monai.settings import STYLE_TRANSFER, Settings
 from unicorn_monai.stages import Stages
 
@@ -45,6 +49,42 @@ class RunFolder(Stages):
         self.labeled, self.unlabeled = (Path(local_folder(d)).resolve() for d in (settings.labeled, settings.unlabeled))
         header = read_header(self.unlabeled)
         self.has_truth = all("label" in item for item in header.get("test", [])) and bool(header.get("test"))
+
+    def claim(self, resume: bool) -> bool:
+        """Write down what the run does in ``experiment.json``, or compare it with what a run here was started with.
+
+        Args:
+            resume: whether a run may be here.
+
+        Returns:
+            whether one is.
+
+        Raises:
+            ValueError: one is, and was not to be resumed or has other settings; more baselines are no others.
+        """
+        record = self.run_dir / "experiment.json"
+        resumed = record.exists()
+        if resumed and not resume:
+            raise ValueError(
+                f"'{self.run_dir}' already holds a run. Use --resume to go on with it, or another --output."
+            )
+        if resumed:
+            before = read_json(record)["settings"]
+            now = json.loads(json.dumps(asdict(self.settings)))
+            changed = [key for key, value in now.items() if before.get(key, value) != value]
+            more = "baselines" in changed and set(before["baselines"]) <= set(self.settings.baselines)
+            if more:
+                changed.remove("baselines")  # a finished run can be compared with more
+            if changed:
+                raise ValueError(
+                    f"'{self.run_dir}' was started with other settings: {', '.join(changed)}. Resume with the "
+                    "same, or use another --output."
+                )
+            if more:
+                self.marker("distances").unlink(missing_ok=True)  # between all sets of images, of which there are more
+        (self.run_dir / "stages").mkdir(parents=True, exist_ok=True)
+        write_json(record, {"settings": asdict(self.settings), **provenance()})
+        return resumed
 
     # ------------------------------------------------------------------ variants
 

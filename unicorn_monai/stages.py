@@ -123,7 +123,7 @@ def side_by_side(work: Callable[..., None], chains: Sequence[Chain], jobs: int, 
     before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "TQDM_DISABLE")}
     os.environ |= {"OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"}  # bars of two processes overwrite each other
     try:
-        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
             chain_of: dict[Future, Chain] = {pool.submit(work, *shared, [], c[0], threads): c for c in chains}
             running = set(chain_of)
             while running:
