@@ -1,11 +1,13 @@
 """Branches of stages side by side: what waits for what, and what a failure ends."""
 
 import time
+from concurrent.futures import wait
 from pathlib import Path
 
 import pytest
 import torch
 
+from unicorn_monai import stages
 from unicorn_monai.stages import side_by_side
 
 
@@ -51,3 +53,10 @@ def test_the_first_failure_ends_all_and_its_error_arrives(tmp_path):
     with pytest.raises(ValueError, match="this one fails"):
         side_by_side(note, chains, 2, tmp_path)
     assert list(tmp_path.iterdir()) == [], "waited for a branch that the failure should have ended"
+
+
+def test_a_failure_arrives_also_when_another_chain_ends_at_the_same_moment(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "wait", lambda running, return_when: wait(running))  # seen together, whichever is first
+    with pytest.raises(ValueError, match="this one fails"):
+        side_by_side(note, [[("quick",), ("after_quick",)], [("fails",), ("after_failure",)]], 2, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["quick"]

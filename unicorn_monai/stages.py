@@ -128,13 +128,12 @@ def side_by_side(work: Callable[..., None], chains: Sequence[Chain], jobs: int, 
             running = set(chain_of)
             while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
-                if any(future.exception() for future in done):
+                for failed in (future for future in done if future.exception()):  # before anything more is begun
                     pool.shutdown(wait=False, cancel_futures=True)
                     for process in multiprocessing.active_children():
                         process.terminate()
-                for future in done:
-                    future.result()
-                    first, *others = chain_of.get(future, [None])
+                    failed.result()
+                for first, *others in (chain_of[future] for future in done & chain_of.keys()):
                     running |= {pool.submit(work, *shared, [first], branch, threads) for branch in others}
     finally:
         for name, value in before.items():
