@@ -23,7 +23,7 @@ from unicorn_monai.bundle import arguments, default_device
 from unicorn_monai.datasets import read_header
 from unicorn_monai.evaluation.segmentation import score_images
 from unicorn_monai.handlers import log_to_console, read_json
-from unicorn_monai.settings import Settings
+from unicorn_monai.settings import settings_of
 from unicorn_monai.stages import Stages
 
 SAMPLERS = ("DDIM", "DPMSolverPlusPlus", "UniPC")
@@ -40,10 +40,9 @@ class Steps(Stages):
     """
 
     def __init__(self, run: Path, output: Path, seed: int, sampler: str | None = None) -> None:
-        self.settings = Settings.from_dict(read_json(run / "experiment.json")["settings"])
+        self.settings, chosen = settings_of(run)
         self.bundles, self.unlabeled = run.resolve() / "bundles", Path(self.settings.unlabeled)
-        results = read_json(run / "results.json") if (run / "results.json").is_file() else {}
-        self.weight = self.settings.weight_used(self.settings.modes[0], results.get("weights", {}))
+        self.weight = self.settings.weight_used(self.settings.modes[0], chosen)
         self.oracle, self.sampler = run.resolve() / "segmentation" / "upper_bound" / "model.pt", sampler
         if not self.oracle.is_file():
             raise ValueError(f"'{run}' has no network of the upper bound; expected a finished run on labelled data.")

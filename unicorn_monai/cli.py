@@ -143,14 +143,12 @@ def synthesize(
 ) -> None:
     """Make more labelled synthetic images with the networks of a finished run."""
     from unicorn_monai.bundle import run_bundle
-    from unicorn_monai.handlers import read_json
-    from unicorn_monai.settings import Settings
+    from unicorn_monai.settings import settings_of
     from unicorn_monai.storage import absolute
 
-    settings = Settings.from_dict(read_json(run / "experiment.json")["settings"])
+    settings, chosen = settings_of(run)
     mode = settings.modes[0]
     overrides = {} if device is None else {"device": device}
-    results = read_json(run / "results.json") if (run / "results.json").is_file() else {}
     given = weight if weight in (None, "auto") else _number(weight)
     run_bundle(
         run.resolve() / "bundles" / "synthesis" / "configs" / "inference.json",
@@ -159,7 +157,7 @@ def synthesize(
         output_dir=absolute(output),
         count=count,
         seed=seed,
-        uncertainty_weight=settings.weight_used(mode, results.get("weights", {}), given=given),
+        uncertainty_weight=settings.weight_used(mode, chosen, given=given),
         **overrides,
     )
     console.print(f"{absolute(output)}/dataset.json", soft_wrap=True)

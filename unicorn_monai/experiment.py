@@ -289,7 +289,7 @@ class Experiment(RunFolder):
                 "infer",
                 dataset_dir=str(self.labeled),
                 unlabeled_dir=str(self.unlabeled),
-                measured_too=[str(folder) for folder in (self.augmented, self.guessed(variant)) if folder.is_dir()],
+                measured_too=self.also_labeled(variant),
                 scaling=scaling,
                 prior_path=str(root / "models" / f"prior_{scaling}.json"),
             )
@@ -301,7 +301,7 @@ class Experiment(RunFolder):
         folder.mkdir(parents=True, exist_ok=True)
         for suffix in (".json", ".pt"):
             shutil.copy2(weights.with_suffix(suffix), folder / f"model{suffix}")
-        if self.settings.pseudo_labels:
+        if self.settings.teaches:
             self.guess_labels(variant, weights)
         self.measure_uncertainty(variant)
 
@@ -315,9 +315,8 @@ class Experiment(RunFolder):
         root, mode = self.bundle_dir(name, variant), self.mode(variant)
         own: dict[str, Any] = {"dataset_dir": str(self.labeled), "unlabeled_dir": str(self.unlabeled)}
         if name == "semantic_controlnet":
-            more = [self.augmented, self.guessed(variant)] if mode == "compositional" else []
-            folders = [self.labeled, *(folder for folder in more if folder.is_dir())]
-            own = {"dataset_dir": [str(folder) for folder in folders], "mode": mode}
+            more = self.also_labeled(variant) if mode == "compositional" else []
+            own = {"dataset_dir": [str(self.labeled), *more], "mode": mode}
         if self.is_round(variant):  # goes on where the round before ended
             before = self.bundle_dir(name, self.round_before(variant))
             own["initial_weights"] = str(before / "models" / "model.pt")

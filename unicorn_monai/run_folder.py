@@ -140,6 +140,10 @@ class RunFolder(Stages):
         """The unlabelled images with the labels that a network guesses; every further round has its own."""
         return self.run_dir / (f"guessed_{variant}" if self.is_round(variant) else "guessed")
 
+    def also_labeled(self, variant: str) -> list[str]:
+        """What the Semantic-ControlNet of a variant is shown besides the labelled images, as far as it was made."""
+        return [str(folder) for folder in (self.augmented, self.guessed(variant)) if folder.is_dir()]
+
     @property
     def features_path(self) -> Path:
         """Weights of the feature network that was trained here."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from unicorn_monai.datasets import check, datalist, read_header
 from unicorn_monai.fusion import MODES
+from unicorn_monai.handlers import read_json
 from unicorn_monai.prior import SCALINGS
 from unicorn_monai.storage import absolute
 
@@ -212,6 +214,13 @@ class Settings:
             if problems:
                 more = f"\n... and {len(problems) - 5} more" if len(problems) > 5 else ""
                 raise ValueError(f"The {name} data set '{folder}' cannot be used:\n" + "\n".join(problems[:5]) + more)
+
+
+def settings_of(run: Path) -> tuple[Settings, dict[str, Any]]:
+    """Settings of a run, and the weights it chose where they are "auto"; those are known once it is finished."""
+    results = run / "results.json"
+    chosen = read_json(results).get("weights", {}) if results.is_file() else {}
+    return Settings.from_dict(read_json(run / "experiment.json")["settings"]), chosen
 
 
 def require_data(values: Any, name: str) -> None:

@@ -19,7 +19,7 @@ from monai.bundle import ConfigParser
 from unicorn_monai.checkpoints import read_metadata
 from unicorn_monai.datasets import PathLike, write_json
 from unicorn_monai.handlers import read_json
-from unicorn_monai.settings import Settings
+from unicorn_monai.settings import settings_of
 
 SEGMENTATION = "retinal_unet"
 GENERATOR = (SEGMENTATION, "latent_diffusion", "uncertainty_controlnet", "semantic_controlnet", "synthesis")
@@ -63,9 +63,8 @@ def make_app(app_dir: PathLike, run: PathLike | None, setup: str | None = None) 
     run = Path(run).resolve()
     if not (run / "results.json").is_file():
         raise ValueError(f"'{run}' is no finished run: it has no results.json. Finish it with `--resume`.")
-    settings = Settings.from_dict(read_json(run / "experiment.json")["settings"])
-    results, mode = read_json(run / "results.json"), settings.modes[0]
-    labels = results["labels"]
+    settings, chosen = settings_of(run)
+    mode, labels = settings.modes[0], read_json(run / "results.json")["labels"]
     setup = setup or "unicorn+real"
     weights = _weights(run, setup)
     temporary = app_dir.with_name(f".tmp-{app_dir.name}")
@@ -89,7 +88,7 @@ def make_app(app_dir: PathLike, run: PathLike | None, setup: str | None = None) 
         "setup": setup,
         "labels": labels,
         "mode": mode,
-        "uncertainty_weight": settings.weight_used(mode, results.get("weights", {})),
+        "uncertainty_weight": settings.weight_used(mode, chosen),
         "guidance": list(settings.guidance_of(mode)),
     }
     (temporary / "main.py").write_text(MAIN)
