@@ -1,6 +1,10 @@
 """What the README says to type exists, and the files it names are there."""
 
+import argparse
 import re
+import shlex
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -30,10 +34,30 @@ def test_every_command_of_the_documents_exists_with_its_options(document, line):
     assert used <= known | {"--help"} or words[0] == "prepare"
 
 
-@pytest.mark.parametrize(("document", "line"), lines_with("python -m data_prep."))
-def test_every_source_of_the_documents_exists(document, line):
-    source = re.search(r"python -m data_prep\.([a-z_]+)", line)
-    assert source is None or (ROOT / "data_prep" / f"{source[1]}.py").is_file()
+SCRIPTS = [
+    (document, line[line.index("python -m ") :])
+    for document, line in lines_with("python -m data_prep.") + lines_with("python -m benchmarks.")
+    if "SOURCE ..." not in line
+]
+
+
+@pytest.mark.parametrize(("document", "line"), SCRIPTS)
+def test_the_scripts_of_the_documents_take_what_is_written(document, line, monkeypatch):
+    words = shlex.split(line.removeprefix("python -m ").replace("SEED", "0"), comments=True)
+    assert find_spec(words[0]), line
+    if words[1:]:
+        taken = []
+
+        def parse_only(*given):
+            taken.append(parse(*given))
+            raise SystemExit(0)
+
+        parse = argparse.ArgumentParser.parse_args
+        monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+        monkeypatch.setattr("sys.argv", words)
+        with pytest.raises(SystemExit):
+            import_module(words[0]).main()
+        assert taken, f"usage error in {document}: {line}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
