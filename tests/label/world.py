@@ -82,8 +82,8 @@ def bundle_masks(bundle: Path, studies: Path, output: Path) -> dict[str, np.ndar
         words += ["--bundle_root", str(bundle), "--dataset_dir", str(data), "--output_dir", str(data / "out")]
         done = subprocess.run([*words, "--device", "cpu"], capture_output=True, text=True, check=False, cwd=output)
         assert done.returncode == 0, done.stderr[-2000:]
-        for image in images:
-            name = image.name.split(".")[0]
-            masks[name] = read_array(data / "out" / f"{name}_label.nii.gz")
-        assert len(json.loads((data / "out" / "uncertainty.json").read_text())) == len(images)
+        rows = json.loads((data / "out" / "index.json").read_text())
+        assert {Path(row["image"]).name for row in rows} == {image.name for image in images}
+        for row in rows:
+            masks[Path(row["image"]).name.split(".")[0]] = read_array(data / "out" / row["label"])
     return masks
