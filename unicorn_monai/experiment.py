@@ -371,8 +371,9 @@ def _run_branch(
     torch.set_num_threads(threads)
     log_to_console()
     run = Experiment(settings, branch=True)
-    for name, *arguments in [*walked, *before]:  # finished: picks up the results
+    with run.branch():
+        for name, *arguments in [*walked, *before]:  # finished: picks up the results
+            getattr(run, name)(*arguments)
+        run.tracker = Tracker(run.run_dir, run.run_dir.name, settings.tracking, parent)
+        name, *arguments = branch
         getattr(run, name)(*arguments)
-    run.tracker = Tracker(run.run_dir, run.run_dir.name, settings.tracking, parent)
-    name, *arguments = branch
-    getattr(run, name)(*arguments)
