@@ -53,7 +53,7 @@ class Experiment(RunFolder):
         if not branch:
             settings.validate()
         super().__init__(settings, torch.device(settings.device or ("cuda:0" if torch.cuda.is_available() else "cpu")))
-        self.resumed = branch or self.claim(resume)
+        self.may_resume, self.resumed = resume, branch or self.goes_on(resume)
         self.results: dict[str, Any] = {
             "labels": label_names(self.labeled),
             "modality": read_header(self.labeled).get("modality", "OCT"),
@@ -70,6 +70,8 @@ class Experiment(RunFolder):
         """Run every stage that is not finished; returns the report's path."""
         started = time.monotonic()
         with self.guard():
+            self.resumed = self.goes_on(self.may_resume)  # a run may have been begun here meanwhile
+            self.claim()
             self.tracker = Tracker(self.run_dir, self.run_dir.name, self.settings.tracking)
             self.install_bundles()
             self.know_both_domains()

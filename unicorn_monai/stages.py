@@ -120,9 +120,8 @@ class Stages:
                 sweep(self.run_dir / folder)
             yield
 
-
     def branch(self) -> Occupied:
-        """A branch of an experiment in a process of its own, which outlives a parent that is killed until it has saved."""
+        """A branch in a process of its own, which outlives a parent that is killed until it has saved its state."""
         return Occupied(self.run_dir / f"{BRANCH_LOCK}{os.getpid()}")
 
 
@@ -178,7 +177,7 @@ def _end() -> None:
 
 
 def _work(work: Callable[..., None], *arguments: Any) -> None:
-    """One branch; a training that was told to end and has saved its state ends the process, which the pool would keep."""
+    """One branch; a training that has saved its state, told to end, ends the process, which the pool would keep."""
     try:
         work(*arguments)
     except SystemExit as told:
