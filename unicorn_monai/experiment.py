@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 from unicorn_monai.augmentation import write_augmented
 from unicorn_monai.baselines import self_training
 from unicorn_monai.datasets import label_names, read_header, write_json
+from unicorn_monai.durable import copy
 from unicorn_monai.evaluation import control, image_sets, pictures
 from unicorn_monai.evaluation.report import write_report
 from unicorn_monai.evaluation.segmentation import compare, score_images, score_trainings
@@ -302,7 +302,7 @@ class Experiment(RunFolder):
         weights, folder = self.weights(f"{before}+real"), root / "models"
         folder.mkdir(parents=True, exist_ok=True)
         for suffix in (".json", ".pt"):
-            shutil.copy2(weights.with_suffix(suffix), folder / f"model{suffix}")
+            copy(weights.with_suffix(suffix), folder / f"model{suffix}")
         if self.settings.teaches:
             self.guess_labels(variant, weights)
         self.measure_uncertainty(variant)
