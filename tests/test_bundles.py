@@ -282,6 +282,20 @@ def test_what_is_measured_is_a_setting(world, measured, tmp_path, acquisition, a
         assert len(prior["quantiles"]) == len(prior["both_quantiles"]) > 2
 
 
+def test_the_segmentation_network_trains_on_files_without_a_data_set(world, tmp_path):
+    """As MONAI Label's trainings do: they set the two lists of files and nothing else that names a data set."""
+    lists = {
+        f"{part}::dataset::data": [
+            {key: item[key] for key in ("image", "label")}
+            for item in datalist(world.labeled, split, ("image", "label"))
+        ]
+        for part, split in (("train", "training"), ("validate", "validation"))
+    }
+    nowhere = {"dataset_dir": tmp_path / "nowhere", "ckpt_dir": tmp_path, "output_dir": tmp_path}
+    world.run("retinal_unet", "train", **nowhere, **lists)
+    assert read_metadata(tmp_path / "model.pt")["epoch"] == 1
+
+
 # ---------------------------------------------------------------- latent_diffusion
 
 

@@ -19,6 +19,7 @@ from unicorn_monai.datasets import (
     DatasetWriter,
     check,
     datalist,
+    folders_of,
     image_size,
     label_names,
     read_array,
@@ -139,6 +140,8 @@ def test_several_sets_and_splits_are_concatenated_in_order(tmp_path, dataset):
         *((str(dataset), i) for i in range(5)),
         *((str(other), i) for i in range(2)),
     ]
+    assert folders_of(items) == [str(dataset), str(other)]
+    assert folders_of([{"image": item["image"]} for item in items]) == []
 
 
 def test_an_image_without_label_is_fine_where_no_label_is_needed(tmp_path):

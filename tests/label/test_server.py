@@ -50,15 +50,25 @@ class Server:
         objects = self.call("GET", "/datastore/?output=all").json()["objects"]
         return {name: entry["image"]["info"] for name, entry in objects.items()}
 
+    def told(self) -> str:
+        """The end of the server's log, with what its processes wrote."""
+        return "".join(self.log.read_text().splitlines(keepends=True)[-60:])
+
     def wait(self, what: str, done: Callable[[], object]) -> object:
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            assert self.process.poll() is None, self.told()
             result = done()
             if result:
                 return result
             time.sleep(1)
-        raise AssertionError(f"{what} did not happen within {PATIENCE} s\n{self.log.read_text()[-3000:]}")
+        raise AssertionError(f"{what} did not happen within {PATIENCE} s\n{self.told()}")
+
+    def finish(self, task: str) -> None:
+        """Wait for a task in a process of its own."""
+        status = lambda: self.call("GET", task).json()["status"]  # noqa: E731
+        ended = self.wait(f"the end of {task}", lambda: status() not in ("SUBMITTED", "RUNNING") and status())
+        assert ended == "DONE", f"{task} ended with {ended}\n{self.told()}"
 
 
 @pytest.fixture(scope="module")
@@ -191,9 +201,7 @@ def test_a_whole_cycle(world, server, tmp_path):
     weights = sha256(server.app / "model" / "retinal_unet" / "models" / "model.pt")
     settings = {"device": "cpu", "max_epochs": 3, "val_split": 0.34}
     server.call("POST", "/train/retinal_unet", json=settings)
-    ended = ("DONE", "ERROR", "FAILED")
-    server.wait("training", lambda: server.call("GET", "/train/").json()["status"] in ended)
-    assert server.call("GET", "/train/").json()["status"] == "DONE", server.call("GET", "/logs/?lines=100").text
+    server.finish("/train/")
     trained = sha256(server.app / "model" / "retinal_unet" / "models" / "model.pt")
     assert trained != weights
     assert {path: sha256(path) for path in before} == before
@@ -239,8 +247,7 @@ def test_a_whole_cycle(world, server, tmp_path):
     assert told["uncertainty_sampled"]
     assert 0 <= told["uncertainty"] <= 1
     server.call("POST", "/batch/infer/synthesis?images=labeled", json={"device": "cpu"})
-    server.wait("batch synthesis", lambda: server.call("GET", "/batch/infer/").json()["status"] in ended)
-    assert server.call("GET", "/batch/infer/").json()["status"] == "DONE", server.call("GET", "/logs/?lines=100").text
+    server.finish("/batch/infer/")
     assert sum("synthetic" in info for info in server.infos().values()) == 1 + 3
     for _ in range(3):
         assert "synthetic" not in server.call("POST", "/activelearning/most_uncertain", json={}).json()
