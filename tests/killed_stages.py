@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from unicorn_monai.checkpoints import read_whole
 from unicorn_monai.datasets import begun, read_array
 from unicorn_monai.experiment import Experiment
 from unicorn_monai.settings import Settings
+from unicorn_monai.stages import side_by_side
 
 
 def simulate(data: Path, folder: Path) -> None:
@@ -53,12 +55,33 @@ def encode(data: Path, folder: Path) -> None:
     latents.LatentDataset(data / "phantom", "training", build_autoencoder(), folder / "cache", num_labels=10)
 
 
-def train(data: Path, folder: Path) -> None:
+def train(data: Path, folder: Path, epochs: int = 6) -> None:
     """A training of a bundle, resumed where there is a state."""
-    settings = {"max_epochs": 6, "val_interval": 2, "batch_size": 2, "iterations_per_epoch": 3}
+    settings = {"max_epochs": epochs, "val_interval": 2, "batch_size": 2, "iterations_per_epoch": 3}
     output = {"ckpt_dir": str(folder / "models"), "output_dir": str(folder / "output")}
     config = data / "bundles" / "retinal_unet" / "configs" / "train.json"
     run_bundle(config, "train", resume=True, dataset_dir=str(data / "phantom"), **settings, **output)
+
+
+def train_long(data: Path, folder: Path) -> None:
+    """The same, of some seconds."""
+    train(data, folder, 60)
+
+
+def train_two(data: Path, folder: Path) -> None:
+    """Two trainings side by side, in processes of their own."""
+    for name in ("one", "two"):
+        (folder / f"{name}.begun").unlink(missing_ok=True)
+    side_by_side(train_branch, [[("one",)], [("two",)]], 2, data, folder)
+
+
+def train_branch(data: Path, folder: Path, before: list, branch: tuple, threads: int) -> None:
+    """One of the two, which begins when both are there; its number is left in a file."""
+    torch.set_num_threads(threads)
+    (folder / f"{branch[0]}.begun").write_text(str(os.getpid()))
+    while len(list(folder.glob("*.begun"))) < 2:
+        time.sleep(0.01)
+    train_long(data, folder / branch[0])
 
 
 def experiment(data: Path, folder: Path) -> None:
@@ -71,7 +94,7 @@ def experiment(data: Path, folder: Path) -> None:
 
 
 STAGES: dict[str, Callable[[Path, Path], None]] = {
-    stage.__name__: stage for stage in (simulate, synthesise, encode, train, experiment)
+    stage.__name__: stage for stage in (simulate, synthesise, encode, train, train_long, train_two, experiment)
 }
 
 

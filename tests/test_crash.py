@@ -5,11 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import signal
 import time
 from pathlib import Path
 
 import pytest
-from killed_stages import STAGES, prepare, run, unreadable
+from killed_stages import prepare, run, unreadable
 
 SHORT = ("simulate", "synthesise", "encode", "train")
 KILLS = 2  # of each short stage
@@ -82,7 +83,7 @@ def test_a_stage_that_is_killed_ends_as_if_it_had_not_been(forks, data, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", FULL_KILLS)
 def test_two_hundred_kills_harm_nothing(forks, data, tmp_path, stage):
     left, seed = FULL_KILLS[stage], 1
     while left > 0:
@@ -93,6 +94,45 @@ def test_two_hundred_kills_harm_nothing(forks, data, tmp_path, stage):
         else:
             assert content(killed) == content(whole)
         left, seed = left - done, seed + 1
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is at work; one that has ended may still be in the list, for its new parent to ask about."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(what: str, condition, seconds: float = 300) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"waited {seconds} s for {what}"
+        time.sleep(0.02)
+
+
+def test_branches_end_with_their_parent_and_save_what_they_have(forks, data, tmp_path):
+    finish(start(forks, "train_long", data, tmp_path / "whole"))
+    folder = tmp_path / "both"
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        parent = start(forks, "train_two", data, folder)
+        begun = [folder / f"{name}.begun" for name in ("one", "two")]
+        states = [folder / name / "models" / "resume.pt" for name in ("one", "two")]
+        wait_for("processes", lambda files=begun: all(f.exists() and f.read_text() for f in files))
+        at = time.time_ns()
+        wait_for("states", lambda files=states, at=at: all(f.exists() and f.stat().st_mtime_ns > at for f in files))
+        branches = [int(file.read_text()) for file in begun]
+        assert all(alive(pid) for pid in branches), "the trainings are too short for this test"
+        os.kill(parent.pid, number)
+        parent.join(300)
+        assert parent.exitcode == (-signal.SIGKILL if number == signal.SIGKILL else 143)
+        wait_for("the branches' end", lambda pids=branches: not any(alive(pid) for pid in pids))
+        assert unreadable(folder) == []
+    told = Path(f"{folder}.out").read_text()
+    assert told.count("Told to end; the state is in") == 4, told[-3000:]
+    for name in ("one", "two"):
+        finish(start(forks, "train_long", data, folder / name))
+        assert content(folder / name) == content(tmp_path / "whole")
 
 
 def same_experiment(whole: Path, killed: Path) -> None:

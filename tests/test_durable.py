@@ -20,7 +20,7 @@ from pathlib import Path
 from unicorn_monai.durable import Occupied
 with Occupied(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(float(sys.argv[2]) if len(sys.argv) > 2 else 60)
 """
 
 

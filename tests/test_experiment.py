@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY
+from test_durable import _HOST, ENVIRONMENT, HOLD, ended
 
 from data_prep.phantom import write_phantom
 from unicorn_monai.checkpoints import sha256
-from unicorn_monai.datasets import check, datalist, read_header
+from unicorn_monai.datasets import check, datalist, read_header, write_json
 from unicorn_monai.experiment import Experiment
 from unicorn_monai.failures import explain, root_cause
 from unicorn_monai.settings import BASELINES, Settings
@@ -132,7 +133,7 @@ def test_rounds_trainings_and_the_chosen_weight(domains, tmp_path):
     with pytest.raises(ValueError, match="started with other settings: confidence"):
         Experiment(settings(domains, tmp_path / "r", **more), resume=True)
     assert run.marker("distances").is_file()
-    Experiment(settings(domains, tmp_path / "r", **(more | {"confidence": 0.9})), resume=True)
+    Experiment(settings(domains, tmp_path / "r", **(more | {"confidence": 0.9})), resume=True).claim()
     assert not run.marker("distances").exists()  # computed again, with the images of the new baselines
     results = run.results
     assert len(datalist(run.run_dir / "synthetic", "training")) == 2 * len(datalist(run.labeled, "training"))
@@ -262,6 +263,44 @@ def test_a_run_folder_in_use_is_refused_and_other_settings_too(finished, domains
         Experiment(settings(domains, finished.run_dir, **COMPARED), resume=True).guard(),
     ):
         pass
+
+
+def test_a_second_process_is_refused_before_it_changes_anything(domains, tmp_path):
+    run = Experiment(settings(domains, tmp_path / "r", baselines=("augmentation",)))
+    assert not run.run_dir.exists(), "nothing is written before the folder is locked"
+    with run.guard():
+        run.claim()
+    write_json(run.marker("distances"), {})
+    (run.run_dir / f".tmp-{_HOST}-{ended()}-a").write_text("")  # is swept by the process that is let in
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run.run_dir / ".lock")], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.run_dir.rglob("*.*")}
+        more = Experiment(settings(domains, run.run_dir, baselines=("augmentation", "self_training")), resume=True)
+        with pytest.raises(ValueError, match=rf"Another process is working in '{run.run_dir}' \(process {holder.pid}"):
+            more.run()
+        assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.run_dir.rglob("*.*")} == before
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def test_a_run_waits_for_branches_that_a_killed_one_has_left(domains, tmp_path):
+    run = Experiment(settings(domains, tmp_path / "r"))
+    left = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run.run_dir / ".lock-branch-7"), "2"],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert left.stdout is not None
+    assert left.stdout.readline() == "held\n"
+    with run.guard():
+        assert left.wait(60) == 0
+        assert [path.name for path in run.run_dir.iterdir()] == [".lock"]
 
 
 def test_the_command_line_explains_itself():

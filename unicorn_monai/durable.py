@@ -79,13 +79,14 @@ class Occupied:
     Args:
         path: the lock file; removed in the end.
         place: how messages call what is locked; the file's folder by default.
+        patience: seconds to wait for another process that holds it.
 
     Raises:
         ValueError: at the start of the block, another process (or this one) holds it.
     """
 
-    def __init__(self, path: Path, place: object = None) -> None:
-        self.path, self.place = path, place or path.parent
+    def __init__(self, path: Path, place: object = None, patience: float = 0.0) -> None:
+        self.path, self.place, self.patience = path, place or path.parent, patience
         self._file: IO[str] | None = None
 
     def __enter__(self) -> Occupied:
@@ -93,6 +94,7 @@ class Occupied:
         name = self.path.resolve()
         if name in _HELD:
             raise ValueError(self._refusal("this one"))
+        until = time.monotonic() + self.patience
         while self._file is None:
             file = self.path.open("a+", encoding="utf-8")
             try:
@@ -101,6 +103,9 @@ class Occupied:
                 file.seek(0)
                 holder = file.read().strip()
                 file.close()
+                if time.monotonic() < until:
+                    time.sleep(0.1)
+                    continue
                 raise ValueError(self._refusal(holder or "unknown")) from None
             except OSError as error:
                 logger.warning(f"'{self.path}' cannot be locked ({error}); start no second process in there.")

@@ -53,7 +53,7 @@ class Experiment(RunFolder):
         if not branch:
             settings.validate()
         super().__init__(settings, torch.device(settings.device or ("cuda:0" if torch.cuda.is_available() else "cpu")))
-        self.resumed = branch or self.claim(resume)
+        self.may_resume, self.resumed = resume, branch or self.goes_on(resume)
         self.results: dict[str, Any] = {
             "labels": label_names(self.labeled),
             "modality": read_header(self.labeled).get("modality", "OCT"),
@@ -70,6 +70,8 @@ class Experiment(RunFolder):
         """Run every stage that is not finished; returns the report's path."""
         started = time.monotonic()
         with self.guard():
+            self.resumed = self.goes_on(self.may_resume)  # a run may have been begun here meanwhile
+            self.claim()
             self.tracker = Tracker(self.run_dir, self.run_dir.name, self.settings.tracking)
             self.install_bundles()
             self.know_both_domains()
@@ -371,8 +373,9 @@ def _run_branch(
     torch.set_num_threads(threads)
     log_to_console()
     run = Experiment(settings, branch=True)
-    for name, *arguments in [*walked, *before]:  # finished: picks up the results
+    with run.branch():
+        for name, *arguments in [*walked, *before]:  # finished: picks up the results
+            getattr(run, name)(*arguments)
+        run.tracker = Tracker(run.run_dir, run.run_dir.name, settings.tracking, parent)
+        name, *arguments = branch
         getattr(run, name)(*arguments)
-    run.tracker = Tracker(run.run_dir, run.run_dir.name, settings.tracking, parent)
-    name, *arguments = branch
-    getattr(run, name)(*arguments)

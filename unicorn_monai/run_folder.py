@@ -50,8 +50,12 @@ class RunFolder(Stages):
         header = read_header(self.unlabeled)
         self.has_truth = all("label" in item for item in header.get("test", [])) and bool(header.get("test"))
 
-    def claim(self, resume: bool) -> bool:
-        """Write down what the run does in ``experiment.json``, or compare it with what a run here was started with.
+    @property
+    def _begun(self) -> Path:
+        return self.run_dir / "experiment.json"
+
+    def goes_on(self, resume: bool) -> bool:
+        """Compare the settings with what a run here was started with, as ``experiment.json`` tells; changes nothing.
 
         Args:
             resume: whether a run may be here.
@@ -62,29 +66,30 @@ class RunFolder(Stages):
         Raises:
             ValueError: one is, and was not to be resumed or has other settings; more baselines are no others.
         """
-        record = self.run_dir / "experiment.json"
-        resumed = record.exists()
-        if resumed and not resume:
+        if not self._begun.exists():
+            return False
+        if not resume:
             raise ValueError(
                 f"'{self.run_dir}' already holds a run. Use --resume to go on with it, or another --output."
             )
-        if resumed:
-            before = read_json(record)["settings"]
-            now = json.loads(json.dumps(asdict(self.settings)))
-            changed = [key for key, value in now.items() if before.get(key, value) != value]
-            more = "baselines" in changed and set(before["baselines"]) <= set(self.settings.baselines)
-            if more:
-                changed.remove("baselines")  # a finished run can be compared with more
-            if changed:
-                raise ValueError(
-                    f"'{self.run_dir}' was started with other settings: {', '.join(changed)}. Resume with the "
-                    "same, or use another --output."
-                )
-            if more:
-                self.marker("distances").unlink(missing_ok=True)  # between all sets of images, of which there are more
+        before, now = read_json(self._begun)["settings"], json.loads(json.dumps(asdict(self.settings)))
+        changed = [key for key, value in now.items() if before.get(key, value) != value]
+        if "baselines" in changed and set(before["baselines"]) <= set(now["baselines"]):
+            changed.remove("baselines")  # a finished run can be compared with more
+        if changed:
+            raise ValueError(
+                f"'{self.run_dir}' was started with other settings: {', '.join(changed)}. Resume with the "
+                "same, or use another --output."
+            )
+        return True
+
+    def claim(self) -> None:
+        """Write down what the run does; within :meth:`guard`, for it changes what a run here goes by."""
+        before = read_json(self._begun)["settings"]["baselines"] if self._begun.exists() else self.settings.baselines
+        if set(before) < set(self.settings.baselines):
+            self.marker("distances").unlink(missing_ok=True)  # between all sets of images, of which there are more
         (self.run_dir / "stages").mkdir(parents=True, exist_ok=True)
-        write_json(record, {"settings": asdict(self.settings), **provenance()})
-        return resumed
+        write_json(self._begun, {"settings": asdict(self.settings), **provenance()})
 
     # ------------------------------------------------------------------ variants
 

@@ -3,6 +3,9 @@
 A stage that finished leaves ``RUN/stages/<name>.json`` with its result, written last. Independent branches of stages
 run in processes of their own; the parent then walks through the same branches, finds every stage finished and picks up
 the results. So the order of the stages is written down once, and a run with one process does the same.
+
+However the parent ends, its processes end too, as they would by themselves: a training saves its state first. What ends
+it by SIGTERM or Ctrl-C it passes on; that it is gone (SIGKILL) they notice.
 """
 
 from __future__ import annotations
@@ -11,10 +14,15 @@ import logging
 import multiprocessing
 import os
 import shlex
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +31,14 @@ import torch
 from unicorn_monai.bundle import run_bundle
 from unicorn_monai.datasets import write_json
 from unicorn_monai.durable import Occupied, sweep
+from unicorn_monai.failures import STOPPED, on_sigterm
 from unicorn_monai.handlers import read_json
 from unicorn_monai.tracking import StageTracker, Tracker
 
 logger = logging.getLogger("unicorn_monai")
 
+BRANCH_LOCK = ".lock-branch-"
+LAST_BREATH = 300.0  # seconds that a branch has for the iteration it is in, and for saving its state
 Branch = tuple[Any, ...]  # name of a method of the experiment, and its arguments
 Chain = Sequence[Branch]  # a branch, then those that need nothing but it
 
@@ -99,19 +110,26 @@ class Stages:
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """One experiment in a run folder at a time."""
+        """One experiment in a run folder at a time, and no branch of one that was killed."""
         with Occupied(self.run_dir / ".lock"):
+            for left in self.run_dir.glob(f"{BRANCH_LOCK}*"):
+                with Occupied(left, patience=LAST_BREATH):
+                    pass
             sweep(self.run_dir)
             for folder in ("stages", "pictures", "evaluation"):
                 sweep(self.run_dir / folder)
             yield
+
+    def branch(self) -> Occupied:
+        """A branch in a process of its own, which outlives a parent that is killed until it has saved its state."""
+        return Occupied(self.run_dir / f"{BRANCH_LOCK}{os.getpid()}")
 
 
 def side_by_side(work: Callable[..., None], chains: Sequence[Chain], jobs: int, *shared: Any) -> None:
     """Run ``work(*shared, before, branch, threads)`` for every branch, in processes of their own.
 
     The first branch of every chain waits for nothing, the others for that first one (``before``, a list) and not for
-    each other. The first failure ends all.
+    each other. The first failure ends all, and so do SIGTERM (exit status 143) and Ctrl-C.
 
     Args:
         work: a function at the top level of a module.
@@ -122,19 +140,61 @@ def side_by_side(work: Callable[..., None], chains: Sequence[Chain], jobs: int, 
     threads = max(1, torch.get_num_threads() // jobs)
     before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "TQDM_DISABLE")}
     os.environ |= {"OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"}  # bars of two processes overwrite each other
+    spawn = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-            chain_of: dict[Future, Chain] = {pool.submit(work, *shared, [], c[0], threads): c for c in chains}
-            running = set(chain_of)
-            while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for failed in (future for future in done if future.exception()):  # before anything more is begun
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    for process in multiprocessing.active_children():
-                        process.terminate()
-                    failed.result()
-                for first, *others in (chain_of[future] for future in done & chain_of.keys()):
-                    running |= {pool.submit(work, *shared, [first], branch, threads) for branch in others}
+        with on_sigterm(_end), ProcessPoolExecutor(jobs, spawn, _end_with_parent) as pool:
+            try:
+                _walk(lambda *own: pool.submit(_work, work, *shared, *own, threads), chains)
+            except BaseException as error:  # a failure, SIGTERM, Ctrl-C; before anything more is begun
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in multiprocessing.active_children():
+                    process.terminate()
+                if isinstance(error, BrokenProcessPool):
+                    raise RuntimeError(
+                        "A process of the run was killed, perhaps for want of memory. Go on with --resume; "
+                        '"jobs": 1 in the settings needs less.'
+                    ) from error
+                raise
     finally:
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+def _walk(submit: Callable[[list[Branch], Branch], Future], chains: Sequence[Chain]) -> None:
+    """Begin the first branch of every chain, and the others when it is finished; the first failure is raised."""
+    chain_of: dict[Future, Chain] = {submit([], chain[0]): chain for chain in chains}
+    running = set(chain_of)
+    while running:
+        done, running = wait(running, return_when=FIRST_COMPLETED)
+        for failed in (future for future in done if future.exception()):
+            failed.result()
+        for first, *others in (chain_of[future] for future in done & chain_of.keys()):
+            running |= {submit([first], branch) for branch in others}
+
+
+def _end() -> None:
+    raise SystemExit(STOPPED)
+
+
+def _work(work: Callable[..., None], *arguments: Any) -> None:
+    """One branch; a training that has saved its state, told to end, ends the process, which the pool would keep."""
+    try:
+        work(*arguments)
+    except SystemExit as told:
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(told.code if isinstance(told.code, int) else 1)
+
+
+def _end_with_parent() -> None:
+    """Set up a process of the pool: it ends by SIGTERM when its parent is gone; Ctrl-C reaches it by the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        raise RuntimeError("A process of the pool has no parent; start it by `side_by_side`.")
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
