@@ -390,6 +390,18 @@ def test_statistics_of_another_segmentation_network_are_refused(world, semantic_
         world.run(bundle, name, output_dir=tmp_path / "output", **{f"{file}_path": tmp_path / "other.json"})
 
 
+@pytest.mark.parametrize(
+    ("bundle", "name"),
+    [("uncertainty_controlnet", "inference"), ("semantic_controlnet", "train"), ("synthesis", "inference")],
+)
+def test_another_scaling_of_the_hint_than_the_net_was_trained_with_is_refused(
+    world, semantic_net, tmp_path, bundle, name
+):
+    world.run("retinal_unet", "uncertainty", output_dir=tmp_path, scaling="paper")  # the same network, measured anew
+    with refused("was trained with scaling 'zscore', in use is 'paper'"):
+        world.run(bundle, name, output_dir=tmp_path / "output", prior_path=tmp_path / "prior.json")
+
+
 # ---------------------------------------------------------------- synthesis and retraining
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import ast
 import inspect
+import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.bundle.scripts import run
@@ -26,6 +28,9 @@ from unicorn_monai.bundle import find_entry
 from unicorn_monai.checkpoints import read_metadata
 from unicorn_monai.datasets import SPLITS, PathLike, label_names, list_folders
 from unicorn_monai.fusion import MODES
+from unicorn_monai.prior import UncertaintyPrior
+
+logger = logging.getLogger("unicorn_monai")
 
 PRECISIONS = ("float32", "bfloat16")
 _TRACKING = ("output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config")  # of `--tracking`
@@ -114,14 +119,18 @@ def ready(*parts: Any, **more: Any) -> None:
 
 
 def trained_on(
-    latent_diffusion: PathLike, uncertainty_controlnet: PathLike | None = None, mode: str | None = None
+    latent_diffusion: PathLike,
+    uncertainty_controlnet: PathLike | None = None,
+    mode: str | None = None,
+    prior: UncertaintyPrior | None = None,
 ) -> dict[str, Any]:
-    """What is stored with a ControlNet's weights: which other weights they belong to.
+    """What is stored with a ControlNet's weights: which other weights they belong to, and which hint.
 
     Args:
         latent_diffusion: bundle of the U-Net.
         uncertainty_controlnet: bundle of the ControlNet it is trained on top of.
         mode: of the Semantic-ControlNet; in ``paper`` mode it is trained on its own.
+        prior: of the Uncertainty-ControlNet; how it made a hint of an uncertainty.
     """
     unet = _weights(latent_diffusion)
     found = {"unet_sha256": unet["sha256"], "scale_factor": unet.get("scale_factor")}
@@ -129,6 +138,8 @@ def trained_on(
         found["mode"] = mode
     if uncertainty_controlnet is not None and mode != "paper":
         found["base_sha256"] = _weights(uncertainty_controlnet)["sha256"]
+    if prior is not None:
+        found["hint"] = _hint(prior)
     return found
 
 
@@ -139,6 +150,7 @@ def check_chain(
     mode: str | None = None,
     scheduler: Any = None,
     scale_factor: float | None = None,
+    prior: UncertaintyPrior | None = None,
 ) -> None:
     """Refuse weights that were not trained for each other, as far as they tell.
 
@@ -149,6 +161,8 @@ def check_chain(
         mode: "paper" or "compositional".
         scheduler: its ``prediction_type`` must be the one of the U-Net's training.
         scale_factor: in use; must be the one of the U-Net's training.
+        prior: in use; its hint must be the one of the Uncertainty-ControlNet's training, where that takes part. It does
+            not in the training of a Semantic-ControlNet in ``paper`` mode.
 
     Raises:
         ValueError: naming the weights and what they were trained for.
@@ -164,7 +178,10 @@ def check_chain(
     if uncertainty_controlnet is not None and (mode != "paper" or _trained(uncertainty_controlnet)):
         style = _weights(uncertainty_controlnet)
     if style is not None:
-        _expect(f"The ControlNet of '{uncertainty_controlnet}'", style, "unet_sha256", unet["sha256"])
+        name = f"The ControlNet of '{uncertainty_controlnet}'"
+        _expect(name, style, "unet_sha256", unet["sha256"])
+        if prior is not None and (mode != "paper" or semantic_controlnet is not None):
+            _expect_hint(name, style, prior)
     if semantic_controlnet is not None:
         name, semantic = f"The ControlNet of '{semantic_controlnet}'", _weights(semantic_controlnet)
         _expect(name, semantic, "unet_sha256", unet["sha256"])
@@ -181,12 +198,46 @@ def _weights(bundle_root: PathLike, file: str = "model.pt") -> dict[str, Any]:
     return read_metadata(Path(bundle_root) / "models" / file)
 
 
-def _expect(name: str, metadata: dict[str, Any], key: str, value: Any) -> None:
+def _expect(
+    name: str, metadata: dict[str, Any], key: str, value: Any, remedy: str = "Use what it was trained with,"
+) -> None:
     if value is not None and metadata.get(key, value) != value:
         raise ValueError(
-            f"{name} was trained with {key} {_short(metadata[key])}, in use is {_short(value)}. "
-            "Use what it was trained with, or train it again."
+            f"{name} was trained with {key} {_short(metadata[key])}, in use is {_short(value)}. {remedy} or train it "
+            "again."
         )
+
+
+def _hint(prior: UncertaintyPrior) -> dict[str, Any]:
+    """What decides the hint of an uncertainty: the network that measured it, how, and the scaling."""
+    return {
+        "segmentation_sha256": prior.segmentation_sha256,
+        "acquisition": prior.acquisition,
+        "aggregation": prior.aggregation,
+        "scaling": prior.scaling,
+        "offset": prior.offset,
+        "scale": prior.scale,
+        "both_quantiles": list(prior.both_quantiles),
+    }
+
+
+def _expect_hint(name: str, metadata: dict[str, Any], prior: UncertaintyPrior) -> None:
+    trained = metadata.get("hint")
+    if trained is None:
+        logger.warning(
+            f"{name} was trained before weights told the scaling of their hint; nobody can tell whether that of the "
+            f"prior, '{prior.scaling}', is the right one."
+        )
+        return
+    for key, value in _hint(prior).items():
+        if not _close(trained[key], value):
+            _expect(name, trained, key, value, "Give the prior it was trained with (prior_path),")
+
+
+def _close(one: Any, other: Any) -> bool:
+    """The same, but for the last digits of what is measured: they differ between machines."""
+    numbers = isinstance(one, float | list) and np.shape(one) == np.shape(other)
+    return np.allclose(one, other, rtol=1e-3, atol=1e-6) if numbers else one == other
 
 
 def _short(value: Any) -> str:
