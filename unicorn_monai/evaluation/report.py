@@ -81,22 +81,23 @@ def write_report(run_dir: PathLike) -> Path:
     return folder / "report.html"
 
 
-def gap_closed(segmentation: dict[str, Any], setup: str = MAIN) -> tuple[float, tuple[float, float] | None] | None:
+def gap_closed(results: dict[str, Any], setup: str = MAIN) -> tuple[float, tuple[float, float] | None] | None:
     """Share of the gap between lower and upper bound that a set-up closed.
 
     Args:
-        segmentation: ``segmentation`` of ``results.json``.
+        results: ``results.json``. A run finished before it held "gap" gives the share alone.
         setup: which set-up.
 
     Returns:
-        The share (0 at the lower bound, 1 at the upper) and, where ``ci95`` is known, its 95 % interval with the bounds
-        taken as exact; None if a score is missing or the upper bound is not above the lower.
+        The share (0 at the lower bound, 1 at the upper) and, where it was computed, its 95 % interval over the subjects
+        on which all three are scored; None if a score is missing or the upper bound is not above the lower.
     """
+    segmentation, gap = nested(results, "segmentation"), nested(nested(results, "gap"), setup)
     lower, upper, score = (_score(segmentation, key) for key in ("lower_bound", "upper_bound", setup))
     if lower is None or upper is None or score is None or upper <= lower:
         return None
-    low, high = ((value - lower) / (upper - lower) for value in _interval(segmentation[setup]) or (score, score))
-    return (score - lower) / (upper - lower), (low, high) if _interval(segmentation[setup]) else None
+    share = number(gap.get("share"))
+    return (score - lower) / (upper - lower) if share is None else share, _interval(gap)
 
 
 # ---------------------------------------------------------------------- sections, top to bottom
@@ -106,12 +107,12 @@ def _verdict(results: dict[str, Any]) -> str:
     segmentation, simulated = nested(results, "segmentation"), results.get("simulated")
     score = {key: value for key in _setups(segmentation) if (value := _score(segmentation, key)) is not None}
     lacking = [name_of(key) for key in ("lower_bound", MAIN, "upper_bound") if key not in score]
-    gap = gap_closed(segmentation)
+    gap = gap_closed(results)
     if gap:
         sentence = _gap_sentence(*gap)
         values = ", ".join(f"{name_of(key)} {score[key]:.3f}" for key in ("lower_bound", MAIN, "upper_bound"))
         notes = f"Mean IoU (overlap of predicted and true labels, 1 is perfect): {values}."
-        notes += " The interval takes both bounds as exact." if gap[1] else ""
+        notes += " The interval is over the subjects; all three are scored on the same ones." if gap[1] else ""
         better = [f"{name_of(k)} {v:.3f}" for k, v in score.items() if v > score[MAIN] and k != "upper_bound"]
         notes += f" Better in this run: {', '.join(better)}." if better else ""
     else:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from unicorn_monai.datasets import PathLike, datalist, write_json
 from unicorn_monai.evaluation import bootstrap
-from unicorn_monai.evaluation.segmentation import Counts, confusion_matrix, mean_of, or_none, scores, statistic
+from unicorn_monai.evaluation.comparison import mean_of
+from unicorn_monai.evaluation.segmentation import Counts, confusion_matrix, or_none, scores, statistic
 
 SHOWN = ("iou", "mean_iou")
 
