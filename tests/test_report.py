@@ -233,12 +233,27 @@ def test_missing_is_called_so(run: Path):
     partial = {key: results()["segmentation"][key] for key in ("lower_bound", "unicorn+real")}
     assert "cannot be computed : no score for Upper bound." in text(report(run, segmentation=partial))
     assert row(report(run, segmentation=partial), "Mean Dice") == ["0.765", "not computed", "0.765", "not computed"]
+    assert "On simulated devices and anatomy, UnIACorN + real raised the mean IoU from 0.500 to 0.680 (0.180). How" in (
+        text(report(run, segmentation=partial))
+    )
     high = results()["segmentation"] | {"lower_bound": setup(0.9)}
     assert "the upper bound is not above the lower bound" in text(report(run, segmentation=high))
     assert "FID to the" not in seen
     fid = {"unlabeled": {"labeled": 152.61}}
     assert row(report(run, fid=fid), "Labelled device")[-1] == "152.6"
     assert row(report(run, fid=fid), "Unlabelled device")[-1] == "not computed"
+
+
+def test_without_an_upper_bound_the_gain_is_told_and_why_there_is_no_more(run: Path):
+    partial = {key: results()["segmentation"][key] for key in ("lower_bound", "unicorn+real")}
+    gain = {"difference": 0.18, "ci95": [-0.02, 0.31], "n_subjects": 14}
+    found = {"segmentation": partial, "differences": {"lower_bound": {"unicorn+real": gain}}, "gap": {}}
+    seen = text(report(run, **found, not_computed={"upper_bound": "it needs <true> labels"}))
+    assert "(0.180, 95 % interval -0.020 to 0.310; it includes 0, so a gain is not shown)." in seen
+    assert "It needs &lt;true&gt; labels." in seen
+    assert "Upper bound, not computed: it needs &lt;true&gt; labels." in seen
+    less = {**partial, "unicorn+real": setup(0.4)}
+    assert "UnIACorN + real lowered the mean IoU from 0.500 to 0.400 (-0.100)." in text(report(run, segmentation=less))
 
 
 def audit() -> dict:

@@ -103,7 +103,7 @@ class Experiment(RunFolder):
         """Train the segmentation networks of the real images, guess labels, and measure the uncertainties."""
         s = self.settings
         self.train_segmentation("lower_bound", self.labeled, self.labeled)
-        if self.has_truth:
+        if self.has_upper:
             self.train_segmentation("upper_bound", self.unlabeled, self.unlabeled)
         if s.style_augmentation and "compositional" in s.modes:
             self.stage("styles", lambda: write_augmented(self.labeled, self.augmented, s.seed))
@@ -192,6 +192,7 @@ class Experiment(RunFolder):
         control.summarise_uncertainties(self)
         records = {s: [self.record(s, i) for i in range(self.settings.trainings)] for s in self.results["segmentation"]}
         self.results["differences"] = self.differences(records)
+        self.results["not_computed"] = self.not_computed()
         self.results["gap"] = closed_gaps(records, self.settings.seed)
         simulated = [bool(read_header(self.unlabeled).get(key)) for key in ("simulated_device", "simulated_anatomy")]
         what = "devices and anatomy" if all(simulated) else "devices" if any(simulated) else "none"
@@ -274,6 +275,13 @@ class Experiment(RunFolder):
             for reference in REFERENCES
             if reference in records
         }
+
+    def not_computed(self) -> dict[str, str]:
+        """What the labels of the unlabelled domain do not suffice for, and why."""
+        if not self.has_truth:
+            return {"segmentation": "scores need a label map for every test image of the unlabelled domain"}
+        why = "the upper bound is trained on label maps of all training and validation images of the unlabelled domain"
+        return {} if self.has_upper else {"upper_bound": f"{why}; here they are missing"}
 
     def guess_labels(self, variant: str, teacher: Path) -> None:
         """Label the unlabelled images by a network, all their pixels: the Semantic-ControlNet sees whole label maps."""

@@ -133,7 +133,7 @@ def over_weights(run: Experiment, variant: str) -> dict[str, Any]:
     generator = make_generator(run, variant, weight=0.0)
     prior, uncertainty = _prior_and_measure(run, variant)
     requests = Requests(WEIGHT_MAPS, run.settings.seed, run.labeled, "validation", prior=prior)[:]
-    oracle = "upper_bound" if run.has_truth else None
+    oracle = "upper_bound" if run.has_upper else None
     table = control_over_weights(
         generator,
         requests,
@@ -178,7 +178,7 @@ def measure(run: Experiment, variant: str, synthetic: Path) -> dict[str, Any]:
 
 def label_fidelity(run: Experiment, synthetic: Path) -> dict[str, Any]:
     """IoU between the label maps of a synthetic data set and what the oracle segments in its images."""
-    setup = "upper_bound" if run.has_truth else "lower_bound"
+    setup = "upper_bound" if run.has_upper else "lower_bound"
     oracle = network_of(run, setup)
     items = datalist(synthetic, "training", ("image", "label"))
     labels = len(run.results["labels"])
