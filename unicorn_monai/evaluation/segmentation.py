@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unicorn_monai.bundle import definition, from_bundle
+from unicorn_monai.dataset_files import or_none
 from unicorn_monai.datasets import IGNORE_LABEL, PathLike, datalist, label_names, read_header, write_json
 from unicorn_monai.evaluation import bootstrap
 from unicorn_monai.evaluation.surfaces import boundary_errors, broken_columns
@@ -107,13 +108,6 @@ def per_image(confusion: Array) -> dict[str, Any]:
             **{key: or_none(value) for key, value in means.items()},
             "excluded": int(np.isnan(found["iou"]).sum()),
         }
-
-
-def or_none(value: Any) -> Any:
-    """The same with None for what is not a finite number: a table says "not computed" there."""
-    if isinstance(value, np.ndarray | list | tuple):
-        return [or_none(v) for v in value]
-    return float(value) if np.isfinite(value) else None
 
 
 class PooledIoU(Metric):
