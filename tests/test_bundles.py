@@ -262,6 +262,7 @@ def test_what_is_measured_is_a_setting(world, measured, tmp_path, acquisition, a
         output_dir=tmp_path,
         acquisition=acquisition,
         aggregation=aggregation,
+        samples=5,
         ensemble=[str(measured / "model.pt")] if acquisition == "ensemble" else [],
         scaling="quantile",
         distribution="empirical",
@@ -270,12 +271,13 @@ def test_what_is_measured_is_a_setting(world, measured, tmp_path, acquisition, a
     usual = read_json(measured / "uncertainties.json")
     assert (usual["acquisition"], usual["aggregation"]) == ("entropy", "mean")
     for file in (record, prior):
-        assert (file["acquisition"], file["aggregation"]) == (acquisition, aggregation)
+        assert (file["acquisition"], file["aggregation"], file["samples"]) == (acquisition, aggregation, 5)
         assert file["segmentation_sha256"] == usual["segmentation_sha256"]
     values = np.array(list(record["images"].values()))
     assert ((values >= 0) & (values <= 1)).all()
     if acquisition == "ensemble":  # of a network with itself
-        assert record["ensemble_sha256"] == [usual["segmentation_sha256"]]
+        members = {str((measured / "model.pt").resolve()): usual["segmentation_sha256"]}
+        assert record["ensemble"] == prior["ensemble"] == members
         assert values.max() < 1e-6
     else:
         assert values != pytest.approx(np.array(list(usual["images"].values())))

@@ -28,6 +28,7 @@ from unicorn_monai.datasets import (
     write_json,
 )
 from unicorn_monai.durable import _HOST
+from unicorn_monai.failures import NotFinite
 
 LABELS = {0: "vitreous", 1: "RNFL", 2: "choroid"}
 
@@ -284,6 +285,11 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
     write_json(tmp_path / "a.json", {"a": 1})
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"a": object()})
+    content = {"control": {"curve": [{"mean": 1.0}, {"mean": float("nan")}]}, "n": 2}
+    with pytest.raises(NotFinite, match=r"'control::curve::1::mean' of '.*a.json' is nan; expected a finite number"):
+        write_json(tmp_path / "a.json", content)
+    with pytest.raises(NotFinite, match=r"'0' of '.*' is -inf"):
+        write_json(tmp_path / "a.json", [float("-inf")])
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 

@@ -45,6 +45,7 @@ def results() -> dict:
             "unicorn_paper+real": setup(0.6),
             "upper_bound": setup(0.8),
         },
+        "gap": {"unicorn+real": {"share": 0.6, "ci95": [0.55, 0.64], "n_subjects": 14}},
         "uncertainty": {
             "labeled": {"mean": 0.0289, "std": 0.002, "n": 400},
             "unlabeled": {"mean": 0.19, "std": 0.05, "n": 9},
@@ -138,13 +139,16 @@ def test_file_is_whole_and_loads_nothing(run: Path):
 
 
 def test_gap_by_hand():
-    share, interval = gap_closed(results()["segmentation"])
+    share, interval = gap_closed(results())
     assert share == pytest.approx(0.6)
-    assert interval == pytest.approx((0.5, 0.7))
-    assert gap_closed(results()["segmentation"], "unicorn") == (pytest.approx(0.4), None)
+    assert interval == pytest.approx((0.55, 0.64))  # not (0.5, 0.7): that of the score with both bounds as exact
+    assert gap_closed(results(), "unicorn") == (pytest.approx(0.4), None)
     assert gap_closed({}) is None
-    assert gap_closed({"lower_bound": setup(0.8), "upper_bound": setup(0.5), "unicorn+real": setup(0.6)}) is None
-    assert gap_closed(results()["segmentation"] | {"unicorn+real": setup(float("nan"))}) is None
+    for changed in (
+        {"lower_bound": setup(0.8), "upper_bound": setup(0.5), "unicorn+real": setup(0.6)},
+        results()["segmentation"] | {"unicorn+real": setup(float("nan"))},
+    ):
+        assert gap_closed(results() | {"segmentation": changed}) is None
 
 
 @pytest.mark.parametrize(
@@ -152,18 +156,19 @@ def test_gap_by_hand():
     [
         (
             0.68,
-            [0.65, 0.71],
-            "closed 60 % of the gap between lower and upper bound (95 % interval 50 % to 70 %); it did not",
+            [0.55, 0.64],
+            "closed 60 % of the gap between lower and upper bound (95 % interval 55 % to 64 %); it did not",
         ),
-        (0.56, [0.47, 0.65], "it did not reach the upper bound; the interval includes 0, so a gain is not shown"),
+        (0.56, [-0.1, 0.5], "it did not reach the upper bound; the interval includes 0, so a gain is not shown"),
         (0.47, None, "did not improve on the lower bound: it closed -10 % of the gap"),
         (0.83, None, "reached the upper bound: it closed 110 % of the gap"),
         (0.7994, None, "closed 99.8 % of the gap between lower and upper bound ; it did not reach the upper bound"),
     ],
 )
 def test_verdict_says_plainly(run: Path, score: float, ci: list | None, expected: str):
-    segmentation = results()["segmentation"] | {"unicorn+real": setup(score, ci)}
-    seen = text(report(run, segmentation=segmentation)).replace(" ;", ";").replace("( ", "(")
+    segmentation = results()["segmentation"] | {"unicorn+real": setup(score)}
+    gap = {"unicorn+real": {"share": (score - 0.5) / 0.3, "ci95": ci}}
+    seen = text(report(run, segmentation=segmentation, gap=gap)).replace(" ;", ";").replace("( ", "(")
     assert expected.replace(" ;", ";") in seen
     assert "On simulated devices and anatomy, UnIACorN + real" in seen
 
@@ -228,12 +233,27 @@ def test_missing_is_called_so(run: Path):
     partial = {key: results()["segmentation"][key] for key in ("lower_bound", "unicorn+real")}
     assert "cannot be computed : no score for Upper bound." in text(report(run, segmentation=partial))
     assert row(report(run, segmentation=partial), "Mean Dice") == ["0.765", "not computed", "0.765", "not computed"]
+    assert "On simulated devices and anatomy, UnIACorN + real raised the mean IoU from 0.500 to 0.680 (0.180). How" in (
+        text(report(run, segmentation=partial))
+    )
     high = results()["segmentation"] | {"lower_bound": setup(0.9)}
     assert "the upper bound is not above the lower bound" in text(report(run, segmentation=high))
     assert "FID to the" not in seen
     fid = {"unlabeled": {"labeled": 152.61}}
     assert row(report(run, fid=fid), "Labelled device")[-1] == "152.6"
     assert row(report(run, fid=fid), "Unlabelled device")[-1] == "not computed"
+
+
+def test_without_an_upper_bound_the_gain_is_told_and_why_there_is_no_more(run: Path):
+    partial = {key: results()["segmentation"][key] for key in ("lower_bound", "unicorn+real")}
+    gain = {"difference": 0.18, "ci95": [-0.02, 0.31], "n_subjects": 14}
+    found = {"segmentation": partial, "differences": {"lower_bound": {"unicorn+real": gain}}, "gap": {}}
+    seen = text(report(run, **found, not_computed={"upper_bound": "it needs <true> labels"}))
+    assert "(0.180, 95 % interval -0.020 to 0.310; it includes 0, so a gain is not shown)." in seen
+    assert "It needs &lt;true&gt; labels." in seen
+    assert "Upper bound, not computed: it needs &lt;true&gt; labels." in seen
+    less = {**partial, "unicorn+real": setup(0.4)}
+    assert "UnIACorN + real lowered the mean IoU from 0.500 to 0.400 (-0.100)." in text(report(run, segmentation=less))
 
 
 def audit() -> dict:

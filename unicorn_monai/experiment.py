@@ -24,8 +24,9 @@ from unicorn_monai.augmentation import write_augmented
 from unicorn_monai.baselines import self_training
 from unicorn_monai.datasets import label_names, read_header, write_json
 from unicorn_monai.evaluation import control, image_sets, pictures
+from unicorn_monai.evaluation.comparison import closed_gaps, compare, score_trainings
 from unicorn_monai.evaluation.report import write_report
-from unicorn_monai.evaluation.segmentation import compare, score_images, score_trainings
+from unicorn_monai.evaluation.segmentation import score_images
 from unicorn_monai.evaluation.subdomains import sub_domain_scores
 from unicorn_monai.handlers import log_to_console, read_json
 from unicorn_monai.provenance import provenance
@@ -104,7 +105,7 @@ class Experiment(RunFolder):
         """Train the segmentation networks of the real images, guess labels, and measure the uncertainties."""
         s = self.settings
         self.train_segmentation("lower_bound", self.labeled, self.labeled)
-        if self.has_truth:
+        if self.has_upper:
             self.train_segmentation("upper_bound", self.unlabeled, self.unlabeled)
         if s.style_augmentation and "compositional" in s.modes:
             self.stage("styles", lambda: write_augmented(self.labeled, self.augmented, s.seed))
@@ -191,7 +192,10 @@ class Experiment(RunFolder):
     def finish(self) -> None:
         """Write results.json and the report, and close the tracking."""
         control.summarise_uncertainties(self)
-        self.results["differences"] = self.differences()
+        records = {s: [self.record(s, i) for i in range(self.settings.trainings)] for s in self.results["segmentation"]}
+        self.results["differences"] = self.differences(records)
+        self.results["not_computed"] = self.not_computed()
+        self.results["gap"] = closed_gaps(records, self.settings.seed)
         simulated = [bool(read_header(self.unlabeled).get(key)) for key in ("simulated_device", "simulated_anatomy")]
         what = "devices and anatomy" if all(simulated) else "devices" if any(simulated) else "none"
         self.results["simulated"] = read_header(self.unlabeled).get("simulated", what)
@@ -265,15 +269,21 @@ class Experiment(RunFolder):
         found = each[0] if len(each) == 1 else score_trainings(each, records, seed)
         return found | sub_domain_scores(records, self.unlabeled, "test", seed)
 
-    def differences(self) -> dict[str, Any]:
+    def differences(self, records: dict[str, list[Path]]) -> dict[str, Any]:
         """Mean IoU of every set-up minus that of each reference, on the same subjects, with intervals."""
-        trainings, seed = range(self.settings.trainings), self.settings.seed
-        records = {setup: [self.record(setup, i) for i in trainings] for setup in self.results["segmentation"]}
+        seed = self.settings.seed
         return {
             reference: {s: compare(records[s], records[reference], seed) for s in records if s != reference}
             for reference in REFERENCES
             if reference in records
         }
+
+    def not_computed(self) -> dict[str, str]:
+        """What the labels of the unlabelled domain do not suffice for, and why."""
+        if not self.has_truth:
+            return {"segmentation": "scores need a label map for every test image of the unlabelled domain"}
+        why = "the upper bound is trained on label maps of all training and validation images of the unlabelled domain"
+        return {} if self.has_upper else {"upper_bound": f"{why}; here they are missing"}
 
     def guess_labels(self, variant: str, teacher: Path) -> None:
         """Label the unlabelled images by a network, all their pixels: the Semantic-ControlNet sees whole label maps."""

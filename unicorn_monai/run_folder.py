@@ -19,7 +19,7 @@ import torch
 
 from unicorn_monai.baselines.self_training import ROUNDS
 from unicorn_monai.bundle import definition, install
-from unicorn_monai.dataset_files import local_folder
+from unicorn_monai.dataset_files import SPLITS, local_folder
 from unicorn_monai.datasets import label_names, read_header, write_json
 from unicorn_monai.handlers import read_json
 from unicorn_monai.provenance import provenance
@@ -48,7 +48,9 @@ class RunFolder(Stages):
         self.settings = settings
         self.labeled, self.unlabeled = (Path(local_folder(d)).resolve() for d in (settings.labeled, settings.unlabeled))
         header = read_header(self.unlabeled)
-        self.has_truth = all("label" in item for item in header.get("test", [])) and bool(header.get("test"))
+        labelled = {split: header.get(split) and all("label" in i for i in header[split]) for split in SPLITS}
+        self.has_truth = bool(labelled["test"])  # scores can be computed
+        self.has_upper = all(labelled.values())  # and a network trained on true labels
 
     @property
     def _begun(self) -> Path:

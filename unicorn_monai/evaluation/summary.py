@@ -1,6 +1,8 @@
 """Several runs of one experiment (seeds) in one table: mean, spread over the seeds, and how much of the gap was closed.
 
 gap closed = (mean IoU of a set-up - lower bound) / (upper bound - lower bound)
+
+The spread is that of the runs. Beside it stands the 95 % interval of every run over its subjects, where it has one.
 """
 
 from __future__ import annotations
@@ -26,13 +28,17 @@ def summarise(run_dirs: Sequence[PathLike]) -> str:
         raise ValueError("No run given; expected the folder of at least one finished run.")
     if len({tuple(run["labels"]) for run in runs}) > 1:
         raise ValueError("The runs have different labels; summarise runs of one experiment only.")
-    lines = ["| trained on | mean IoU | layers only | mean Dice | gap closed |", "|---|---|---|---|---|"]
+    lines = ["| trained on | mean IoU | layers only | mean Dice | gap closed | 95 % interval of it |"]
+    lines += ["|---|---|---|---|---|---|"]
     for setup in runs[0]["segmentation"]:
-        found = [run["segmentation"] for run in runs if setup in run["segmentation"]]
+        having = [run for run in runs if setup in run["segmentation"]]
+        found = [run["segmentation"] for run in having]
         cells = [_spread([s[setup][key] for s in found]) for key in ("mean_iou", "mean_iou_layers", "mean_dice")]
-        closed = [gap_closed(s, setup) for s in found] if setup not in ("lower_bound", "upper_bound") else []
+        closed = [gap_closed(run, setup) for run in having] if setup not in ("lower_bound", "upper_bound") else []
         percent = [100 * c[0] for c in closed if c is not None]
         cells.append(_spread(percent, ".0f", " %") if percent else "")
+        ends = [c[1] for c in closed if c is not None and c[1] is not None]
+        cells.append("; ".join(f"{100 * low:.0f} to {100 * high:.0f} %" for low, high in ends))
         lines.append(f"| {setup} | {' | '.join(cells)} |")
     lines += ["", "| measured | compositional | paper |", "|---|---|---|"]
     for name, key in (
