@@ -212,6 +212,20 @@ def test_the_summary_of_runs_gives_the_share_of_the_gap(finished):
         summarise(["/nowhere"])
 
 
+def test_a_summary_tells_what_only_some_runs_have(finished, tmp_path):
+    from unicorn_monai.evaluation.summary import summarise
+
+    results = json.loads((finished.run_dir / "results.json").read_text())
+    for part in ("segmentation", "uncertainty"):
+        results[part]["another"] = results[part]["unicorn" if part == "uncertainty" else "lower_bound"]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    for order in ([finished.run_dir, tmp_path], [tmp_path, finished.run_dir]):
+        text = summarise(order)
+        assert "\n| another (1 of 2 runs) |" in text
+        assert "| mean uncertainty, another (1 of 2 runs) |" in text
+        assert "| lower_bound |" in text
+
+
 def cli(*words) -> subprocess.CompletedProcess:
     command = [sys.executable, "-W", "ignore", "-m", "unicorn_monai.cli", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
