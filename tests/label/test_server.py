@@ -30,7 +30,6 @@ from unicorn_monai.checkpoints import read_metadata, sha256  # noqa: E402
 from unicorn_monai.datasets import read_array  # noqa: E402
 from unicorn_monai.monailabel.app_folder import make_app  # noqa: E402
 from unicorn_monai.monailabel.client import Unknown  # noqa: E402
-from unicorn_monai.monailabel.studies import Studies  # noqa: E402
 
 PATIENCE = 600  # seconds for whatever runs in a process of its own
 
@@ -555,6 +554,8 @@ def test_images_of_one_seed_are_studies_of_their_own(client):
 
 
 def test_what_was_labelled_can_be_downloaded(client, tmp_path):
+    from unicorn_monai.monailabel.studies import Studies  # imports MONAI Label, which reads its environment then
+
     note = client.put("/datastore/label/info?label=oct_1&tag=final", data={"info": '{"checked": true}'})
     assert note.status_code == 200, note.text
     assert client.get("/datastore/label/info?label=oct_1&tag=final").json()["checked"] is True

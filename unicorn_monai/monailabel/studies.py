@@ -82,9 +82,12 @@ class Studies(LocalDatastore):
         super().remove_image(known("image", image_id, self.list_images()))
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Delete one label map."""
+        """Delete one label map, known at once and not only when the folder's watcher notices."""
         self.label_of(label_id, label_tag)
         super().remove_label(label_id, label_tag)
+        entry = self._datastore.objects[label_id]
+        entry.labels = {tag: label for tag, label in entry.labels.items() if tag != label_tag}
+        self._update_datastore_file()
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """What is noted about a label map."""
