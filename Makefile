@@ -7,6 +7,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 OUTPUT ?= runs/demo
+# Where torch comes from, where the default index would give another build; without a GPU, PyTorch's index for the CPU:
+# make install-label TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+TORCH = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch==$$(sed -n 's/^torch==//p' requirements.txt)"
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
 VENV_LABEL ?= .venv-label
@@ -18,7 +22,7 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "torch==$$(sed -n 's/^torch==//p' requirements.txt)"
+	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
 	touch $@
@@ -29,7 +33,7 @@ install-label: $(VENV_LABEL)/.installed
 $(VENV_LABEL)/.installed: requirements.txt requirements-label.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV_LABEL)
 	grep -v "^pydicom==" requirements.txt > $(VENV_LABEL)/constraints.txt
-	$(BIN_LABEL)/python -m pip install --quiet "torch==$$(sed -n 's/^torch==//p' requirements.txt)"
+	$(BIN_LABEL)/python -m pip install --quiet $(TORCH)
 	$(BIN_LABEL)/python -m pip install --quiet -c $(VENV_LABEL)/constraints.txt -e ".[label]" "pytest>=8"
 	$(BIN_LABEL)/python -m pip install --quiet --no-deps -r requirements-label.txt
 	touch $@
@@ -79,7 +83,7 @@ test-label: install-label
 STREET = .venv-street
 $(STREET)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(STREET)
-	$(STREET)/bin/python -m pip install --quiet "torch==$$(sed -n 's/^torch==//p' requirements.txt)"
+	$(STREET)/bin/python -m pip install --quiet $(TORCH)
 	$(STREET)/bin/python -m pip install --quiet -r requirements.txt
 	$(STREET)/bin/python -m pip install --quiet -e ".[street-dev]"
 	touch $@

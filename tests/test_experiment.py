@@ -152,6 +152,8 @@ def test_rounds_trainings_and_the_chosen_weight(domains, tmp_path):
     assert second["diffusion"] == chosen["models"]["diffusion"]
     prior = json.loads((run.run_dir / "bundles_round2/retinal_unet/models/prior_quantile.json").read_text())
     assert prior["segmentation_sha256"] == second["segmentation"]
+    copied = run.run_dir / "bundles_round2" / "retinal_unet" / "models" / "model.safetensors"
+    assert sha256(copied) == sha256(run.weights("unicorn+real").with_suffix(".safetensors"))
 
 
 def test_mlflow_holds_a_parent_run_and_a_child_per_training(finished):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from unicorn_monai.evaluation.segmentation import score_images
 from unicorn_monai.evaluation.subdomains import sub_domain_scores
 from unicorn_monai.handlers import log_to_console, read_json
 from unicorn_monai.provenance import provenance
+from unicorn_monai.published import copy_weights
 from unicorn_monai.run_folder import RunFolder, nth
 from unicorn_monai.settings import SEMANTIC_ONLY, SYNTHETIC, Settings
 from unicorn_monai.stages import Branch, Chain, side_by_side
@@ -309,10 +309,8 @@ class Experiment(RunFolder):
     def start_round(self, variant: str) -> None:
         """The network retrained in the round before guesses labels and measures the uncertainties of the next."""
         root, before = self.bundle_dir("retinal_unet", variant), self.setup(self.round_before(variant))
-        weights, folder = self.weights(f"{before}+real"), root / "models"
-        folder.mkdir(parents=True, exist_ok=True)
-        for suffix in (".json", ".pt"):
-            shutil.copy2(weights.with_suffix(suffix), folder / f"model{suffix}")
+        weights = self.weights(f"{before}+real")
+        copy_weights(weights, root / "models" / "model.pt")
         if self.settings.teaches:
             self.guess_labels(variant, weights)
         self.measure_uncertainty(variant)

@@ -16,6 +16,7 @@ import hashlib
 import json
 import pickletools
 import re
+import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,6 +96,23 @@ def save_weights(network: nn.Module, path: PathLike, **metadata: Any) -> None:
             archive.writestr(zipfile.ZipInfo(f"{folder}/{RECORD}"), text)  # dated 1980: equal weights, equal files
         files = {"sha256": sha256(file), "safetensors_sha256": sha256(twin)}
     write_json(path.with_suffix(".json"), files | description)
+
+
+def copy_weights(source: PathLike, target: PathLike) -> None:
+    """Copy published weights, all files of them: none of other weights is left beside them.
+
+    Args:
+        source: e.g. ``segmentation/unicorn+real/model.pt``.
+        target: e.g. ``models/model.pt``; its folder is created.
+    """
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    for suffix in (SAFETENSORS, ".pt", ".json"):
+        file, place = (Path(path).with_suffix(suffix) for path in (source, target))
+        if file.is_file():
+            with atomic(place) as temporary:
+                shutil.copyfile(file, temporary)
+        else:
+            place.unlink(missing_ok=True)
 
 
 def read_metadata(path: PathLike) -> dict[str, Any]:
