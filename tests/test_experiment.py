@@ -1,6 +1,7 @@
 """The whole method at tiny size through the experiment and the command line."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,7 @@ def test_results_hold_every_key_of_the_contract(finished):
     for key in ("control", "control_paper"):
         assert -1 <= results[key]["spearman"] <= 1
         assert 0 <= results[key]["label_fidelity_mean_iou"] <= 1
+    assert set(results["gap"]) == set(results["segmentation"]) - {"lower_bound", "upper_bound"}
     assert set(results["differences"]) == {"lower_bound", "cut+real", "augmentation"}
     for reference, differences in results["differences"].items():
         assert set(differences) == set(results["segmentation"]) - {reference}
@@ -71,6 +73,13 @@ def test_results_hold_every_key_of_the_contract(finished):
         "unicorn": 5,
         "unicorn_paper": 5,
     }
+    for name in ("cyclegan", "cut"):
+        budget = results["budget"][name]
+        spent = [json.loads(finished.marker(stage).read_text()) for stage in budget["stages"]]
+        assert budget["core_seconds"] == pytest.approx(sum(one["seconds"] * one["threads"] for one in spent), abs=0.5)
+        assert f"--max_seconds {round(budget['core_seconds'] / budget['threads'], 1)}" in " ".join(
+            json.loads(finished.marker(f"{name}_training").read_text())["commands"].values()
+        )
     assert results["simulated"] == "devices and anatomy"
     assert results["diffusion"]["latent_std"] > 0
     assert results["seconds"]["diffusion"] > 0
@@ -110,6 +119,12 @@ def test_no_labels_are_guessed_and_no_network_trained_for_it_where_nobody_is_tau
 def test_the_report_is_one_file_with_the_pictures(finished):
     html = (finished.run_dir / "report.html").read_text()
     assert html.count("data:image/png;base64") >= 5
+    captions = json.loads((finished.run_dir / "pictures" / "captions.json").read_text())
+    caption = next(c["caption"] for c in captions if c["file"] == "by_uncertainty.png")
+    for told in re.findall(r"(?:synthetic|real) ([\d., ]+\d)", caption.split("Measured uncertainty: ")[1]):
+        values = [float(value) for value in told.split(", ")]
+        assert len(values) == 8
+        assert values == sorted(values)
     assert "simulated" in html.lower()
 
 
@@ -184,12 +199,33 @@ def test_a_printed_command_repeats_its_stage(finished, tmp_path):
     assert json.loads(after)["images"] == pytest.approx(json.loads(before)["images"], abs=1e-5), name
 
 
-def test_resuming_a_finished_run_trains_nothing(finished, domains, caplog):
+def test_resuming_a_finished_run_trains_nothing_and_keeps_the_record_of_its_start(finished, domains):
+    record = finished.run_dir / "experiment.json"
+    start = json.loads(record.read_text())
     again = Experiment(settings(domains, finished.run_dir, **COMPARED), resume=True)
     before = {p: p.stat().st_mtime_ns for p in finished.run_dir.rglob("model.pt")}
     again.run()
     assert {p: p.stat().st_mtime_ns for p in finished.run_dir.rglob("model.pt")} == before
     assert again.results["segmentation"] == finished.results["segmentation"]
+    assert again.results["gap"] == finished.results["gap"]
+    now = json.loads(record.read_text())
+    assert len(now.pop("resumed")) == len(start.pop("resumed", [])) + 1
+    assert now == start
+
+
+def test_data_sets_and_weights_are_told_by_their_sha256(finished):
+    results = json.loads((finished.run_dir / "results.json").read_text())
+    assert results["sha256"]["labeled/dataset.json"] == sha256(finished.labeled / "dataset.json")
+    names = {
+        "bundles/latent_diffusion/models/autoencoder.pt",
+        "segmentation/unicorn+real/model.pt",
+        "features/model.pt",
+    }
+    names |= {"bundles/style_transfer/models/cut/model.pt", "bundles_paper/semantic_controlnet/models/model.pt"}
+    assert names <= set(results["sha256"])
+    for name in names:
+        assert results["sha256"][name] == sha256(finished.run_dir / name)
+    assert not [name for name in results["sha256"] if "latents" in name]
 
 
 def test_more_images_from_a_finished_run(finished, tmp_path):
@@ -249,6 +285,19 @@ def cli(*words) -> subprocess.CompletedProcess:
         ({"scaling": "log"}, "scaling is 'log'; expected one of"),
         ({"features": {"path": "x.pt"}}, "expected path, sha256, preprocessing"),
         ({"features": {"iteration": 5}}, "or iterations for one trained here"),
+        ({"features": {"path": 5, "sha256": "0", "preprocessing": "unit"}}, "features is {'path': 5"),
+        (
+            {"features": {"path": "/nowhere.pt", "sha256": "0", "preprocessing": "unit"}},
+            "No feature network at '/nowhere.pt'",
+        ),
+        (
+            {"features": {"path": "/nowhere.pt", "sha256": "0", "preprocessing": "bogus"}},
+            "Unknown preprocessing 'bogus'",
+        ),
+        (
+            {"features": {"path": __file__, "sha256": "0" * 64, "preprocessing": "unit"}},
+            "expected 0000.*it was not opened",
+        ),
         ({"labeled": "/nowhere"}, "'/nowhere' does not exist"),
     ],
 )

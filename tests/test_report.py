@@ -263,6 +263,8 @@ def audit() -> dict:
         "sets": {"synthetic": levels, "control": levels, "held_out": levels},
         "planted": {"exact": levels},
         "flagged": ["images/1.png", "images/2.png", "images/3.png"],
+        "thresholds": {"residual": {"99": 0.131}},
+        "held_out_thresholds": {"residual": {"99": 0.091}, "synthetic": levels},
         "expected_by_chance": 2.0,
         "n_training": 800,
     }
@@ -273,8 +275,13 @@ def test_distances_have_the_real_sets_as_columns_and_say_what_is_missing(run: Pa
     fid = dict.fromkeys(("cut", "labeled", "unlabeled"), one)
     fid |= {"kid": {"cut": {"labeled": 0.0012, "unlabeled": 0.1}}, "kid_std": {"cut": {"labeled": 0.0004}}}
     html = report(run, fid=fid | {"n": 120, "features": "an <encoder>"})
-    cells = re.findall(r'<th scope="row">CUT</th>(.*?)</tr>', html)[-1]
+    cells = re.findall(r'<th scope="row">CUT</th>(.*?)</tr>', html)[-2]
     assert text(cells).split() == ["1.50", "1.2", "±", "0.4", "2.25"]
+    every = html.split("Every pair of sets</summary>")[1].split("</details>")[0]
+    assert text(re.search(r'<th scope="row">CUT</th>(.*?)</tr>', every)[1]).split()[-3:] == ["2.25", "not", "computed"]
+    assert [text(cell).strip() for cell in re.findall(r"<th scope=\"col\">(.*?)</th>", every)[1:]] == [
+        "to Labelled device", "to Unlabelled device", "to CUT",
+    ]  # fmt: skip
     assert "120 images of each set. Features: an &lt;encoder&gt;." in html
     assert "no feature network was given" in text(report(run, fid={"not_computed": "no feature network was given"}))
 
@@ -287,6 +294,8 @@ def test_the_search_for_copies_gives_counts_with_intervals_and_the_closest_pairs
     assert "about 2 are expected where nothing is copied" in text(html)
     assert row(html, "Planted copies, unchanged") == ["3 of 200 0.3 % to 4 %"] * 2
     assert html.count("data:image/png") == 2
+    assert "Held-out real images against training images would give 0.091, above which 3 of 200" in text(html)
+    assert "a correlation above 0.131." in text(html)
     assert "too few images" in text(report(run, memorization={"not_computed": "too few images"}))
 
 
@@ -298,6 +307,7 @@ def test_the_fusion_weights_have_a_row_and_a_picture_each(run: Path):
     html = report(run, weights={"unicorn": {"table": [line], "weight": 1.5, "reason": "weight 1.5: <best>"}})
     assert row(html, "1.5") == ["not computed"] * 3 + ["0.032", "0.71", "not computed"]
     assert "weight 1.5: &lt;best&gt;" in html
+    assert "not computed : needs the network of the set-up “Lower bound, augmented”." in text(report(run))
     assert html.count("data:image/png") == 2
 
 
@@ -320,6 +330,40 @@ def test_surfaces_and_trainings_are_shown_where_they_were_measured(run: Path):
     assert row(html, "Std over trainings")[at] == "0.011"
     assert row(html, "Mean IoU, mean over images")[at] == "0.679"
     assert row(html, "below OPL") == ["not computed / 5.0"]
+
+
+def test_several_trainings_and_the_budget_are_told_in_a_sentence(run: Path):
+    write(run / "experiment.json", {"settings": {"trainings": 3}})
+    budget = {"core_seconds": 5400.0, "threads": 1, "stages": ["autoencoder", "<diffusion>"]}
+    seen = text(report(run, budget={"cyclegan": budget, "cut": budget | {"threads": 2}}))
+    assert (
+        "Every segmentation network was trained 3 times with other seeds; scores are means. The generator was" in seen
+    )
+    expected = (
+        "Equal compute: CycleGAN and CUT had 1 h 30 min of core time each (seconds times threads; CycleGAN on 1, "
+    )
+    assert (
+        expected + "CUT on 2), what UnIACorN needs before it can draw an image: autoencoder, &lt;diffusion&gt;." in seen
+    )
+    write(run / "experiment.json", {"settings": {"trainings": 1}})
+    assert "other seeds" not in text(report(run, budget={"cyclegan": None}))
+    assert "Equal compute" not in text(report(run, budget={"cyclegan": None}))
+
+
+def test_hashes_are_given_and_resumptions_told_beside_the_start(run: Path):
+    start = {"command": "unicorn-monai demo", "git_revision": "abc", "versions": {"torch": "2.13", "monai": "1.6.1"}}
+    again = {"command": "unicorn-monai demo --resume", "git_revision": "def", "versions": {"torch": "2.14"}}
+    write(run / "experiment.json", start | {"resumed": [start | {"command": "the same"}, again]})
+    html = report(run, sha256={"labeled/dataset.json": "0123", "bundles/retinal_unet/models/model.pt": "4567"})
+    seen = text(html)
+    assert "git revision abc" in seen
+    assert (
+        "The above is of the start; the run was resumed 2 times. Resumptions the same unicorn-monai demo --resume"
+        in seen
+    )
+    assert "--resume\ngit revision def\ntorch 2.14</pre>" in html
+    assert "labeled/dataset.json&quot;: &quot;0123&quot;" in html
+    assert "Sha256 of data sets and weights: not computed" in text(report(run))
 
 
 def test_empty_run(tmp_path: Path):

@@ -118,6 +118,24 @@ def test_pooled_scores_are_those_of_scikit_learn():
     assert result["mean_iou"] == pytest.approx(jaccard_score(true, predicted, average="macro"))
 
 
+def test_pooled_scores_are_those_of_torchmetrics():
+    classification = pytest.importorskip("torchmetrics.classification")
+    random = np.random.default_rng(1)
+    true, predicted = (torch.from_numpy(maps) for maps in random.integers(0, 5, (2, 4, 16, 16)))
+    true[:, :3] = 255
+    own = scores(confusion_matrix(predicted, true, 5))
+    settings = {"num_classes": 5, "ignore_index": 255}
+    iou = classification.MulticlassJaccardIndex(average="none", **settings)
+    dice = classification.MulticlassF1Score(average="none", multidim_average="global", **settings)
+    for p, t in zip(predicted, true, strict=True):  # pooled over batches
+        iou.update(p[None], t[None])
+        dice.update(p[None], t[None])
+    assert own["iou"] == pytest.approx(iou.compute().tolist())
+    assert own["dice"] == pytest.approx(dice.compute().tolist())
+    counts = classification.MulticlassConfusionMatrix(**settings)(predicted, true)
+    assert confusion_matrix(predicted, true, 5).tolist() == counts.tolist()
+
+
 def test_many_matrices_at_once_are_scored_as_one_by_one():
     matrices = np.random.default_rng(1).integers(0, 9, (20, 5, 5)).astype(float)
     matrices[3, 2] = matrices[3, :, 2] = 0  # a label that is absent from one of them

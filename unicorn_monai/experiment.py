@@ -61,6 +61,7 @@ class Experiment(RunFolder):
             "segmentation": {},
             "uncertainty": {},
             "weights": {},
+            "budget": {},
             "seconds": {},
         }
         self.walked: list[Branch] = []  # branches that are finished, in order
@@ -178,15 +179,16 @@ class Experiment(RunFolder):
             if name == SEMANTIC_ONLY:
                 self.stage(f"{name}_synthesis", lambda: self.synthesise("paper", data, weight=0.0))
             else:
-                self.stage(f"{name}_training", lambda: self.train_style_transfer(name))
+                budget = self.stage(f"{name}_training", lambda: self.train_style_transfer(name))
+                self.results["budget"] |= {name: budget} if budget else {}
                 self.stage(f"{name}_translation", lambda: self.translate(name))
             self.train_segmentation(name, data, data)
             self.train_segmentation(f"{name}+real", [data, self.labeled], data)
 
     def judge(self) -> None:
         """Distances between the sets of images, the search for copies, and the pictures."""
-        self.results["fid"] = self.stage("distances", lambda: image_sets.distances_of(self))
-        self.results["memorization"] = self.stage("memorization", lambda: image_sets.search_copies(self))
+        self.results["fid"] = self.described("distances", lambda: image_sets.distances_of(self))
+        self.results["memorization"] = self.described("memorization", lambda: image_sets.search_copies(self))
         self.stage("pictures", lambda: pictures.write_all(self))
 
     def finish(self) -> None:
@@ -194,12 +196,12 @@ class Experiment(RunFolder):
         control.summarise_uncertainties(self)
         records = {s: [self.record(s, i) for i in range(self.settings.trainings)] for s in self.results["segmentation"]}
         self.results["differences"] = self.differences(records)
-        self.results["not_computed"] = self.not_computed()
+        self.results["not_computed"] = self.not_computed
         self.results["gap"] = closed_gaps(records, self.settings.seed)
         simulated = [bool(read_header(self.unlabeled).get(key)) for key in ("simulated_device", "simulated_anatomy")]
         what = "devices and anatomy" if all(simulated) else "devices" if any(simulated) else "none"
         self.results["simulated"] = read_header(self.unlabeled).get("simulated", what)
-        self.results["commands"] = self.commands
+        self.results["commands"], self.results["sha256"] = self.commands, self.hashes()
         self.results["environment"] = provenance()["versions"] | {
             "machine": platform.machine(),
             "cpus": torch.get_num_threads(),
@@ -278,13 +280,6 @@ class Experiment(RunFolder):
             if reference in records
         }
 
-    def not_computed(self) -> dict[str, str]:
-        """What the labels of the unlabelled domain do not suffice for, and why."""
-        if not self.has_truth:
-            return {"segmentation": "scores need a label map for every test image of the unlabelled domain"}
-        why = "the upper bound is trained on label maps of all training and validation images of the unlabelled domain"
-        return {} if self.has_upper else {"upper_bound": f"{why}; here they are missing"}
-
     def guess_labels(self, variant: str, teacher: Path) -> None:
         """Label the unlabelled images by a network, all their pixels: the Semantic-ControlNet sees whole label maps."""
         own = {"dataset_dir": str(self.unlabeled), "output_dir": str(self.guessed(variant))}
@@ -332,23 +327,26 @@ class Experiment(RunFolder):
             own["initial_weights"] = str(before / "models" / "model.pt")
         self.bundle(root, "train.json", **own)
 
-    def train_style_transfer(self, name: str) -> None:
-        """CycleGAN or CUT, for as many seconds as all took that UnIACorN trains before it can draw an image."""
+    def train_style_transfer(self, name: str) -> dict[str, Any]:
+        """CycleGAN or CUT, for the core seconds of all that UnIACorN trains before it can draw an image.
+
+        Seconds alone would not do: stages side by side share the cores, one that runs alone has all of them.
+        """
         teacher = ["augmentation"] * self.settings.teaches
-        stages = [
-            self.marker(s) for s in (*teacher, "autoencoder", "diffusion", *(f"unicorn_{n}" for n in CONTROLNETS))
-        ]
+        stages = [*teacher, "autoencoder", "diffusion", *(f"unicorn_{net}" for net in CONTROLNETS)]
+        budget, threads = self.core_seconds(stages), torch.get_num_threads()
         folder = self.bundle_dir("style_transfer") / "models" / name
         self.bundle(
             self.bundle_dir("style_transfer"),
             f"train_{name}.json",
             dataset_dir=str(self.labeled),
             unlabeled_dir=str(self.unlabeled),
-            max_seconds=sum(read_json(path)["seconds"] for path in stages),
+            max_seconds=round(budget / threads, 1),
             max_epochs=1_000_000,
             ckpt_dir=str(folder),
             output_dir=str(folder),
         )
+        return {"core_seconds": budget, "threads": threads, "stages": stages}
 
     def translate(self, name: str) -> None:
         """The labelled images in the look of the unlabelled domain."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unicorn_monai.datasets import check, datalist, read_header
+from unicorn_monai.evaluation.features import require_file
 from unicorn_monai.fusion import MODES
 from unicorn_monai.handlers import read_json
 from unicorn_monai.prior import SCALINGS
@@ -203,12 +204,15 @@ class Settings:
             raise ValueError(f"scaling is '{self.scaling}'; expected one of {list(SCALINGS)}.")
         if self.features is not None:
             known = ["path", "sha256", "preprocessing", "arguments"] if "path" in self.features else ["iterations"]
-            lacking = [key for key in known[:3] if key not in self.features]
-            if lacking or set(self.features) - set(known):
+            kind = str if "path" in self.features else int
+            wrong = [key for key in known[:3] if not isinstance(self.features.get(key), kind)]
+            if wrong or set(self.features) - set(known):
                 raise ValueError(
                     f"features is {self.features}; expected path, sha256, preprocessing and, where needed, arguments "
                     "of a feature network, or iterations for one trained here."
                 )
+            if "path" in self.features:  # before hours of training, not after
+                require_file(*(self.features[key] for key in known[:3]))
         for name, folder, need_labels in (("labeled", self.labeled, True), ("unlabeled", self.unlabeled, False)):
             problems = check(folder, need_labels)
             if problems:

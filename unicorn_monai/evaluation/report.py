@@ -17,10 +17,9 @@ from typing import Any
 
 from unicorn_monai.dataset_files import write_text
 from unicorn_monai.datasets import PathLike
-from unicorn_monai.evaluation import charts, report_images
+from unicorn_monai.evaluation import charts, report_images, report_repeat
 from unicorn_monai.evaluation.markup import (
     MISSING,
-    duration,
     figure,
     fixed,
     name_of,
@@ -73,9 +72,9 @@ def write_report(run_dir: PathLike) -> Path:
         "</div>",
         '<div class="pair">',
         section("Checks", _checks(results)),
-        section("Time per stage", _seconds(nested(results, "seconds"))),
+        section("Time per stage", report_repeat.seconds(nested(results, "seconds"))),
         "</div>",
-        section("How to repeat it", _repeat(results, experiment)),
+        section("How to repeat it", report_repeat.repeat(results, experiment)),
     ]
     write_text(folder / "report.html", page(folder.resolve().name, "\n".join(parts)))
     return folder / "report.html"
@@ -214,7 +213,8 @@ def _scores(results: dict[str, Any], settings: dict[str, Any]) -> str:
         "<p>Table 1. IoU on test images of the unlabelled device. Lower bound: trained on the labelled device only. "
         "Upper bound: trained on true labels of the unlabelled device. UnIACorN: trained on synthetic images; + real: "
         f"and on the labelled device's.{mode}</p>{table(['Label', *head], rows, best, summary=len(labels))}{surfaces}"
-        f'<p class="fine">{layers}Best: highest mean IoU, the upper bound aside.{_left_out(results)}</p>'
+        f'<p class="fine">{layers}Best: highest mean IoU, the upper bound aside.{_left_out(results)}'
+        f"{report_repeat.trainings(settings)}{report_repeat.budget(results)}</p>"
     )
 
 
@@ -313,30 +313,6 @@ def _checks(results: dict[str, Any]) -> str:
     words = {True: '<b class="ok">\u2713 OK</b>', False: '<b class="bad">\u2717 outside</b>', None: MISSING}
     items = (f"<li><span>{what}</span><span>{'' if ok is None else n}</span>{words[ok]}</li>" for what, n, ok in rows)
     return f'<ul class="checks">{"".join(items)}</ul>'
-
-
-def _seconds(seconds: dict[str, Any]) -> str:
-    known = {key: value for key, value in seconds.items() if number(value) is not None}
-    most, items = max(known.values(), default=0) or 1, ""
-    for key, value in seconds.items():
-        bar = f'<rect width="{100 * known.get(key, 0) / most:.1f}" height="8"/>'
-        svg = f'<svg viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">{bar}</svg>'
-        items += f"<li><span>{escape(key).replace('_', '_<wbr>')}</span>{svg}<span>{duration(value)}</span></li>"
-    total = f'<p>Together {duration(sum(known.values()))}.</p><ul class="stages">{items}</ul>'
-    return total if items else f"<p>{MISSING}</p>"
-
-
-def _repeat(results: dict[str, Any], experiment: dict[str, Any]) -> str:
-    settings, command = nested(experiment, "settings"), experiment.get("command")
-    text = f"<pre>{escape(str(command))}</pre>" if command else f"<p>Command: {MISSING}</p>"
-    facts = {"seed": settings.get("seed"), "git revision": experiment.get("git_revision")}
-    facts |= nested(results, "environment") | nested(experiment, "versions")
-    pairs = ((escape(str(key)), MISSING if value is None else escape(str(value))) for key, value in facts.items())
-    text += f'<dl class="facts">{"".join(f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in pairs)}</dl>'
-    for title, part in (("All settings", settings), ("Command of every stage", nested(results, "commands"))):
-        content = escape(json.dumps(part, indent=2, ensure_ascii=False))
-        text += f"<details><summary>{title}</summary><pre>{content}</pre></details>" if part else ""
-    return text
 
 
 # ---------------------------------------------------------------------- reading
