@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TINY
 
 from data_prep.phantom import write_phantom
@@ -13,6 +14,7 @@ from unicorn_monai.checkpoints import sha256
 from unicorn_monai.datasets import check, datalist, read_header
 from unicorn_monai.experiment import Experiment
 from unicorn_monai.failures import explain, root_cause
+from unicorn_monai.run_folder import RunFolder
 from unicorn_monai.settings import BASELINES, Settings
 
 COMPARED = {"baselines": BASELINES, "confidence": 0.11}  # a network of one epoch is sure of nothing
@@ -104,6 +106,16 @@ def test_no_labels_are_guessed_and_no_network_trained_for_it_where_nobody_is_tau
     assert (asked.teaches, asked.with_augmentation) == (False, False)
     asked.baselines = ("augmentation",)
     assert (asked.teaches, asked.with_augmentation) == (False, True)
+
+
+@pytest.mark.parametrize("scaling", ["paper", "zscore", "quantile"])
+def test_the_scaling_of_the_hint_does_not_depend_on_the_mode(domains, tmp_path, scaling):
+    run = RunFolder(settings(domains, tmp_path, scaling=scaling), torch.device("cpu"))
+    assert Path(run.prior("compositional")).name == f"prior_{scaling}.json"
+    assert Path(run.prior("paper")).name == "prior_paper.json"
+    run = RunFolder(settings(domains, tmp_path, paper_scaling=scaling), torch.device("cpu"))
+    assert Path(run.prior("compositional")).name == "prior_zscore.json"
+    assert Path(run.prior("paper")).name == f"prior_{scaling}.json"
 
 
 def test_the_report_is_one_file_with_the_pictures(finished):
@@ -230,6 +242,7 @@ def cli(*words) -> subprocess.CompletedProcess:
         ({"trainings": 0}, "trainings is 0; expected at least 1"),
         ({"samples_per_label": 0}, "samples_per_label is 0; expected at least 1"),
         ({"scaling": "log"}, "scaling is 'log'; expected one of"),
+        ({"paper_scaling": "log"}, "paper_scaling is 'log'; expected one of"),
         ({"features": {"path": "x.pt"}}, "expected path, sha256, preprocessing"),
         ({"features": {"iteration": 5}}, "or iterations for one trained here"),
         ({"labeled": "/nowhere"}, "'/nowhere' does not exist"),

@@ -44,6 +44,7 @@ class Settings:
             labels that a network guesses: that of the set-up "augmentation" (trained for it where it is no baseline),
             in further rounds the retrained one.
         scaling: of the hint in ``compositional`` mode, "zscore", "quantile" or "paper".
+        paper_scaling: of the hint in ``paper`` mode, the same; another than "paper" is ours.
         trainings: of every segmentation network, with other seeds; scores are means over them.
         features: feature network of distances and audit, {"path", "sha256", "preprocessing", "arguments"}; by default
             one is trained here, for {"iterations": 1000}.
@@ -71,6 +72,7 @@ class Settings:
     rounds: int = 1
     pseudo_labels: bool = True
     scaling: str = "zscore"
+    paper_scaling: str = "paper"
     trainings: int = 1
     features: dict[str, Any] | None = None
     augment: bool = True
@@ -133,8 +135,8 @@ class Settings:
         return "augmentation" in self.baselines or self.teaches
 
     def scaling_of(self, mode: str) -> str:
-        """Scaling of the hint in a mode: the paper's is the plain uncertainty."""
-        return "paper" if mode == "paper" else self.scaling
+        """Scaling of the hint in a mode."""
+        return self.paper_scaling if mode == "paper" else self.scaling
 
     def guidance_of(self, mode: str) -> tuple[float, float]:
         """Guidance in a mode; the paper has none."""
@@ -199,8 +201,9 @@ class Settings:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
         if self.rounds > 1 and self.modes[0] != "compositional":
             raise ValueError(f"rounds is {self.rounds}; further rounds need the first mode to be 'compositional'.")
-        if self.scaling not in SCALINGS:
-            raise ValueError(f"scaling is '{self.scaling}'; expected one of {list(SCALINGS)}.")
+        for name in ("scaling", "paper_scaling"):
+            if getattr(self, name) not in SCALINGS:
+                raise ValueError(f"{name} is '{getattr(self, name)}'; expected one of {list(SCALINGS)}.")
         if self.features is not None:
             known = ["path", "sha256", "preprocessing", "arguments"] if "path" in self.features else ["iterations"]
             lacking = [key for key in known[:3] if key not in self.features]
