@@ -4,9 +4,11 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TINY
 from test_durable import _HOST, ENVIRONMENT, HOLD, ended
 
@@ -15,8 +17,11 @@ from unicorn_monai.checkpoints import sha256
 from unicorn_monai.datasets import check, datalist, read_header, write_json
 from unicorn_monai.experiment import Experiment
 from unicorn_monai.failures import explain, root_cause
-from unicorn_monai.settings import BASELINES, Settings
+from unicorn_monai.preflight import check_overrides
+from unicorn_monai.run_folder import RunFolder
+from unicorn_monai.settings import BASELINES, SETTINGS, Settings
 
+NAN, INFINITE = float("nan"), float("inf")
 COMPARED = {"baselines": BASELINES, "confidence": 0.11}  # a network of one epoch is sure of nothing
 
 
@@ -114,6 +119,16 @@ def test_no_labels_are_guessed_and_no_network_trained_for_it_where_nobody_is_tau
     assert (asked.teaches, asked.with_augmentation) == (False, False)
     asked.baselines = ("augmentation",)
     assert (asked.teaches, asked.with_augmentation) == (False, True)
+
+
+@pytest.mark.parametrize("scaling", ["paper", "zscore", "quantile"])
+def test_the_scaling_of_the_hint_does_not_depend_on_the_mode(domains, tmp_path, scaling):
+    run = RunFolder(settings(domains, tmp_path, scaling=scaling), torch.device("cpu"))
+    assert Path(run.prior("compositional")).name == f"prior_{scaling}.json"
+    assert Path(run.prior("paper")).name == "prior_paper.json"
+    run = RunFolder(settings(domains, tmp_path, paper_scaling=scaling), torch.device("cpu"))
+    assert Path(run.prior("compositional")).name == "prior_zscore.json"
+    assert Path(run.prior("paper")).name == f"prior_{scaling}.json"
 
 
 def test_the_report_is_one_file_with_the_pictures(finished):
@@ -273,16 +288,71 @@ def cli(*words) -> subprocess.CompletedProcess:
     ("change", "message"),
     [
         ({"preset": "huge"}, "preset is 'huge'; expected"),
-        ({"modes": ("paper", "additive")}, "Unknown mode 'additive'"),
-        ({"paper_weight": 1.5}, "paper_weight is 1.5; expected 0 to 1"),
-        ({"uncertainty_weight": "most"}, "uncertainty_weight is 'most'; expected 0 or more, or 'auto'"),
-        ({"uncertainty_weight": -1.0}, "uncertainty_weight is -1.0; expected 0 or more"),
+        ({"preset": ["quick"]}, r"preset is \['quick'\]; expected"),
+        ({"modes": ("paper", "additive")}, r"modes is \('paper', 'additive'\); expected a list of some of"),
+        ({"modes": "paper"}, "modes is 'paper'; expected a list of some of"),
+        ({"modes": ("paper", "paper")}, "each at most once"),
+        ({"modes": 3}, "modes is 3; expected a list of some of"),
+        ({"baselines": ("gan",)}, r"baselines is \('gan',\); expected a list of some of \['augmentation', "),
+        ({"baselines": "cut"}, "baselines is 'cut'; expected a list of some of"),
+        ({"baselines": [["cut"]]}, r"baselines is \[\['cut'\]\]; expected a list of some of"),
+        ({"paper_weight": 1.5}, "paper_weight is 1.5; expected a number, 0 to 1, or 'auto'"),
+        ({"paper_weight": NAN}, "paper_weight is nan; expected a number, 0 to 1, or 'auto'"),
+        ({"uncertainty_weight": "most"}, "uncertainty_weight is 'most'; expected a number, 0 or more, or 'auto'"),
+        ({"uncertainty_weight": -1.0}, "uncertainty_weight is -1.0; expected a number, 0 or more"),
+        ({"uncertainty_weight": NAN}, "uncertainty_weight is nan; expected"),
+        ({"uncertainty_weight": INFINITE}, "uncertainty_weight is inf; expected"),
+        ({"uncertainty_weight": True}, "uncertainty_weight is True; expected"),
+        ({"uncertainty_weight": None}, "uncertainty_weight is None; expected"),
+        ({"count": 0}, "count is 0; expected at least one, a whole number, or null"),
+        ({"count": -5}, "count is -5; expected"),
+        ({"count": "many"}, "count is 'many'; expected"),
+        ({"seed": "x"}, "seed is 'x'; expected a whole number, 0 to 4294967295"),
+        ({"seed": -1}, "seed is -1; expected"),
+        ({"seed": None}, "seed is None; expected"),
+        ({"rounds": 1.5}, "rounds is 1.5; expected at least one, a whole number"),
+        ({"augment": "no"}, "augment is 'no'; expected true or false"),
+        ({"tracking": 1}, "tracking is 1; expected true or false"),
+        ({"pseudo_labels": None}, "pseudo_labels is None; expected true or false"),
+        ({"style_augmentation": "yes"}, "style_augmentation is 'yes'; expected true or false"),
+        ({"confidence": 5}, "confidence is 5; expected a number, 0 to 1"),
+        ({"confidence": "high"}, "confidence is 'high'; expected a number, 0 to 1"),
+        ({"device": "gpu"}, "device is 'gpu'; expected cpu, cuda or cuda:0"),
+        ({"device": "cuda:99"}, "device is 'cuda:99', but PyTorch sees"),
+        ({"device": 0}, "device is 0; expected cpu, cuda:0"),
+        ({"jobs": "x"}, "jobs is 'x'; expected at least one, a whole number, or null"),
+        ({"jobs": 0}, "jobs is 0; expected"),
+        ({"features": 5}, "features is 5; expected an object of settings, or null"),
+        ({"guidance": 3}, "guidance is 3; expected"),
+        ({"guidance": ("a", "b")}, r"guidance is \('a', 'b'\); expected"),
+        ({"unlabeled": ""}, "unlabeled is ''; expected the path of a folder"),
+        ({"overrides": [1]}, r"overrides is \[1\]; expected an object"),
+        ({"overrides": {"retinal_unnet": {}}}, "overrides names the bundle 'retinal_unnet'; expected some of"),
+        ({"overrides": {"rgb_2d": {}}}, "overrides names the bundle 'rgb_2d'; expected some of"),
+        ({"overrides": {"retinal_unet": 3}}, "overrides of 'retinal_unet' is 3; expected"),
+        ({"overrides": {"retinal_unet": {"trian.json": {}}}}, "names the configuration 'trian.json'; expected one of"),
+        ({"overrides": {"retinal_unet": {"../x.json": {}}}}, "names the configuration '../x.json'; expected one of"),
+        ({"overrides": {"retinal_unet": {"train.json": [3]}}}, r"overrides of 'retinal_unet/train.json' is \[3\];"),
+        (
+            {"overrides": {"semantic_controlnet": {"train.json": {"max_epoch": 3}}}},
+            "'semantic_controlnet/configs/train.json' has no entry 'max_epoch' to set. Check the spelling",
+        ),
+        (
+            {"overrides": {"semantic_controlnet": {"train.json": {"max_epochs": "ten"}}}},
+            r"max_epochs \(overrides of semantic_controlnet/train.json\) is 'ten'; expected at least one",
+        ),
+        (
+            {"overrides": {"latent_diffusion": {"train_diffusion.json": {"precision": "half"}}}},
+            r"Unknown precision 'half' \(overrides of latent_diffusion/train_diffusion.json\); expected one of",
+        ),
         ({"uncertainty_weight": "auto", "pseudo_labels": False}, "needs the baseline 'augmentation'"),
         ({"modes": ()}, "modes is empty"),
         ({"modes": ("paper",), "rounds": 2}, "rounds is 2; further rounds need the first mode to be 'compositional'"),
-        ({"trainings": 0}, "trainings is 0; expected at least 1"),
-        ({"samples_per_label": 0}, "samples_per_label is 0; expected at least 1"),
+        ({"trainings": 0}, "trainings is 0; expected at least one"),
+        ({"trainings": "three"}, "trainings is 'three'; expected at least one"),
+        ({"samples_per_label": 0}, "samples_per_label is 0; expected at least one"),
         ({"scaling": "log"}, "scaling is 'log'; expected one of"),
+        ({"paper_scaling": "log"}, "paper_scaling is 'log'; expected one of"),
         ({"features": {"path": "x.pt"}}, "expected path, sha256, preprocessing"),
         ({"features": {"iteration": 5}}, "or iterations for one trained here"),
         ({"features": {"path": 5, "sha256": "0", "preprocessing": "unit"}}, "features is {'path': 5"),
@@ -308,6 +378,20 @@ def test_bad_settings_are_refused_before_anything_is_written(domains, tmp_path, 
     with pytest.raises(ValueError, match=message):
         Experiment(values)
     assert not (tmp_path / "r").exists()
+
+
+def test_every_setting_has_a_rule_and_every_default_obeys_it():
+    usual = Settings("a", "b", "c")
+    assert set(SETTINGS) == {field.name for field in fields(Settings)}
+    assert [name for name, (obeys, _) in SETTINGS.items() if not obeys(getattr(usual, name))] == []
+    values = {"labeled": "a", "unlabeled": "b", "output": None}
+    with pytest.raises(ValueError, match="output is None; expected the path of a folder"):
+        Settings.from_dict(values).validate()
+
+
+def test_overrides_may_refer_to_other_entries_and_to_bundles_that_a_run_does_not_need():
+    check_overrides(TINY)
+    check_overrides({"latent_diffusion": {"train_diffusion.json": {"sample_interval": "@val_interval"}}})
 
 
 def test_an_unknown_setting_is_refused():

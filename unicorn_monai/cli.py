@@ -119,7 +119,7 @@ def experiment(
     if config is not None:
         try:
             settings |= json.loads(config.read_text())
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"Cannot read the settings '{config}' ({error}). Expected a JSON object.") from error
     given = {"labeled": labeled, "unlabeled": unlabeled, "preset": preset, "seed": seed, "device": device}
     given |= {"samples_per_label": samples_per_label, "rounds": rounds}

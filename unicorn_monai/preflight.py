@@ -24,7 +24,7 @@ from monai.bundle import ConfigParser
 from monai.bundle.scripts import run
 
 from unicorn_monai.augmentation import AUGMENTATIONS
-from unicorn_monai.bundle import find_entry
+from unicorn_monai.bundle import BUNDLES, bundle_root, find_entry, load_config
 from unicorn_monai.checkpoints import read_metadata
 from unicorn_monai.datasets import SPLITS, PathLike, label_names, list_folders
 from unicorn_monai.fusion import MODES
@@ -49,27 +49,28 @@ def _pair(value: Any, rule: Callable[[Any], bool]) -> bool:
     return isinstance(value, list | tuple) and len(value) == 2 and all(rule(v) for v in value)
 
 
-_POSITIVE: Rule = (lambda v: _whole(v) and v >= 1, "at least one, a whole number")
-_OPTIONAL: Rule = (lambda v: v is None or (_whole(v) and v >= 1), "at least one, a whole number, or null")
-_NATURAL: Rule = (lambda v: _whole(v) and v >= 0, "0 or more, a whole number")
-_RATE: Rule = (lambda v: _number(v) and v > 0, "a number above 0")
-_WEIGHT: Rule = (lambda v: _number(v) and v >= 0, "a number, 0 or more")
-_SWITCH: Rule = (lambda v: isinstance(v, bool), "true or false (True or False on the command line)")
+POSITIVE: Rule = (lambda v: _whole(v) and v >= 1, "at least one, a whole number")
+OPTIONAL: Rule = (lambda v: v is None or (_whole(v) and v >= 1), "at least one, a whole number, or null")
+NATURAL: Rule = (lambda v: _whole(v) and v >= 0, "0 or more, a whole number")
+RATE: Rule = (lambda v: _number(v) and v > 0, "a number above 0")
+WEIGHT: Rule = (lambda v: _number(v) and v >= 0, "a number, 0 or more")
+SHARE: Rule = (lambda v: _number(v) and 0 <= v <= 1, "a number, 0 to 1")
+SWITCH: Rule = (lambda v: isinstance(v, bool), "true or false (True or False on the command line)")
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(
-        ("max_epochs", "val_interval", "sample_interval", "batch_size", "num_inference_steps", "cache_num"), _POSITIVE
-    ),
-    **dict.fromkeys(("iterations_per_epoch", "patience", "count"), _OPTIONAL),
-    **dict.fromkeys(("num_workers", "adversarial_start", "pool_size"), _NATURAL),
-    **dict.fromkeys(("learning_rate", "discriminator_learning_rate", "timestep_shift", "temperature"), _RATE),
-    **dict.fromkeys(("kl_weight", "spectral_weight", "speckle_weight", "adversarial_weight", "ce_weight"), _WEIGHT),
-    **dict.fromkeys(("nce_weight", "identity_weight", "cycle_weight", "uncertainty_weight"), _WEIGHT),
-    **dict.fromkeys(("resume", "augment"), _SWITCH),
+    **dict.fromkeys(("max_epochs", "val_interval", "sample_interval", "batch_size", "cache_num"), POSITIVE),
+    **dict.fromkeys(("num_inference_steps", "accumulation_steps", "samples"), POSITIVE),
+    **dict.fromkeys(("iterations_per_epoch", "patience", "count"), OPTIONAL),
+    **dict.fromkeys(("num_workers", "adversarial_start", "pool_size"), NATURAL),
+    **dict.fromkeys(("learning_rate", "discriminator_learning_rate", "timestep_shift", "temperature"), RATE),
+    **dict.fromkeys(("kl_weight", "spectral_weight", "speckle_weight", "adversarial_weight", "ce_weight"), WEIGHT),
+    **dict.fromkeys(("nce_weight", "identity_weight", "cycle_weight", "uncertainty_weight"), WEIGHT),
+    **dict.fromkeys(("resume", "augment"), SWITCH),
+    **dict.fromkeys(("threshold", "decay_start"), SHARE),
     "max_seconds": (lambda v: v is None or (_number(v) and v > 0), "a number above 0, or null for no limit"),
     "seed": (lambda v: _whole(v) and 0 <= v < 2**32, "a whole number, 0 to 4294967295"),
     "ema_decay": (lambda v: _number(v) and 0 <= v < 1, "a number, 0 or more and below 1"),
-    "patch_size": (lambda v: _pair(v, _POSITIVE[0]), "[rows, columns]"),
+    "patch_size": (lambda v: _pair(v, POSITIVE[0]), "[rows, columns]"),
     "guidance": (lambda v: _pair(v, _number), "two numbers, [uncertainty, label map]"),
 }
 CHOICES = {"precision": PRECISIONS, "mode": MODES, "augmentation": AUGMENTATIONS, "split": SPLITS}
@@ -87,16 +88,76 @@ def check_settings(device: torch.device | str | None = None, **settings: Any) ->
     """
     refuse_unknown_options()
     for name, value in settings.items():
-        if name in CHOICES:
-            for choice in value if name == "split" and isinstance(value, list | tuple) else [value]:
-                if choice not in CHOICES[name]:
-                    raise ValueError(f"Unknown {name} '{choice}'; expected one of {list(CHOICES[name])}.")
-        elif name not in RULES:
+        if name not in RULES | CHOICES:
             raise ValueError(f"There is no rule for '{name}'; expected some of {sorted(RULES | CHOICES)}.")
-        elif not RULES[name][0](value):
-            raise ValueError(f"{name} is {value!r}; expected {RULES[name][1]}.")
-    if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is '{device}', but PyTorch sees no GPU here. Use cpu, or install PyTorch for CUDA.")
+        _check_value(name, value)
+    if device is not None:
+        check_device(device)
+
+
+def require(name: str, value: Any, rule: Rule) -> None:
+    """Refuse a value that breaks its rule."""
+    if not rule[0](value):
+        raise ValueError(f"{name} is {value!r}; expected {rule[1]}.")
+
+
+def _check_value(name: str, value: Any, where: str = "") -> None:
+    if name in RULES:
+        require(name + where, value, RULES[name])
+    for choice in value if name == "split" and isinstance(value, list | tuple) else [value]:
+        if name in CHOICES and choice not in CHOICES[name]:
+            raise ValueError(f"Unknown {name} '{choice}'{where}; expected one of {list(CHOICES[name])}.")
+
+
+def check_device(device: torch.device | str) -> None:
+    """Refuse a device that this machine does not have.
+
+    Raises:
+        ValueError: naming it and those there are.
+    """
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device is {device!r}; expected cpu, cuda or cuda:0, cuda:1, ...") from error
+    if wanted.type == "cuda":
+        count = torch.cuda.device_count()
+        if not count:
+            raise ValueError(
+                f"device is '{device}', but PyTorch sees no GPU here. Use cpu, or install PyTorch for CUDA."
+            )
+        if (wanted.index or 0) >= count:
+            raise ValueError(f"device is '{device}', but PyTorch sees {count} GPU(s) here: cuda:0 to cuda:{count - 1}.")
+
+
+def check_overrides(overrides: Any) -> None:
+    """Refuse settings of single bundles, {bundle: {"train.json": {"max_epochs": 10}}}, that would not be taken.
+
+    Raises:
+        ValueError: naming the bundle, configuration or setting, and what there is.
+    """
+    known = [name for name in BUNDLES if name != "rgb_2d"]  # an experiment on colours runs the other bundles, too
+    form = "expected {bundle: {configuration: {setting: value}}}, e.g. " + '{"retinal_unet": {"train.json": {...}}}.'
+    if not isinstance(overrides, dict):
+        raise ValueError(f"overrides is {overrides!r}; {form}")
+    for bundle, files in overrides.items():
+        if bundle not in known:
+            raise ValueError(f"overrides names the bundle '{bundle}'; expected some of {known}.")
+        root = Path(bundle_root(bundle))
+        configs = sorted(path.name for path in (root / "configs").glob("*.json"))
+        if not isinstance(files, dict):
+            raise ValueError(f"overrides of '{bundle}' is {files!r}; {form}")
+        for file, changes in files.items():
+            if file not in configs:
+                raise ValueError(
+                    f"overrides of '{bundle}' names the configuration '{file}'; expected one of {configs}."
+                )
+            if not isinstance(changes, dict):
+                raise ValueError(f"overrides of '{bundle}/{file}' is {changes!r}; {form}")
+            config = load_config(root, file)
+            for key, value in changes.items():
+                find_entry(config, key, f"{bundle}/configs/{file}")
+                if not (isinstance(value, str) and value.startswith("@")):  # a reference to another entry
+                    _check_value(key, value, f" (overrides of {bundle}/{file})")
 
 
 def check_labels(dataset_dir: PathLike | Sequence[Any], num_labels: int) -> None:
