@@ -1148,6 +1148,18 @@ def test_a_bundle_is_not_installed_with_a_misspelt_setting(tmp_path, arguments, 
         install(name, tmp_path, *rest)
 
 
+def test_a_bundle_that_is_installed_again_is_left_as_it_is(tmp_path):
+    changes = {"train.json": {"max_epochs": 3}}
+    root = install("retinal_unet", tmp_path, "small", changes)
+    (root / "models").mkdir()
+    (root / "models" / "model.pt").write_text("weights")
+    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
+    install("retinal_unet", tmp_path, "small", changes)
+    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in before} == before
+    install("retinal_unet", tmp_path, "small")
+    assert [p.name for p, (inode, _) in before.items() if p.stat().st_ino != inode] == ["train.json"]
+
+
 def test_weights_of_another_architecture_are_refused(world, segmentation, tmp_path):
     other = {"inference.json": TINY["retinal_unet"]["inference.json"] | {"network_def::channels": [8, 24]}}
     root = install("retinal_unet", tmp_path, "small", other)

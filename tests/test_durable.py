@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from unicorn_monai.durable import _HOST, Occupied, atomic, sweep
+from unicorn_monai.durable import _HOST, Occupied, atomic, copy, flush, sweep
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
 HOLD = """
@@ -60,6 +60,31 @@ def test_what_ended_processes_left_is_swept_up_and_nothing_else(tmp_path):
     sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
     sweep(tmp_path / "nowhere")
+
+
+def test_folders_within_are_swept_when_asked(tmp_path):
+    left = tmp_path / "models" / "deep" / f".tmp-{_HOST}-{ended()}-model.pt"
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    sweep(tmp_path)
+    assert left.exists()
+    sweep(tmp_path, below=True)
+    assert not left.exists()
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_one_goes_on(tmp_path, monkeypatch):
+    flushed: list[str] = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda d: (flushed.append(str(Path(f"/proc/self/fd/{d}").readlink())), sync(d)))
+    copy(Path(__file__), tmp_path / "a.py")
+    assert (tmp_path / "a.py").read_bytes() == Path(__file__).read_bytes()
+    assert [Path(path).name.startswith(".tmp-") for path in flushed] == [True, False]
+    assert flushed[1] == str(tmp_path)
+    with atomic(tmp_path / "b", lasting=False) as temporary:
+        temporary.write_text("b")
+    assert len(flushed) == 3
+    with pytest.raises(FileNotFoundError):
+        flush(tmp_path / "nowhere")
 
 
 def test_a_second_process_is_refused_and_told_who_is_there(tmp_path):

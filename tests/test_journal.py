@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,7 @@ def test_two_that_finish_at_the_same_time_write_the_same_header(alone, tmp_path)
     root = tmp_path / "set"
     with writer(root, 0) as first:
         write(first, range(0, TOTAL, 2))
+        first.commit()
         with writer(root, 1) as second:
             write(second, range(1, TOTAL, 2))
         assert (root / HEADER).exists(), "the second found everything there"
@@ -129,6 +131,38 @@ def test_items_are_read_back_in_order_without_being_kept(tmp_path):
     assert [item["subject"] for item in datalist(tmp_path / "set", ("training", "validation"))] == [
         f"s{i}" for i in range(TOTAL)
     ]
+
+
+def test_a_line_comes_after_its_files_are_on_the_disk_with_their_names(tmp_path, monkeypatch):
+    flushed: list[str] = []
+    sync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        sync(descriptor)
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink().name.split("-")[-1])
+
+    with writer(tmp_path / "set", 0, 1) as all_:
+        monkeypatch.setattr(os, "fsync", noting)
+        lines = (tmp_path / "set" / JOURNAL).read_bytes()
+        write(all_, [0, 1])
+        assert (tmp_path / "set" / JOURNAL).read_bytes() == lines
+        assert all(index in all_ for index in (0, 1))
+        all_.commit()
+        assert (tmp_path / "set" / JOURNAL).read_bytes().count(b"\n") == 3
+        assert flushed == ["000000.nii.gz"] * 2 + ["000001.nii.gz"] * 2 + ["images", "labels", JOURNAL]
+        all_.commit()
+        assert len(flushed) == 7, "nothing is new"
+        write(all_, range(TOTAL))
+        flushed.clear()
+    assert flushed == ["images", "labels", JOURNAL, HEADER, "set"]
+
+
+def test_items_before_a_failure_are_kept(tmp_path):
+    with contextlib.suppress(KeyboardInterrupt), writer(tmp_path / "set", 0, 1) as part:
+        write(part, [0, 1])
+        raise KeyboardInterrupt
+    with writer(tmp_path / "set", 0, 1) as part:
+        assert write(part, range(TOTAL)) == [2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("length", [0, 1, 4095, 4096, 5000, 20_000])

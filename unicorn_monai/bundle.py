@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ from monai.networks.nets import ControlNet, DiffusionModelUNet
 from torch import nn
 
 from unicorn_monai.checkpoints import load_weights, read_metadata
-from unicorn_monai.datasets import PathLike, write_json
+from unicorn_monai.datasets import PathLike
 from unicorn_monai.distributed import local_device
+from unicorn_monai.durable import atomic
 from unicorn_monai.fusion import MODES
 from unicorn_monai.networks import copy_encoder, freeze
 
@@ -34,6 +34,7 @@ BUNDLES = (
     "style_transfer",
     "rgb_2d",
 )
+_STAYS = {"models", "__pycache__", "presets"}  # is not copied with a bundle
 
 
 def bundle_root(name: str, part: str | None = None) -> str:
@@ -166,28 +167,32 @@ def install(name: str, output: PathLike, preset: str | None = None, overrides: d
 
     Args:
         name: the bundle.
-        output: the copy is ``output/name``; configurations there are replaced, weights are kept.
+        output: the copy is ``output/name``; what is there and differs is replaced, weights are kept.
         preset: ``presets/<preset>.json`` of the bundle: {"train.json": {"max_epochs": 40, ...}, ...}.
         overrides: more settings of the same form, which win.
     """
     source, target = Path(bundle_root(name)), Path(output) / name
-    shutil.copytree(
-        source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("models", "__pycache__", "presets")
-    )
     settings = {} if preset is None else _preset(source, preset)
     for file, changes in (overrides or {}).items():
         settings[file] = settings.get(file, {}) | changes
-    for path in (target / "configs").glob("*.json"):
+    for path in (source / "configs").glob("*.json"):
         own = ConfigParser.load_config_file(path).get("bundle_root")
         if own is not None:
-            write_json(path, load_config(source, path.name))
             root = target.resolve() / own.get("part", "")
             settings[path.name] = {"bundle_root": str(root)} | settings.get(path.name, {})
+    files = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
+    content = {file: (source / file).read_bytes() for file in files if not _STAYS & set(file.parts)}
     for file, changes in settings.items():
-        config = load_config(target, file)
+        config = load_config(source, file)
         for key, value in changes.items():
             _assign(config, key, value, target / "configs" / file)
-        write_json(target / "configs" / file, config)
+        content[Path("configs", file)] = f"{json.dumps(config, indent=2)}\n".encode()
+    for file, wanted in content.items():
+        path = target / file
+        if not path.is_file() or path.read_bytes() != wanted:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic(path) as temporary:
+                temporary.write_bytes(wanted)
     return target
 
 

@@ -248,18 +248,19 @@ def _require_plane(path: Path, array: np.ndarray) -> np.ndarray:
     return array
 
 
-def write_array(path: Path, array: np.ndarray, spacing_mm: Sequence[float] | None = None) -> None:
+def write_array(path: Path, array: np.ndarray, spacing_mm: Sequence[float] | None = None, lasting: bool = True) -> None:
     """Write one image or label file atomically: a temporary name first, then renamed.
 
     Args:
         path: ``.nii.gz`` keeps the spacing; ``.png`` holds RGB or gray images.
         array: (rows, columns) or (rows, columns, 3), uint8.
         spacing_mm: (axial, lateral) pixel spacing in millimetres.
+        lasting: see `durable.atomic`.
     """
     suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
     if suffix not in (".nii.gz", ".png"):  # JPEG would change label values
         raise ValueError(f"Cannot write '{path}': expected a name that ends in .nii.gz or .png.")
-    with atomic(path) as temporary:
+    with atomic(path, lasting) as temporary:
         if suffix == ".nii.gz":
             affine = np.diag([*(spacing_mm or (1.0, 1.0)), 1.0, 1.0])
             nib.save(nib.Nifti1Image(array, affine), temporary)

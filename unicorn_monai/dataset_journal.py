@@ -1,7 +1,7 @@
 """The journals of a data set that is being written: one line of JSON for each item, one file for each process.
 
-An item's line is appended when its files are in place; a line torn by a crash does not count. In memory is the place of
-each line: 8 bytes per item, however much the lines tell.
+Lines are appended, some at a time, when the files they tell of are in place and on the disk; a line torn by a crash
+does not count. In memory is the place of each line: 8 bytes per item, however much the lines tell.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class Rows:
         self._files: dict[Path, tuple[int, IO[bytes]]] = {}
         self._read_to: dict[Path, int] = {}
         self._own: Path | None = None
+        self._end = 0  # of this process's journal
+        self.waiting = bytearray()  # lines that :meth:`commit` writes
 
     def journals(self) -> list[Path]:
         """All there are, this process's too."""
@@ -63,7 +65,8 @@ class Rows:
         """Append to this file from now on; True if it is empty."""
         self._file(journal, "ab+")
         self._own = journal
-        return self._files[journal][1].seek(0, os.SEEK_END) == 0
+        self._end = self._files[journal][1].seek(0, os.SEEK_END)
+        return self._end == 0
 
     def _file(self, journal: Path, mode: str = "rb") -> IO[bytes]:
         if journal not in self._files or (mode != "rb" and journal != self._own):
@@ -92,16 +95,23 @@ class Rows:
             raise FileNotFoundError(str(gone[0]))
 
     def append(self, row: dict[str, Any]) -> None:
-        """Write a line; it counts once it is whole."""
+        """Add a line; it counts here at once, and on the disk when it is committed."""
         if self._own is None:
             raise ValueError(f"'{self.root}' is not open for writing.")
-        file = self._file(self._own)
-        place = file.seek(0, os.SEEK_END)
-        file.write(json.dumps(row).encode() + b"\n")
-        file.flush()
         if "index" in row:
-            self._set(row["index"], self._own, place)
-        self._read_to[self._own] = file.tell()
+            self._set(row["index"], self._own, self._end + len(self.waiting))
+        self.waiting += json.dumps(row).encode() + b"\n"
+
+    def commit(self) -> None:
+        """Write the lines that wait; the files they tell of must be on the disk."""
+        if self._own is None or not self.waiting:
+            return
+        file = self._file(self._own)
+        file.write(self.waiting)
+        file.flush()
+        os.fsync(file.fileno())
+        self._end = self._read_to[self._own] = self._end + len(self.waiting)
+        self.waiting.clear()
 
     def _set(self, index: int, journal: Path, place: int) -> None:
         if index >= len(self._places):

@@ -8,8 +8,9 @@ Rows = depth, columns = A-scans. Splits are by subject, never by image.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from unicorn_monai.dataset_files import (
     write_json,
 )
 from unicorn_monai.dataset_journal import JOURNAL, Rows, begun, cut_torn_line
-from unicorn_monai.durable import Occupied, atomic, sweep
+from unicorn_monai.durable import Occupied, atomic, flush, sweep
 from unicorn_monai.storage import Remote, is_url, local_side
 
 __all__ = [
@@ -56,6 +57,8 @@ __all__ = [
     "write_array",
     "write_json",
 ]
+
+COMMIT_INTERVAL = 1.0  # seconds
 
 
 def datalist(
@@ -136,9 +139,11 @@ def layout_of(header: dict[str, Any]) -> dict[str, Any]:
 class DatasetWriter:
     """Stream a data set to disk; what is interrupted can be resumed, and nothing half-written has a final name.
 
-    Every item's files are renamed into place before its line is appended to a journal; ``dataset.json`` is written
-    when the block ends without an exception. With ``resume`` earlier items count as written (``index in writer``). In
-    memory is one number per item, its place in the journal, so a data set may be as large as the disk.
+    Every item's files are renamed into place, and on the disk, before its line is appended to a journal: after a second
+    at the latest, together with those of other items, since a disk takes longer to be sure of a file than to write it.
+    ``dataset.json`` is written when the block ends without an exception. With ``resume`` earlier items count as written
+    (``index in writer``). In memory is one number per item, its place in the journal, so a data set may be as large as
+    the disk.
 
     Several processes, even on several machines, write one data set without waiting for each other: each has a share and
     a journal of its own, and whoever finds all ``total`` items written writes the header. Two that find it at the same
@@ -193,7 +198,7 @@ class DatasetWriter:
         }
         require_without_gaps(self.header["labels"], self.root)
         self.suffix, self.share, self.total = suffix, share, total
-        self.finished = False  # by the other processes
+        self.finished, self._committed = False, time.monotonic()  # finished by the other processes
         own = [path.name for pattern in (".*", "items*.jsonl") for path in self.root.glob(pattern)]
         for entry in ("images", "labels", *own):  # a link here would lead what is written elsewhere
             inside(self.root, entry, f"'{entry}' of '{self.root}'")
@@ -236,6 +241,7 @@ class DatasetWriter:
                     index = int(Path(item["image"]).name.split(".")[0])
                     if index not in self._rows:
                         self._rows.append({"index": index, "split": split, **item})
+        self.commit()
 
     def _read_journals(self) -> bool:
         """Read what all processes have written so far; False where the last one has just finished the data set."""
@@ -261,6 +267,9 @@ class DatasetWriter:
         with self._lock, self._rows:
             if exception_type is None:
                 self.close()
+            else:
+                with suppress(OSError):  # what went wrong is on its way; items without a line are written again
+                    self.commit()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -270,6 +279,7 @@ class DatasetWriter:
 
     def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """What has been written so far, read from the disk: (index, item), by index."""
+        self.commit()
         for index in self._rows:
             row = self._rows[index]
             yield row.pop("index"), row
@@ -284,7 +294,7 @@ class DatasetWriter:
         index: int | None = None,
         **fields: Any,
     ) -> None:
-        """Write one image, its label map if there is one, and its journal line.
+        """Write one image, its label map if there is one, and its journal line (within a second, or :meth:`commit`).
 
         Args:
             split: "training", "validation" or "test".
@@ -314,14 +324,25 @@ class DatasetWriter:
             if unknown:
                 raise ValueError(f"Label map {index} holds {sorted(unknown)}, which 'labels' does not name.")
             row["label"] = f"labels/{name}"
-            write_array(self.root / row["label"], label.astype(np.uint8), spacing)
-        write_array(self.root / row["image"], image, spacing)
+            write_array(self.root / row["label"], label.astype(np.uint8), spacing, lasting=False)
+        write_array(self.root / row["image"], image, spacing, lasting=False)
         if self.remote is not None:
             self.remote.send([row[key] for key in ("image", "label") if key in row])
         self._rows.append({"index": index, **row, "subject": subject, **fields})
+        if time.monotonic() - self._committed > COMMIT_INTERVAL:
+            self.commit()
+
+    def commit(self) -> None:
+        """Make sure of the items so far: their files are on the disk, then their lines."""
+        if self._rows.waiting:
+            for folder in ("images", "labels"):
+                flush(self.root / folder)
+            self._rows.commit()
+        self._committed = time.monotonic()
 
     def close(self) -> None:
         """Write ``dataset.json`` and remove the journals, unless other processes have items to write still."""
+        self.commit()
         if self.total is not None and not self.finished:
             self.finished = not self._read_journals()
             if not self.finished and len(self) < self.total:

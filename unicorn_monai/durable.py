@@ -9,9 +9,11 @@ A crash leaves at most a file ``.tmp-<host>-<pid>-<name>``, which :func:`sweep` 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -28,29 +30,50 @@ _HELD: WeakValueDictionary[Path, Occupied] = WeakValueDictionary()  # the system
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to; what was written gets its final name when the block ends without an error."""
+def atomic(path: Path, lasting: bool = True) -> Iterator[Path]:
+    """Give a temporary name to write to; what was written gets its final name when the block ends without an error.
+
+    Args:
+        path: the final name.
+        lasting: wait until the name is on the disk, too; who writes many files flushes their folder once.
+    """
     temporary = path.with_name(f"{TEMPORARY}{_HOST}-{os.getpid()}-{path.name}")
     try:
         yield temporary
         flush(temporary)
         temporary.replace(path)
+        if lasting:
+            flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:
-    """Wait until a file's content is on the disk: renamed before, it may be empty after a power cut."""
+    """Wait until a file's content, or the names in a folder, are on the disk: else a power cut may take them."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems flush files only
+            raise
     finally:
         os.close(descriptor)
 
 
-def sweep(folder: Path) -> None:
-    """Remove temporary files whose process has ended: this host tells it; of another host, those older than a day."""
-    for path in folder.glob(f"{TEMPORARY}*"):
+def copy(source: Path, target: Path) -> None:
+    """Copy a file's content."""
+    with atomic(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def sweep(folder: Path, below: bool = False) -> None:
+    """Remove temporary files whose process has ended: this host tells it; of another host, those older than a day.
+
+    Args:
+        folder: where they are; it need not exist.
+        below: in its folders, too.
+    """
+    for path in (folder.rglob if below else folder.glob)(f"{TEMPORARY}*"):
         host, pid, *_ = [*path.name.removeprefix(TEMPORARY).split("-", 2), "", ""]
         here = host == _HOST and pid.isdigit()
         try:

@@ -16,7 +16,6 @@ import hashlib
 import json
 import pickletools
 import re
-import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unicorn_monai.dataset_files import PathLike, write_json
-from unicorn_monai.durable import atomic
+from unicorn_monai.durable import atomic, copy
 from unicorn_monai.failures import NotFinite
 from unicorn_monai.networks import fingerprint
 
@@ -109,8 +108,7 @@ def copy_weights(source: PathLike, target: PathLike) -> None:
     for suffix in (SAFETENSORS, ".pt", ".json"):
         file, place = (Path(path).with_suffix(suffix) for path in (source, target))
         if file.is_file():
-            with atomic(place) as temporary:
-                shutil.copyfile(file, temporary)
+            copy(file, place)
         else:
             place.unlink(missing_ok=True)
 

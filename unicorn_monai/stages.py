@@ -135,9 +135,7 @@ class Stages:
             for left in self.run_dir.glob(f"{BRANCH_LOCK}*"):
                 with Occupied(left, patience=LAST_BREATH):
                     pass
-            sweep(self.run_dir)
-            for folder in ("stages", "stages/unfinished", "pictures", "evaluation"):
-                sweep(self.run_dir / folder)
+            sweep(self.run_dir, below=True)
             yield
 
     def branch(self) -> Occupied:

@@ -210,6 +210,7 @@ class Synthesizer:
                 for i, request in enumerate(batch):
                     if request.index not in writer:
                         self._write(writer, request, images[i], None if labels is None else labels[i, 0])
+                writer.commit()
 
     def settings(self) -> dict[str, Any]:
         """What decides the images; a data set begun with other settings is not continued."""
