@@ -2,7 +2,7 @@
 # make test: install into .venv, lint, type-check, run the tests
 # make test-legacy: compare with monai-generative 0.2.3 itself, in .venv-legacy
 # make test-label: install MONAI Label into .venv-label, drive a real server through a whole cycle
-# make test-street: install into .venv-street, compare with diffusers and transformers
+# make test-street: install into .venv-street, compare with diffusers and transformers, run the street commands
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
@@ -89,7 +89,8 @@ $(STREET)/.installed: requirements.txt pyproject.toml
 	touch $@
 
 test-street: $(STREET)/.installed
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(STREET)/bin/python -m pytest tests/test_stable_diffusion.py tests/test_prompts.py
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(STREET)/bin/python -m pytest tests/test_stable_diffusion.py tests/test_prompts.py \
+		tests/test_segformer.py tests/test_rgb_stable_diffusion.py tests/test_street_commands.py
 
 clean:
 	rm -rf $(VENV) $(LEGACY) $(VENV_LABEL) $(STREET) runs build *.egg-info

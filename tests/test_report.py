@@ -366,6 +366,16 @@ def test_hashes_are_given_and_resumptions_told_beside_the_start(run: Path):
     assert "Sha256 of data sets and weights: not computed" in text(report(run))
 
 
+def test_streets_have_domains_where_scans_have_devices(run):
+    html = report(run, modality="RGB", environment={"machine": "a device"})
+    seen = text(html)
+    assert "Unlabelled domain, autoencoder: speckle" in seen
+    assert "the labelled domain's" in seen
+    assert "layers only" not in seen
+    assert len(re.findall(r"\bdevice\b", seen)) == 1  # what the machine is called stays
+    assert "Unlabelled device" in text(report(run))
+
+
 def test_empty_run(tmp_path: Path):
     write(tmp_path / "results.json", {})
     html = write_report(tmp_path).read_text(encoding="utf-8")

@@ -24,8 +24,7 @@ from monai.bundle import ConfigParser
 from monai.bundle.scripts import run
 
 from unicorn_monai.augmentation import AUGMENTATIONS
-from unicorn_monai.bundle import BUNDLES, bundle_root, find_entry, load_config
-from unicorn_monai.checkpoints import read_metadata
+from unicorn_monai.bundle import BUNDLES, bundle_root, find_entry, load_config, metadata_of
 from unicorn_monai.datasets import SPLITS, PathLike, label_names, list_folders
 from unicorn_monai.fusion import MODES
 from unicorn_monai.prior import UncertaintyPrior
@@ -45,8 +44,8 @@ def _number(value: Any) -> bool:
     return (_whole(value) or isinstance(value, float)) and math.isfinite(value)
 
 
-def _pair(value: Any, rule: Callable[[Any], bool]) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2 and all(rule(v) for v in value)
+def _several(value: Any, rule: Callable[[Any], bool], counts: Sequence[int] = (2,)) -> bool:
+    return isinstance(value, list | tuple) and len(value) in counts and all(rule(v) for v in value)
 
 
 POSITIVE: Rule = (lambda v: _whole(v) and v >= 1, "at least one, a whole number")
@@ -70,8 +69,11 @@ RULES: dict[str, Rule] = {
     "max_seconds": (lambda v: v is None or (_number(v) and v > 0), "a number above 0, or null for no limit"),
     "seed": (lambda v: _whole(v) and 0 <= v < 2**32, "a whole number, 0 to 4294967295"),
     "ema_decay": (lambda v: _number(v) and 0 <= v < 1, "a number, 0 or more and below 1"),
-    "patch_size": (lambda v: _pair(v, POSITIVE[0]), "[rows, columns]"),
-    "guidance": (lambda v: _pair(v, _number), "two numbers, [uncertainty, label map]"),
+    "patch_size": (lambda v: _several(v, POSITIVE[0]), "[rows, columns]"),
+    "guidance": (
+        lambda v: _several(v, _number, (2, 3)),
+        "two or three numbers, [uncertainty, label map] or [uncertainty, label map, text]",
+    ),
 }
 CHOICES = {"precision": PRECISIONS, "mode": MODES, "augmentation": AUGMENTATIONS, "split": SPLITS}
 
@@ -193,12 +195,12 @@ def trained_on(
         mode: of the Semantic-ControlNet; in ``paper`` mode it is trained on its own.
         prior: of the Uncertainty-ControlNet; how it made a hint of an uncertainty.
     """
-    unet = _weights(latent_diffusion)
+    unet = metadata_of(latent_diffusion)
     found = {"unet_sha256": unet["sha256"], "scale_factor": unet.get("scale_factor")}
     if mode is not None:
         found["mode"] = mode
     if uncertainty_controlnet is not None and mode != "paper":
-        found["base_sha256"] = _weights(uncertainty_controlnet)["sha256"]
+        found["base_sha256"] = metadata_of(uncertainty_controlnet)["sha256"]
     if prior is not None:
         found["hint"] = _hint(prior)
     return found
@@ -228,23 +230,23 @@ def check_chain(
     Raises:
         ValueError: naming the weights and what they were trained for.
     """
-    unet = _weights(latent_diffusion)
+    unet = metadata_of(latent_diffusion)
     diffusion = f"The diffusion model of '{latent_diffusion}'"
-    _expect(diffusion, unet, "autoencoder_sha256", _weights(latent_diffusion, "autoencoder.pt")["sha256"])
+    _expect(diffusion, unet, "autoencoder_sha256", metadata_of(latent_diffusion, "autoencoder.pt")["sha256"])
     if scheduler is not None:
         _expect(diffusion, unet, "prediction_type", str(scheduler.prediction_type))
     if scale_factor is not None and not math.isclose(unet.get("scale_factor", scale_factor), scale_factor):
         _expect(diffusion, unet, "scale_factor", scale_factor)
     style = None
     if uncertainty_controlnet is not None and (mode != "paper" or _trained(uncertainty_controlnet)):
-        style = _weights(uncertainty_controlnet)
+        style = metadata_of(uncertainty_controlnet)
     if style is not None:
         name = f"The ControlNet of '{uncertainty_controlnet}'"
         _expect(name, style, "unet_sha256", unet["sha256"])
         if prior is not None and (mode != "paper" or semantic_controlnet is not None):
             _expect_hint(name, style, prior)
     if semantic_controlnet is not None:
-        name, semantic = f"The ControlNet of '{semantic_controlnet}'", _weights(semantic_controlnet)
+        name, semantic = f"The ControlNet of '{semantic_controlnet}'", metadata_of(semantic_controlnet)
         _expect(name, semantic, "unet_sha256", unet["sha256"])
         _expect(name, semantic, "mode", mode)
         if style is not None and mode != "paper":
@@ -253,10 +255,6 @@ def check_chain(
 
 def _trained(bundle_root: PathLike) -> bool:
     return (Path(bundle_root) / "models" / "model.pt").is_file()
-
-
-def _weights(bundle_root: PathLike, file: str = "model.pt") -> dict[str, Any]:
-    return read_metadata(Path(bundle_root) / "models" / file)
 
 
 def _expect(

@@ -117,7 +117,7 @@ class Settings:
     confidence: float = 0.9
     uncertainty_weight: float | str = 1.0
     paper_weight: float | str = 0.7
-    guidance: tuple[float, float] = (3.0, 1.0)
+    guidance: tuple[float, ...] = (3.0, 1.0)
     count: int | None = None
     samples_per_label: int = 1
     rounds: int = 1
@@ -189,7 +189,7 @@ class Settings:
         """Scaling of the hint in a mode."""
         return self.paper_scaling if mode == "paper" else self.scaling
 
-    def guidance_of(self, mode: str) -> tuple[float, float]:
+    def guidance_of(self, mode: str) -> tuple[float, ...]:
         """Guidance in a mode; the paper has none."""
         return self.guidance if mode == "compositional" else (1.0, 1.0)
 
@@ -226,8 +226,11 @@ class Settings:
             raise ValueError(f"'{SEMANTIC_ONLY}' needs the mode 'paper'; modes are {list(self.modes)}. Add it.")
         if not self.modes:
             raise ValueError(f"modes is empty; expected some of {list(MODES)}.")
-        if len(self.guidance) != 2:
-            raise ValueError(f"guidance is {self.guidance}; expected two numbers, [uncertainty, label map].")
+        if len(self.guidance) not in (2, 3) or tuple(self.guidance[2:]) not in ((), (1.0,)):
+            raise ValueError(
+                f"guidance is {self.guidance}; expected two numbers, [uncertainty, label map]. A third, of the text, "
+                "can only be 1 here: networks trained from scratch have no prompts (docs/stable_diffusion.md)."
+            )
         for name in ("uncertainty_weight", "paper_weight"):
             if getattr(self, name) == "auto" and not self.with_augmentation:
                 raise ValueError(

@@ -11,6 +11,7 @@ URIs, charts are inline SVG, there is no script) and what was not computed is ca
 from __future__ import annotations
 
 import json
+import re
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,18 @@ def write_report(run_dir: PathLike) -> Path:
         section("Checks", _checks(results)),
         section("Time per stage", report_repeat.seconds(nested(results, "seconds"))),
         "</div>",
-        section("How to repeat it", report_repeat.repeat(results, experiment)),
     ]
+    if results.get("modality", "OCT") != "OCT":
+        parts = [_of_scenes(part) for part in parts]
+    parts += [section("How to repeat it", report_repeat.repeat(results, experiment))]
     write_text(folder / "report.html", page(folder.resolve().name, "\n".join(parts)))
     return folder / "report.html"
+
+
+def _of_scenes(text: str) -> str:
+    """Devices and eyes are domains and scenes where the images are no OCT; embedded pictures stay as they are."""
+    words = {"device": "domain", "eyes": "scenes"}
+    return re.sub(r'data:[^"]*|\b(device|eyes)\b', lambda found: words.get(found[0], found[0]), text)
 
 
 def gap_closed(results: dict[str, Any], setup: str = MAIN) -> tuple[float, tuple[float, float] | None] | None:
