@@ -1,4 +1,4 @@
-"""Stable Diffusion as the network block of the RGB bundle: both ControlNets on top of each other, prompts, synthesis."""
+"""Stable Diffusion as the network block of the RGB bundle: both ControlNets, prompts, synthesis."""
 
 import json
 

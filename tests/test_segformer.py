@@ -137,7 +137,7 @@ def test_a_folder_of_another_architecture_is_not_imported(tmp_path):
     _, part = segformer_part(tmp_path, SMALL | {"depths": [1, 1, 1, 2]})
     with pytest.raises(ValueError, match=r"has \{'depths': \[1, 1, 1, 1\]\}, .* Set `segformer_size`"):
         import_pretrained(tmp_path / "published", part)
-    with pytest.raises(ValueError, match="'nowhere' holds no SegFormer: no config.json"):
+    with pytest.raises(ValueError, match=r"'nowhere' holds no SegFormer: no config\.json"):
         import_pretrained("nowhere", part)
     save_weights(torch.nn.Linear(1, 1), part.parent / "segmentation" / "models" / "model.pt", num_labels=10)
     with pytest.raises(ValueError, match="defines a UNet; expected a SegFormer"):

@@ -137,19 +137,15 @@ def import_pretrained(folder: PathLike, bundle_root: PathLike, weights: str = "m
     Raises:
         ValueError: no SegFormer there, or one of another architecture than the part's.
     """
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise ValueError(
-            f"'{folder}' holds no SegFormer: no config.json. Give a folder as `save_pretrained` writes it."
-        )
-    labels = len(json.loads(path.read_text()).get("id2label", {})) or 2  # transformers leaves out its default
+    labels = len(json.loads(_config(Path(folder)).read_text()).get("id2label", {})) or 2  # the default is left out
     network, own = SegFormer(labels, pretrained=folder), from_bundle(bundle_root, settings={"num_labels": labels})
     if not isinstance(own, SegFormer):
         raise ValueError(f"'{bundle_root}' defines a {type(own).__name__}; expected a SegFormer, as rgb_2d/segformer.")
     theirs, ours = ({k: _listed(getattr(net.network.config, k)) for k in _ARCHITECTURE} for net in (network, own))
     if differ := {key: value for key, value in theirs.items() if value != ours[key]}:
+        own_values = {key: ours[key] for key in differ}
         raise ValueError(
-            f"The SegFormer in '{folder}' has {differ}, that of '{bundle_root}' { ({k: ours[k] for k in differ}) }. Set "
+            f"The SegFormer in '{folder}' has {differ}, that of '{bundle_root}' {own_values}. Set "
             f"`segformer_size` ({', '.join(SIZES)}) or `config` of the part to those of the folder."
         )
     target = Path(bundle_root) / "models" / weights
@@ -161,11 +157,16 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value  # of a fresh configuration, and of one from a file
 
 
-def _load(model: Any, folder: Path, own: dict[str, Any]) -> nn.Module:
+def _config(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"'{folder}' holds no SegFormer: no config.json. Give a folder as `save_pretrained` writes it."
         )
+    return folder / "config.json"
+
+
+def _load(model: Any, folder: Path, own: dict[str, Any]) -> nn.Module:
+    _config(folder)
     try:
         network, found = model.from_pretrained(
             str(folder), local_files_only=True, ignore_mismatched_sizes=True, output_loading_info=True, **own

@@ -99,6 +99,10 @@ class Generator:
         self.num_labels, self.prior, self.prompts = num_labels, prior, prompts
         self.autocast = autocast_settings(self.device, precision)
 
+    def loaded_autoencoder(self) -> AutoencoderKL:
+        """The autoencoder, read now if it is a stored one."""
+        return self.autoencoder.load() if isinstance(self.autoencoder, StoredAutoencoder) else self.autoencoder
+
     def labels(self, requests: Sequence[Request]) -> Tensor | None:
         """The requested label maps, augmented where asked: (batch, 1, rows, columns) int64; None without any."""
         if self.semantic is None:
@@ -113,7 +117,7 @@ class Generator:
     ) -> Tensor:
         """Images (batch, channels, rows, columns) in [0, 1], one for each request."""
         labels = self.labels(requests) if labels is None else labels
-        autoencoder = self.autoencoder.load() if isinstance(self.autoencoder, StoredAutoencoder) else self.autoencoder
+        autoencoder = self.loaded_autoencoder()
         if labels is None:  # the hint needs the image's size: the latent's times the autoencoder's factor
             size = [side * downsampling(autoencoder) for side in self.latent_shape[1:]]
             labels = torch.full((len(requests), 1, *size), IGNORE_LABEL)

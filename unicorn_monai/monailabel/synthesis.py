@@ -133,7 +133,7 @@ class Synthesis(InferTask):
         return settings
 
     def _require_size(self, labels: torch.Tensor, generator: Generator) -> None:
-        size = tuple(side * downsampling(generator.autoencoder) for side in generator.latent_shape[1:])
+        size = tuple(side * downsampling(generator.loaded_autoencoder()) for side in generator.latent_shape[1:])
         if tuple(labels.shape[2:]) != size:
             raise ValueError(
                 f"The label map is {tuple(labels.shape[2:])}; the networks of this run make {size}. Resample it."
