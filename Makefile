@@ -2,11 +2,15 @@
 # make test: install into .venv, lint, type-check, run the tests
 # make test-legacy: compare with monai-generative 0.2.3 itself, in .venv-legacy
 # make test-label: install MONAI Label into .venv-label, drive a real server through a whole cycle
-# make test-street: install into .venv-street, compare with diffusers and transformers
+# make test-street: install into .venv-street, compare with diffusers and transformers, run the street commands
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 OUTPUT ?= runs/demo
+# Where torch comes from, where the default index would give another build; without a GPU, PyTorch's index for the CPU:
+# make install-label TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+TORCH = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch==$$(sed -n 's/^torch==//p' requirements.txt)"
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
 VENV_LABEL ?= .venv-label
@@ -18,7 +22,7 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "torch==$$(sed -n 's/^torch==//p' requirements.txt)"
+	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
 	touch $@
@@ -29,7 +33,7 @@ install-label: $(VENV_LABEL)/.installed
 $(VENV_LABEL)/.installed: requirements.txt requirements-label.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV_LABEL)
 	grep -v "^pydicom==" requirements.txt > $(VENV_LABEL)/constraints.txt
-	$(BIN_LABEL)/python -m pip install --quiet "torch==$$(sed -n 's/^torch==//p' requirements.txt)"
+	$(BIN_LABEL)/python -m pip install --quiet $(TORCH)
 	$(BIN_LABEL)/python -m pip install --quiet -c $(VENV_LABEL)/constraints.txt -e ".[label]" "pytest>=8"
 	$(BIN_LABEL)/python -m pip install --quiet --no-deps -r requirements-label.txt
 	touch $@
@@ -79,13 +83,14 @@ test-label: install-label
 STREET = .venv-street
 $(STREET)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(STREET)
-	$(STREET)/bin/python -m pip install --quiet "torch==$$(sed -n 's/^torch==//p' requirements.txt)"
+	$(STREET)/bin/python -m pip install --quiet $(TORCH)
 	$(STREET)/bin/python -m pip install --quiet -r requirements.txt
 	$(STREET)/bin/python -m pip install --quiet -e ".[street-dev]"
 	touch $@
 
 test-street: $(STREET)/.installed
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(STREET)/bin/python -m pytest tests/test_stable_diffusion.py tests/test_prompts.py
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(STREET)/bin/python -m pytest tests/test_stable_diffusion.py tests/test_prompts.py \
+		tests/test_segformer.py tests/test_rgb_stable_diffusion.py tests/test_street_commands.py
 
 clean:
 	rm -rf $(VENV) $(LEGACY) $(VENV_LABEL) $(STREET) runs build *.egg-info

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unicorn_monai.evaluation.bootstrap import by_subject, confidence, over_seeds, paired_difference, resample
+from unicorn_monai.evaluation.bootstrap import (
+    by_subject,
+    closed_gap,
+    confidence,
+    over_seeds,
+    paired_difference,
+    resample,
+)
 
 
 def mean(pairs):
@@ -65,6 +72,37 @@ def test_the_difference_of_a_set_up_with_itself_is_exactly_zero(values):
 def test_a_constant_gain_is_certain_however_much_subjects_vary(values):
     found = paired_difference([pairs(values + 0.02)], [pairs(values)], mean, seed=0)
     assert [found["difference"], *found["ci95"]] == pytest.approx([0.02] * 3)
+
+
+def test_the_share_of_a_gap_by_hand():
+    """Two subjects: both are drawn in half of the resamples, the first or the second alone in a quarter each.
+
+    (0.5 - 0.2) / (0.6 - 0.2) = 3/4 for the first, (0.7 - 0.4) / (1.0 - 0.4) = 1/2 for the second and
+    (0.6 - 0.3) / (0.8 - 0.3) = 3/5 for both. With the bounds taken as exact, the interval would be
+    (0.5 - 0.3) / 0.5 = 2/5 to (0.7 - 0.3) / 0.5 = 4/5.
+    """
+    setup, lower, upper = (pairs(np.array(scores)) for scores in ((0.5, 0.7), (0.2, 0.4), (0.6, 1.0)))
+    found = closed_gap([setup], [lower], [upper], mean, seed=0)
+    assert found == {"share": pytest.approx(3 / 5), "ci95": pytest.approx([1 / 2, 3 / 4]), "n_subjects": 2}
+
+
+def test_a_constant_share_is_certain_however_much_subjects_vary(values):
+    lower, upper = pairs(values), pairs(values + np.linspace(0.1, 0.3, len(values)))
+    setup = pairs(0.3 * lower[:, 0] + 0.7 * upper[:, 0])
+    found = closed_gap([setup, setup], [lower], [upper, upper], mean, seed=0)
+    assert [found["share"], *found["ci95"]] == pytest.approx([0.7] * 3)
+    assert closed_gap([lower], [lower], [upper], mean, seed=0)["ci95"] == [0.0, 0.0]
+    assert closed_gap([upper], [lower], [upper], mean, seed=0)["ci95"] == [1.0, 1.0]
+
+
+def test_without_a_gap_there_is_no_share_and_with_too_many_draws_without_one_no_interval(values):
+    both = pairs(values)
+    assert closed_gap([both], [both], [both], mean, seed=0) == {"share": None, "ci95": None, "n_subjects": 60}
+    lower, upper = pairs(np.array([0.5, 0.2])), pairs(np.array([0.4, 0.9]))  # none in a quarter of the draws
+    found = closed_gap([upper], [lower], [upper], mean, seed=0)
+    assert found == {"share": pytest.approx(1), "ci95": None, "n_subjects": 2}
+    one = closed_gap([both[:1]], [both[:1] * [0.5, 1]], [both[:1] * [2, 1]], mean, seed=0)
+    assert one == {"share": pytest.approx(1 / 3), "ci95": None, "n_subjects": 1}
 
 
 def test_several_trainings_are_averaged_and_their_spread_is_told(values):

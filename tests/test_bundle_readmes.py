@@ -56,15 +56,16 @@ def test_the_commands_of_the_bundles_run_as_written(tmp_path):
     everything = [command for bundle in ORDER for command in commands(bundle)]
     retraining = [c for c in everything if ("SYNTHETIC" in c and "synthesis" not in c) or "retrained/model.pt" in c]
     together = [c for c in everything if c.startswith("torchrun")][::-1]  # trains again: what builds on it comes before
-    paper = [c for c in everything if "--mode paper" in c]  # a training in the other mode, and the synthesis with it
+    paper = [c for c in everything if "prior_paper" in c]  # trainings in the other mode, and the synthesis with them
     first = [c for c in everything if c not in retraining + together + paper]
-    for command in first + paper + retraining + together:
+    on_top = [c for c in together if "semantic_controlnet" in c]  # of weights that `paper` replaces
+    for command in first + on_top + paper + retraining + [c for c in together if c not in on_top]:
         run = subprocess.run(
             command, shell=True, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
         )
         assert run.returncode == 0, f"{command}\n{(run.stdout + run.stderr)[-3000:]}"
         done.append(command)
-    assert len(done) >= 18
+    assert len(done) >= 20
     for folder in ("SYNTHETIC", "MORE", "PAPER"):
         assert check(tmp_path / folder, need_labels=True) == []
     assert len(datalist(tmp_path / "MORE", "training")) == 5000

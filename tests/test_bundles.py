@@ -262,6 +262,7 @@ def test_what_is_measured_is_a_setting(world, measured, tmp_path, acquisition, a
         output_dir=tmp_path,
         acquisition=acquisition,
         aggregation=aggregation,
+        samples=5,
         ensemble=[str(measured / "model.pt")] if acquisition == "ensemble" else [],
         scaling="quantile",
         distribution="empirical",
@@ -270,16 +271,31 @@ def test_what_is_measured_is_a_setting(world, measured, tmp_path, acquisition, a
     usual = read_json(measured / "uncertainties.json")
     assert (usual["acquisition"], usual["aggregation"]) == ("entropy", "mean")
     for file in (record, prior):
-        assert (file["acquisition"], file["aggregation"]) == (acquisition, aggregation)
+        assert (file["acquisition"], file["aggregation"], file["samples"]) == (acquisition, aggregation, 5)
         assert file["segmentation_sha256"] == usual["segmentation_sha256"]
     values = np.array(list(record["images"].values()))
     assert ((values >= 0) & (values <= 1)).all()
     if acquisition == "ensemble":  # of a network with itself
-        assert record["ensemble_sha256"] == [usual["segmentation_sha256"]]
+        members = {str((measured / "model.pt").resolve()): usual["segmentation_sha256"]}
+        assert record["ensemble"] == prior["ensemble"] == members
         assert values.max() < 1e-6
     else:
         assert values != pytest.approx(np.array(list(usual["images"].values())))
         assert len(prior["quantiles"]) == len(prior["both_quantiles"]) > 2
+
+
+def test_the_segmentation_network_trains_on_files_without_a_data_set(world, tmp_path):
+    """As MONAI Label's trainings do: they set the two lists of files and nothing else that names a data set."""
+    lists = {
+        f"{part}::dataset::data": [
+            {key: item[key] for key in ("image", "label")}
+            for item in datalist(world.labeled, split, ("image", "label"))
+        ]
+        for part, split in (("train", "training"), ("validate", "validation"))
+    }
+    nowhere = {"dataset_dir": tmp_path / "nowhere", "ckpt_dir": tmp_path, "output_dir": tmp_path}
+    world.run("retinal_unet", "train", **nowhere, **lists)
+    assert read_metadata(tmp_path / "model.pt")["epoch"] == 1
 
 
 # ---------------------------------------------------------------- latent_diffusion
@@ -374,6 +390,18 @@ def test_statistics_of_another_segmentation_network_are_refused(world, semantic_
     (tmp_path / "other.json").write_text(json.dumps(record))
     with refused("not comparable"):
         world.run(bundle, name, output_dir=tmp_path / "output", **{f"{file}_path": tmp_path / "other.json"})
+
+
+@pytest.mark.parametrize(
+    ("bundle", "name"),
+    [("uncertainty_controlnet", "inference"), ("semantic_controlnet", "train"), ("synthesis", "inference")],
+)
+def test_another_scaling_of_the_hint_than_the_net_was_trained_with_is_refused(
+    world, semantic_net, tmp_path, bundle, name
+):
+    world.run("retinal_unet", "uncertainty", output_dir=tmp_path, scaling="paper")  # the same network, measured anew
+    with refused("was trained with scaling 'zscore', in use is 'paper'"):
+        world.run(bundle, name, output_dir=tmp_path / "output", prior_path=tmp_path / "prior.json")
 
 
 # ---------------------------------------------------------------- synthesis and retraining
@@ -997,12 +1025,12 @@ SETTING_FAULTS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "no uncertainty": ("uncertainty_controlnet", "inference", {"uncertainties": None}, "No uncertainty to ask"),
     "no images": ("synthesis", "inference", {"count": 0}, "count is 0; expected at least one"),
     "augmentation": ("retinal_unet", "train", {"augmentation": "weak"}, "Unknown augmentation 'weak'; expected one of"),
-    "threshold": ("retinal_unet", "pseudo_label", {"threshold": 90}, "threshold is 90; expected a probability"),
+    "threshold": ("retinal_unet", "pseudo_label", {"threshold": 90}, "threshold is 90; expected a number, 0 to 1"),
     "no time": ("style_transfer", "train_cut", {"max_seconds": 0}, "max_seconds is 0; expected a number above 0"),
     "precision, translation": ("style_transfer", "train_cut", {"precision": "half"}, "Unknown precision 'half'"),
     "pool": ("style_transfer", "train_cyclegan", {"pool_size": -1}, "pool_size is -1; expected 0"),
     "no such layer": ("style_transfer", "train_cut", {"nce_layers": [0, 2, 3, 99]}, "expected some of 0 to 7"),
-    "decay": ("style_transfer", "train_cut", {"decay_start": 2}, "start is 2; expected a share"),
+    "decay": ("style_transfer", "train_cut", {"decay_start": 2}, "decay_start is 2; expected a number, 0 to 1"),
     "no unlabelled": ("style_transfer", "train_cut", {"unlabeled_dir": "nowhere"}, "'nowhere' does not exist"),
     "no generator": ("style_transfer", "inference", {"ckpt_path": "x.pt"}, "No trained weights at 'x.pt'"),
     "epochs in words": ("retinal_unet", "train", {"max_epochs": "ten"}, "max_epochs is 'ten'; expected at least one"),
@@ -1035,6 +1063,13 @@ SETTING_FAULTS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "decay of the average": ("latent_diffusion", "train_diffusion", {"ema_decay": 1.0}, "ema_decay is 1.0; expected a"),
     "seed": ("synthesis", "inference", {"seed": -1}, "seed is -1; expected a whole number, 0 to 4294967295"),
     "switch": ("semantic_controlnet", "train", {"resume": "yes"}, "resume is 'yes'; expected true or false"),
+    "no step": (
+        "latent_diffusion",
+        "train_diffusion",
+        {"accumulation_steps": 0},
+        "accumulation_steps is 0; expected at least one",
+    ),
+    "half a sample": ("retinal_unet", "uncertainty", {"samples": 1.5}, "samples is 1.5; expected at least one, a wh"),
     "patch": ("latent_diffusion", "train_autoencoder", {"patch_size": 64}, r"patch_size is 64; expected \[rows, col"),
     "interval": ("semantic_controlnet", "train", {"val_interval": 0}, "val_interval is 0; expected at least one"),
     "guidance": ("synthesis", "inference", {"guidance": [3.0]}, r"guidance is \[3.0\]; expected two numbers"),

@@ -19,6 +19,7 @@ from unicorn_monai.datasets import (
     DatasetWriter,
     check,
     datalist,
+    folders_of,
     image_size,
     label_names,
     read_array,
@@ -27,6 +28,7 @@ from unicorn_monai.datasets import (
     write_json,
 )
 from unicorn_monai.durable import _HOST
+from unicorn_monai.failures import NotFinite
 
 LABELS = {0: "vitreous", 1: "RNFL", 2: "choroid"}
 
@@ -139,6 +141,8 @@ def test_several_sets_and_splits_are_concatenated_in_order(tmp_path, dataset):
         *((str(dataset), i) for i in range(5)),
         *((str(other), i) for i in range(2)),
     ]
+    assert folders_of(items) == [str(dataset), str(other)]
+    assert folders_of([{"image": item["image"]} for item in items]) == []
 
 
 def test_an_image_without_label_is_fine_where_no_label_is_needed(tmp_path):
@@ -281,6 +285,11 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
     write_json(tmp_path / "a.json", {"a": 1})
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"a": object()})
+    content = {"control": {"curve": [{"mean": 1.0}, {"mean": float("nan")}]}, "n": 2}
+    with pytest.raises(NotFinite, match=r"'control::curve::1::mean' of '.*a.json' is nan; expected a finite number"):
+        write_json(tmp_path / "a.json", content)
+    with pytest.raises(NotFinite, match=r"'0' of '.*' is -inf"):
+        write_json(tmp_path / "a.json", [float("-inf")])
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 

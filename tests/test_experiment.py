@@ -1,11 +1,14 @@
 """The whole method at tiny size through the experiment and the command line."""
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TINY
 from test_durable import _HOST, ENVIRONMENT, HOLD, ended
 
@@ -14,8 +17,11 @@ from unicorn_monai.checkpoints import sha256
 from unicorn_monai.datasets import check, datalist, read_header, write_json
 from unicorn_monai.experiment import Experiment
 from unicorn_monai.failures import explain, root_cause
-from unicorn_monai.settings import BASELINES, Settings
+from unicorn_monai.preflight import check_overrides
+from unicorn_monai.run_folder import RunFolder
+from unicorn_monai.settings import BASELINES, SETTINGS, Settings
 
+NAN, INFINITE = float("nan"), float("inf")
 COMPARED = {"baselines": BASELINES, "confidence": 0.11}  # a network of one epoch is sure of nothing
 
 
@@ -52,6 +58,7 @@ def test_results_hold_every_key_of_the_contract(finished):
     for key in ("control", "control_paper"):
         assert -1 <= results[key]["spearman"] <= 1
         assert 0 <= results[key]["label_fidelity_mean_iou"] <= 1
+    assert set(results["gap"]) == set(results["segmentation"]) - {"lower_bound", "upper_bound"}
     assert set(results["differences"]) == {"lower_bound", "cut+real", "augmentation"}
     for reference, differences in results["differences"].items():
         assert set(differences) == set(results["segmentation"]) - {reference}
@@ -71,6 +78,13 @@ def test_results_hold_every_key_of_the_contract(finished):
         "unicorn": 5,
         "unicorn_paper": 5,
     }
+    for name in ("cyclegan", "cut"):
+        budget = results["budget"][name]
+        spent = [json.loads(finished.marker(stage).read_text()) for stage in budget["stages"]]
+        assert budget["core_seconds"] == pytest.approx(sum(one["seconds"] * one["threads"] for one in spent), abs=0.5)
+        assert f"--max_seconds {round(budget['core_seconds'] / budget['threads'], 1)}" in " ".join(
+            json.loads(finished.marker(f"{name}_training").read_text())["commands"].values()
+        )
     assert results["simulated"] == "devices and anatomy"
     assert results["diffusion"]["latent_std"] > 0
     assert results["seconds"]["diffusion"] > 0
@@ -107,9 +121,25 @@ def test_no_labels_are_guessed_and_no_network_trained_for_it_where_nobody_is_tau
     assert (asked.teaches, asked.with_augmentation) == (False, True)
 
 
+@pytest.mark.parametrize("scaling", ["paper", "zscore", "quantile"])
+def test_the_scaling_of_the_hint_does_not_depend_on_the_mode(domains, tmp_path, scaling):
+    run = RunFolder(settings(domains, tmp_path, scaling=scaling), torch.device("cpu"))
+    assert Path(run.prior("compositional")).name == f"prior_{scaling}.json"
+    assert Path(run.prior("paper")).name == "prior_paper.json"
+    run = RunFolder(settings(domains, tmp_path, paper_scaling=scaling), torch.device("cpu"))
+    assert Path(run.prior("compositional")).name == "prior_zscore.json"
+    assert Path(run.prior("paper")).name == f"prior_{scaling}.json"
+
+
 def test_the_report_is_one_file_with_the_pictures(finished):
     html = (finished.run_dir / "report.html").read_text()
     assert html.count("data:image/png;base64") >= 5
+    captions = json.loads((finished.run_dir / "pictures" / "captions.json").read_text())
+    caption = next(c["caption"] for c in captions if c["file"] == "by_uncertainty.png")
+    for told in re.findall(r"(?:synthetic|real) ([\d., ]+\d)", caption.split("Measured uncertainty: ")[1]):
+        values = [float(value) for value in told.split(", ")]
+        assert len(values) == 8
+        assert values == sorted(values)
     assert "simulated" in html.lower()
 
 
@@ -152,6 +182,8 @@ def test_rounds_trainings_and_the_chosen_weight(domains, tmp_path):
     assert second["diffusion"] == chosen["models"]["diffusion"]
     prior = json.loads((run.run_dir / "bundles_round2/retinal_unet/models/prior_quantile.json").read_text())
     assert prior["segmentation_sha256"] == second["segmentation"]
+    copied = run.run_dir / "bundles_round2" / "retinal_unet" / "models" / "model.safetensors"
+    assert sha256(copied) == sha256(run.weights("unicorn+real").with_suffix(".safetensors"))
 
 
 def test_mlflow_holds_a_parent_run_and_a_child_per_training(finished):
@@ -182,12 +214,33 @@ def test_a_printed_command_repeats_its_stage(finished, tmp_path):
     assert json.loads(after)["images"] == pytest.approx(json.loads(before)["images"], abs=1e-5), name
 
 
-def test_resuming_a_finished_run_trains_nothing(finished, domains, caplog):
+def test_resuming_a_finished_run_trains_nothing_and_keeps_the_record_of_its_start(finished, domains):
+    record = finished.run_dir / "experiment.json"
+    start = json.loads(record.read_text())
     again = Experiment(settings(domains, finished.run_dir, **COMPARED), resume=True)
     before = {p: p.stat().st_mtime_ns for p in finished.run_dir.rglob("model.pt")}
     again.run()
     assert {p: p.stat().st_mtime_ns for p in finished.run_dir.rglob("model.pt")} == before
     assert again.results["segmentation"] == finished.results["segmentation"]
+    assert again.results["gap"] == finished.results["gap"]
+    now = json.loads(record.read_text())
+    assert len(now.pop("resumed")) == len(start.pop("resumed", [])) + 1
+    assert now == start
+
+
+def test_data_sets_and_weights_are_told_by_their_sha256(finished):
+    results = json.loads((finished.run_dir / "results.json").read_text())
+    assert results["sha256"]["labeled/dataset.json"] == sha256(finished.labeled / "dataset.json")
+    names = {
+        "bundles/latent_diffusion/models/autoencoder.pt",
+        "segmentation/unicorn+real/model.pt",
+        "features/model.pt",
+    }
+    names |= {"bundles/style_transfer/models/cut/model.pt", "bundles_paper/semantic_controlnet/models/model.pt"}
+    assert names <= set(results["sha256"])
+    for name in names:
+        assert results["sha256"][name] == sha256(finished.run_dir / name)
+    assert not [name for name in results["sha256"] if "latents" in name]
 
 
 def test_more_images_from_a_finished_run(finished, tmp_path):
@@ -212,6 +265,20 @@ def test_the_summary_of_runs_gives_the_share_of_the_gap(finished):
         summarise(["/nowhere"])
 
 
+def test_a_summary_tells_what_only_some_runs_have(finished, tmp_path):
+    from unicorn_monai.evaluation.summary import summarise
+
+    results = json.loads((finished.run_dir / "results.json").read_text())
+    for part in ("segmentation", "uncertainty"):
+        results[part]["another"] = results[part]["unicorn" if part == "uncertainty" else "lower_bound"]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    for order in ([finished.run_dir, tmp_path], [tmp_path, finished.run_dir]):
+        text = summarise(order)
+        assert "\n| another (1 of 2 runs) |" in text
+        assert "| mean uncertainty, another (1 of 2 runs) |" in text
+        assert "| lower_bound |" in text
+
+
 def cli(*words) -> subprocess.CompletedProcess:
     command = [sys.executable, "-W", "ignore", "-m", "unicorn_monai.cli", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -221,18 +288,86 @@ def cli(*words) -> subprocess.CompletedProcess:
     ("change", "message"),
     [
         ({"preset": "huge"}, "preset is 'huge'; expected"),
-        ({"modes": ("paper", "additive")}, "Unknown mode 'additive'"),
-        ({"paper_weight": 1.5}, "paper_weight is 1.5; expected 0 to 1"),
-        ({"uncertainty_weight": "most"}, "uncertainty_weight is 'most'; expected 0 or more, or 'auto'"),
-        ({"uncertainty_weight": -1.0}, "uncertainty_weight is -1.0; expected 0 or more"),
+        ({"preset": ["quick"]}, r"preset is \['quick'\]; expected"),
+        ({"modes": ("paper", "additive")}, r"modes is \('paper', 'additive'\); expected a list of some of"),
+        ({"modes": "paper"}, "modes is 'paper'; expected a list of some of"),
+        ({"modes": ("paper", "paper")}, "each at most once"),
+        ({"modes": 3}, "modes is 3; expected a list of some of"),
+        ({"baselines": ("gan",)}, r"baselines is \('gan',\); expected a list of some of \['augmentation', "),
+        ({"baselines": "cut"}, "baselines is 'cut'; expected a list of some of"),
+        ({"baselines": [["cut"]]}, r"baselines is \[\['cut'\]\]; expected a list of some of"),
+        ({"paper_weight": 1.5}, "paper_weight is 1.5; expected a number, 0 to 1, or 'auto'"),
+        ({"paper_weight": NAN}, "paper_weight is nan; expected a number, 0 to 1, or 'auto'"),
+        ({"uncertainty_weight": "most"}, "uncertainty_weight is 'most'; expected a number, 0 or more, or 'auto'"),
+        ({"uncertainty_weight": -1.0}, "uncertainty_weight is -1.0; expected a number, 0 or more"),
+        ({"uncertainty_weight": NAN}, "uncertainty_weight is nan; expected"),
+        ({"uncertainty_weight": INFINITE}, "uncertainty_weight is inf; expected"),
+        ({"uncertainty_weight": True}, "uncertainty_weight is True; expected"),
+        ({"uncertainty_weight": None}, "uncertainty_weight is None; expected"),
+        ({"count": 0}, "count is 0; expected at least one, a whole number, or null"),
+        ({"count": -5}, "count is -5; expected"),
+        ({"count": "many"}, "count is 'many'; expected"),
+        ({"seed": "x"}, "seed is 'x'; expected a whole number, 0 to 4294967295"),
+        ({"seed": -1}, "seed is -1; expected"),
+        ({"seed": None}, "seed is None; expected"),
+        ({"rounds": 1.5}, "rounds is 1.5; expected at least one, a whole number"),
+        ({"augment": "no"}, "augment is 'no'; expected true or false"),
+        ({"tracking": 1}, "tracking is 1; expected true or false"),
+        ({"pseudo_labels": None}, "pseudo_labels is None; expected true or false"),
+        ({"style_augmentation": "yes"}, "style_augmentation is 'yes'; expected true or false"),
+        ({"confidence": 5}, "confidence is 5; expected a number, 0 to 1"),
+        ({"confidence": "high"}, "confidence is 'high'; expected a number, 0 to 1"),
+        ({"device": "gpu"}, "device is 'gpu'; expected cpu, cuda or cuda:0"),
+        ({"device": "cuda:99"}, "device is 'cuda:99', but PyTorch sees"),
+        ({"device": 0}, "device is 0; expected cpu, cuda:0"),
+        ({"jobs": "x"}, "jobs is 'x'; expected at least one, a whole number, or null"),
+        ({"jobs": 0}, "jobs is 0; expected"),
+        ({"features": 5}, "features is 5; expected an object of settings, or null"),
+        ({"guidance": 3}, "guidance is 3; expected"),
+        ({"guidance": ("a", "b")}, r"guidance is \('a', 'b'\); expected"),
+        ({"unlabeled": ""}, "unlabeled is ''; expected the path of a folder"),
+        ({"overrides": [1]}, r"overrides is \[1\]; expected an object"),
+        ({"overrides": {"retinal_unnet": {}}}, "overrides names the bundle 'retinal_unnet'; expected some of"),
+        ({"overrides": {"rgb_2d": {}}}, "overrides names the bundle 'rgb_2d'; expected some of"),
+        ({"overrides": {"retinal_unet": 3}}, "overrides of 'retinal_unet' is 3; expected"),
+        ({"overrides": {"retinal_unet": {"trian.json": {}}}}, "names the configuration 'trian.json'; expected one of"),
+        ({"overrides": {"retinal_unet": {"../x.json": {}}}}, "names the configuration '../x.json'; expected one of"),
+        ({"overrides": {"retinal_unet": {"train.json": [3]}}}, r"overrides of 'retinal_unet/train.json' is \[3\];"),
+        (
+            {"overrides": {"semantic_controlnet": {"train.json": {"max_epoch": 3}}}},
+            "'semantic_controlnet/configs/train.json' has no entry 'max_epoch' to set. Check the spelling",
+        ),
+        (
+            {"overrides": {"semantic_controlnet": {"train.json": {"max_epochs": "ten"}}}},
+            r"max_epochs \(overrides of semantic_controlnet/train.json\) is 'ten'; expected at least one",
+        ),
+        (
+            {"overrides": {"latent_diffusion": {"train_diffusion.json": {"precision": "half"}}}},
+            r"Unknown precision 'half' \(overrides of latent_diffusion/train_diffusion.json\); expected one of",
+        ),
         ({"uncertainty_weight": "auto", "pseudo_labels": False}, "needs the baseline 'augmentation'"),
         ({"modes": ()}, "modes is empty"),
         ({"modes": ("paper",), "rounds": 2}, "rounds is 2; further rounds need the first mode to be 'compositional'"),
-        ({"trainings": 0}, "trainings is 0; expected at least 1"),
-        ({"samples_per_label": 0}, "samples_per_label is 0; expected at least 1"),
+        ({"trainings": 0}, "trainings is 0; expected at least one"),
+        ({"trainings": "three"}, "trainings is 'three'; expected at least one"),
+        ({"samples_per_label": 0}, "samples_per_label is 0; expected at least one"),
         ({"scaling": "log"}, "scaling is 'log'; expected one of"),
+        ({"paper_scaling": "log"}, "paper_scaling is 'log'; expected one of"),
         ({"features": {"path": "x.pt"}}, "expected path, sha256, preprocessing"),
         ({"features": {"iteration": 5}}, "or iterations for one trained here"),
+        ({"features": {"path": 5, "sha256": "0", "preprocessing": "unit"}}, "features is {'path': 5"),
+        (
+            {"features": {"path": "/nowhere.pt", "sha256": "0", "preprocessing": "unit"}},
+            "No feature network at '/nowhere.pt'",
+        ),
+        (
+            {"features": {"path": "/nowhere.pt", "sha256": "0", "preprocessing": "bogus"}},
+            "Unknown preprocessing 'bogus'",
+        ),
+        (
+            {"features": {"path": __file__, "sha256": "0" * 64, "preprocessing": "unit"}},
+            "expected 0000.*it was not opened",
+        ),
         ({"labeled": "/nowhere"}, "'/nowhere' does not exist"),
     ],
 )
@@ -243,6 +378,20 @@ def test_bad_settings_are_refused_before_anything_is_written(domains, tmp_path, 
     with pytest.raises(ValueError, match=message):
         Experiment(values)
     assert not (tmp_path / "r").exists()
+
+
+def test_every_setting_has_a_rule_and_every_default_obeys_it():
+    usual = Settings("a", "b", "c")
+    assert set(SETTINGS) == {field.name for field in fields(Settings)}
+    assert [name for name, (obeys, _) in SETTINGS.items() if not obeys(getattr(usual, name))] == []
+    values = {"labeled": "a", "unlabeled": "b", "output": None}
+    with pytest.raises(ValueError, match="output is None; expected the path of a folder"):
+        Settings.from_dict(values).validate()
+
+
+def test_overrides_may_refer_to_other_entries_and_to_bundles_that_a_run_does_not_need():
+    check_overrides(TINY)
+    check_overrides({"latent_diffusion": {"train_diffusion.json": {"sample_interval": "@val_interval"}}})
 
 
 def test_an_unknown_setting_is_refused():

@@ -102,6 +102,14 @@ def test_what_is_no_feature_vector_is_refused(network, message):
         features(torch.rand(2, 1, 8, 8))
 
 
+def test_a_network_that_does_not_take_the_images_or_the_arguments_is_named(script):
+    features = Features.from_file(script, sha256(script), "unit", arguments={"triple": True})
+    with pytest.raises(ValueError, match=r"cannot be run on images \(1, 1, 8, 8\) with preprocessing 'unit' and arg"):
+        features(torch.rand(1, 1, 8, 8))
+    with pytest.raises(ValueError, match=r"'conv' cannot be run on images \(1, 1, 8, 8\).*3 channels"):
+        Features("conv", "0", "unit", nn.Conv2d(3, 4, 1), torch.device("cpu"), {})(torch.rand(1, 1, 8, 8))
+
+
 def test_feature_maps_are_averaged():
     features = Features("f", "0", "unit", lambda x: x, torch.device("cpu"), {})
     image = torch.rand(3, 2, 8, 8)

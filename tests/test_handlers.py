@@ -108,9 +108,9 @@ def test_uncertainties_are_kept_with_the_weights_that_gave_them(tmp_path):
 def test_only_the_wanted_metrics_are_written(tmp_path):
     engine = Engine(lambda engine, batch: {})
     MetricsWriter(tmp_path / "out" / "metrics.json", ["a"]).attach(engine)
-    engine.state.metrics = {"a": torch.tensor([1.0, 2.0]), "b": 3.0}
+    engine.state.metrics = {"a": torch.tensor([1.0, float("nan"), 2.0]), "b": 3.0}
     engine.run([0])
-    assert read_json(tmp_path / "out" / "metrics.json") == {"a": [1.0, 2.0]}
+    assert read_json(tmp_path / "out" / "metrics.json") == {"a": [1.0, None, 2.0]}  # of a label that is absent
 
 
 def test_a_file_of_a_stage_that_has_not_run_is_missed():

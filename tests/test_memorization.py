@@ -183,6 +183,16 @@ def test_images_of_another_texture_are_no_copies(tmp_path, smooth):
     assert len(result["flagged"]) <= 5
 
 
+def test_the_threshold_of_real_images_is_given_beside_the_one_in_use(honest):
+    real = honest["held_out_thresholds"]
+    for quantity in ("embedding", "residual"):
+        assert real[quantity].keys() == honest["thresholds"][quantity].keys() == {"95", "99"}
+        assert real["synthetic"][quantity]["99"]["n"] == honest["sets"]["synthetic"][quantity]["99"]["n"]
+    assert real["residual"]["95"] < real["residual"]["99"]
+    above = honest["sets"]["held_out"]["residual"]["99"]["share"] > 0.01  # of real images above the threshold in use
+    assert above == (real["residual"]["99"] > honest["thresholds"]["residual"]["99"])
+
+
 def test_the_control_set_shows_what_anatomy_alone_does(honest):
     control = honest["sets"]["control"]
     assert control["embedding"]["95"]["share"] < honest["sets"]["synthetic"]["embedding"]["95"]["share"] / 2

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from unicorn_monai.preflight import (
     refuse_unknown_options,
     trained_on,
 )
+from unicorn_monai.prior import UncertaintyPrior
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
@@ -143,6 +145,9 @@ def test_another_number_of_labels_is_refused(tmp_path):
         check_labels([tmp_path / "2", tmp_path / "3"], 2)
 
 
+PRIOR = UncertaintyPrior(0.2, 0.05, "zscore", 0.12, 0.09, "a" * 64)
+
+
 @pytest.fixture
 def chain(tmp_path) -> dict[str, Path]:
     """Weights that belong together."""
@@ -154,7 +159,8 @@ def chain(tmp_path) -> dict[str, Path]:
 
     belongs = {"prediction_type": "v_prediction", "scale_factor": 0.5, "autoencoder_sha256": sha256(autoencoder)}
     save_weights(nn.Linear(2, 1), models["latent_diffusion"], **belongs)
-    save_weights(nn.Linear(3, 1), models["uncertainty_controlnet"], **trained_on(folders["latent_diffusion"]))
+    style = trained_on(folders["latent_diffusion"], prior=PRIOR)
+    save_weights(nn.Linear(3, 1), models["uncertainty_controlnet"], **style)
     both = trained_on(folders["latent_diffusion"], folders["uncertainty_controlnet"], "compositional")
     save_weights(nn.Linear(4, 1), models["semantic_controlnet"], **both)
     return folders
@@ -162,7 +168,8 @@ def chain(tmp_path) -> dict[str, Path]:
 
 def test_weights_that_belong_together_pass(chain):
     scheduler = SimpleNamespace(prediction_type="v_prediction")
-    check_chain(**chain, mode="compositional", scheduler=scheduler, scale_factor=0.5)
+    check_chain(**chain, mode="compositional", scheduler=scheduler, scale_factor=0.5, prior=PRIOR)
+    check_chain(**chain, mode="compositional", prior=replace(PRIOR, offset=0.12 + 1e-7, mean=0.3, std=0.1))
     check_chain(chain["latent_diffusion"])
     assert "base_sha256" not in trained_on(chain["latent_diffusion"], chain["uncertainty_controlnet"], "paper")
 
@@ -198,7 +205,40 @@ def test_other_settings_than_those_of_the_training_are_refused(chain, change, me
         check_chain(**(chain | {"mode": "compositional"} | change))
 
 
-def test_weights_that_tell_nothing_pass(chain):
+def test_weights_that_tell_nothing_pass(chain, caplog):
     for name in ("uncertainty_controlnet", "semantic_controlnet"):
         save_weights(nn.Linear(5, 1), chain[name] / "models" / "model.pt")
-    check_chain(**chain, mode="paper")
+    check_chain(**chain, mode="paper", prior=PRIOR)
+    assert "was trained before weights told the scaling of their hint" in caplog.text
+
+
+LEVELS = tuple(i / 64 for i in range(65))
+ANOTHER_HINT = {
+    "scaling": ({"scaling": "paper", "offset": 0.0, "scale": 1.0}, "scaling 'zscore', in use is 'paper'"),
+    "measured on other images": ({"offset": 0.13}, "offset 0.12, in use is 0.13"),
+    "spread of other images": ({"scale": 0.08}, "scale 0.09, in use is 0.08"),
+    "another network": ({"segmentation_sha256": "b" * 64}, r"segmentation_sha256 a{12}\.\.\., in use is b{12}"),
+    "another measure": ({"acquisition": "margin"}, "acquisition 'entropy', in use is 'margin'"),
+    "quantiles": ({"both_quantiles": LEVELS}, r"both_quantiles \[\], in use is \[0.0, "),
+}
+
+
+@pytest.mark.parametrize("case", ANOTHER_HINT)
+def test_another_hint_than_that_of_the_training_is_refused(chain, case):
+    change, message = ANOTHER_HINT[case]
+    message = (
+        rf"uncertainty_controlnet'.* was trained with {message}.*Give the prior it was trained with \(prior_path\),"
+    )
+    for mode, parts in (("compositional", chain), (None, {k: chain[k] for k in list(chain)[:2]})):
+        with pytest.raises(ValueError, match=message):
+            check_chain(**parts, mode=mode, prior=replace(PRIOR, **change))
+
+
+def test_the_paper_s_semantic_net_is_trained_whatever_the_hint_of_the_other_but_not_used_with_another(chain):
+    parts = {key: chain[key] for key in ("latent_diffusion", "uncertainty_controlnet")}
+    plain = replace(PRIOR, scaling="paper", offset=0.0, scale=1.0)
+    check_chain(**parts, mode="paper", prior=plain)
+    alone = trained_on(chain["latent_diffusion"], mode="paper")
+    save_weights(nn.Linear(4, 1), chain["semantic_controlnet"] / "models" / "model.pt", **alone)
+    with pytest.raises(ValueError, match="scaling 'zscore', in use is 'paper'"):
+        check_chain(**chain, mode="paper", prior=plain)

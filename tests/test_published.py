@@ -16,6 +16,7 @@ from torch import nn
 from unicorn_monai import published
 from unicorn_monai.networks import fingerprint
 from unicorn_monai.published import (
+    copy_weights,
     load_weights,
     read_metadata,
     read_tensors,
@@ -52,6 +53,17 @@ def test_weights_are_read_back_with_what_belongs_to_them(network, file):
     assert metadata["latent_shape"] == [8, 4, 4]
     assert metadata["sha256"] == sha256(file)
     assert metadata["architecture"] == fingerprint(network)
+
+
+def test_a_copy_leaves_no_file_of_other_weights(network, path, tmp_path):
+    target = tmp_path / "served" / "model.pt"
+    save_weights(nn.Linear(3, 2), target)
+    copy_weights(path, target)
+    assert sorted(p.name for p in target.parent.iterdir()) == FILES
+    assert all(sha256(target.with_name(name)) == sha256(path.with_name(name)) for name in FILES)
+    path.with_suffix(".safetensors").unlink()  # as of older runs
+    copy_weights(path, target)
+    assert sorted(p.name for p in target.parent.iterdir()) == FILES[:2]
 
 
 def test_both_files_hold_the_same_and_the_description_tells_of_both(network, path):

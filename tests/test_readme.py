@@ -79,3 +79,9 @@ def test_make_demo_and_make_test_do_what_the_readme_says():
     makefile = (ROOT / "Makefile").read_text()
     assert "unicorn-monai demo --preset quick" in makefile
     assert re.search(r"^test: lint$", makefile, re.MULTILINE)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_no_paragraph_is_still_to_be_written(document):
+    found = re.findall(r"^[A-Z]{4,}$|\b(?:TODO|TBD|FIXME)\b", document.read_text(), re.MULTILINE)
+    assert found == []

@@ -1,18 +1,23 @@
 """SegFormer behind the segmentation interface: size of the logits, folders of transformers, training of the bundle."""
 
+import copy
 import os
 
 import pytest
 import torch
 from conftest import ONE_EPOCH
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers", reason="SegFormer: pip install 'unicorn-monai[street]'")
 
 from data_prep.street_phantom import write_streets  # noqa: E402
 from unicorn_monai.bundle import from_bundle, install, run_bundle  # noqa: E402
-from unicorn_monai.segformer import IMAGENET, SIZES, SegFormer  # noqa: E402
+from unicorn_monai.checkpoints import save_weights  # noqa: E402
+from unicorn_monai.cli import app  # noqa: E402
+from unicorn_monai.layout_supervision import discriminator_for  # noqa: E402
+from unicorn_monai.segformer import IMAGENET, SIZES, SegFormer, import_pretrained  # noqa: E402
 
 SMALL = {
     "depths": [1, 1, 1, 1],
@@ -53,6 +58,22 @@ def test_a_folder_keeps_the_weights_and_another_number_of_labels_gets_a_new_last
     torch.testing.assert_close(next(other.network.segformer.parameters()), first)
 
 
+def test_the_weights_have_the_names_of_the_files_whatever_they_are_in_memory(tmp_path):
+    network, image = net(), torch.rand(1, 3, 64, 64)
+    network.save_pretrained(tmp_path)
+    written, state = load_file(tmp_path / "model.safetensors"), network.state_dict()
+    assert state.keys() == written.keys()
+    assert all(torch.equal(value, written[name]) for name, value in state.items())
+    assert "segformer.encoder.block.0.0.layer_norm_1.weight" in state  # as published folders have it
+    other = net()
+    other.load_state_dict(written)
+    assert torch.equal(other(image), network(image))
+    inside = torch.nn.Sequential(copy.deepcopy(network))
+    other = torch.nn.Sequential(net())
+    other.load_state_dict(inside.state_dict())
+    assert torch.equal(other(image), network(image))
+
+
 def test_sizes_are_those_of_the_paper():
     with torch.device("meta"):
         config = transformers.SegformerConfig(num_labels=19, **SIZES["b0"])
@@ -85,6 +106,50 @@ def test_a_damaged_folder_is_refused(tmp_path):
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="lacks 1 weights of a SegFormer"):
         SegFormer(5, pretrained=tmp_path)
+
+
+def segformer_part(tmp_path, config=SMALL, **settings):
+    root = install("rgb_2d", tmp_path / "bundles", None, {"segformer.json": {"config": config}} | settings)
+    return root, root / "segformer"
+
+
+def test_a_published_folder_gives_entropies_without_any_training(tmp_path):
+    network = net(10)
+    network.network.decode_head.classifier.weight.data *= 100  # a fresh one is as unsure of every image
+    network.save_pretrained(tmp_path / "published")
+    root, part = segformer_part(tmp_path)
+    command = ["import-weights", str(tmp_path / "published"), "--bundle", str(part)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert from_bundle(part, "num_labels") == 10
+    imported, image = from_bundle(part, weights="model.pt"), torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(imported(image), network(image))
+    write_streets(tmp_path / "A", ["clear"], 3, 1, 64, split=(0.4, 0.3, 0.3))
+    write_streets(tmp_path / "B", ["fog"], 3, 1, 64, split=(0.4, 0.3, 0.3))
+    data = {"dataset_dir": str(tmp_path / "A"), "unlabeled_dir": str(tmp_path / "B")}
+    settings = data | {"bundle_root": str(part), "device": "cpu"}
+    run_bundle(root / "configs" / "uncertainty.json", "infer", **settings)
+    assert (part / "models" / "prior.json").is_file()
+
+
+def test_a_folder_of_another_architecture_is_not_imported(tmp_path):
+    net(10).save_pretrained(tmp_path / "published")
+    _, part = segformer_part(tmp_path, SMALL | {"depths": [1, 1, 1, 2]})
+    with pytest.raises(ValueError, match=r"has \{'depths': \[1, 1, 1, 1\]\}, .* Set `segformer_size`"):
+        import_pretrained(tmp_path / "published", part)
+    with pytest.raises(ValueError, match=r"'nowhere' holds no SegFormer: no config\.json"):
+        import_pretrained("nowhere", part)
+    save_weights(torch.nn.Linear(1, 1), part.parent / "segmentation" / "models" / "model.pt", num_labels=10)
+    with pytest.raises(ValueError, match="defines a UNet; expected a SegFormer"):
+        import_pretrained(tmp_path / "published", part.parent / "segmentation")
+
+
+def test_it_can_be_the_discriminator_of_the_layout(tmp_path):
+    _, part = segformer_part(tmp_path)
+    save_weights(net(10), part / "models" / "model.pt", num_labels=10)
+    discriminator = discriminator_for(part, 10)
+    assert isinstance(discriminator, SegFormer)
+    assert discriminator(torch.rand(1, 3, 64, 64)).shape == (1, 11, 64, 64)
 
 
 def test_the_bundle_trains_it_and_measures_its_uncertainty(tmp_path):

@@ -12,13 +12,12 @@ from torch.nn import functional
 from unicorn_monai.bundle import from_bundle, install
 from unicorn_monai.checkpoints import save_weights
 from unicorn_monai.datasets import DatasetWriter, read_header, write_json
+from unicorn_monai.evaluation.comparison import closed_gaps, compare, over_seeds, score_trainings
 from unicorn_monai.evaluation.segmentation import (
     Counts,
     PooledIoU,
-    compare,
     confusion_matrix,
     count,
-    over_seeds,
     overlap,
     per_image,
     score_images,
@@ -117,6 +116,24 @@ def test_pooled_scores_are_those_of_scikit_learn():
     assert result["iou"] == pytest.approx(jaccard_score(true, predicted, average=None))
     assert result["dice"] == pytest.approx(f1_score(true, predicted, average=None))
     assert result["mean_iou"] == pytest.approx(jaccard_score(true, predicted, average="macro"))
+
+
+def test_pooled_scores_are_those_of_torchmetrics():
+    classification = pytest.importorskip("torchmetrics.classification")
+    random = np.random.default_rng(1)
+    true, predicted = (torch.from_numpy(maps) for maps in random.integers(0, 5, (2, 4, 16, 16)))
+    true[:, :3] = 255
+    own = scores(confusion_matrix(predicted, true, 5))
+    settings = {"num_classes": 5, "ignore_index": 255}
+    iou = classification.MulticlassJaccardIndex(average="none", **settings)
+    dice = classification.MulticlassF1Score(average="none", multidim_average="global", **settings)
+    for p, t in zip(predicted, true, strict=True):  # pooled over batches
+        iou.update(p[None], t[None])
+        dice.update(p[None], t[None])
+    assert own["iou"] == pytest.approx(iou.compute().tolist())
+    assert own["dice"] == pytest.approx(dice.compute().tolist())
+    counts = classification.MulticlassConfusionMatrix(**settings)(predicted, true)
+    assert confusion_matrix(predicted, true, 5).tolist() == counts.tolist()
 
 
 def test_many_matrices_at_once_are_scored_as_one_by_one():
@@ -252,6 +269,50 @@ def test_set_ups_and_seeds_are_compared_from_their_records(items, tmp_path):
     both = over_seeds([bad, worse], seed=0)
     assert both["seeds"] == pytest.approx(ious[1:])
     assert both["ci95"][0] <= both["mean"] <= both["ci95"][1]
+
+
+def test_the_gap_is_closed_on_the_same_subjects(items, tmp_path):
+    for name, shift in (("lower_bound", 3), ("upper_bound", 0), ("ours", 1)):
+        count(items, prediction(shift), LABELS).save(tmp_path / f"{name}.json")
+    records = {name: [tmp_path / f"{name}.json"] for name in ("lower_bound", "upper_bound", "ours")}
+    ious = {name: over_seeds(paths, seed=0)["mean"] for name, paths in records.items()}
+    found = closed_gaps(records, seed=0)
+    assert list(found) == ["ours"]
+    share = (ious["ours"] - ious["lower_bound"]) / (ious["upper_bound"] - ious["lower_bound"])
+    assert found["ours"]["share"] == pytest.approx(share)
+    low, high = found["ours"]["ci95"]
+    assert low <= share <= high
+    assert closed_gaps({name: records[name] for name in ("lower_bound", "ours")}, seed=0) == {}
+
+
+def test_the_scores_of_two_trainings_are_means_and_have_the_intervals_of_the_mean(items, tmp_path):
+    predictions, records = [prediction(1), prediction(2)], [tmp_path / "1.json", tmp_path / "2.json"]
+    predictions[1][0, :, :8][predictions[1][0, :, :8] == 2] = 1  # 1 / 8 of the columns lack a layer
+    counts = [count(items, p, LABELS) for p in predictions]
+    for path, one in zip(records, counts, strict=True):
+        one.save(path)
+    each = [summarise(one, seed=0) for one in counts]
+    found = score_trainings(each, records, seed=0)
+    assert found.keys() == each[0].keys() | {"trainings"}
+    for key in ("mean_iou", "mean_iou_layers"):
+        assert found["per_image"][key] == pytest.approx(np.mean([one["per_image"][key] for one in each]))
+    assert found["per_image"]["iou"] == pytest.approx(np.mean([one["per_image"]["iou"] for one in each], axis=0))
+    assert found["broken_columns"]["share"] == pytest.approx(1 / 16)
+    assert found["broken_columns"]["ci95"] == pytest.approx([0, 1 / 8])  # of one of two subjects
+    assert found["boundary"].keys() == each[0]["boundary"].keys()
+    low, high = found["boundary"]["ci95"]
+    assert low <= found["boundary"]["all_mean_um"] <= high
+    same = score_trainings(each[:1] * 2, records[:1] * 2, seed=0)
+    assert same["boundary"] == each[0]["boundary"]
+    assert same["broken_columns"] == each[0]["broken_columns"]
+
+
+def test_trainings_without_layers_have_no_surfaces(items, tmp_path):
+    counts = count(items, prediction(1), LABELS, layered=False)
+    counts.save(tmp_path / "1.json")
+    found = score_trainings([summarise(counts, seed=0)] * 2, [tmp_path / "1.json"] * 2, seed=0)
+    assert found["boundary"] is None
+    assert found["broken_columns"] is None
 
 
 @pytest.mark.parametrize(

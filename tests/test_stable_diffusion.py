@@ -100,7 +100,7 @@ def street(root):
             random = np.random.default_rng(i)
             image = random.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
             label = random.integers(0, LABELS, (SIZE, SIZE), dtype=np.uint8)
-            writer.add("training", image, label, subject=f"s{i}", subdomain=["clear", "fog"][i % 2])
+            writer.add("training", image, label, subject=f"s{i}", sub_domain=["clear", "fog"][i % 2])
     return root
 
 
@@ -304,6 +304,7 @@ def test_training_needs_neither_clip_nor_the_autoencoder_once_both_have_been_use
             ),
             inferer=ControlNetInferer(scheduler, unet, "semantic"),
         )  # fmt: skip
+        assert set(prompts._known) == {"a street", "a street, foggy scene", ""}
         values = []
         trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: values.append(e.state.output["loss"].item()))
         trainer.run()

@@ -1,5 +1,6 @@
 """Branches of stages side by side: what waits for what, and what a failure ends."""
 
+import json
 import time
 from concurrent.futures import wait
 from pathlib import Path
@@ -8,7 +9,68 @@ import pytest
 import torch
 
 from unicorn_monai import stages
-from unicorn_monai.stages import side_by_side
+from unicorn_monai.stages import Stages, side_by_side
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(stages.time, "monotonic", clock.monotonic)
+    return clock
+
+
+@pytest.fixture
+def run(tmp_path) -> Stages:
+    (tmp_path / "stages").mkdir()
+    return Stages(tmp_path, torch.device("cpu"), 0)
+
+
+def test_a_stage_notes_its_seconds_and_threads_with_those_of_interrupted_attempts(run, clock, monkeypatch):
+    def work(seconds, error=None):
+        clock.now += seconds
+        if error is not None:
+            raise error
+        return {"n": 1}
+
+    for threads, seconds, error in ((2, 30, KeyboardInterrupt()), (4, 5, ValueError("the disk is full"))):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        with pytest.raises(type(error)):
+            run.stage("diffusion", lambda seconds=seconds, error=error: work(seconds, error))
+        assert not run.marker("diffusion").exists()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert run.stage("diffusion", lambda: work(10)) == {"n": 1}
+    spent = json.loads(run.marker("diffusion").read_text())
+    assert (spent["seconds"], spent["threads"], spent["core_seconds"]) == (45, 1, 2 * 30 + 4 * 5 + 10)
+    assert list((run.run_dir / "stages" / "unfinished").iterdir()) == []
+    assert run.stage("diffusion", lambda: work(1000)) == {"n": 1}  # finished before
+    assert json.loads(run.marker("diffusion").read_text()) == spent
+
+
+def test_core_seconds_add_up_and_count_one_thread_where_none_was_noted(run):
+    run.marker("old").write_text(json.dumps({"seconds": 7.0, "result": None, "commands": {}}))
+    run.marker("new").write_text(json.dumps({"seconds": 5.0, "threads": 4, "core_seconds": 20.0}))
+    assert run.core_seconds(["old", "new"]) == 27
+
+
+def test_a_description_that_fails_is_told_and_tried_again_and_a_broken_program_is_not_hidden(run):
+    def fails(error):
+        raise error
+
+    assert run.described("distances", lambda: fails(ValueError("no <file>"))) == {"not_computed": "no <file>"}
+    with pytest.raises(RuntimeError):
+        run.described("distances", lambda: fails(RuntimeError("out of memory")))
+    assert run.described("distances", lambda: {"n": 2}) == {"n": 2}
+    assert run.described("distances", lambda: fails(ValueError("never"))) == {"n": 2}
 
 
 def note(folder: Path, before: list, branch: tuple, threads: int) -> None:

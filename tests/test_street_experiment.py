@@ -1,6 +1,7 @@
 """The whole method on tiny simulated streets: colours, weathers and the comparison with the label map alone."""
 
 import json
+import re
 
 import pytest
 from conftest import TINY
@@ -49,6 +50,8 @@ def test_the_report_has_a_row_per_weather_and_none_for_layers(finished):
     for weather in BAD_WEATHER:
         assert f"Mean IoU, {weather}" in html
     assert "layers only" not in html
+    assert "unlabelled domain" in html
+    assert not re.search(r"(unlabelled|labelled) device|same eyes", html, re.IGNORECASE)
     assert "Label map only" in html
 
 

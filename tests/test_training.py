@@ -223,7 +223,14 @@ def test_half_of_the_uncertainty_controlnets_prompts_are_dropped_unless_told_oth
     assert LatentPrepareBatch(1.0, **both).prompt_dropout == 0.5
     assert LatentPrepareBatch(1.0, **both, prompt_dropout=0.1).prompt_dropout == 0.1
     assert LatentPrepareBatch(1.0, **both, num_labels=LABELS).prompt_dropout == 0.0
-    assert LatentPrepareBatch(1.0, prior=PRIOR).prompt_dropout == 0.0
+
+
+def test_the_uncertainty_controlnets_prompts_are_not_kept_in_silence():
+    own = {"prior": PRIOR, "image_size": (IMAGE, IMAGE)}
+    assert "context" not in LatentPrepareBatch(1.0, **own)(batch())[3]  # no prompts, nothing to drop
+    with pytest.raises(ValueError, match=r"prompt_dropout is 0\.5, but there is no null_context"):
+        LatentPrepareBatch(1.0, **own)(prompted())
+    LatentPrepareBatch(1.0, **own, prompt_dropout=0)(prompted())
 
 
 def test_a_validation_batch_drops_the_same_prompts_at_every_call():

@@ -1,5 +1,7 @@
 """The control over the fusion weights with real networks, and the choice of a weight from tables made by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,9 @@ from conftest import LABELS, LATENT, SCHEDULE
 from monai.networks.schedulers import DDIMScheduler
 from PIL import Image
 
-from unicorn_monai.acquisition import Measure
+from unicorn_monai.acquisition import Measure, SampledInferer
+from unicorn_monai.bundle import from_bundle, install
+from unicorn_monai.checkpoints import save_weights, sha256
 from unicorn_monai.datasets import write_array
 from unicorn_monai.evaluation.weights import (
     GRIDS,
@@ -15,6 +19,7 @@ from unicorn_monai.evaluation.weights import (
     choose_weight,
     control_over_weights,
     image_measure,
+    measure_of,
     obedience,
 )
 from unicorn_monai.inferers import DualControlNetInferer
@@ -82,6 +87,36 @@ def test_the_numbers_are_those_of_the_images_at_that_weight(make, requests, segm
     assert other["label_consistency"] == row["label_consistency"]
 
 
+def test_images_are_measured_as_those_of_the_prior_were(tmp_path, segmentation):
+    changes = {"num_labels": LABELS, "network_def::channels": [4, 8], "network_def::strides": [2]}
+    root = install("retinal_unet", tmp_path, overrides={"inference.json": changes | {"network_def::dropout": 0.3}})
+    members = [tmp_path / "a.pt", tmp_path / "b.pt"]
+    for i, path in enumerate(members):
+        torch.manual_seed(i)
+        save_weights(from_bundle(root), path)
+    first, second = (from_bundle(root, weights=str(path)) for path in members)
+    images = torch.rand(3, 1, SIZE, SIZE)
+
+    prior = replace(PRIOR, acquisition="ensemble", ensemble={str(members[1]): sha256(members[1])})
+    both = torch.stack([first(images), second(images)], dim=1)
+    torch.testing.assert_close(measure_of(prior, first, root)(images), Measure("ensemble")(both))
+
+    few, many = (replace(PRIOR, acquisition="mc_dropout", aggregation="p95", samples=n) for n in (2, 9))
+    found = measure_of(many, first, root)(images)
+    samples = SampledInferer("mc_dropout", 9)(images, first)
+    torch.testing.assert_close(found, Measure("mc_dropout", "p95")(samples))
+    assert not torch.allclose(found, measure_of(few, first, root)(images))
+
+    plain = image_uncertainty(segmentation(images))
+    torch.testing.assert_close(measure_of(PRIOR, segmentation, root)(images), plain)
+    save_weights(first, members[1])
+    with pytest.raises(ValueError, match=r"an ensemble with '.*b\.pt' of the sha256"):
+        measure_of(prior, first, root)
+    members[1].unlink()
+    with pytest.raises(ValueError, match="which now has none: there is no such file"):
+        measure_of(prior, first, root)
+
+
 def test_without_the_uncertainty_its_request_plays_no_part(make, requests, segmentation):
     generator = make("paper")
     tables = [
@@ -96,6 +131,7 @@ def test_agreement_is_what_was_counted_by_hand():
     found = agreement(np.array([0.1, 0.2, 0.3]), np.array([0.2, 0.3, 0.4]))
     assert found["spearman"] == pytest.approx(1)
     assert [found["mean_absolute_error"], found["distance"]] == pytest.approx([0.1, 0.1])
+    assert agreement(np.array([0.1, 0.2]), np.array([0.3, 0.3]))["spearman"] is None  # constant: not computed
     swapped = agreement(np.array([0.1, 0.2, 0.3]), np.array([0.3, 0.2, 0.1]))
     assert swapped["distance"] == pytest.approx(0, abs=1e-12)  # the distribution is right, the order is not
     assert swapped["spearman"] == pytest.approx(-1)

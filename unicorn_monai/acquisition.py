@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from monai.inferers import Inferer, SimpleInferer
@@ -182,7 +183,7 @@ def make_inferer(
     Args:
         acquisition: see :class:`Measure`.
         samples: predictions with dropout.
-        ensemble: weights of the further networks of an ensemble.
+        ensemble: weights of the further networks of an ensemble, files.
         bundle_root: the bundle that defines them.
         device: where they run.
     """
@@ -192,7 +193,7 @@ def make_inferer(
         return SampledInferer(acquisition, samples)
     if bundle_root is None:
         raise ValueError("An ensemble needs the bundle that defines its networks; give `bundle_root`.")
-    networks = [from_bundle(bundle_root, weights=str(path), device=device) for path in ensemble]
+    networks = [from_bundle(bundle_root, weights=str(Path(path).resolve()), device=device) for path in ensemble]
     return SampledInferer(acquisition, samples, networks)
 
 

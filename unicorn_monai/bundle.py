@@ -99,7 +99,8 @@ def from_bundle(
     Args:
         bundle_root: the bundle's folder.
         id: entry of its configuration, e.g. "network_def" or "scheduler".
-        weights: file under the bundle's ``models`` folder to load, e.g. "model.pt".
+        weights: file under the bundle's ``models`` folder to load, e.g. "model.pt"; not read where the networks that
+            the bundle defines come with their weights (see :func:`metadata_of`).
         device: where to put a network.
         frozen: evaluation mode and no gradients, for a network with weights.
         settings: entries of the configuration to replace, e.g. ``{"num_labels": 19}``.
@@ -108,7 +109,8 @@ def from_bundle(
     definition(bundle_root, id)
     thing = parser.get_parsed_content(id)
     if weights is not None:
-        load_weights(thing, Path(bundle_root) / "models" / weights)
+        if not _comes_with_weights(bundle_root, weights):
+            load_weights(thing, Path(bundle_root) / "models" / weights)
         if frozen:
             freeze(thing)
     return thing if device is None else thing.to(device)
@@ -122,11 +124,16 @@ def arguments(bundle_root: PathLike, id: str = "network_def") -> dict[str, Any]:
     }
 
 
-def base_controlnet(mode: str, bundle_root: PathLike, device: torch.device | str | None = None) -> nn.Module | None:
+def base_controlnet(
+    mode: str,
+    bundle_root: PathLike,
+    device: torch.device | str | None = None,
+    settings: dict[str, Any] | None = None,
+) -> nn.Module | None:
     """The frozen ControlNet another is trained on top of: none in ``paper`` mode, else the one of ``bundle_root``."""
     if mode not in MODES:
         raise ValueError(f"Unknown mode '{mode}'; expected one of {list(MODES)}.")
-    return None if mode == "paper" else from_bundle(bundle_root, "network_def", "model.pt", device)
+    return None if mode == "paper" else from_bundle(bundle_root, "network_def", "model.pt", device, settings=settings)
 
 
 def start_controlnet(controlnet: ControlNet, unet: DiffusionModelUNet, initial_weights: PathLike | None) -> ControlNet:
@@ -138,8 +145,8 @@ def start_controlnet(controlnet: ControlNet, unet: DiffusionModelUNet, initial_w
 
 
 def weights_sha256(**paths: PathLike) -> dict[str, str]:
-    """Sha256 of each of several weights files, by name."""
-    return {name: read_metadata(path)["sha256"] for name, path in paths.items()}
+    """Sha256 of each of several weights files ``BUNDLE/models/FILE``, by name."""
+    return {name: metadata_of(Path(path).parent.parent, Path(path).name)["sha256"] for name, path in paths.items()}
 
 
 def with_weights(network: nn.Module, path: PathLike, device: torch.device | str | None = None) -> nn.Module:
@@ -148,10 +155,29 @@ def with_weights(network: nn.Module, path: PathLike, device: torch.device | str 
     return freeze(network).to(device)
 
 
+def metadata_of(bundle_root: PathLike, weights: str = "model.pt") -> dict[str, Any]:
+    """What is known about a bundle's weights: what is stored with ``models/WEIGHTS``.
+
+    The networks of some bundles come with weights of another origin, e.g. a folder of Stable Diffusion. Such a bundle
+    has an entry ``weights_metadata``, which gives the same for each file that is not there.
+    """
+    if _comes_with_weights(bundle_root, weights):
+        return from_bundle(bundle_root, "weights_metadata")[weights]
+    return read_metadata(Path(bundle_root) / "models" / weights)
+
+
+def _comes_with_weights(bundle_root: PathLike, weights: str) -> bool:
+    if (Path(bundle_root) / "models" / weights).is_file():
+        return False
+    try:
+        return "weights_metadata" in load_config(bundle_root)
+    except ValueError:  # no bundle, only weights; reading them tells what is missing
+        return False
+
+
 def weights_metadata(bundle_root: PathLike, weights: str, key: str) -> Any:
-    """One entry of what is stored with a bundle's weights, e.g. "scale_factor" or "sha256"."""
-    path = Path(bundle_root) / "models" / weights
-    metadata = read_metadata(path)
+    """One entry of what is known about a bundle's weights, e.g. "scale_factor" or "sha256"."""
+    path, metadata = Path(bundle_root) / "models" / weights, metadata_of(bundle_root, weights)
     if key not in metadata:
         raise ValueError(f"The weights '{path}' carry no '{key}', only {sorted(metadata)}. Train this stage again.")
     return metadata[key]

@@ -119,7 +119,7 @@ def experiment(
     if config is not None:
         try:
             settings |= json.loads(config.read_text())
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"Cannot read the settings '{config}' ({error}). Expected a JSON object.") from error
     given = {"labeled": labeled, "unlabeled": unlabeled, "preset": preset, "seed": seed, "device": device}
     given |= {"samples_per_label": samples_per_label, "rounds": rounds}
@@ -275,7 +275,9 @@ def verify(
 
 @app.command("import-weights")
 def import_weights(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint trained with monai-generative 0.2.3.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Checkpoint trained with monai-generative 0.2.3, or folder of a trained SegFormer.")
+    ],
     bundle: Annotated[Path, typer.Option(help="Bundle whose inference.json defines the same network.")],
     network: Annotated[str, typer.Option(help="Entry of inference.json.")] = "network_def",
     weights: Annotated[str, typer.Option(help="File under models to write.")] = "model.pt",
@@ -284,7 +286,12 @@ def import_weights(
         list[str] | None, typer.Option("--set", help="What belongs to the weights, e.g. scale_factor=0.9; repeatable.")
     ] = None,
 ) -> None:
-    """Read weights of monai-generative into a network of today's MONAI, with the same outputs."""
+    """Read weights of monai-generative, or a SegFormer of transformers, into a bundle, with the same outputs."""
+    if checkpoint.is_dir():
+        from unicorn_monai.segformer import import_pretrained
+
+        console.print(str(import_pretrained(checkpoint, bundle, weights)), soft_wrap=True)
+        return
     from unicorn_monai.legacy import import_weights as read_in
 
     metadata: dict[str, Any] = {}
@@ -313,12 +320,14 @@ def _run(settings: dict[str, Any], resume: bool) -> None:
     run = Experiment(Settings.from_dict(settings), resume)
     report = run.run()
     table = Table(title="Mean IoU on the unlabelled domain")
-    for column in ("trained on", "all labels", "layers", "95 % interval"):
+    layers = run.results.get("modality", "OCT") == "OCT"
+    for column in ("trained on", "all labels", *(["layers"] if layers else []), "95 % interval"):
         table.add_column(column)
     for name, scores in run.results["segmentation"].items():
         interval = scores["ci95"]
         text = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "not computed"
-        table.add_row(name, f"{scores['mean_iou']:.3f}", f"{scores['mean_iou_layers']:.3f}", text)
+        means = [scores["mean_iou"], *([scores["mean_iou_layers"]] if layers else [])]
+        table.add_row(name, *(f"{mean:.3f}" for mean in means), text)
     Console().print(table)
     Console().print(f"report: {report}", soft_wrap=True)
 

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from unicorn_monai.durable import atomic
+from unicorn_monai.failures import NotFinite
 from unicorn_monai.storage import PathLike, Remote, is_url
 
 SPLITS = ("training", "validation", "test")
@@ -268,8 +269,43 @@ def write_array(path: Path, array: np.ndarray, spacing_mm: Sequence[float] | Non
 
 
 def write_json(path: PathLike, content: Any) -> None:
-    """Write JSON atomically."""
-    write_text(Path(path), json.dumps(content, indent=2) + "\n")
+    """Write JSON atomically.
+
+    Raises:
+        NotFinite: NaN or infinity, which JSON does not have; the entry is named.
+    """
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False)
+    except ValueError:
+        for entry, value in _not_finite(content):
+            raise NotFinite(
+                f"'{entry}' of '{path}' is {value}; expected a finite number, or null for what was not computed. The "
+                "file was not written."
+            ) from None
+        raise
+    write_text(Path(path), text + "\n")
+
+
+def _not_finite(content: Any, entry: str = "") -> Iterator[tuple[str, float]]:
+    """Every number that is not finite, and where it stands."""
+    if isinstance(content, float) and not math.isfinite(content):
+        yield entry, content
+    children = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content)
+        if isinstance(content, list | tuple)
+        else ()
+    )
+    for key, value in children:
+        yield from _not_finite(value, f"{entry}::{key}".removeprefix("::"))
+
+
+def or_none(value: Any) -> Any:
+    """The same with None for what is not a finite number, also within lists and arrays, for JSON and tables."""
+    if isinstance(value, np.ndarray | list | tuple):
+        return [or_none(v) for v in value]
+    return value if isinstance(value, int) else float(value) if np.isfinite(value) else None
 
 
 def write_text(path: Path, text: str) -> None:

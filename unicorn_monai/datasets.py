@@ -99,6 +99,15 @@ def datalist(
     return items
 
 
+def folders_of(items: Sequence[dict[str, Any]]) -> list[str]:
+    """The data sets that items come from, each once; none for files that belong to no data set, as MONAI Label lists.
+
+    Args:
+        items: of :func:`datalist`, or dictionaries of files in their place.
+    """
+    return list(dict.fromkeys(item["dataset"] for item in items if "dataset" in item))
+
+
 def images_only(
     dataset_dir: PathLike | Sequence[PathLike], split: str | Sequence[str] = "test"
 ) -> list[dict[str, Any]]:

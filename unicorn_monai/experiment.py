@@ -22,13 +22,14 @@ import torch
 from unicorn_monai.augmentation import write_augmented
 from unicorn_monai.baselines import self_training
 from unicorn_monai.datasets import label_names, read_header, write_json
-from unicorn_monai.durable import copy
 from unicorn_monai.evaluation import control, image_sets, pictures
+from unicorn_monai.evaluation.comparison import closed_gaps, compare, score_trainings
 from unicorn_monai.evaluation.report import write_report
-from unicorn_monai.evaluation.segmentation import compare, score_images, score_trainings
+from unicorn_monai.evaluation.segmentation import score_images
 from unicorn_monai.evaluation.subdomains import sub_domain_scores
 from unicorn_monai.handlers import log_to_console, read_json
 from unicorn_monai.provenance import provenance
+from unicorn_monai.published import copy_weights
 from unicorn_monai.run_folder import RunFolder, nth
 from unicorn_monai.settings import SEMANTIC_ONLY, SYNTHETIC, Settings
 from unicorn_monai.stages import Branch, Chain, side_by_side
@@ -60,6 +61,7 @@ class Experiment(RunFolder):
             "segmentation": {},
             "uncertainty": {},
             "weights": {},
+            "budget": {},
             "seconds": {},
         }
         self.walked: list[Branch] = []  # branches that are finished, in order
@@ -104,7 +106,7 @@ class Experiment(RunFolder):
         """Train the segmentation networks of the real images, guess labels, and measure the uncertainties."""
         s = self.settings
         self.train_segmentation("lower_bound", self.labeled, self.labeled)
-        if self.has_truth:
+        if self.has_upper:
             self.train_segmentation("upper_bound", self.unlabeled, self.unlabeled)
         if s.style_augmentation and "compositional" in s.modes:
             self.stage("styles", lambda: write_augmented(self.labeled, self.augmented, s.seed))
@@ -177,25 +179,29 @@ class Experiment(RunFolder):
             if name == SEMANTIC_ONLY:
                 self.stage(f"{name}_synthesis", lambda: self.synthesise("paper", data, weight=0.0))
             else:
-                self.stage(f"{name}_training", lambda: self.train_style_transfer(name))
+                budget = self.stage(f"{name}_training", lambda: self.train_style_transfer(name))
+                self.results["budget"] |= {name: budget} if budget else {}
                 self.stage(f"{name}_translation", lambda: self.translate(name))
             self.train_segmentation(name, data, data)
             self.train_segmentation(f"{name}+real", [data, self.labeled], data)
 
     def judge(self) -> None:
         """Distances between the sets of images, the search for copies, and the pictures."""
-        self.results["fid"] = self.stage("distances", lambda: image_sets.distances_of(self))
-        self.results["memorization"] = self.stage("memorization", lambda: image_sets.search_copies(self))
+        self.results["fid"] = self.described("distances", lambda: image_sets.distances_of(self))
+        self.results["memorization"] = self.described("memorization", lambda: image_sets.search_copies(self))
         self.stage("pictures", lambda: pictures.write_all(self))
 
     def finish(self) -> None:
         """Write results.json and the report, and close the tracking."""
         control.summarise_uncertainties(self)
-        self.results["differences"] = self.differences()
+        records = {s: [self.record(s, i) for i in range(self.settings.trainings)] for s in self.results["segmentation"]}
+        self.results["differences"] = self.differences(records)
+        self.results["not_computed"] = self.not_computed
+        self.results["gap"] = closed_gaps(records, self.settings.seed)
         simulated = [bool(read_header(self.unlabeled).get(key)) for key in ("simulated_device", "simulated_anatomy")]
         what = "devices and anatomy" if all(simulated) else "devices" if any(simulated) else "none"
         self.results["simulated"] = read_header(self.unlabeled).get("simulated", what)
-        self.results["commands"] = self.commands
+        self.results["commands"], self.results["sha256"] = self.commands, self.hashes()
         self.results["environment"] = provenance()["versions"] | {
             "machine": platform.machine(),
             "cpus": torch.get_num_threads(),
@@ -265,10 +271,9 @@ class Experiment(RunFolder):
         found = each[0] if len(each) == 1 else score_trainings(each, records, seed)
         return found | sub_domain_scores(records, self.unlabeled, "test", seed)
 
-    def differences(self) -> dict[str, Any]:
+    def differences(self, records: dict[str, list[Path]]) -> dict[str, Any]:
         """Mean IoU of every set-up minus that of each reference, on the same subjects, with intervals."""
-        trainings, seed = range(self.settings.trainings), self.settings.seed
-        records = {setup: [self.record(setup, i) for i in trainings] for setup in self.results["segmentation"]}
+        seed = self.settings.seed
         return {
             reference: {s: compare(records[s], records[reference], seed) for s in records if s != reference}
             for reference in REFERENCES
@@ -299,10 +304,8 @@ class Experiment(RunFolder):
     def start_round(self, variant: str) -> None:
         """The network retrained in the round before guesses labels and measures the uncertainties of the next."""
         root, before = self.bundle_dir("retinal_unet", variant), self.setup(self.round_before(variant))
-        weights, folder = self.weights(f"{before}+real"), root / "models"
-        folder.mkdir(parents=True, exist_ok=True)
-        for suffix in (".json", ".pt"):
-            copy(weights.with_suffix(suffix), folder / f"model{suffix}")
+        weights = self.weights(f"{before}+real")
+        copy_weights(weights, root / "models" / "model.pt")
         if self.settings.teaches:
             self.guess_labels(variant, weights)
         self.measure_uncertainty(variant)
@@ -324,23 +327,26 @@ class Experiment(RunFolder):
             own["initial_weights"] = str(before / "models" / "model.pt")
         self.bundle(root, "train.json", **own)
 
-    def train_style_transfer(self, name: str) -> None:
-        """CycleGAN or CUT, for as many seconds as all took that UnIACorN trains before it can draw an image."""
+    def train_style_transfer(self, name: str) -> dict[str, Any]:
+        """CycleGAN or CUT, for the core seconds of all that UnIACorN trains before it can draw an image.
+
+        Seconds alone would not do: stages side by side share the cores, one that runs alone has all of them.
+        """
         teacher = ["augmentation"] * self.settings.teaches
-        stages = [
-            self.marker(s) for s in (*teacher, "autoencoder", "diffusion", *(f"unicorn_{n}" for n in CONTROLNETS))
-        ]
+        stages = [*teacher, "autoencoder", "diffusion", *(f"unicorn_{net}" for net in CONTROLNETS)]
+        budget, threads = self.core_seconds(stages), torch.get_num_threads()
         folder = self.bundle_dir("style_transfer") / "models" / name
         self.bundle(
             self.bundle_dir("style_transfer"),
             f"train_{name}.json",
             dataset_dir=str(self.labeled),
             unlabeled_dir=str(self.unlabeled),
-            max_seconds=sum(read_json(path)["seconds"] for path in stages),
+            max_seconds=round(budget / threads, 1),
             max_epochs=1_000_000,
             ckpt_dir=str(folder),
             output_dir=str(folder),
         )
+        return {"core_seconds": budget, "threads": threads, "stages": stages}
 
     def translate(self, name: str) -> None:
         """The labelled images in the look of the unlabelled domain."""

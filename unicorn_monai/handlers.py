@@ -21,7 +21,7 @@ from tqdm import tqdm
 from unicorn_monai.acquisition import Measure
 from unicorn_monai.budget import TimeBudget
 from unicorn_monai.checkpoints import sha256
-from unicorn_monai.dataset_files import parse_json
+from unicorn_monai.dataset_files import or_none, parse_json
 from unicorn_monai.datasets import PathLike, datalist, write_array, write_json
 from unicorn_monai.distributed import is_main
 from unicorn_monai.durable import sweep
@@ -241,11 +241,13 @@ class UncertaintyRecorder:
     """Write the uncertainty of every image an evaluator sees; Eq. 4 by default.
 
     Args:
-        path: JSON: {"segmentation_sha256": ..., "acquisition": ..., "aggregation": ..., "images": {path: uncertainty}}.
+        path: JSON: {"segmentation_sha256": ..., "acquisition": ..., "aggregation": ..., "samples": ..., "ensemble":
+            {file: sha256}, "images": {path: uncertainty}}.
         weights: of the segmentation network; their sha256 is kept: uncertainties of two networks cannot be compared.
         acquisition: what is measured per pixel, see ``acquisition.py``; "entropy" is Eq. 3.
         aggregation: how an image's pixels are summed up; "mean" is Eq. 4.
         ensemble: weights of the further networks of an ensemble, their sha256 are kept too.
+        samples: predictions with dropout, kept too.
     """
 
     def __init__(
@@ -255,11 +257,12 @@ class UncertaintyRecorder:
         acquisition: str = "entropy",
         aggregation: str = "mean",
         ensemble: Sequence[PathLike] = (),
+        samples: int = 8,
     ) -> None:
         self.path, self.measure = Path(path), Measure(acquisition, aggregation)
+        members = [Path(member).resolve() for member in ensemble] if acquisition == "ensemble" else []
         self.header: dict[str, Any] = {"segmentation_sha256": sha256(weights), **asdict(self.measure)}
-        if acquisition == "ensemble":
-            self.header["ensemble_sha256"] = [sha256(member) for member in ensemble]
+        self.header |= {"samples": samples, "ensemble": {str(member): sha256(member) for member in members}}
         self.table: dict[str, float] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -309,7 +312,7 @@ class PriorFitter:
     def _fit(self, engine: Engine) -> None:
         labeled, unlabeled = (read_uncertainties(self.uncertainties, datalist(f, self.split)) for f in self.folders)
         record = read_json(self.uncertainties)
-        measure = {key: record[key] for key in ("acquisition", "aggregation")}
+        measure = {key: record[key] for key in ("acquisition", "aggregation", "samples", "ensemble") if key in record}
         weights = record["segmentation_sha256"]
         prior = UncertaintyPrior.fit(
             labeled, unlabeled, weights, self.scaling, distribution=self.distribution, **measure
@@ -323,7 +326,7 @@ class PriorFitter:
 
 
 class MetricsWriter:
-    """Write an evaluator's metrics as JSON when it has finished.
+    """Write an evaluator's metrics as JSON when it has finished; null for what it could not compute.
 
     Args:
         path: the file.
@@ -340,7 +343,8 @@ class MetricsWriter:
     def _write(self, engine: Engine) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         found = {name: engine.state.metrics[name] for name in self.metrics}
-        write_json(self.path, {k: v.tolist() if hasattr(v, "tolist") else v for k, v in found.items()})
+        plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in found.items()}
+        write_json(self.path, {name: or_none(value) for name, value in plain.items()})
 
 
 def read_json(path: PathLike) -> dict:

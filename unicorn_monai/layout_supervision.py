@@ -174,4 +174,7 @@ def discriminator_for(bundle_root: PathLike, num_labels: int, id: str = "network
         id: entry of its ``inference.json``.
     """
     segmentation = arguments(bundle_root, id) | {"_target_": definition(bundle_root, id)["_target_"]}
-    return ConfigParser({"network": segmentation | {"out_channels": num_labels + 1}}).get_parsed_content("network")
+    labels = [key for key in ("out_channels", "num_labels") if key in segmentation]  # of MONAI's networks, of SegFormer
+    found = f"'{id}' of '{bundle_root}' has the arguments {sorted(segmentation)}"
+    require(len(labels) == 1, f"{found}; expected out_channels or num_labels.")
+    return ConfigParser({"network": segmentation | {labels[0]: num_labels + 1}}).get_parsed_content("network")

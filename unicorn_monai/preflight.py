@@ -11,21 +11,25 @@ from __future__ import annotations
 
 import ast
 import inspect
+import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.bundle.scripts import run
 
 from unicorn_monai.augmentation import AUGMENTATIONS
-from unicorn_monai.bundle import find_entry
-from unicorn_monai.checkpoints import read_metadata
+from unicorn_monai.bundle import BUNDLES, bundle_root, find_entry, load_config, metadata_of
 from unicorn_monai.datasets import SPLITS, PathLike, label_names, list_folders
 from unicorn_monai.fusion import MODES
+from unicorn_monai.prior import UncertaintyPrior
+
+logger = logging.getLogger("unicorn_monai")
 
 PRECISIONS = ("float32", "bfloat16")
 _TRACKING = ("output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config")  # of `--tracking`
@@ -40,32 +44,36 @@ def _number(value: Any) -> bool:
     return (_whole(value) or isinstance(value, float)) and math.isfinite(value)
 
 
-def _pair(value: Any, rule: Callable[[Any], bool]) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2 and all(rule(v) for v in value)
+def _several(value: Any, rule: Callable[[Any], bool], counts: Sequence[int] = (2,)) -> bool:
+    return isinstance(value, list | tuple) and len(value) in counts and all(rule(v) for v in value)
 
 
-_POSITIVE: Rule = (lambda v: _whole(v) and v >= 1, "at least one, a whole number")
-_OPTIONAL: Rule = (lambda v: v is None or (_whole(v) and v >= 1), "at least one, a whole number, or null")
-_NATURAL: Rule = (lambda v: _whole(v) and v >= 0, "0 or more, a whole number")
-_RATE: Rule = (lambda v: _number(v) and v > 0, "a number above 0")
-_WEIGHT: Rule = (lambda v: _number(v) and v >= 0, "a number, 0 or more")
-_SWITCH: Rule = (lambda v: isinstance(v, bool), "true or false (True or False on the command line)")
+POSITIVE: Rule = (lambda v: _whole(v) and v >= 1, "at least one, a whole number")
+OPTIONAL: Rule = (lambda v: v is None or (_whole(v) and v >= 1), "at least one, a whole number, or null")
+NATURAL: Rule = (lambda v: _whole(v) and v >= 0, "0 or more, a whole number")
+RATE: Rule = (lambda v: _number(v) and v > 0, "a number above 0")
+WEIGHT: Rule = (lambda v: _number(v) and v >= 0, "a number, 0 or more")
+SHARE: Rule = (lambda v: _number(v) and 0 <= v <= 1, "a number, 0 to 1")
+SWITCH: Rule = (lambda v: isinstance(v, bool), "true or false (True or False on the command line)")
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(
-        ("max_epochs", "val_interval", "sample_interval", "batch_size", "num_inference_steps", "cache_num"), _POSITIVE
-    ),
-    **dict.fromkeys(("iterations_per_epoch", "patience", "count"), _OPTIONAL),
-    **dict.fromkeys(("num_workers", "adversarial_start", "pool_size"), _NATURAL),
-    **dict.fromkeys(("learning_rate", "discriminator_learning_rate", "timestep_shift", "temperature"), _RATE),
-    **dict.fromkeys(("kl_weight", "spectral_weight", "speckle_weight", "adversarial_weight", "ce_weight"), _WEIGHT),
-    **dict.fromkeys(("nce_weight", "identity_weight", "cycle_weight", "uncertainty_weight"), _WEIGHT),
-    **dict.fromkeys(("resume", "augment"), _SWITCH),
+    **dict.fromkeys(("max_epochs", "val_interval", "sample_interval", "batch_size", "cache_num"), POSITIVE),
+    **dict.fromkeys(("num_inference_steps", "accumulation_steps", "samples"), POSITIVE),
+    **dict.fromkeys(("iterations_per_epoch", "patience", "count"), OPTIONAL),
+    **dict.fromkeys(("num_workers", "adversarial_start", "pool_size"), NATURAL),
+    **dict.fromkeys(("learning_rate", "discriminator_learning_rate", "timestep_shift", "temperature"), RATE),
+    **dict.fromkeys(("kl_weight", "spectral_weight", "speckle_weight", "adversarial_weight", "ce_weight"), WEIGHT),
+    **dict.fromkeys(("nce_weight", "identity_weight", "cycle_weight", "uncertainty_weight"), WEIGHT),
+    **dict.fromkeys(("resume", "augment"), SWITCH),
+    **dict.fromkeys(("threshold", "decay_start"), SHARE),
     "max_seconds": (lambda v: v is None or (_number(v) and v > 0), "a number above 0, or null for no limit"),
     "seed": (lambda v: _whole(v) and 0 <= v < 2**32, "a whole number, 0 to 4294967295"),
     "ema_decay": (lambda v: _number(v) and 0 <= v < 1, "a number, 0 or more and below 1"),
-    "patch_size": (lambda v: _pair(v, _POSITIVE[0]), "[rows, columns]"),
-    "guidance": (lambda v: _pair(v, _number), "two numbers, [uncertainty, label map]"),
+    "patch_size": (lambda v: _several(v, POSITIVE[0]), "[rows, columns]"),
+    "guidance": (
+        lambda v: _several(v, _number, (2, 3)),
+        "two or three numbers, [uncertainty, label map] or [uncertainty, label map, text]",
+    ),
 }
 CHOICES = {"precision": PRECISIONS, "mode": MODES, "augmentation": AUGMENTATIONS, "split": SPLITS}
 
@@ -82,16 +90,76 @@ def check_settings(device: torch.device | str | None = None, **settings: Any) ->
     """
     refuse_unknown_options()
     for name, value in settings.items():
-        if name in CHOICES:
-            for choice in value if name == "split" and isinstance(value, list | tuple) else [value]:
-                if choice not in CHOICES[name]:
-                    raise ValueError(f"Unknown {name} '{choice}'; expected one of {list(CHOICES[name])}.")
-        elif name not in RULES:
+        if name not in RULES | CHOICES:
             raise ValueError(f"There is no rule for '{name}'; expected some of {sorted(RULES | CHOICES)}.")
-        elif not RULES[name][0](value):
-            raise ValueError(f"{name} is {value!r}; expected {RULES[name][1]}.")
-    if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is '{device}', but PyTorch sees no GPU here. Use cpu, or install PyTorch for CUDA.")
+        _check_value(name, value)
+    if device is not None:
+        check_device(device)
+
+
+def require(name: str, value: Any, rule: Rule) -> None:
+    """Refuse a value that breaks its rule."""
+    if not rule[0](value):
+        raise ValueError(f"{name} is {value!r}; expected {rule[1]}.")
+
+
+def _check_value(name: str, value: Any, where: str = "") -> None:
+    if name in RULES:
+        require(name + where, value, RULES[name])
+    for choice in value if name == "split" and isinstance(value, list | tuple) else [value]:
+        if name in CHOICES and choice not in CHOICES[name]:
+            raise ValueError(f"Unknown {name} '{choice}'{where}; expected one of {list(CHOICES[name])}.")
+
+
+def check_device(device: torch.device | str) -> None:
+    """Refuse a device that this machine does not have.
+
+    Raises:
+        ValueError: naming it and those there are.
+    """
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device is {device!r}; expected cpu, cuda or cuda:0, cuda:1, ...") from error
+    if wanted.type == "cuda":
+        count = torch.cuda.device_count()
+        if not count:
+            raise ValueError(
+                f"device is '{device}', but PyTorch sees no GPU here. Use cpu, or install PyTorch for CUDA."
+            )
+        if (wanted.index or 0) >= count:
+            raise ValueError(f"device is '{device}', but PyTorch sees {count} GPU(s) here: cuda:0 to cuda:{count - 1}.")
+
+
+def check_overrides(overrides: Any) -> None:
+    """Refuse settings of single bundles, {bundle: {"train.json": {"max_epochs": 10}}}, that would not be taken.
+
+    Raises:
+        ValueError: naming the bundle, configuration or setting, and what there is.
+    """
+    known = [name for name in BUNDLES if name != "rgb_2d"]  # an experiment on colours runs the other bundles, too
+    form = "expected {bundle: {configuration: {setting: value}}}, e.g. " + '{"retinal_unet": {"train.json": {...}}}.'
+    if not isinstance(overrides, dict):
+        raise ValueError(f"overrides is {overrides!r}; {form}")
+    for bundle, files in overrides.items():
+        if bundle not in known:
+            raise ValueError(f"overrides names the bundle '{bundle}'; expected some of {known}.")
+        root = Path(bundle_root(bundle))
+        configs = sorted(path.name for path in (root / "configs").glob("*.json"))
+        if not isinstance(files, dict):
+            raise ValueError(f"overrides of '{bundle}' is {files!r}; {form}")
+        for file, changes in files.items():
+            if file not in configs:
+                raise ValueError(
+                    f"overrides of '{bundle}' names the configuration '{file}'; expected one of {configs}."
+                )
+            if not isinstance(changes, dict):
+                raise ValueError(f"overrides of '{bundle}/{file}' is {changes!r}; {form}")
+            config = load_config(root, file)
+            for key, value in changes.items():
+                find_entry(config, key, f"{bundle}/configs/{file}")
+                if not (isinstance(value, str) and value.startswith("@")):  # a reference to another entry
+                    _check_value(key, value, f" (overrides of {bundle}/{file})")
 
 
 def check_labels(dataset_dir: PathLike | Sequence[Any], num_labels: int) -> None:
@@ -114,21 +182,27 @@ def ready(*parts: Any, **more: Any) -> None:
 
 
 def trained_on(
-    latent_diffusion: PathLike, uncertainty_controlnet: PathLike | None = None, mode: str | None = None
+    latent_diffusion: PathLike,
+    uncertainty_controlnet: PathLike | None = None,
+    mode: str | None = None,
+    prior: UncertaintyPrior | None = None,
 ) -> dict[str, Any]:
-    """What is stored with a ControlNet's weights: which other weights they belong to.
+    """What is stored with a ControlNet's weights: which other weights they belong to, and which hint.
 
     Args:
         latent_diffusion: bundle of the U-Net.
         uncertainty_controlnet: bundle of the ControlNet it is trained on top of.
         mode: of the Semantic-ControlNet; in ``paper`` mode it is trained on its own.
+        prior: of the Uncertainty-ControlNet; how it made a hint of an uncertainty.
     """
-    unet = _weights(latent_diffusion)
+    unet = metadata_of(latent_diffusion)
     found = {"unet_sha256": unet["sha256"], "scale_factor": unet.get("scale_factor")}
     if mode is not None:
         found["mode"] = mode
     if uncertainty_controlnet is not None and mode != "paper":
-        found["base_sha256"] = _weights(uncertainty_controlnet)["sha256"]
+        found["base_sha256"] = metadata_of(uncertainty_controlnet)["sha256"]
+    if prior is not None:
+        found["hint"] = _hint(prior)
     return found
 
 
@@ -139,6 +213,7 @@ def check_chain(
     mode: str | None = None,
     scheduler: Any = None,
     scale_factor: float | None = None,
+    prior: UncertaintyPrior | None = None,
 ) -> None:
     """Refuse weights that were not trained for each other, as far as they tell.
 
@@ -149,24 +224,29 @@ def check_chain(
         mode: "paper" or "compositional".
         scheduler: its ``prediction_type`` must be the one of the U-Net's training.
         scale_factor: in use; must be the one of the U-Net's training.
+        prior: in use; its hint must be the one of the Uncertainty-ControlNet's training, where that takes part. It does
+            not in the training of a Semantic-ControlNet in ``paper`` mode.
 
     Raises:
         ValueError: naming the weights and what they were trained for.
     """
-    unet = _weights(latent_diffusion)
+    unet = metadata_of(latent_diffusion)
     diffusion = f"The diffusion model of '{latent_diffusion}'"
-    _expect(diffusion, unet, "autoencoder_sha256", _weights(latent_diffusion, "autoencoder.pt")["sha256"])
+    _expect(diffusion, unet, "autoencoder_sha256", metadata_of(latent_diffusion, "autoencoder.pt")["sha256"])
     if scheduler is not None:
         _expect(diffusion, unet, "prediction_type", str(scheduler.prediction_type))
     if scale_factor is not None and not math.isclose(unet.get("scale_factor", scale_factor), scale_factor):
         _expect(diffusion, unet, "scale_factor", scale_factor)
     style = None
     if uncertainty_controlnet is not None and (mode != "paper" or _trained(uncertainty_controlnet)):
-        style = _weights(uncertainty_controlnet)
+        style = metadata_of(uncertainty_controlnet)
     if style is not None:
-        _expect(f"The ControlNet of '{uncertainty_controlnet}'", style, "unet_sha256", unet["sha256"])
+        name = f"The ControlNet of '{uncertainty_controlnet}'"
+        _expect(name, style, "unet_sha256", unet["sha256"])
+        if prior is not None and (mode != "paper" or semantic_controlnet is not None):
+            _expect_hint(name, style, prior)
     if semantic_controlnet is not None:
-        name, semantic = f"The ControlNet of '{semantic_controlnet}'", _weights(semantic_controlnet)
+        name, semantic = f"The ControlNet of '{semantic_controlnet}'", metadata_of(semantic_controlnet)
         _expect(name, semantic, "unet_sha256", unet["sha256"])
         _expect(name, semantic, "mode", mode)
         if style is not None and mode != "paper":
@@ -177,16 +257,46 @@ def _trained(bundle_root: PathLike) -> bool:
     return (Path(bundle_root) / "models" / "model.pt").is_file()
 
 
-def _weights(bundle_root: PathLike, file: str = "model.pt") -> dict[str, Any]:
-    return read_metadata(Path(bundle_root) / "models" / file)
-
-
-def _expect(name: str, metadata: dict[str, Any], key: str, value: Any) -> None:
+def _expect(
+    name: str, metadata: dict[str, Any], key: str, value: Any, remedy: str = "Use what it was trained with,"
+) -> None:
     if value is not None and metadata.get(key, value) != value:
         raise ValueError(
-            f"{name} was trained with {key} {_short(metadata[key])}, in use is {_short(value)}. "
-            "Use what it was trained with, or train it again."
+            f"{name} was trained with {key} {_short(metadata[key])}, in use is {_short(value)}. {remedy} or train it "
+            "again."
         )
+
+
+def _hint(prior: UncertaintyPrior) -> dict[str, Any]:
+    """What decides the hint of an uncertainty: the network that measured it, how, and the scaling."""
+    return {
+        "segmentation_sha256": prior.segmentation_sha256,
+        "acquisition": prior.acquisition,
+        "aggregation": prior.aggregation,
+        "scaling": prior.scaling,
+        "offset": prior.offset,
+        "scale": prior.scale,
+        "both_quantiles": list(prior.both_quantiles),
+    }
+
+
+def _expect_hint(name: str, metadata: dict[str, Any], prior: UncertaintyPrior) -> None:
+    trained = metadata.get("hint")
+    if trained is None:
+        logger.warning(
+            f"{name} was trained before weights told the scaling of their hint; nobody can tell whether that of the "
+            f"prior, '{prior.scaling}', is the right one."
+        )
+        return
+    for key, value in _hint(prior).items():
+        if not _close(trained[key], value):
+            _expect(name, trained, key, value, "Give the prior it was trained with (prior_path),")
+
+
+def _close(one: Any, other: Any) -> bool:
+    """The same, but for the last digits of what is measured: they differ between machines."""
+    numbers = isinstance(one, float | list) and np.shape(one) == np.shape(other)
+    return np.allclose(one, other, rtol=1e-3, atol=1e-6) if numbers else one == other
 
 
 def _short(value: Any) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class UncertaintyPrior:
         both_quantiles: of u over both domains, for the scaling ``quantile``.
         acquisition: what was measured per pixel (see ``acquisition.py``), "entropy" is Eq. 3.
         aggregation: how an image's pixels were summed up, "mean" is Eq. 4.
+        samples: predictions with dropout, for the acquisition ``mc_dropout``.
+        ensemble: weights of the further networks of an ensemble, file -> sha256.
     """
 
     mean: float
@@ -61,6 +63,8 @@ class UncertaintyPrior:
     both_quantiles: tuple[float, ...] = ()
     acquisition: str = "entropy"
     aggregation: str = "mean"
+    samples: int = 8
+    ensemble: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def fit(

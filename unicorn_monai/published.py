@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unicorn_monai.dataset_files import PathLike, write_json
-from unicorn_monai.durable import atomic, failing_at
+from unicorn_monai.durable import atomic, copy, failing_at
 from unicorn_monai.failures import NotFinite
 from unicorn_monai.networks import fingerprint
 
@@ -96,6 +96,22 @@ def save_weights(network: nn.Module, path: PathLike, **metadata: Any) -> None:
             archive.writestr(zipfile.ZipInfo(f"{folder}/{RECORD}"), text)  # dated 1980: equal weights, equal files
         files = {"sha256": sha256(file), "safetensors_sha256": sha256(twin)}
     write_json(path.with_suffix(".json"), files | description)
+
+
+def copy_weights(source: PathLike, target: PathLike) -> None:
+    """Copy published weights, all files of them: none of other weights is left beside them.
+
+    Args:
+        source: e.g. ``segmentation/unicorn+real/model.pt``.
+        target: e.g. ``models/model.pt``; its folder is created.
+    """
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    for suffix in (SAFETENSORS, ".pt", ".json"):
+        file, place = (Path(path).with_suffix(suffix) for path in (source, target))
+        if file.is_file():
+            copy(file, place)
+        else:
+            place.unlink(missing_ok=True)
 
 
 def read_metadata(path: PathLike) -> dict[str, Any]:

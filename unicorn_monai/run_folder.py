@@ -19,7 +19,8 @@ import torch
 
 from unicorn_monai.baselines.self_training import ROUNDS
 from unicorn_monai.bundle import definition, install
-from unicorn_monai.dataset_files import local_folder
+from unicorn_monai.checkpoints import read_metadata, sha256
+from unicorn_monai.dataset_files import HEADER, SPLITS, local_folder
 from unicorn_monai.datasets import label_names, read_header, write_json
 from unicorn_monai.handlers import read_json
 from unicorn_monai.provenance import provenance
@@ -48,7 +49,9 @@ class RunFolder(Stages):
         self.settings = settings
         self.labeled, self.unlabeled = (Path(local_folder(d)).resolve() for d in (settings.labeled, settings.unlabeled))
         header = read_header(self.unlabeled)
-        self.has_truth = all("label" in item for item in header.get("test", [])) and bool(header.get("test"))
+        labelled = {split: header.get(split) and all("label" in i for i in header[split]) for split in SPLITS}
+        self.has_truth = bool(labelled["test"])  # scores can be computed
+        self.has_upper = all(labelled.values())  # and a network trained on true labels
 
     @property
     def _begun(self) -> Path:
@@ -84,12 +87,17 @@ class RunFolder(Stages):
         return True
 
     def claim(self) -> None:
-        """Write down what the run does; within :meth:`guard`, for it changes what a run here goes by."""
-        before = read_json(self._begun)["settings"]["baselines"] if self._begun.exists() else self.settings.baselines
-        if set(before) < set(self.settings.baselines):
+        """Write down what the run does; within :meth:`guard`, for it changes what a run here goes by.
+
+        Command, versions and revision of the start are kept, those of every resumption added under "resumed".
+        """
+        now = provenance()
+        first = read_json(self._begun) if self._begun.exists() else {}
+        start = first | {"resumed": [*first.get("resumed", []), now]} if first else now
+        if first and set(first["settings"]["baselines"]) < set(self.settings.baselines):
             self.marker("distances").unlink(missing_ok=True)  # between all sets of images, of which there are more
         (self.run_dir / "stages").mkdir(parents=True, exist_ok=True)
-        write_json(self._begun, {"settings": asdict(self.settings), **provenance()})
+        write_json(self._begun, start | {"settings": asdict(self.settings)})
 
     # ------------------------------------------------------------------ variants
 
@@ -118,6 +126,14 @@ class RunFolder(Stages):
     def setup(self, variant: str) -> str:
         """What a variant's set-ups are called: "unicorn", "unicorn_paper", "unicorn_round2"."""
         return "unicorn" if variant == self.settings.modes[0] else f"unicorn_{variant}"
+
+    @property
+    def not_computed(self) -> dict[str, str]:
+        """What the labels of the unlabelled domain do not suffice for, and why."""
+        if not self.has_truth:
+            return {"segmentation": "scores need a label map for every test image of the unlabelled domain"}
+        why = "the upper bound is trained on label maps of all training and validation images of the unlabelled domain"
+        return {} if self.has_upper else {"upper_bound": f"{why}; here they are missing"}
 
     # ------------------------------------------------------------------ paths
 
@@ -164,6 +180,17 @@ class RunFolder(Stages):
     def record(self, setup: str, training: int = 0) -> Path:
         """What was counted in the test images for a set-up."""
         return self.run_dir / "evaluation" / f"{nth(setup, training)}.json"
+
+    def hashes(self) -> dict[str, str]:
+        """Sha256 of the lists of both data sets, and of all weights that were trained, by their place in the run."""
+        found = {"labeled/dataset.json": self.labeled, "unlabeled/dataset.json": self.unlabeled}
+        hashes = {name: sha256(folder / HEADER) for name, folder in found.items()}
+        for folder in ("bundles*/*/models", "bundles*/*/models/*", "segmentation/**", "features"):
+            for twin in sorted(self.run_dir.glob(f"{folder}/*.safetensors")):
+                if twin.parent.name != "latents":
+                    path = twin.with_suffix(".pt")
+                    hashes[str(path.relative_to(self.run_dir))] = str(read_metadata(path)["sha256"])
+        return hashes
 
     @property
     def num_channels(self) -> int:

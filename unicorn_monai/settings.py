@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from unicorn_monai.datasets import check, datalist, read_header
+from unicorn_monai.evaluation.features import require_file
 from unicorn_monai.fusion import MODES
 from unicorn_monai.handlers import read_json
+from unicorn_monai.preflight import (
+    OPTIONAL,
+    POSITIVE,
+    RULES,
+    SHARE,
+    SWITCH,
+    WEIGHT,
+    Rule,
+    check_device,
+    check_overrides,
+    require,
+)
 from unicorn_monai.prior import SCALINGS
 from unicorn_monai.storage import absolute
 
@@ -17,6 +30,44 @@ STYLE_TRANSFER = ("cyclegan", "cut")
 BASELINES = ("augmentation", "self_training", *STYLE_TRANSFER)
 SEMANTIC_ONLY = "semantic_only"  # the paper's comparison on street scenes: the Semantic-ControlNet without the other
 SYNTHETIC = (*STYLE_TRANSFER, SEMANTIC_ONLY)  # baselines that write a data set, once the method itself is trained
+PRESETS = ("quick", "full")
+
+
+def _one_of(known: Sequence[str]) -> Rule:
+    return (lambda v: isinstance(v, str) and v in known, f"one of {list(known)}")
+
+
+def _some_of(known: Sequence[str]) -> Rule:
+    def obeys(value: Any) -> bool:
+        names = isinstance(value, list | tuple) and all(isinstance(v, str) and v in known for v in value)
+        return names and len(set(value)) == len(value)
+
+    return obeys, f"a list of some of {list(known)}, each at most once"
+
+
+def _or_auto(rule: Rule) -> Rule:
+    return (lambda v: v == "auto" or rule[0](v), f"{rule[1]}, or 'auto'")
+
+
+_TABLE: Rule = (lambda v: v is None or isinstance(v, dict), "an object of settings, or null")
+_FOLDER: Rule = (lambda v: isinstance(v, str) and v != "", "the path of a folder")
+
+SETTINGS: dict[str, Rule] = {  # what each may be by itself; what must hold between them: `Settings.validate`
+    **dict.fromkeys(("labeled", "unlabeled", "output"), _FOLDER),
+    **dict.fromkeys(("samples_per_label", "rounds", "trainings"), POSITIVE),
+    **dict.fromkeys(("pseudo_labels", "augment", "style_augmentation", "tracking"), SWITCH),
+    **dict.fromkeys(("scaling", "paper_scaling"), _one_of(SCALINGS)),
+    **dict.fromkeys(("features", "overrides"), _TABLE),
+    **{name: RULES[name] for name in ("seed", "count", "guidance")},
+    "preset": _one_of(PRESETS),
+    "modes": _some_of(MODES),
+    "baselines": _some_of((*BASELINES, SEMANTIC_ONLY)),
+    "confidence": SHARE,
+    "uncertainty_weight": _or_auto(WEIGHT),
+    "paper_weight": _or_auto(SHARE),  # w of (1 - w, w)
+    "device": (lambda v: v is None or isinstance(v, str), "cpu, cuda:0, ..., or null for the first GPU there is"),
+    "jobs": OPTIONAL,
+}
 
 
 @dataclass
@@ -44,6 +95,7 @@ class Settings:
             labels that a network guesses: that of the set-up "augmentation" (trained for it where it is no baseline),
             in further rounds the retrained one.
         scaling: of the hint in ``compositional`` mode, "zscore", "quantile" or "paper".
+        paper_scaling: of the hint in ``paper`` mode, the same; another than "paper" is ours.
         trainings: of every segmentation network, with other seeds; scores are means over them.
         features: feature network of distances and audit, {"path", "sha256", "preprocessing", "arguments"}; by default
             one is trained here, for {"iterations": 1000}.
@@ -65,12 +117,13 @@ class Settings:
     confidence: float = 0.9
     uncertainty_weight: float | str = 1.0
     paper_weight: float | str = 0.7
-    guidance: tuple[float, float] = (3.0, 1.0)
+    guidance: tuple[float, ...] = (3.0, 1.0)
     count: int | None = None
     samples_per_label: int = 1
     rounds: int = 1
     pseudo_labels: bool = True
     scaling: str = "zscore"
+    paper_scaling: str = "paper"
     trainings: int = 1
     features: dict[str, Any] | None = None
     augment: bool = True
@@ -133,10 +186,10 @@ class Settings:
         return "augmentation" in self.baselines or self.teaches
 
     def scaling_of(self, mode: str) -> str:
-        """Scaling of the hint in a mode: the paper's is the plain uncertainty."""
-        return "paper" if mode == "paper" else self.scaling
+        """Scaling of the hint in a mode."""
+        return self.paper_scaling if mode == "paper" else self.scaling
 
-    def guidance_of(self, mode: str) -> tuple[float, float]:
+    def guidance_of(self, mode: str) -> tuple[float, ...]:
         """Guidance in a mode; the paper has none."""
         return self.guidance if mode == "compositional" else (1.0, 1.0)
 
@@ -162,53 +215,42 @@ class Settings:
         }
 
     def validate(self) -> None:
-        """Refuse what would fail later."""
-        if self.preset not in ("quick", "full"):
-            raise ValueError(f"preset is '{self.preset}'; expected 'quick' or 'full'.")
-        for mode in self.modes:
-            if mode not in MODES:
-                raise ValueError(f"Unknown mode '{mode}'; expected some of {list(MODES)}.")
-        for name in self.baselines:
-            if name not in (*BASELINES, SEMANTIC_ONLY):
-                raise ValueError(f"Unknown baseline '{name}'; expected some of {[*BASELINES, SEMANTIC_ONLY]}.")
+        """Refuse what would fail later, or would not be heeded."""
+        for name, rule in SETTINGS.items():
+            require(name, getattr(self, name), rule)
+        if self.device is not None:
+            check_device(self.device)
+        if self.overrides is not None:
+            check_overrides(self.overrides)
         if SEMANTIC_ONLY in self.baselines and "paper" not in self.modes:
             raise ValueError(f"'{SEMANTIC_ONLY}' needs the mode 'paper'; modes are {list(self.modes)}. Add it.")
         if not self.modes:
             raise ValueError(f"modes is empty; expected some of {list(MODES)}.")
-        if len(self.guidance) != 2:
-            raise ValueError(f"guidance is {self.guidance}; expected two numbers, [uncertainty, label map].")
-        if self.jobs is not None and self.jobs < 1:
-            raise ValueError(f"jobs is {self.jobs}; expected at least 1, or null for as many as fit.")
-        for name, most, why in (
-            ("uncertainty_weight", None, ""),
-            ("paper_weight", 1, ", since the weights are (1 - w, w)"),
-        ):
-            value = getattr(self, name)
-            if value == "auto":
-                if not self.with_augmentation:
-                    raise ValueError(
-                        f"{name} is 'auto', which needs the baseline 'augmentation': its network judges, without "
-                        "labels of the unlabelled domain, whether label maps are obeyed. Add it to baselines "
-                        f"{self.baselines}."
-                    )
-            elif isinstance(value, str) or value < 0 or (most is not None and value > most):
-                limits = "0 or more" if most is None else f"0 to {most}"
-                raise ValueError(f"{name} is {value!r}; expected {limits}{why}, or 'auto'.")
-        for name in ("samples_per_label", "rounds", "trainings"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        if len(self.guidance) not in (2, 3) or tuple(self.guidance[2:]) not in ((), (1.0,)):
+            raise ValueError(
+                f"guidance is {self.guidance}; expected two numbers, [uncertainty, label map]. A third, of the text, "
+                "can only be 1 here: networks trained from scratch have no prompts (docs/stable_diffusion.md)."
+            )
+        for name in ("uncertainty_weight", "paper_weight"):
+            if getattr(self, name) == "auto" and not self.with_augmentation:
+                raise ValueError(
+                    f"{name} is 'auto', which needs the baseline 'augmentation': its network judges, without labels of "
+                    "the unlabelled domain, whether label maps are obeyed. Add it to baselines "
+                    f"{self.baselines}."
+                )
         if self.rounds > 1 and self.modes[0] != "compositional":
             raise ValueError(f"rounds is {self.rounds}; further rounds need the first mode to be 'compositional'.")
-        if self.scaling not in SCALINGS:
-            raise ValueError(f"scaling is '{self.scaling}'; expected one of {list(SCALINGS)}.")
         if self.features is not None:
             known = ["path", "sha256", "preprocessing", "arguments"] if "path" in self.features else ["iterations"]
-            lacking = [key for key in known[:3] if key not in self.features]
-            if lacking or set(self.features) - set(known):
+            kind = str if "path" in self.features else int
+            wrong = [key for key in known[:3] if not isinstance(self.features.get(key), kind)]
+            if wrong or set(self.features) - set(known):
                 raise ValueError(
                     f"features is {self.features}; expected path, sha256, preprocessing and, where needed, arguments "
                     "of a feature network, or iterations for one trained here."
                 )
+            if "path" in self.features:  # before hours of training, not after
+                require_file(*(self.features[key] for key in known[:3]))
         for name, folder, need_labels in (("labeled", self.labeled, True), ("unlabeled", self.unlabeled, False)):
             problems = check(folder, need_labels)
             if problems:

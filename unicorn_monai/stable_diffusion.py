@@ -10,6 +10,7 @@ to rounding (``tests/test_stable_diffusion.py``). Prompts are encoded in `prompt
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,30 @@ def stored_autoencoder(
 ) -> StoredAutoencoder:
     """The autoencoder of a Stable Diffusion folder for `latents.LatentDataset`, loaded only if latents are missing."""
     path = weights_file(check_folder(folder) / "vae", variant)
-    return StoredAutoencoder(sha256(path), lambda: load_autoencoder(folder, variant, device))
+    return StoredAutoencoder(_sha256(path), lambda: load_autoencoder(folder, variant, device))
+
+
+def weights_metadata(folder: PathLike) -> dict[str, dict[str, Any]]:
+    """What is known about the weights of a Stable Diffusion folder, as `bundle.metadata_of` asks for it."""
+    found = {part: _sha256(weights_file(check_folder(folder) / part, None)) for part in ("vae", "unet")}
+    unet = {
+        "sha256": found["unet"],
+        "autoencoder_sha256": found["vae"],
+        "scale_factor": scale_factor(folder),
+        "prediction_type": _schedule(folder)[0]["prediction_type"],
+    }
+    return {"model.pt": unet, "autoencoder.pt": {"sha256": found["vae"]}}
+
+
+def _sha256(path: Path) -> str:
+    """Of a file of gigabytes, which several parts of a configuration ask for: computed once."""
+    stat = path.stat()
+    return _sha256_of(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache
+def _sha256_of(path: Path, size: int, time: int) -> str:
+    return sha256(path)
 
 
 def scale_factor(folder: PathLike) -> float:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class Stages:
         self._current, self._tracked = "", list[StageTracker]()
 
     def marker(self, name: str) -> Path:
-        """What a finished stage leaves: its result, seconds and commands."""
+        """What a finished stage leaves: its result, seconds, threads and commands."""
         return self.run_dir / "stages" / f"{name}.json"
 
     def stage(self, name: str, work: Callable[[], Any]) -> Any:
@@ -71,19 +71,39 @@ class Stages:
             self.commands |= kept["commands"]
             return kept["result"]
         logger.info(f"== {name}")
-        started, before = time.monotonic(), set(self.commands)
+        started, before, unfinished = time.monotonic(), set(self.commands), marker.parent / "unfinished" / marker.name
         self._current, self._tracked = name, []
         try:
             result = work()
         except BaseException as error:
             self._close("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+            with suppress(OSError):  # a full disk, say, which is the error that is told
+                unfinished.parent.mkdir(parents=True, exist_ok=True)
+                write_json(unfinished, effort(started, unfinished))
             raise
-        seconds = round(time.monotonic() - started, 1)
+        spent = effort(started, unfinished)
         self._close("FINISHED")
         commands = {k: v for k, v in self.commands.items() if k not in before}
-        write_json(marker, {"seconds": seconds, "result": result, "commands": commands})
-        logger.info(f"   {name}: {seconds} s")
+        write_json(marker, {**spent, "result": result, "commands": commands})
+        unfinished.unlink(missing_ok=True)
+        logger.info(f"   {name}: {spent['seconds']} s")
         return result
+
+    def described(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A stage that can fail without the run: the reason stands in its result, and a resumption tries again.
+
+        Only what a ``ValueError`` explains, such as a feature network that does not fit the images.
+        """
+        try:
+            return self.stage(name, work)
+        except ValueError as error:
+            logger.warning(f"{name}: not computed: {error}")
+            return {"not_computed": str(error)}
+
+    def core_seconds(self, stages: Sequence[str]) -> float:
+        """Seconds x threads that finished stages took; where the threads were not noted, they count as one."""
+        found = [read_json(self.marker(stage)) for stage in stages]
+        return sum(one.get("core_seconds", one["seconds"]) for one in found)
 
     def _close(self, status: str) -> None:
         for tracked in self._tracked:
@@ -121,6 +141,25 @@ class Stages:
     def branch(self) -> Occupied:
         """A branch in a process of its own, which outlives a parent that is killed until it has saved its state."""
         return Occupied(self.run_dir / f"{BRANCH_LOCK}{os.getpid()}")
+
+
+def effort(started: float, unfinished: Path) -> dict[str, float]:
+    """What a stage took, with its attempts that ended before (an attempt that was killed outright leaves no record).
+
+    Args:
+        started: ``time.monotonic()`` at its start.
+        unfinished: what the attempts before have left.
+
+    Returns:
+        "seconds", "threads" of PyTorch in this attempt, "core_seconds" (seconds x threads).
+    """
+    seconds, threads = time.monotonic() - started, torch.get_num_threads()
+    before = read_json(unfinished) if unfinished.is_file() else {"seconds": 0.0, "core_seconds": 0.0}
+    return {
+        "seconds": round(before["seconds"] + seconds, 1),
+        "threads": threads,
+        "core_seconds": round(before["core_seconds"] + seconds * threads, 1),
+    }
 
 
 def side_by_side(work: Callable[..., None], chains: Sequence[Chain], jobs: int, *shared: Any) -> None:

@@ -31,6 +31,7 @@ from unicorn_monai.failures import named
 from unicorn_monai.fusion import Weight
 from unicorn_monai.handlers import tile
 from unicorn_monai.inferers import DualControlNetInferer
+from unicorn_monai.latents import StoredAutoencoder
 from unicorn_monai.networks import compiled, require_finite
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.prompts import PromptEmbeddings
@@ -59,7 +60,7 @@ class Generator:
 
     Args:
         inferer: the denoising loop.
-        autoencoder: decodes.
+        autoencoder: decodes; a ``StoredAutoencoder`` is in memory for as long as it does so.
         unet: noise predictor.
         latent_shape: (channels, *latent).
         num_inference_steps: denoising steps.
@@ -76,7 +77,7 @@ class Generator:
     def __init__(
         self,
         inferer: DualControlNetInferer,
-        autoencoder: AutoencoderKL,
+        autoencoder: AutoencoderKL | StoredAutoencoder,
         unet: nn.Module,
         latent_shape: Sequence[int],
         num_inference_steps: int = 50,
@@ -98,6 +99,10 @@ class Generator:
         self.num_labels, self.prior, self.prompts = num_labels, prior, prompts
         self.autocast = autocast_settings(self.device, precision)
 
+    def loaded_autoencoder(self) -> AutoencoderKL:
+        """The autoencoder, read now if it is a stored one."""
+        return self.autoencoder.load() if isinstance(self.autoencoder, StoredAutoencoder) else self.autoencoder
+
     def labels(self, requests: Sequence[Request]) -> Tensor | None:
         """The requested label maps, augmented where asked: (batch, 1, rows, columns) int64; None without any."""
         if self.semantic is None:
@@ -112,8 +117,9 @@ class Generator:
     ) -> Tensor:
         """Images (batch, channels, rows, columns) in [0, 1], one for each request."""
         labels = self.labels(requests) if labels is None else labels
+        autoencoder = self.loaded_autoencoder()
         if labels is None:  # the hint needs the image's size: the latent's times the autoencoder's factor
-            size = [side * downsampling(self.autoencoder) for side in self.latent_shape[1:]]
+            size = [side * downsampling(autoencoder) for side in self.latent_shape[1:]]
             labels = torch.full((len(requests), 1, *size), IGNORE_LABEL)
         hint = torch.zeros(len(requests))
         if self.uncertainty is not None and self.prior is not None:
@@ -128,7 +134,7 @@ class Generator:
             images = self.inferer.sample(
                 label_map=one_hot(labels, self.num_labels).to(self.device),
                 hint=hint.to(self.device),
-                autoencoder=self.autoencoder,
+                autoencoder=autoencoder,
                 unet=self.unet,
                 semantic=self.semantic,
                 uncertainty=self.uncertainty,
@@ -162,7 +168,7 @@ class Synthesizer:
         device_name: device the images look like.
         models: name -> sha256 of the weights, kept as provenance.
         weight: uncertainty weight, kept as provenance.
-        guidance: (of the uncertainty, of the label map), kept as provenance.
+        guidance: (of the uncertainty, of the label map) and, with prompts, of the text; kept as provenance.
         batch_size: images made at a time.
         resume: leave a finished data set as it is, if it was made with the same settings, instead of refusing it.
     """
@@ -224,6 +230,7 @@ class Synthesizer:
             "steps": self.generator.steps,
             "scheduler": type(inferer.scheduler).__name__,
             "prediction_type": str(inferer.scheduler.prediction_type),
+            **({"precision": "bfloat16"} if self.generator.autocast["enabled"] else {}),
         }
 
     def _write(self, writer: DatasetWriter, request: Request, image: Tensor, label: Tensor | None) -> None:

@@ -30,6 +30,8 @@ from unicorn_monai.networks import require
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.transforms import one_hot
 
+_NO_NULL = "prompt_dropout is {}, but there is no null_context to take a prompt's place. Give it, or set it to 0."
+
 
 class LatentPrepareBatch:
     """From a batch of a ``LatentDataset`` to (latents, noise, (), {timesteps, noise, conditions}).
@@ -45,8 +47,8 @@ class LatentPrepareBatch:
         timestep_shift: s > 1 trains more at high noise, where the layout is decided: t / T = s r / (1 + (s - 1) r) with
             r uniform (Esser et al. 2024, Eq. 23); 1 is uniform.
         null_context: embedding of the empty prompt, (1, tokens, dimensions), which takes the place of dropped prompts.
-        prompt_dropout: share of the prompts dropped; by default half of them for the Uncertainty-ControlNet (hints
-            without label maps), whose part the words would play otherwise, none for others.
+        prompt_dropout: share of the prompts dropped, if there are any; by default half of them for the
+            Uncertainty-ControlNet (hints without label maps), whose part the words would play otherwise, else none.
     """
 
     def __init__(
@@ -66,14 +68,10 @@ class LatentPrepareBatch:
         self.scheduler, self.timestep_shift = scheduler, timestep_shift
         self.scale_factor, self.num_train_timesteps = scale_factor, num_train_timesteps
         self.num_labels, self.prior, self.image_size, self.fixed = num_labels, prior, image_size, fixed
-        if prompt_dropout is None:
-            prompt_dropout = 0.5 if null_context is not None and prior is not None and num_labels is None else 0.0
-        require(0 <= prompt_dropout <= 1, f"prompt_dropout is {prompt_dropout}; expected a share in [0, 1].")
-        require(
-            null_context is not None or prompt_dropout == 0,
-            f"prompt_dropout is {prompt_dropout}, but there is no null_context to take a dropped prompt's place.",
-        )
-        self.null_context, self.prompt_dropout = null_context, prompt_dropout
+        share = (0.5 if prior is not None and num_labels is None else 0.0) if prompt_dropout is None else prompt_dropout
+        require(0 <= share <= 1, f"prompt_dropout is {share}; expected a share in [0, 1].")
+        require(not prompt_dropout or null_context is not None, _NO_NULL.format(prompt_dropout))
+        self.null_context, self.prompt_dropout = null_context, share
 
     def __call__(
         self, batchdata: dict[str, Tensor], device: torch.device | None = None, non_blocking: bool = False, **_: Any
@@ -103,8 +101,10 @@ class LatentPrepareBatch:
 
     def drop_prompts(self, context: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Put the empty prompt in the place of some."""
-        if self.null_context is None or self.prompt_dropout == 0:
+        if self.prompt_dropout == 0:
             return context
+        if self.null_context is None:
+            raise ValueError(_NO_NULL.format(self.prompt_dropout))
         dropped = torch.rand(len(context), generator=generator) < self.prompt_dropout
         return torch.where(dropped.reshape(-1, 1, 1), self.null_context.to(context), context)
 

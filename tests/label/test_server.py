@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nibabel as nib
@@ -23,9 +26,10 @@ requests = pytest.importorskip("requests")
 
 from world import SIZE, World, bundle_masks, make_world  # noqa: E402
 
-from unicorn_monai.checkpoints import sha256  # noqa: E402
+from unicorn_monai.checkpoints import read_metadata, sha256  # noqa: E402
 from unicorn_monai.datasets import read_array  # noqa: E402
 from unicorn_monai.monailabel.app_folder import make_app  # noqa: E402
+from unicorn_monai.monailabel.client import Unknown  # noqa: E402
 
 PATIENCE = 600  # seconds for whatever runs in a process of its own
 
@@ -50,38 +54,39 @@ class Server:
         objects = self.call("GET", "/datastore/?output=all").json()["objects"]
         return {name: entry["image"]["info"] for name, entry in objects.items()}
 
+    def told(self) -> str:
+        """The end of the server's log, with what its processes wrote."""
+        return "".join(self.log.read_text().splitlines(keepends=True)[-60:])
+
     def wait(self, what: str, done: Callable[[], object]) -> object:
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            assert self.process.poll() is None, self.told()
             result = done()
             if result:
                 return result
             time.sleep(1)
-        raise AssertionError(f"{what} did not happen within {PATIENCE} s\n{self.log.read_text()[-3000:]}")
+        raise AssertionError(f"{what} did not happen within {PATIENCE} s\n{self.told()}")
+
+    def finish(self, task: str) -> None:
+        """Wait for a task in a process of its own."""
+        status = lambda: self.call("GET", task).json()["status"]  # noqa: E731
+        ended = self.wait(f"the end of {task}", lambda: status() not in ("SUBMITTED", "RUNNING") and status())
+        assert ended == "DONE", f"{task} ended with {ended}\n{self.told()}"
 
 
-@pytest.fixture(scope="module")
-def server(world, tmp_path_factory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server")
+@contextmanager
+def served(app: Path, *words: str) -> Iterator[Server]:
+    """A server started by ``python -m WORDS --app APP --port PORT``, on loopback, in a process of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = [
-        sys.executable,
-        "-m",
-        "unicorn_monai.cli",
-        "label",
-        "--studies",
-        str(world.studies),
-        "--run",
-        str(world.run),
-    ]
-    words += ["--app", str(folder / "app"), "--port", str(port)]
-    log = folder / "log.txt"
+    command, log = [sys.executable, "-m", *words, "--app", str(app), "--port", str(port)], app.with_name("log.txt")
     with log.open("w") as out:
-        process = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True)
-    running = Server(process, f"http://127.0.0.1:{port}", folder / "app", log)
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, cwd=app.parent, start_new_session=True
+        )
+    running = Server(process, f"http://127.0.0.1:{port}", app, log)
 
     def up() -> bool:
         try:
@@ -93,8 +98,16 @@ def server(world, tmp_path_factory) -> Iterator[Server]:
         running.wait("the start of the server", up)
         yield running
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # it may have ended by itself
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def server(world, tmp_path_factory) -> Iterator[Server]:
+    app = tmp_path_factory.mktemp("server") / "app"
+    with served(app, "unicorn_monai.cli", "label", "--studies", str(world.studies), "--run", str(world.run)) as running:
+        yield running
 
 
 def image_in(answer) -> np.ndarray:
@@ -110,6 +123,7 @@ def nifti_in(answer, folder: Path) -> nib.Nifti1Image:
 def test_a_whole_cycle(world, server, tmp_path):
     before = {path: sha256(path) for path in world.run.rglob("*.pt")}
     names = sorted(world.truth)
+    assert "Everybody who reaches" not in server.log.read_text()  # nobody does but this machine
 
     info = server.call("GET", "/info/").json()
     assert set(info["models"]) == {"retinal_unet", "synthesis"}
@@ -191,9 +205,7 @@ def test_a_whole_cycle(world, server, tmp_path):
     weights = sha256(server.app / "model" / "retinal_unet" / "models" / "model.pt")
     settings = {"device": "cpu", "max_epochs": 3, "val_split": 0.34}
     server.call("POST", "/train/retinal_unet", json=settings)
-    ended = ("DONE", "ERROR", "FAILED")
-    server.wait("training", lambda: server.call("GET", "/train/").json()["status"] in ended)
-    assert server.call("GET", "/train/").json()["status"] == "DONE", server.call("GET", "/logs/?lines=100").text
+    server.finish("/train/")
     trained = sha256(server.app / "model" / "retinal_unet" / "models" / "model.pt")
     assert trained != weights
     assert {path: sha256(path) for path in before} == before
@@ -239,8 +251,7 @@ def test_a_whole_cycle(world, server, tmp_path):
     assert told["uncertainty_sampled"]
     assert 0 <= told["uncertainty"] <= 1
     server.call("POST", "/batch/infer/synthesis?images=labeled", json={"device": "cpu"})
-    server.wait("batch synthesis", lambda: server.call("GET", "/batch/infer/").json()["status"] in ended)
-    assert server.call("GET", "/batch/infer/").json()["status"] == "DONE", server.call("GET", "/logs/?lines=100").text
+    server.finish("/batch/infer/")
     assert sum("synthetic" in info for info in server.infos().values()) == 1 + 3
     for _ in range(3):
         assert "synthetic" not in server.call("POST", "/activelearning/most_uncertain", json={}).json()
@@ -340,6 +351,27 @@ REFUSED = {
     ),
     "unknown image to read": ("GET", "/datastore/image?image=oct_9", {}, 404, "no image 'oct_9'"),
     "no label to read": ("GET", "/datastore/label?label=oct_2&tag=final", {}, 404, "NOT Found"),
+    "no label to tell about": (
+        "GET",
+        "/datastore/label/info?label=oct_2&tag=final",
+        {},
+        404,
+        "There is no label of 'oct_2' with the tag 'final'",
+    ),
+    "no label to note something about": (
+        "PUT",
+        "/datastore/label/info?label=oct_1&tag=mine",
+        {"data": {"info": "{}"}},
+        404,
+        "There is no label of 'oct_1' with the tag 'mine'; there are: final",
+    ),
+    "no label to note something about, by the old address": (
+        "PUT",
+        "/datastore/updatelabelinfo?label=oct_2&tag=final",
+        params(a=1),
+        404,
+        "There is no label of 'oct_2'",
+    ),
     "no label to delete": ("DELETE", "/datastore/label?id=oct_2&tag=final", {}, 404, "There is no label of 'oct_2'"),
     "file of the server": ("POST", "/infer/retinal_unet?image=/etc/hostname", {}, 404, "There is no image"),
     "file of the server in the settings": (
@@ -378,7 +410,7 @@ REFUSED = {
         400,
         "JSON object",
     ),
-    "device": ("POST", "/infer/retinal_unet?image=oct_2", params(device="tpu"), 400, "'device' is 'tpu'; expected cpu"),
+    "device": ("POST", "/infer/retinal_unet?image=oct_2", params(device="tpu"), 400, "'device' is 'tpu'; expected one"),
     "map": (
         "POST",
         "/infer/retinal_unet?image=oct_2",
@@ -453,14 +485,37 @@ REFUSED = {
         400,
         "the networks of this run make (32, 32)",
     ),
-    "epochs": ("POST", "/train/retinal_unet?run_sync=true", {"json": {"max_epochs": 0}}, 400, "'max_epochs' is '0'"),
-    "too few labels": (
+    # Of tasks in a process of their own, when the request arrives.
+    "epochs": ("POST", "/train/retinal_unet", {"json": {"max_epochs": 0}}, 400, "'max_epochs' is '0'"),
+    "epochs, among all trainers": (
         "POST",
-        "/train/retinal_unet?run_sync=true",
-        {"json": {}},
+        "/train/",
+        {"json": {"retinal_unet": {"max_epochs": 0}}},
         400,
-        "1 studies have a submitted label",
+        "'max_epochs' is '0'",
     ),
+    "no settings of a trainer": ("POST", "/train/", {"json": {"retinal_unet": 3}}, 400, "are '3'; expected a JSON"),
+    "too few labels": ("POST", "/train/retinal_unet", {"json": {}}, 400, "1 studies have a submitted label"),
+    "device of a training": ("POST", "/train/retinal_unet", {"json": {"device": "tpu"}}, 400, "'device' is 'tpu'"),
+    "device of a scoring": ("POST", "/scoring/uncertainty", {"json": {"device": "tpu"}}, 400, "'device' is 'tpu'"),
+    "device of all scorings": ("POST", "/scoring/", {"json": {"uncertainty": {"device": 7}}}, 400, "'device' is '7'"),
+    "device of a batch": ("POST", "/batch/infer/retinal_unet", {"json": {"device": "tpu"}}, 400, "'device' is 'tpu'"),
+    "weight of a batch": ("POST", "/batch/infer/synthesis", {"json": {"weight": -1}}, 400, "'weight' is '-1'"),
+    "size of a batch": (
+        "POST",
+        "/batch/infer/synthesis",
+        {"json": {"max_batch_size": "all"}},
+        400,
+        "'max_batch_size' is 'all'",
+    ),
+    "unknown study in a batch": (
+        "POST",
+        "/batch/infer/retinal_unet",
+        {"json": {"images": ["oct_1", "oct_9"]}},
+        404,
+        "There is no image 'oct_9'",
+    ),
+    "tag of a batch": ("POST", "/batch/infer/retinal_unet", {"json": {"label_tag": "../x"}}, 400, "'../x' cannot be"),
     "nothing measured": ("POST", "/activelearning/most_uncertain", {"json": {}}, 400, "has been measured yet"),
     "an endpoint that is left out": ("GET", "/proxy/dicom/x", {}, 404, "Not Found"),
 }
@@ -481,6 +536,51 @@ def test_one_broken_image_does_not_keep_the_others_from_being_measured(client):
     assert client.post("/activelearning/most_uncertain", json={}).json()["id"] == "oct_2"
     again = client.post("/scoring/uncertainty?run_sync=true", json={"device": "cpu"}).json()
     assert (again["executed"], "failed" in again) == (0, False)
+
+
+def test_images_of_one_seed_are_studies_of_their_own(client):
+    def stored(**settings) -> str:
+        asked = params(seed=1, store=True, device="cpu", **settings)
+        answer = client.post("/infer/synthesis?image=oct_1&output=json", **asked)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["study"]
+
+    first, other, again = stored(uncertainty=0.1), stored(uncertainty=0.9), stored(uncertainty=0.1)
+    assert first == again != other
+    told = {name: client.get(f"/datastore/image/info?image={name}").json()["synthetic"] for name in (first, other)}
+    assert (told[first]["uncertainty"], told[other]["uncertainty"]) == (0.1, 0.9)
+    for name in (first, other):
+        assert client.delete(f"/datastore/image?id={name}").status_code == 200
+
+
+def test_what_was_labelled_can_be_downloaded(client, tmp_path):
+    from unicorn_monai.monailabel.studies import Studies  # imports MONAI Label, which reads its environment then
+
+    note = client.put("/datastore/label/info?label=oct_1&tag=final", data={"info": '{"checked": true}'})
+    assert note.status_code == 200, note.text
+    assert client.get("/datastore/label/info?label=oct_1&tag=final").json()["checked"] is True
+    names = zipfile.ZipFile(io.BytesIO(client.get("/datastore/dataset").content)).namelist()
+    assert {"image/oct_1.nii.gz", "label/oct_1.nii.gz", "metadata.json"} == set(names)
+    Image.fromarray(np.zeros((SIZE, SIZE), np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(Unknown, match="No study has a submitted label yet"):
+        Studies(str(tmp_path), ["vitreous", "RNFL"]).get_dataset_archive(None)
+
+
+def test_a_training_takes_studies_of_one_size(client, world):
+    sizes = (SIZE, SIZE // 2)
+    for i, size in enumerate(sizes):
+        pixels = io.BytesIO()
+        Image.fromarray(np.zeros((SIZE, size), np.uint8)).save(pixels, "png")
+        image = {"file": (f"size_{i}.png", pixels.getvalue())}
+        assert client.put(f"/datastore/image?image=size_{i}", files=image).status_code == 200
+        done = client.put(f"/datastore/label?image=size_{i}", files=small_label(np.zeros((SIZE, size), np.uint8)))
+        assert done.status_code == 200, done.text
+    answer = client.post("/train/retinal_unet", json={})
+    for i, _ in enumerate(sizes):
+        client.delete(f"/datastore/image?id=size_{i}")
+    assert answer.status_code == 400
+    assert "have the sizes 32 x 32 ('" in answer.json()["detail"]
+    assert "32 x 16 ('size_1.png'); a training needs one size" in answer.json()["detail"]
 
 
 def test_a_damaged_server_says_so_as_its_own_fault(client, world):
@@ -506,7 +606,8 @@ def test_an_app_goes_on_with_its_own_run_only(world, tmp_path):
     assert content["labels"][0] == "vitreous"
     served = tmp_path / "app" / "model" / "retinal_unet" / "models"
     assert sha256(served / "model.pt") == sha256(world.run / "bundles" / "retinal_unet" / "models" / "model.pt")
-    assert not list((tmp_path / "app").rglob("resume.pt")) + list((tmp_path / "app").rglob("*last.pt"))
+    for name in ("resume.pt", "*last.pt", "*_before.pt", "latents", "uncertainties.json"):
+        assert not list((tmp_path / "app").rglob(name)), name
     (served / "model.pt").write_bytes(b"trained on")
     assert make_app(tmp_path / "app", None) == make_app(tmp_path / "app", world.run) == content
     assert (served / "model.pt").read_bytes() == b"trained on"
@@ -514,6 +615,27 @@ def test_an_app_goes_on_with_its_own_run_only(world, tmp_path):
         make_app(tmp_path / "app", tmp_path)
     with pytest.raises(ValueError, match="started with the weights 'lower_bound', not 'unicorn'"):
         make_app(tmp_path / "app", None, "unicorn")
+
+
+@pytest.mark.parametrize("setup", [None, "lower_bound", "unicorn"])
+def test_all_files_of_the_served_weights_are_those_asked_for(world, tmp_path, setup):
+    make_app(tmp_path / "app", world.run, setup)
+    source = world.run / "segmentation" / (setup or "unicorn+real")
+    source = world.run / "bundles" / "retinal_unet" / "models" if setup == "lower_bound" else source
+    served = tmp_path / "app" / "model" / "retinal_unet" / "models"
+    for name in ("model.pt", "model.safetensors", "model.json"):
+        assert sha256(served / name) == sha256(source / name), name
+    known_by = {read_metadata(served / name)["tensors_sha256"] for name in ("model.pt", "model.safetensors")}
+    assert len(known_by) == 1
+
+
+def test_another_address_than_loopback_is_warned_of(world, tmp_path):
+    words = ["unicorn_monai.cli", "label", "--studies", str(world.studies), "--run", str(world.run)]
+    words += ["--app", str(tmp_path / "app"), "--host", "192.0.2.1"]  # of no machine: what follows the warning fails
+    done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert done.returncode != 0
+    assert "Everybody who reaches 192.0.2.1:8000 can read, change and delete the studies" in done.stdout + done.stderr
+    assert "no authentication unless MONAI_LABEL_AUTH_ENABLE" in (done.stdout + done.stderr).replace("\n", " ")
 
 
 @pytest.mark.parametrize(
@@ -545,28 +667,39 @@ def test_mistakes_on_the_command_line(world, tmp_path, words, message):
 # ---------------------------------------------------------------- the stock app
 
 
-def test_the_bundle_serves_under_the_stock_app(client, world, tmp_path):
-    from monailabel.interfaces.utils.app import app_instance
-
-    stock = Path(sys.prefix) / "monailabel" / "sample-apps" / "monaibundle"
-    app_dir = tmp_path / "monaibundle"
-    subprocess.run(["cp", "-r", str(stock), str(app_dir)], check=True)
-    make_app(tmp_path / "app", world.run)
-    bundle = tmp_path / "app" / "model" / "retinal_unet"
-    (app_dir / "model").mkdir(exist_ok=True)
-    (app_dir / "model" / "retinal_unet").symlink_to(bundle)
-    conf = {"models": "retinal_unet", "zoo_source": "local", "sam2": "false"}
-    app = app_instance(str(app_dir), str(world.studies), conf)
-    labels = app.info()["models"]["retinal_unet"]["labels"]
-    assert labels == {
-        name.lower(): value
-        for value, name in enumerate(json.loads((tmp_path / "app" / "app.json").read_text())["labels"])
-        if value
-    }
-    masks = bundle_masks(bundle, world.studies, tmp_path)
-    for name, mask in masks.items():
-        answer = app.infer({"model": "retinal_unet", "image": name, "device": "cpu"})
-        assert np.array_equal(read_array(answer["file"]), mask)
-        if answer["file"].endswith(".nii.gz"):
-            image = nib.load(world.studies / f"{name}.nii.gz")
-            np.testing.assert_allclose(nib.load(answer["file"]).affine, image.affine, atol=1e-6)
+def test_the_bundle_serves_and_trains_under_the_stock_app(world, tmp_path):
+    """The commands of docs/monai_label.md, in processes that have imported nothing of this package before."""
+    content = make_app(tmp_path / "app", world.run)
+    bundle, stock, studies = tmp_path / "app" / "model" / "retinal_unet", tmp_path / "monaibundle", tmp_path / "studies"
+    shutil.copytree(world.studies, studies, ignore=shutil.ignore_patterns("labels", "synthetic_*", "*.json", "*.lock"))
+    download = ["monailabel.main", "apps", "--download", "--name", "monaibundle", "--output", str(tmp_path)]
+    subprocess.run([sys.executable, "-m", *download], check=True, capture_output=True, cwd=tmp_path)
+    (stock / "model").mkdir(exist_ok=True)
+    (stock / "model" / "retinal_unet").symlink_to(bundle.resolve())
+    main = stock / "main.py"
+    main.write_text(f"import unicorn_monai.monailabel.stock\n{main.read_text()}")
+    masks = bundle_masks(bundle, studies, tmp_path)
+    before = sha256(bundle / "models" / "model.pt")
+    words = ["monailabel.main", "start_server", "--studies", str(studies), "--host", "127.0.0.1"]
+    words += ["--conf", "models", "retinal_unet", "--conf", "zoo_source", "local", "--conf", "sam2", "false"]
+    with served(stock, *words) as server:
+        info = server.call("GET", "/info/").json()
+        assert info["models"]["retinal_unet"]["labels"] == {
+            name.lower(): value for value, name in enumerate(content["labels"]) if value
+        }
+        for name, mask in masks.items():
+            address = f"/infer/retinal_unet?image={name}&output=image"
+            answer = server.call("POST", address, data={"params": '{"device": "cpu"}'})
+            if (studies / f"{name}.png").is_file():
+                assert np.array_equal(image_in(answer), mask)
+                continue
+            found, image = nifti_in(answer, tmp_path), nib.load(studies / f"{name}.nii.gz")
+            assert np.array_equal(np.asarray(found.dataobj).reshape(mask.shape), mask)
+            np.testing.assert_allclose(found.affine, image.affine, atol=1e-6)
+        for name in [name for name in sorted(masks) if (studies / f"{name}.nii.gz").is_file()][:3]:
+            label = {"label": (f"{name}.nii.gz", world.truth[name].read_bytes())}
+            server.call("PUT", f"/datastore/label?image={name}&tag=final", files=label)
+        asked = {"device": "cpu", "max_epochs": 1, "val_split": 0.34, "multi_gpu": False}
+        server.call("POST", "/train/retinal_unet", json=asked)
+        server.finish("/train/")
+    assert sha256(bundle / "models" / "model.pt") != before

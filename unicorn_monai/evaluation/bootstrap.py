@@ -1,12 +1,12 @@
-"""How sure is a score? Percentile bootstrap over SUBJECTS, for one set-up, for the difference of two, over seeds.
+"""How sure is a score? Percentile bootstrap over SUBJECTS: of one set-up, a difference, a closed gap, over seeds.
 
 B-scans of one eye are not independent, so whole subjects are drawn, with replacement:
 
     M* = sum_s w_s M_s,      w ~ multinomial(S, 1/S),      score* = score(M*)
 
 with M_s what was counted in the images of subject s. The interval is from the 2.5th to the 97.5th percentile of
-score*. Differences are paired: both set-ups are scored on the same draw. With several trainings (seeds) of a set-up the
-score is the mean over them on each draw, and the spread over the seeds is given beside it.
+score*. Differences, and shares of a gap, are paired: all set-ups are scored on the same draw. With several trainings
+(seeds) of a set-up the score is the mean over them on each draw, and the spread over the seeds is given beside it.
 """
 
 from __future__ import annotations
@@ -100,6 +100,48 @@ def paired_difference(
         "ci95": interval(draws[0] - draws[1]) if len(counts[0]) > 1 else None,
         "n_subjects": len(counts[0]),
     }
+
+
+def closed_gap(
+    counts: Sequence[Array], lower: Sequence[Array], upper: Sequence[Array], statistic: Statistic, seed: int
+) -> dict[str, Any]:
+    """Share of the gap between two bounds that a set-up closes, (u - l) / (U - l), all three on the same draw.
+
+    The bounds are measured on the same subjects and vary with them: with both taken as exact, the interval would be
+    that of the score alone, which may be too wide or too narrow. A draw in which U is
+    not above l has no share; it counts as the worst one at either end.
+
+    Args:
+        counts: for each training of the set-up what was counted per subject, (subjects, *shape).
+        lower: the same for the lower bound l, of the same subjects in the same order.
+        upper: the same for the upper bound U.
+        statistic: the score; each is the mean over the trainings.
+        seed: of the resampling.
+
+    Returns:
+        "share" (None where U is not above l), "ci95" (None with fewer than two subjects, without a share, or where an
+        end is a draw without one), "n_subjects".
+    """
+    _of_one_length([*counts, *lower, *upper])
+    share = float(_share(*(np.mean([_score(p, statistic) for p in parts]) for parts in (counts, lower, upper))))
+    draws = _share(
+        *(np.mean([resampled_scores(p, statistic, seed) for p in parts], axis=0) for parts in (counts, lower, upper))
+    )
+    without = np.isnan(draws)
+    with np.errstate(invalid="ignore"):  # between two draws without a share
+        low = float(np.percentile(np.where(without, -np.inf, draws), 2.5))
+        high = float(np.percentile(np.where(without, np.inf, draws), 97.5))
+    known = len(counts[0]) > 1 and np.isfinite([share, low, high]).all()
+    return {
+        "share": share if np.isfinite(share) else None,
+        "ci95": [low, high] if known else None,
+        "n_subjects": len(counts[0]),
+    }
+
+
+def _share(score: Any, lower: Any, upper: Any) -> Array:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(upper > lower, (score - lower) / np.subtract(upper, lower), np.nan)
 
 
 def _score(counts: Array, statistic: Statistic) -> float:

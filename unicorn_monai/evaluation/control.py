@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from unicorn_monai.acquisition import Measure
 from unicorn_monai.bundle import definition, from_bundle, weights_metadata
 from unicorn_monai.datasets import datalist, write_json
 from unicorn_monai.evaluation.segmentation import confusion_matrix, predict_labels, scores
-from unicorn_monai.evaluation.weights import NoWeight, choose_weight, control_over_weights, image_measure
+from unicorn_monai.evaluation.weights import NoWeight, agreement, choose_weight, control_over_weights, measure_of
 from unicorn_monai.handlers import read_json
 from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.latents import LatentDataset
@@ -133,7 +131,7 @@ def over_weights(run: Experiment, variant: str) -> dict[str, Any]:
     generator = make_generator(run, variant, weight=0.0)
     prior, uncertainty = _prior_and_measure(run, variant)
     requests = Requests(WEIGHT_MAPS, run.settings.seed, run.labeled, "validation", prior=prior)[:]
-    oracle = "upper_bound" if run.has_truth else None
+    oracle = "upper_bound" if run.has_upper else None
     table = control_over_weights(
         generator,
         requests,
@@ -168,9 +166,9 @@ def measure(run: Experiment, variant: str, synthetic: Path) -> dict[str, Any]:
         curve.append({"requested": float(value), "measured_mean": float(u.mean()), "measured_std": float(u.std())})
         requested += [float(value)] * len(u)
         measured += u.tolist()
+    found = agreement(np.array(requested), np.array(measured))
     return {
-        "spearman": float(spearmanr(requested, measured).statistic),
-        "mean_absolute_error": float(np.abs(np.array(requested) - np.array(measured)).mean()),
+        **{key: found[key] for key in ("spearman", "mean_absolute_error")},
         "curve": curve,
         **label_fidelity(run, synthetic),
     }
@@ -178,7 +176,7 @@ def measure(run: Experiment, variant: str, synthetic: Path) -> dict[str, Any]:
 
 def label_fidelity(run: Experiment, synthetic: Path) -> dict[str, Any]:
     """IoU between the label maps of a synthetic data set and what the oracle segments in its images."""
-    setup = "upper_bound" if run.has_truth else "lower_bound"
+    setup = "upper_bound" if run.has_upper else "lower_bound"
     oracle = network_of(run, setup)
     items = datalist(synthetic, "training", ("image", "label"))
     labels = len(run.results["labels"])
@@ -197,17 +195,23 @@ def summarise_uncertainties(run: Experiment) -> None:
 
     All are measured with the lower bound's network, also those of further rounds, so that they can be compared.
     """
-    values = {"labeled": _uncertainties(run, run.labeled), "unlabeled": _uncertainties(run, run.unlabeled)}
-    _, uncertainty = _prior_and_measure(run, run.settings.modes[0])
-    for name, folder in synthetic_sets(run).items():
-        paths = [str(item["image"]) for item in datalist(folder, "training")]
-        values[name] = _measured(uncertainty, paths, run.num_channels, run.device)
+    sets = {"labeled": run.labeled, "unlabeled": run.unlabeled} | synthetic_sets(run)
+    values = {name: uncertainties_in(run, folder) for name, folder in sets.items()}
     run.results["uncertainty"] = {
         name: {"mean": float(v.mean()), "std": float(v.std()), "n": len(v)} for name, v in values.items()
     }
     write_json(
         run.run_dir / "uncertainties.json", {name: [round(float(x), 6) for x in v] for name, v in values.items()}
     )
+
+
+def uncertainties_in(run: Experiment, folder: Path) -> np.ndarray:
+    """Uncertainties of a data set's training images by the lower bound's network; those of the real ones are kept."""
+    if folder in (run.labeled, run.unlabeled):
+        return _uncertainties(run, folder)
+    _, uncertainty = _prior_and_measure(run, run.settings.modes[0])
+    paths = [str(item["image"]) for item in datalist(folder, "training")]
+    return _measured(uncertainty, paths, run.num_channels, run.device)
 
 
 def synthetic_sets(run: Experiment) -> dict[str, Path]:
@@ -246,7 +250,8 @@ def load_prior(run: Experiment, variant: str) -> UncertaintyPrior:
 def _prior_and_measure(run: Experiment, variant: str) -> tuple[UncertaintyPrior, Callable[[Tensor], Tensor]]:
     """The prior of a variant, and the uncertainty (batch,) of images as it was measured for the prior."""
     prior = load_prior(run, variant)
-    return prior, image_measure(_segmentation(run, variant), Measure(prior.acquisition, prior.aggregation))
+    root = run.bundle_dir("retinal_unet", variant)
+    return prior, measure_of(prior, _segmentation(run, variant), root, run.device)
 
 
 def network_of(run: Experiment, setup: str) -> nn.Module:

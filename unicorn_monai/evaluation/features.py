@@ -94,23 +94,13 @@ class Features:
         Raises:
             ValueError: no such file, another sha256, an unknown preprocessing, or no TorchScript.
         """
-        path = Path(path)
-        if preprocessing not in PREPROCESSING:
-            raise ValueError(f"Unknown preprocessing '{preprocessing}'; expected one of {sorted(PREPROCESSING)}.")
-        if not path.is_file():
-            raise ValueError(f"No feature network at '{path}'. Give the path of its TorchScript file.")
-        found = sha256(path)
-        if found != expected_sha256:
-            raise ValueError(
-                f"The feature network '{path}' has the sha256 {found}, expected {expected_sha256}. It is another file "
-                "or damaged; it was not opened."
-            )
+        require_file(path, expected_sha256, preprocessing)
         try:
             network = torch.jit.load(str(path), map_location=device)
         except RuntimeError as error:
             raise ValueError(f"'{path}' is no TorchScript file ({str(error).splitlines()[0]}).") from error
         network.eval()
-        return cls(path.name, found, preprocessing, network, torch.device(device), arguments or {})
+        return cls(Path(path).name, expected_sha256, preprocessing, network, torch.device(device), arguments or {})
 
     @classmethod
     def from_encoder(cls, path: PathLike, device: torch.device | str = "cpu") -> Features:
@@ -126,7 +116,16 @@ class Features:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Images (batch, channels, rows, columns) in [0, 1] -> (batch, D) float64, on the CPU."""
-        found = self.network(PREPROCESSING[self.preprocessing](images.to(self.device)), **self.arguments)
+        try:
+            found = self.network(PREPROCESSING[self.preprocessing](images.to(self.device)), **self.arguments)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError) as error:
+            reason = str(error).strip().splitlines()[-1:] or ["no reason"]
+            raise ValueError(
+                f"The feature network '{self.name}' cannot be run on images {tuple(images.shape)} with preprocessing "
+                f"'{self.preprocessing}' and arguments {self.arguments} ({reason[0]}). Check both."
+            ) from error
         if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != len(images):
             raise ValueError(
                 f"The feature network '{self.name}' gave {type(found).__name__} {tuple(getattr(found, 'shape', ()))} "
@@ -149,6 +148,24 @@ class Features:
                 raise ValueError(f"Images differ in size: {sizes}. Expected one size; resample them.")
             parts.append(self(torch.stack(images)))
         return torch.cat(parts)
+
+
+def require_file(path: PathLike, expected_sha256: str, preprocessing: str) -> None:
+    """Refuse a feature network by what can be known without opening its file.
+
+    Raises:
+        ValueError: no such file, another sha256, or an unknown preprocessing.
+    """
+    if preprocessing not in PREPROCESSING:
+        raise ValueError(f"Unknown preprocessing '{preprocessing}'; expected one of {sorted(PREPROCESSING)}.")
+    if not Path(path).is_file():
+        raise ValueError(f"No feature network at '{path}'. Give the path of its TorchScript file.")
+    found = sha256(path)
+    if found != expected_sha256:
+        raise ValueError(
+            f"The feature network '{path}' has the sha256 {found}, expected {expected_sha256}. It is another file "
+            "or damaged; it was not opened."
+        )
 
 
 class Encoder(nn.Module):

@@ -223,7 +223,8 @@ def audit(
         seed: of the copies.
 
     Returns:
-        "thresholds", "sets" (SET -> quantity -> level -> count, n, share, ci95), "planted" (the same per kind of copy),
+        "thresholds", "held_out_thresholds" (those that real images would give, and the synthetic images above them),
+        "sets" (SET -> quantity -> level -> count, n, share, ci95), "planted" (the same per kind of copy),
         "flagged" (images, as ``dataset.json`` names them), "closest" pairs, and what it was done with.
 
     Raises:
@@ -237,13 +238,11 @@ def audit(
         )
     search, unseen = Searcher(training, candidates), Searcher(held_out, candidates)
     apart = unseen(synthetic, "audit: against held-out images")
-    thresholds = {
-        quantity: {str(level): float(np.percentile(getattr(apart, quantity), level)) for level in LEVELS}
-        for quantity in ("embedding", "residual")
-    }
+    thresholds = _thresholds(apart)
     ours = search(synthetic, "audit: synthetic images")
     sets = {"synthetic": _shares(ours, thresholds)}
-    sets["held_out"] = _shares(search(held_out, "audit: held-out images"), thresholds)
+    real = search(held_out, "audit: held-out images")
+    sets["held_out"], of_real = _shares(real, thresholds), _thresholds(real)
     if control is not None:
         sets["control"] = _shares(search(control, "audit: control images"), thresholds)
     flagged = ours.residual > thresholds["residual"][str(FLAG)]
@@ -254,6 +253,7 @@ def audit(
         "candidates": search.candidates,
         "n_training": len(training.items),
         "thresholds": thresholds,
+        "held_out_thresholds": of_real | {"synthetic": _shares(ours, of_real)},
         "sets": sets,
         "planted": _power(search, features, thresholds, planted, seed),
         "flagged": [_name(item) for item, bad in zip(synthetic.items, flagged, strict=True) if bad],
@@ -267,6 +267,14 @@ def audit(
     write_array(Path(folder) / "closest.png", tile(torch.cat([sheet, difference[None]])))
     write_json(Path(folder) / "audit.json", result)
     return result
+
+
+def _thresholds(matches: Matches) -> dict[str, dict[str, float]]:
+    """Quantity -> level -> the percentile."""
+    return {
+        quantity: {str(level): float(np.percentile(getattr(matches, quantity), level)) for level in LEVELS}
+        for quantity in ("embedding", "residual")
+    }
 
 
 def _shares(matches: Matches, thresholds: dict[str, dict[str, float]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unicorn_monai.bundle import from_bundle
 from unicorn_monai.datasets import datalist, read_header, write_array, write_json
-from unicorn_monai.evaluation.control import example_requests, make_generator
+from unicorn_monai.evaluation.control import example_requests, make_generator, uncertainties_in
 from unicorn_monai.handlers import tile
 from unicorn_monai.palette import paint, palette
 from unicorn_monai.prior import UncertaintyPrior
@@ -71,6 +71,7 @@ def _sheets(run: Experiment) -> Iterator[tuple[str, str, str, Tensor]]:
             "Requested uncertainty from left to right: " + ", ".join(f"{u:.2f}" for u in grid) + ".",
             torch.stack(rows),
         )
+    yield _ordered(run)
     root = run.bundle_dir("latent_diffusion", main)
     autoencoder = from_bundle(root, "autoencoder_def", "autoencoder.pt", run.device)
     both_domains = [{"image": image} for name in real for image in real[name][: COLUMNS // 2]]
@@ -80,6 +81,24 @@ def _sheets(run: Experiment) -> Iterator[tuple[str, str, str, Tensor]]:
         "The reconstruction must keep each domain's fine texture, or there is nothing for the uncertainty to steer.",
         ReconstructionSheet(autoencoder, both_domains, COLUMNS)(),
     )
+
+
+def _ordered(run: Experiment) -> tuple[str, str, str, Tensor]:
+    """Synthetic and real unlabelled images, from the least to the most uncertain, evenly spread over the ranks."""
+    rows, told = [], []
+    sets = {"synthetic": run.synthetic(run.settings.modes[0]), "real": run.unlabeled}
+    items = {name: datalist(folder, "training") for name, folder in sets.items()}
+    columns = min(COLUMNS, *map(len, items.values()))
+    for name, folder in sets.items():
+        values = uncertainties_in(run, folder)
+        chosen = np.argsort(values)[np.linspace(0, len(values) - 1, columns).round().astype(int)]
+        rows.append(torch.stack([read_image(items[name][i]["image"], run.num_channels) for i in chosen]))
+        told.append(f"{name} {', '.join(f'{values[i]:.3f}' for i in chosen)}")
+    caption = (
+        "Above synthetic images, below real images of the unlabelled domain, each from the least uncertain (left) to "
+        f"the most uncertain one, at even steps of rank. Measured uncertainty: {'; '.join(told)}."
+    )
+    return "by_uncertainty", "Images ordered by measured uncertainty", caption, torch.stack(rows)
 
 
 def _images(folder: Path, split: str, channels: int) -> Tensor:

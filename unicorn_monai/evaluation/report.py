@@ -11,16 +11,16 @@ URIs, charts are inline SVG, there is no script) and what was not computed is ca
 from __future__ import annotations
 
 import json
+import re
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from unicorn_monai.dataset_files import write_text
 from unicorn_monai.datasets import PathLike
-from unicorn_monai.evaluation import charts, report_images
+from unicorn_monai.evaluation import charts, report_images, report_repeat
 from unicorn_monai.evaluation.markup import (
     MISSING,
-    duration,
     figure,
     fixed,
     name_of,
@@ -73,30 +73,39 @@ def write_report(run_dir: PathLike) -> Path:
         "</div>",
         '<div class="pair">',
         section("Checks", _checks(results)),
-        section("Time per stage", _seconds(nested(results, "seconds"))),
+        section("Time per stage", report_repeat.seconds(nested(results, "seconds"))),
         "</div>",
-        section("How to repeat it", _repeat(results, experiment)),
     ]
+    if results.get("modality", "OCT") != "OCT":
+        parts = [_of_scenes(part) for part in parts]
+    parts += [section("How to repeat it", report_repeat.repeat(results, experiment))]
     write_text(folder / "report.html", page(folder.resolve().name, "\n".join(parts)))
     return folder / "report.html"
 
 
-def gap_closed(segmentation: dict[str, Any], setup: str = MAIN) -> tuple[float, tuple[float, float] | None] | None:
+def _of_scenes(text: str) -> str:
+    """Devices and eyes are domains and scenes where the images are no OCT; embedded pictures stay as they are."""
+    words = {"device": "domain", "eyes": "scenes"}
+    return re.sub(r'data:[^"]*|\b(device|eyes)\b', lambda found: words.get(found[0], found[0]), text)
+
+
+def gap_closed(results: dict[str, Any], setup: str = MAIN) -> tuple[float, tuple[float, float] | None] | None:
     """Share of the gap between lower and upper bound that a set-up closed.
 
     Args:
-        segmentation: ``segmentation`` of ``results.json``.
+        results: ``results.json``. A run finished before it held "gap" gives the share alone.
         setup: which set-up.
 
     Returns:
-        The share (0 at the lower bound, 1 at the upper) and, where ``ci95`` is known, its 95 % interval with the bounds
-        taken as exact; None if a score is missing or the upper bound is not above the lower.
+        The share (0 at the lower bound, 1 at the upper) and, where it was computed, its 95 % interval over the subjects
+        on which all three are scored; None if a score is missing or the upper bound is not above the lower.
     """
+    segmentation, gap = nested(results, "segmentation"), nested(nested(results, "gap"), setup)
     lower, upper, score = (_score(segmentation, key) for key in ("lower_bound", "upper_bound", setup))
     if lower is None or upper is None or score is None or upper <= lower:
         return None
-    low, high = ((value - lower) / (upper - lower) for value in _interval(segmentation[setup]) or (score, score))
-    return (score - lower) / (upper - lower), (low, high) if _interval(segmentation[setup]) else None
+    share = number(gap.get("share"))
+    return (score - lower) / (upper - lower) if share is None else share, _interval(gap)
 
 
 # ---------------------------------------------------------------------- sections, top to bottom
@@ -106,19 +115,22 @@ def _verdict(results: dict[str, Any]) -> str:
     segmentation, simulated = nested(results, "segmentation"), results.get("simulated")
     score = {key: value for key in _setups(segmentation) if (value := _score(segmentation, key)) is not None}
     lacking = [name_of(key) for key in ("lower_bound", MAIN, "upper_bound") if key not in score]
-    gap = gap_closed(segmentation)
+    gap = gap_closed(results)
     if gap:
         sentence = _gap_sentence(*gap)
         values = ", ".join(f"{name_of(key)} {score[key]:.3f}" for key in ("lower_bound", MAIN, "upper_bound"))
         notes = f"Mean IoU (overlap of predicted and true labels, 1 is perfect): {values}."
-        notes += " The interval takes both bounds as exact." if gap[1] else ""
+        notes += " The interval is over the subjects; all three are scored on the same ones." if gap[1] else ""
         better = [f"{name_of(k)} {v:.3f}" for k, v in score.items() if v > score[MAIN] and k != "upper_bound"]
         notes += f" Better in this run: {', '.join(better)}." if better else ""
     else:
         reason = f"no score for {', '.join(lacking)}" if lacking else "the upper bound is not above the lower bound"
         reason = "nothing was scored" if len(lacking) == 3 else reason
-        sentence = f"how much of the gap {name_of(MAIN)} closed <strong>cannot be computed</strong>: {reason}."
-        notes = "Scores need labels in the test images of the unlabelled device. " if lacking else ""
+        gained = f"{_gain_sentence(results, score)} How" if lacking == [name_of("upper_bound")] else "how"
+        sentence = f"{gained} much of the gap {name_of(MAIN)} closed <strong>cannot be computed</strong>: {reason}."
+        known = nested(results, "not_computed").values()
+        why = [f"{why[0].upper()}{why[1:]}. " for why in map(escape, map(str, known))] if lacking else []
+        notes = "".join(why) or ("Scores need labels in the test images of the unlabelled device. " if lacking else "")
         means = {key: nested(nested(results, "uncertainty"), key).get("mean") for key in SETS[:3]}
         notes += "Mean uncertainty: " + ", ".join(f"{name_of(k)} {fixed(v, 3)}" for k, v in means.items()) + "."
     kind, what = "simulated", escape(str(simulated))
@@ -142,6 +154,16 @@ def _gap_sentence(share: float, interval: tuple[float, float] | None) -> str:
     if share < 1:
         return f"{name} closed {amount} of {gap}{ci}; it did not reach the upper bound{doubt}."
     return f"{name} reached the upper bound: it closed {amount} of {gap}{ci}{doubt}."
+
+
+def _gain_sentence(results: dict[str, Any], score: dict[str, float]) -> str:
+    """What can be said without an upper bound."""
+    found = nested(nested(nested(results, "differences"), "lower_bound"), MAIN)
+    gain, ends = score[MAIN] - score["lower_bound"], _interval(found)
+    ci = f", 95\u00a0% interval {fixed(ends[0], 3)} to {fixed(ends[1], 3)}" if ends else ""
+    doubt = "; it includes 0, so a gain is not shown" if ends and ends[0] <= 0 < gain else ""
+    raised = f"the mean IoU from {score['lower_bound']:.3f} to {score[MAIN]:.3f}"
+    return f"{name_of(MAIN)} {'raised' if gain > 0 else 'lowered'} {raised} ({fixed(gain, 3)}{ci}{doubt})."
 
 
 def _gap_chart(segmentation: dict[str, Any], score: dict[str, float]) -> str:
@@ -200,8 +222,15 @@ def _scores(results: dict[str, Any], settings: dict[str, Any]) -> str:
         "<p>Table 1. IoU on test images of the unlabelled device. Lower bound: trained on the labelled device only. "
         "Upper bound: trained on true labels of the unlabelled device. UnIACorN: trained on synthetic images; + real: "
         f"and on the labelled device's.{mode}</p>{table(['Label', *head], rows, best, summary=len(labels))}{surfaces}"
-        f'<p class="fine">{layers}Best: highest mean IoU, the upper bound aside.</p>'
+        f'<p class="fine">{layers}Best: highest mean IoU, the upper bound aside.{_left_out(results)}'
+        f"{report_repeat.trainings(settings)}{report_repeat.budget(results)}</p>"
     )
+
+
+def _left_out(results: dict[str, Any]) -> str:
+    """Why a column says "not computed"."""
+    reasons = nested(results, "not_computed").items()
+    return "".join(f" {name_of(key)}, not computed: {escape(str(why))}." for key, why in reasons)
 
 
 def _surfaces(columns: dict[str, dict[str, Any]], labels: Any) -> str:
@@ -293,30 +322,6 @@ def _checks(results: dict[str, Any]) -> str:
     words = {True: '<b class="ok">\u2713 OK</b>', False: '<b class="bad">\u2717 outside</b>', None: MISSING}
     items = (f"<li><span>{what}</span><span>{'' if ok is None else n}</span>{words[ok]}</li>" for what, n, ok in rows)
     return f'<ul class="checks">{"".join(items)}</ul>'
-
-
-def _seconds(seconds: dict[str, Any]) -> str:
-    known = {key: value for key, value in seconds.items() if number(value) is not None}
-    most, items = max(known.values(), default=0) or 1, ""
-    for key, value in seconds.items():
-        bar = f'<rect width="{100 * known.get(key, 0) / most:.1f}" height="8"/>'
-        svg = f'<svg viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">{bar}</svg>'
-        items += f"<li><span>{escape(key).replace('_', '_<wbr>')}</span>{svg}<span>{duration(value)}</span></li>"
-    total = f'<p>Together {duration(sum(known.values()))}.</p><ul class="stages">{items}</ul>'
-    return total if items else f"<p>{MISSING}</p>"
-
-
-def _repeat(results: dict[str, Any], experiment: dict[str, Any]) -> str:
-    settings, command = nested(experiment, "settings"), experiment.get("command")
-    text = f"<pre>{escape(str(command))}</pre>" if command else f"<p>Command: {MISSING}</p>"
-    facts = {"seed": settings.get("seed"), "git revision": experiment.get("git_revision")}
-    facts |= nested(results, "environment") | nested(experiment, "versions")
-    pairs = ((escape(str(key)), MISSING if value is None else escape(str(value))) for key, value in facts.items())
-    text += f'<dl class="facts">{"".join(f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in pairs)}</dl>'
-    for title, part in (("All settings", settings), ("Command of every stage", nested(results, "commands"))):
-        content = escape(json.dumps(part, indent=2, ensure_ascii=False))
-        text += f"<details><summary>{title}</summary><pre>{content}</pre></details>" if part else ""
-    return text
 
 
 # ---------------------------------------------------------------------- reading

@@ -33,12 +33,13 @@ def weights(results: dict[str, Any], folder: Path) -> str:
     text = (
         "<p>The same label maps and noise at several weights of the Uncertainty-ControlNet; the uncertainties are "
         "drawn from the unlabelled device's. Distance: of measured and requested uncertainties (Wasserstein). "
-        "Consistency: how well a network without labels of the unlabelled device finds the label map, corrected for "
-        "chance. Label fidelity: mean IoU of the label map and what a network trained with such labels sees.</p>"
+        "Consistency: how well a network without labels of the unlabelled device (the one of the lower bound with "
+        "augmentation) finds the label map, corrected for chance. Label fidelity: mean IoU of the label map and what a "
+        "network trained with such labels sees.</p>"
     )
     found = {name: value for name, value in nested(results, "weights").items() if value.get("table")}
     if not found:
-        return f"{text}<p>{MISSING}</p>"
+        return f"{text}<p>{MISSING}: needs the network of the set-up \u201c{name_of('augmentation')}\u201d.</p>"
     columns = (
         ("Requested", "requested_mean", 3),
         ("Measured", "measured_mean", 3),
@@ -78,24 +79,28 @@ def distances(results: dict[str, Any]) -> str:
         why = f": {escaped(fid['not_computed'])}" if fid.get("not_computed") else ""
         return f"{text}<p>{MISSING}{why}</p>"
     real = [name for name in ("labeled", "unlabeled") if name in names]
-    kids, stds = nested(fid, "kid"), nested(fid, "kid_std")
-    rows = {}
-    for name in ordered(names, real):
-        cells = []
-        for other in real:
-            kid, std = (nested(table_, name).get(other) for table_ in (kids, stds))
-            below = (
-                ""
-                if kid is None or std is None
-                else f"<br><small>{fixed(1000 * kid, 1)} \u00b1 {fixed(1000 * std, 1)}</small>"
-            )
-            cells.append(fixed(nested(fid, name).get(other), 2) + below)
-        rows[name_of(name)] = cells
-    text += table(["Images", *(f"to {name_of(name)}" for name in real)], rows)
+    sets = ordered(names, real)
+    text += _pairs(fid, sets, real)
+    if len(sets) > len(real):
+        text += f"<details><summary>Every pair of sets</summary>{_pairs(fid, sets, sets)}</details>"
     return (
         text
         + f'<p class="fine">{fixed(fid.get("n"), 0)} images of each set. Features: {escaped(fid.get("features"))}.</p>'
     )
+
+
+def _pairs(fid: dict[str, Any], sets: list[str], others: list[str]) -> str:
+    """FID, and KID below it, of every set to each of the others; a synthetic set with itself has neither."""
+    kids, stds = nested(fid, "kid"), nested(fid, "kid_std")
+    rows: dict[str, list[str]] = {name_of(name): [] for name in sets}
+    for name in sets:
+        for other in others:
+            kid, std = (nested(part, name).get(other) for part in (kids, stds))
+            known = kid is not None and std is not None
+            below = f"<br><small>{fixed(1000 * kid, 1)} \u00b1 {fixed(1000 * std, 1)}</small>" if known else ""
+            itself = name == other and other not in nested(fid, name)
+            rows[name_of(name)].append("" if itself else fixed(nested(fid, name).get(other), 2) + below)
+    return table(["Images", *(f"to {name_of(other)}" for other in others)], rows)
 
 
 def copies(results: dict[str, Any], folder: Path) -> str:
@@ -129,13 +134,27 @@ def copies(results: dict[str, Any], folder: Path) -> str:
         for k, what in COPIES.items()
         if k in planted
     }
-    text += table(["Nearer to training images than that", "by speckle", "by features"], rows)
+    text += table(["Nearer to training images than that", "by speckle", "by features"], rows) + _real_thresholds(audit)
     if (folder / "closest.png").is_file():
         caption = "The closest pairs: synthetic above, training image below it, their difference at the bottom."
         text += figure(picture(folder / "closest.png", "Closest pairs"), caption)
     return text + (
         f'<p class="fine">{fixed(audit.get("n_training"), 0)} training images searched. Nothing found does not make a '
         "data set private.</p>"
+    )
+
+
+def _real_thresholds(audit: dict[str, Any]) -> str:
+    """The threshold in use beside the one that held-out real images would give."""
+    used, real = nested(nested(audit, "thresholds"), "residual").get("99"), nested(audit, "held_out_thresholds")
+    if not real:
+        return ""
+    share = real["synthetic"]["residual"]["99"]
+    return (
+        f'<p class="fine">Too near, by speckle: a correlation above {fixed(used, 3)}. Held-out real images against '
+        f"training images would give {fixed(real['residual']['99'], 3)}, above which {share['count']} of {share['n']} "
+        "synthetic images lie; how much the speckle of strangers correlates depends on its texture, which is why it is "
+        "not used.</p>"
     )
 
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unicorn_monai.bundle import definition, from_bundle
+from unicorn_monai.dataset_files import or_none
 from unicorn_monai.datasets import IGNORE_LABEL, PathLike, datalist, label_names, read_header, write_json
 from unicorn_monai.evaluation import bootstrap
 from unicorn_monai.evaluation.surfaces import boundary_errors, broken_columns
@@ -107,13 +108,6 @@ def per_image(confusion: Array) -> dict[str, Any]:
             **{key: or_none(value) for key, value in means.items()},
             "excluded": int(np.isnan(found["iou"]).sum()),
         }
-
-
-def or_none(value: Any) -> Any:
-    """The same with None for what is not a finite number: a table says "not computed" there."""
-    if isinstance(value, np.ndarray | list | tuple):
-        return [or_none(v) for v in value]
-    return float(value) if np.isfinite(value) else None
 
 
 class PooledIoU(Metric):
@@ -263,15 +257,15 @@ def _boundary(counts: Counts, seed: int) -> dict[str, Any] | None:
     if counts.boundary is None or counts.boundary_p95 is None:
         return None
     subjects = counts.of_subjects("boundary")
-    each = or_none(_ratio(subjects.sum(axis=0)))
+    each = or_none(ratio(subjects.sum(axis=0)))
     known = [p for p in counts.boundary_p95 if p is not None]
-    mean = or_none(_mean_ratio(subjects.sum(axis=0)))
+    mean = or_none(mean_ratio(subjects.sum(axis=0)))
     return {
         "mean_um": each,
         "p95_um": counts.boundary_p95,
         "all_mean_um": mean,
         "all_p95_um": float(np.mean(known)) if known else None,
-        "ci95": bootstrap.confidence(subjects, _mean_ratio, seed),
+        "ci95": bootstrap.confidence(subjects, mean_ratio, seed),
     }
 
 
@@ -280,18 +274,19 @@ def _broken(counts: Counts, seed: int) -> dict[str, Any] | None:
     if counts.columns is None:
         return None
     subjects = counts.of_subjects("columns")
-    return {"share": or_none(_ratio(subjects.sum(axis=0))), "ci95": bootstrap.confidence(subjects, _ratio, seed)}
+    return {"share": or_none(ratio(subjects.sum(axis=0))), "ci95": bootstrap.confidence(subjects, ratio, seed)}
 
 
-def _ratio(pairs: Array) -> Array:
+def ratio(pairs: Array) -> Array:
+    """(..., 2) -> sum / number: (...); NaN without any."""
     with np.errstate(invalid="ignore"):
         return pairs[..., 0] / pairs[..., 1]
 
 
-def _mean_ratio(pairs: Array) -> Array:
+def mean_ratio(pairs: Array) -> Array:
     """(..., surfaces, 2) -> mean over the surfaces of sum / number: every surface weighs the same."""
     with np.errstate(invalid="ignore"):
-        return _mean(_ratio(pairs))
+        return _mean(ratio(pairs))
 
 
 def score_images(
@@ -330,68 +325,3 @@ def score_images(
     if record is not None:
         counts.save(record)
     return summarise(counts, seed)
-
-
-def compare(
-    records: Sequence[PathLike], reference: Sequence[PathLike], seed: int, key: str = "mean_iou"
-) -> dict[str, Any]:
-    """Paired difference of a pooled mean between two set-ups, each with the records of one or several trainings."""
-    return bootstrap.paired_difference(_subjects(records), _subjects(reference, records), statistic(key), seed)
-
-
-def score_trainings(each: Sequence[dict[str, Any]], records: Sequence[PathLike], seed: int) -> dict[str, Any]:
-    """Scores of a set-up that was trained several times: means over the trainings; intervals are those of the mean.
-
-    Args:
-        each: of every training, from :func:`score_images`.
-        records: their counts.
-        seed: of the resampling.
-
-    Returns:
-        As :func:`summarise`, without "per_image", with "trainings": {"mean_iou": [of each], "std": their spread}.
-    """
-    means = ("mean_iou", "mean_iou_layers", "mean_dice")
-    pooled = {key: over_seeds(records, seed, key) for key in means}
-    result: dict[str, Any] = {key: mean_of([one[key] for one in each]) for key in ("iou", "dice")}
-    result |= {key: pooled[key]["mean"] for key in means}
-    result |= {
-        "ci95": pooled["mean_iou"]["ci95"],
-        "intervals": {key: pooled[key]["ci95"] for key in means[1:]},
-        "trainings": {"mean_iou": pooled["mean_iou"]["seeds"], "std": pooled["mean_iou"]["std_seeds"]},
-    }
-    for key, entries in (
-        ("boundary", ("mean_um", "p95_um", "all_mean_um", "all_p95_um")),
-        ("broken_columns", ("share",)),
-    ):
-        parts = [one[key] for one in each]
-        known = None not in parts
-        result[key] = {e: mean_of([part[e] for part in parts]) for e in entries} if known else None
-    return result | {key: each[0][key] for key in ("n_test", "n_subjects")}
-
-
-def mean_of(values: Sequence[Any]) -> Any:
-    """Mean of numbers, or entry by entry of lists of them; None where one is missing."""
-    if isinstance(values[0], list):
-        return [mean_of(column) for column in zip(*values, strict=True)]
-    return None if None in values else float(np.mean(values))
-
-
-def over_seeds(records: Sequence[PathLike], seed: int, key: str = "mean_iou") -> dict[str, Any]:
-    """A pooled mean over several trainings of one set-up: mean, spread and interval (see ``bootstrap.over_seeds``)."""
-    return bootstrap.over_seeds(_subjects(records), statistic(key), seed)
-
-
-def _subjects(records: Sequence[PathLike], like: Sequence[PathLike] = ()) -> list[Array]:
-    """Counts per subject of each record; all records must be of the images of the first of ``like`` (or of all)."""
-    paths = [*(like or records)[:1], *records]
-    if not records:
-        raise ValueError("No record to compare; expected at least one for each set-up. Score the networks first.")
-    first, *loaded = [Counts.load(path) for path in paths]
-    images = set(zip(first.images, first.subjects, strict=True))
-    for path, counts in zip(records, loaded, strict=True):
-        if set(zip(counts.images, counts.subjects, strict=True)) != images:
-            raise ValueError(
-                f"'{path}' was scored on other images than '{paths[0]}'; a comparison needs one test set. Score both "
-                "set-ups on it."
-            )
-    return [counts.of_subjects() for counts in loaded]

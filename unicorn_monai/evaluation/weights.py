@@ -20,15 +20,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.inferers import Inferer
 from scipy.stats import spearmanr, wasserstein_distance
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from unicorn_monai.acquisition import Measure, make_inferer
+from unicorn_monai.checkpoints import sha256
+from unicorn_monai.dataset_files import or_none
 from unicorn_monai.datasets import IGNORE_LABEL, PathLike, write_array
-from unicorn_monai.evaluation.segmentation import confusion_matrix, or_none, scores
+from unicorn_monai.evaluation.segmentation import confusion_matrix, scores
 from unicorn_monai.handlers import tile
 from unicorn_monai.networks import require_finite
+from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.synthesis import Generator, Request
 
 GRIDS: dict[str, tuple[float, ...]] = {
@@ -44,16 +48,44 @@ class NoWeight(ValueError):
     """At no weight are the label maps obeyed."""
 
 
-def image_measure(network: nn.Module, measure: Measure | None = None) -> Callable[[Tensor], Tensor]:
+def image_measure(
+    network: nn.Module, measure: Measure | None = None, inferer: Inferer | None = None
+) -> Callable[[Tensor], Tensor]:
     """Uncertainty of images (batch,) by a segmentation network and an acquisition (Eq. 4 by default).
 
     Args:
         network: the one the prior belongs to.
         measure: ``Measure(prior.acquisition, prior.aggregation)``.
+        inferer: gives the predictions that the acquisition needs; by default ``make_inferer`` of it.
     """
     measure = measure or Measure()
-    inferer = make_inferer(measure.acquisition)
+    inferer = inferer or make_inferer(measure.acquisition)
     return lambda images: measure(inferer(images, network))
+
+
+def measure_of(
+    prior: UncertaintyPrior, network: nn.Module, bundle_root: PathLike, device: torch.device | str | None = None
+) -> Callable[[Tensor], Tensor]:
+    """Uncertainty of images (batch,) as those of the prior were measured.
+
+    Args:
+        prior: says what was measured, with how many predictions, and by which further networks.
+        network: the segmentation network it belongs to.
+        bundle_root: the bundle that defines the further networks of an ensemble.
+        device: where those run.
+
+    Raises:
+        ValueError: a further network is missing, or is another one by now.
+    """
+    for path, expected in prior.ensemble.items():
+        found = sha256(path) if Path(path).is_file() else "none: there is no such file"
+        if found != expected:
+            raise ValueError(
+                f"The prior was measured by an ensemble with '{path}' of the sha256 {expected[:12]}..., which now has "
+                f"{found[:27]}. Restore the file, or run the 'uncertainty' configuration of retinal_unet again."
+            )
+    inferer = make_inferer(prior.acquisition, prior.samples, list(prior.ensemble), bundle_root, device)
+    return image_measure(network, Measure(prior.acquisition, prior.aggregation), inferer)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ soon as the weights are others. Images already served come last, those served lo
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from monailabel.interfaces.tasks.scoring import ScoringMethod
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 UNCERTAINTY = "uncertainty"
 MEASURED_WITH = "uncertainty_weights"
+SCORING = {"device": device}
 
 
 def outdated(studies: Studies, weights: str) -> list[str]:
@@ -38,9 +40,13 @@ class UncertaintyScoring(ScoringMethod):
         super().__init__("Image uncertainty (mean normalised entropy, 0 to 1) of every unlabelled image")
         self.task = task
 
+    def check(self, request: Mapping[str, Any], studies: Studies) -> None:
+        """Refuse wrong settings when a request arrives."""
+        take(request, SCORING)
+
     def __call__(self, request: dict[str, Any], datastore: Studies) -> dict[str, Any]:
         """Measure what the current weights have not measured yet: {"total", "skipped", "executed", "scores"}."""
-        settings, weights = take(request, {"device": device}), self.task.weights_sha256()
+        settings, weights = take(request, SCORING), self.task.weights_sha256()
         images, scores, failed = outdated(datastore, weights), {}, {}
         for image in images:
             try:

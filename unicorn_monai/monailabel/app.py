@@ -24,13 +24,21 @@ from unicorn_monai.handlers import read_json
 from unicorn_monai.monailabel import synthesis
 from unicorn_monai.monailabel.active_learning import UNCERTAINTY, MostUncertainFirst, UncertaintyScoring, outdated
 from unicorn_monai.monailabel.app_folder import RECORD, SEGMENTATION
-from unicorn_monai.monailabel.client import Unknown, file_name, known, refuse_expressions
+from unicorn_monai.monailabel.client import Unknown, file_name, known, number, refuse_expressions, take
 from unicorn_monai.monailabel.segmentation import Segmentation, Training
 from unicorn_monai.monailabel.studies import FINAL, Studies
 
 logger = logging.getLogger(__name__)
 
 SYNTHESIS, STRATEGY = "synthesis", "most_uncertain"
+TASKS = {
+    "infer": "model",
+    "batch": "model",
+    "train": "trainer",
+    "scoring": "scoring method",
+    "activelearning": "strategy",
+}
+BATCH = {"max_batch_size": number(0, 1_000_000, whole=True), "label_tag": file_name}
 
 
 class UnicornApp(MONAILabelApp):
@@ -90,6 +98,26 @@ class UnicornApp(MONAILabelApp):
             "strategy": self._strategies,
         }
         return kinds[what]
+
+    def check(self, endpoint: str, name: str, request: Mapping[str, Any]) -> None:
+        """Refuse, when a request arrives, what its task would refuse later in a process of its own.
+
+        Args:
+            endpoint: the first part of the address, a key of ``TASKS``.
+            name: of the task.
+            request: its settings.
+
+        Raises:
+            ValueError: a wrong setting, or too few labels to train on.
+            Unknown: an image to work on that does not exist.
+        """
+        task, studies = self.names(TASKS[endpoint])[name], self.datastore()
+        if not isinstance(task, Strategy):
+            task.check(request, studies)
+        if endpoint == "batch":
+            take(request, BATCH)
+            for image in request["images"] if isinstance(request.get("images"), list) else []:
+                known("image", image, studies.list_images())
 
     def infer(self, request: Mapping[str, Any], datastore: Studies | None = None) -> dict[str, Any]:
         """Run a model on a study or on an uploaded file.

@@ -19,13 +19,14 @@ from monai.bundle import ConfigParser
 from unicorn_monai.checkpoints import read_metadata
 from unicorn_monai.datasets import PathLike, write_json
 from unicorn_monai.handlers import read_json
+from unicorn_monai.published import copy_weights
 from unicorn_monai.settings import settings_of
 
 SEGMENTATION = "retinal_unet"
 GENERATOR = (SEGMENTATION, "latent_diffusion", "uncertainty_controlnet", "semantic_controlnet", "synthesis")
 MAIN = '"""Served by MONAI Label."""\n\nfrom unicorn_monai.monailabel.app import UnicornApp  # noqa: F401\n'
 RECORD = "app.json"
-NOT_SERVED = ("*last.pt", "resume.pt", "uncertainties.json", "output", "__pycache__")
+NOT_SERVED = ("*last.pt", "resume.pt", "*_before.pt", "latents", "uncertainties.json", "output", "__pycache__", ".*")
 
 
 def make_app(app_dir: PathLike, run: PathLike | None, setup: str | None = None) -> dict[str, Any]:
@@ -72,8 +73,7 @@ def make_app(app_dir: PathLike, run: PathLike | None, setup: str | None = None) 
     for name in GENERATOR:
         _copy(run / "bundles" / name, temporary / "generator" / name)
     _copy(run / "bundles" / SEGMENTATION, temporary / "model" / SEGMENTATION)
-    for suffix in (".pt", ".json"):
-        shutil.copy(weights.with_suffix(suffix), temporary / "model" / SEGMENTATION / "models" / f"model{suffix}")
+    copy_weights(weights, temporary / "model" / SEGMENTATION / "models" / "model.pt")
     prior = f"prior_{settings.scaling_of(mode)}.json"
     generator = app_dir / "generator"
     paths = {name: str(generator / name) for name in (SEGMENTATION, "latent_diffusion")}

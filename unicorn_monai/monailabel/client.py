@@ -10,9 +10,10 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import torch
+
 MARKS = ("$", "@", "%")
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+ -]{0,199}")  # of studies and tags: they become names of files
-DEVICE = re.compile(r"cpu|mps|cuda(:\d{1,2})?")
 
 Check = Callable[[str, Any], Any]
 
@@ -61,8 +62,10 @@ def file_name(what: str, name: str) -> str:
     Raises:
         ValueError: anything else.
     """
-    if not NAME.fullmatch(name) or ".." in name:
-        raise ValueError(f"The {what} {name[:80]!r} cannot be used; expected letters, digits, `_ . + -` and spaces.")
+    if not isinstance(name, str) or not NAME.fullmatch(name) or ".." in name:
+        raise ValueError(
+            f"The {what} {str(name)[:80]!r} cannot be used; expected letters, digits, `_ . + -` and spaces."
+        )
     return name
 
 
@@ -103,11 +106,9 @@ def flag(name: str, value: Any) -> bool:
 
 
 def device(name: str, value: Any) -> str:
-    """``cpu``, ``cuda``, ``cuda:1``, ... ; clients that send the whole list of devices mean its first."""
-    value = value[0] if isinstance(value, list) and value else value
-    if not isinstance(value, str) or not DEVICE.fullmatch(value):
-        raise ValueError(f"'{name}' is {str(value)[:80]!r}; expected cpu, cuda, or cuda:0, cuda:1, ...")
-    return value
+    """A device that this machine has; clients that send the whole list of devices mean its first."""
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return one_of("cpu", *["cuda"][: len(gpus)], *gpus, *["mps"] * torch.backends.mps.is_available())(name, value)
 
 
 def take(request: Mapping[str, Any], checks: Mapping[str, Check]) -> dict[str, Any]:

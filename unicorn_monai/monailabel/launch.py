@@ -17,6 +17,7 @@ from unicorn_monai.monailabel.label_files import IMAGES
 
 logger = logging.getLogger("unicorn_monai")
 
+NO_DEPS = "monailabel==0.8.5 pydicom-seg==0.4.1 torchvision==0.28.0"  # requirements-label.txt, which no wheel carries
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FOLDERS = ("model", "lib", "logs", "bin")  # MONAI Label expects them
 
@@ -100,7 +101,9 @@ def require_monailabel() -> None:
     """
     if find_spec("monailabel") is None:
         raise ValueError(
-            "MONAI Label is not installed in this environment. docs/monai_label.md tells how to install it."
+            "MONAI Label is not installed in this environment. The extra `label` brings what it needs, but not itself, "
+            "since it wants other versions than this package. In an environment of its own, install this package with "
+            f"that extra, then: pip install --no-deps {NO_DEPS} (docs/monai_label.md)"
         )
 
 

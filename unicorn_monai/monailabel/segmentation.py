@@ -18,6 +18,7 @@ from monai.data import partition_dataset
 
 from unicorn_monai.bundle import default_device
 from unicorn_monai.checkpoints import read_metadata
+from unicorn_monai.dataset_files import read_shape
 from unicorn_monai.monailabel.client import device, flag, number, one_of, take
 from unicorn_monai.monailabel.label_files import VOLUMES, served_suffix
 from unicorn_monai.monailabel.stock import BundleInferTask, BundleTrainTask, InferType, Restored
@@ -94,6 +95,10 @@ class Segmentation(BundleInferTask):
             file, answer = super().__call__({"image": image, "model": "retinal_unet", **settings}, callbacks)
         return file, answer
 
+    def check(self, request: Mapping[str, Any], studies: Studies) -> None:
+        """Refuse wrong settings when a request arrives."""
+        take(request, INFERENCE)
+
     def run_inferer(self, data: dict[str, Any], convert_to_batch: bool = True, device: str = "cuda") -> dict[str, Any]:
         """The logits under ``pred``, and the uncertainty for the answer."""
         data = super().run_inferer(data, convert_to_batch, device)
@@ -145,7 +150,7 @@ class Training(BundleTrainTask):
         """Train; in MONAI Label's own process for it.
 
         Raises:
-            ValueError: fewer than two labelled images, or a wrong setting.
+            ValueError: fewer than two labelled images, images of several sizes, or a wrong setting.
         """
         own = {
             "model": "retinal_unet",
@@ -156,6 +161,11 @@ class Training(BundleTrainTask):
             "tracking_run_name": time.strftime("%Y-%m-%d %H:%M:%S"),  # a name of its own, or MONAI goes on with a run
         }
         return super().__call__(own | take(request, TRAINING), datastore)
+
+    def check(self, request: Mapping[str, Any], studies: Studies) -> None:
+        """Refuse wrong settings, and a training on too few labels, when a request arrives."""
+        take(request, TRAINING)
+        self._fetch_datalist(request, studies)
 
     def _fetch_datalist(self, request: Mapping[str, Any], datastore: Studies) -> list[dict[str, Any]]:
         items = [
@@ -171,6 +181,10 @@ class Training(BundleTrainTask):
                 f"{len(items)} studies have a submitted label; expected at least {FEWEST} that are not synthetic, one "
                 "to train on and one to validate on. Submit more labels."
             )
+        sizes = {read_shape(item["image"])[:2]: Path(item["image"]).name for item in items}
+        if len(sizes) > 1:
+            listed = ", ".join(f"{rows} x {columns} ('{name}')" for (rows, columns), name in sizes.items())
+            raise ValueError(f"The studies with a submitted label have the sizes {listed}; a training needs one size.")
         return items
 
     def _partition_datalist(self, datalist, request, shuffle=False):

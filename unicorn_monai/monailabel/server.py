@@ -1,9 +1,9 @@
 """The server: MONAI Label's own endpoints behind a guard, with errors in sentences.
 
 Before an endpoint runs, the guard reads everything the client sent: expressions are refused (400), names and ids must
-be known (404). Whatever goes wrong afterwards is told as {"detail": sentence}. Inference runs in a thread, so the
-server answers while it works. Left out are the endpoints that read or write what the app does not need: DICOMweb
-proxy, model files, sessions, whole-slide images.
+be known (404), settings must be what their task takes (400). Whatever goes wrong afterwards is told as
+{"detail": sentence}. Inference runs in a thread, so the server answers while it works. Left out are the endpoints that
+read or write what the app does not need: DICOMweb proxy, model files, sessions, whole-slide images.
 
 Imported after `launch.configure` only.
 """
@@ -25,17 +25,11 @@ from monailabel.endpoints import activelearning, batch_infer, datastore, infer, 
 from monailabel.endpoints.user.auth import RBAC
 from monailabel.interfaces.utils.app import app_instance
 
+from unicorn_monai.monailabel.app import TASKS
 from unicorn_monai.monailabel.client import Unknown, file_name, known, refuse_expressions
 
 logger = logging.getLogger(__name__)
 
-TASKS = {
-    "infer": "model",
-    "batch": "model",
-    "train": "trainer",
-    "scoring": "scoring method",
-    "activelearning": "strategy",
-}
 RESERVED = ("image", "label", "label_map", "model", "method", "strategy", "source")  # said by the address or a file
 NEW_IMAGE = ("/datastore", "/datastore/image")  # where a PUT brings a new id
 USER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
@@ -45,7 +39,8 @@ async def guard(request: Request) -> None:
     """Look at what a client sent, before the endpoint sees it.
 
     Raises:
-        ValueError: an expression, a name that could leave a folder, or settings that are no JSON object.
+        ValueError: an expression, a name that could leave a folder, settings that are no JSON object, or what the task
+            would refuse (`UnicornApp.check`).
         Unknown: a model, a method, a strategy or a study that does not exist.
     """
     query, path = dict(request.query_params), dict(request.path_params)
@@ -65,6 +60,10 @@ async def guard(request: Request) -> None:
             file_name("image id", query[key])
         elif query.get(key):
             known("image", query[key], app.datastore().list_images())
+    if kind in TASKS and request.method == "POST":
+        names = list(path.values()) or list(app.names(TASKS[kind]))  # without a name: all tasks, settings by name
+        for name in names:
+            app.check(kind, name, body if path else _object(json.dumps(body.get(name))))
 
 
 async def _settings(request: Request) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from monailabel.datastore.local import LocalDatastore
 
-from unicorn_monai.monailabel.client import file_name, known
+from unicorn_monai.monailabel.client import Unknown, file_name, known
 from unicorn_monai.monailabel.label_files import IMAGES, read_client_label, served_suffix, suffix_of, write_like
 from unicorn_monai.transforms import read_image
 
@@ -82,9 +82,33 @@ class Studies(LocalDatastore):
         super().remove_image(known("image", image_id, self.list_images()))
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Delete one label map."""
+        """Delete one label map, known at once and not only when the folder's watcher notices."""
         self.label_of(label_id, label_tag)
         super().remove_label(label_id, label_tag)
+        entry = self._datastore.objects[label_id]
+        entry.labels = {tag: label for tag, label in entry.labels.items() if tag != label_tag}
+        self._update_datastore_file()
+
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        """What is noted about a label map."""
+        self.label_of(label_id, label_tag)
+        return super().get_label_info(label_id, label_tag)
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        """Note something about a label map."""
+        self.label_of(label_id, label_tag)
+        super().update_label_info(label_id, label_tag, info)
+
+    def get_dataset_archive(self, limit_cases: int | None) -> str:
+        """ZIP file of the images with a submitted label, and of these labels.
+
+        Raises:
+            Unknown: there is none.
+        """
+        self.list_images()
+        if not self.get_labeled_images():
+            raise Unknown("No study has a submitted label yet, so there is nothing to download. Submit a label first.")
+        return super().get_dataset_archive(limit_cases)
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Note something about an image."""

@@ -6,6 +6,7 @@ they were trained with, kept beside them, whatever the served network has been t
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import tempfile
 import threading
@@ -19,6 +20,7 @@ from monai.bundle import ConfigParser
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from unicorn_monai.bundle import default_device, load_config
+from unicorn_monai.dataset_files import read_array
 from unicorn_monai.monailabel.client import device, flag, number, take
 from unicorn_monai.monailabel.label_files import read_client_label, served_suffix, write_like
 from unicorn_monai.monailabel.studies import FINAL, Studies
@@ -84,14 +86,12 @@ class Synthesis(InferTask):
         Raises:
             ValueError: a label map that cannot be used, or a wrong setting.
         """
-        started, settings = time.monotonic(), take(request, SETTINGS)
+        started, settings = time.monotonic(), self._settings(request)
         path = Path(request["label_map"])
         reference = Path(request.get("image") or path)
         labels = torch.from_numpy(read_client_label(path, reference, self.names))[None, None].long()
         seed = settings.get("seed", secrets.randbelow(2**31))
         weight = settings.get("weight", self.weight)
-        if self.mode == "paper" and weight > 1:
-            raise ValueError(f"'weight' is {weight}; expected 0 to 1, since the weights of this run are (1 - w, w).")
         with self._lock:
             parser = self._parser(settings.get("device", str(default_device())))
             generator: Generator = parser.get_parsed_content("generator")
@@ -121,8 +121,19 @@ class Synthesis(InferTask):
             "latencies": {"total": round(time.monotonic() - started, 2)},
         }
 
+    def check(self, request: Mapping[str, Any], studies: Studies) -> None:
+        """Refuse wrong settings when a request arrives."""
+        self._settings(request)
+
+    def _settings(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        settings = take(request, SETTINGS)
+        weight = settings.get("weight", self.weight)
+        if self.mode == "paper" and weight > 1:
+            raise ValueError(f"'weight' is {weight}; expected 0 to 1, since the weights of this run are (1 - w, w).")
+        return settings
+
     def _require_size(self, labels: torch.Tensor, generator: Generator) -> None:
-        size = tuple(side * downsampling(generator.autoencoder) for side in generator.latent_shape[1:])
+        size = tuple(side * downsampling(generator.loaded_autoencoder()) for side in generator.latent_shape[1:])
         if tuple(labels.shape[2:]) != size:
             raise ValueError(
                 f"The label map is {tuple(labels.shape[2:])}; the networks of this run make {size}. Resample it."
@@ -130,7 +141,12 @@ class Synthesis(InferTask):
 
 
 def store(studies: Studies, image: str, label: Path, source: str, answer: Mapping[str, Any]) -> str:
-    """Keep a synthetic image with its label map as a labelled study that is marked as synthetic; returns its id."""
-    study = studies.add_image(f"synthetic_{source}_{answer['seed']}", image, {"synthetic": dict(answer)})
+    """Keep a synthetic image with its label map as a labelled study that is marked as synthetic; returns its id.
+
+    The id ends with a hash of the pixels and of the label map: the same again is the same study, an image of the same
+    seed with another uncertainty, weight or label map is another one.
+    """
+    content = hashlib.sha256(read_array(image).tobytes() + label.read_bytes()).hexdigest()[:8]
+    study = studies.add_image(f"synthetic_{source}_{answer['seed']}_{content}", image, {"synthetic": dict(answer)})
     studies.save_label(study, str(label), FINAL, {"synthetic": True})
     return study
