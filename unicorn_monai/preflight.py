@@ -64,6 +64,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("learning_rate", "discriminator_learning_rate", "timestep_shift", "temperature"), RATE),
     **dict.fromkeys(("kl_weight", "spectral_weight", "speckle_weight", "adversarial_weight", "ce_weight"), WEIGHT),
     **dict.fromkeys(("nce_weight", "identity_weight", "cycle_weight", "uncertainty_weight"), WEIGHT),
+    "save_minutes": WEIGHT,
     **dict.fromkeys(("resume", "augment", "compile"), SWITCH),
     **dict.fromkeys(("threshold", "decay_start"), SHARE),
     "max_seconds": (lambda v: v is None or (_number(v) and v > 0), "a number above 0, or null for no limit"),
