@@ -1,6 +1,6 @@
 """How fast is the sampling? Side by side, in turns, at equal outputs; nothing is judged here.
 
-    python -m benchmarks.sampling                          both sizes, batches of 1 and 8 (256 x 256: few steps)
+    python -m benchmarks.sampling                          both sizes, batches of 1, 8 and 32 (256 x 256: few steps)
     python -m benchmarks.sampling --size 64 --options      what else was tried, each against the stock loop
     python -m benchmarks.sampling --size 64 --compiled     the compiled networks too
 
@@ -362,7 +362,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs="+", choices=PRESETS, default=list(PRESETS))
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--steps", type=int, help="20 at 64 x 64, 4 at 256 x 256 by default")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compiled", action="store_true", help="compile the networks too (minutes)")

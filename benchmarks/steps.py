@@ -1,6 +1,6 @@
 """How many denoising steps are worth their time? A finished run, sampled with few and with many, and what comes of it.
 
-    python -m benchmarks.steps runs/demo --output runs/demo_steps --steps 10 15 20 30 50 --seeds 0 1 2
+    python -m benchmarks.steps runs/demo --output runs/demo_steps --steps 10 15 20 30 50 1000 --seeds 0 1 2
 
 For every number of steps the run's networks make its synthetic data set anew, the segmentation network is retrained on
 it and scored on the unlabelled domain's real images, and the oracle (the network trained on that domain's labels) says
@@ -108,7 +108,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("--output", type=Path, required=True, help="folder for what is made here")
-    parser.add_argument("--steps", type=int, nargs="+", default=[10, 15, 20, 30, 50])
+    parser.add_argument("--steps", type=int, nargs="+", default=[10, 15, 20, 30, 50, 1000])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of synthesis and retraining")
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, help="the run's own by default")
     settings = parser.parse_args(words)

@@ -15,6 +15,7 @@ import torch
 from conftest import TINY
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
+from monai.data import get_track_meta, set_track_meta
 from torch import distributed
 
 from data_prep.phantom import write_phantom
@@ -48,17 +49,20 @@ def losses(folder: Path) -> list[float]:
         batch_size=GLOBAL_BATCH // processes,
         device="cpu",
     )
-    workflow.initialize()
-    found: list[float] = []
+    tracked, found = get_track_meta(), list[float]()
 
     def note(engine: Engine) -> None:
         loss = torch.tensor(float(engine.state.output[0]["loss"]))  # type: ignore[index]
         distributed.all_reduce(loss)
         found.append(loss.item() / processes)
 
-    workflow.parser.get_parsed_content("train::trainer").add_event_handler(Events.ITERATION_COMPLETED, note)
-    workflow.run()
-    workflow.finalize()
+    try:
+        workflow.initialize()
+        workflow.parser.get_parsed_content("train::trainer").add_event_handler(Events.ITERATION_COMPLETED, note)
+        workflow.run()
+        workflow.finalize()
+    finally:
+        set_track_meta(tracked)
     return found
 
 

@@ -13,7 +13,7 @@ import pytest
 from monai.bundle.config_item import ConfigComponent
 
 import unicorn_monai
-from unicorn_monai.bundle import BUNDLES, install, load_config
+from unicorn_monai.bundle import BUNDLES, find_entry, install, load_config
 from unicorn_monai.verify import WIRING, findings
 
 ROOT = Path(__file__).parent.parent
@@ -139,16 +139,24 @@ def test_verification_finds_nothing_to_tell_of_a_bundle_but_that_it_is_not_seale
     assert [text for text in found if not text.startswith("SHA256SUMS: is missing")] == []
 
 
-@pytest.mark.parametrize(
-    "bundle", [b for b in BUNDLES if "base_bundle" not in read(ROOT / f"bundles/{b}/configs/inference.json")]
-)
-def test_every_training_has_a_form_for_several_processes(bundle):
-    configs = ROOT / "bundles" / bundle / "configs"
-    for path in configs.glob("train*.json"):
-        changes, base = read(configs / f"multi_gpu_{path.name}"), read(path)
-        assert changes["+train::handlers"], "handlers are added, the single-process ones stay"
-        new = {key for key in changes if "::" not in key and key not in base}
-        assert all(f"@{key}" in json.dumps(changes) for key in new - {"finalize"}), "nothing is defined in vain"
+def foundation(path: Path) -> Path:
+    """The configuration that another one, through its base bundles, goes back to."""
+    config = read(path)
+    if "base_bundle" not in config:
+        return path
+    return foundation(ROOT / "bundles" / config["base_bundle"] / "configs" / config.get("base_config", path.name))
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.name.startswith("train")], ids=name)
+def test_every_training_has_a_form_for_several_processes(path):
+    beneath = foundation(path)
+    changes, base = read(beneath.with_name(f"multi_gpu_{beneath.name}")), load_config(path.parent.parent, path.name)
+    assert changes["+train::handlers"], "handlers are added, the single-process ones stay"
+    new = {key for key in changes if "::" not in key and key not in base}
+    assert all(f"@{key}" in json.dumps(changes) for key in new - {"finalize"}), "nothing is defined in vain"
+    for key in changes:
+        if "::" in key:
+            find_entry(base, key.lstrip("+").rpartition("::")[0], path)
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)
