@@ -24,9 +24,10 @@ from test_identity import content
 from test_resume import Training, read_whole, same
 from tiny_synthesis import label_maps, synthesizer
 
-from unicorn_monai.checkpoints import save_atomically
-from unicorn_monai.datasets import DatasetWriter, datalist, read_array, write_array
+from unicorn_monai.checkpoints import save_atomically, save_tensors, save_weights
+from unicorn_monai.datasets import DatasetWriter, datalist, read_array, write_array, write_json
 from unicorn_monai.distributed import share
+from unicorn_monai.durable import atomic, copy
 from unicorn_monai.failures import explain, root_cause
 from unicorn_monai.latents import LatentDataset
 from unicorn_monai.preflight import check_settings
@@ -68,7 +69,7 @@ def leftovers(root: Path) -> list[Path]:
 def test_a_full_disk_ends_a_training_but_not_its_states(tmp_path):
     Training(tmp_path / "whole", minutes=10).run()
     size = (tmp_path / "whole" / "last.pt").stat().st_size
-    with full_disk(size // 2), pytest.raises((OSError, RuntimeError)):
+    with full_disk(size // 2), pytest.raises(OSError, match=re.escape(str(tmp_path / "last.pt"))):
         Training(tmp_path, minutes=10).run()
     assert not (tmp_path / "last.pt").exists()
     assert leftovers(tmp_path) == unreadable(tmp_path) == []
@@ -79,7 +80,7 @@ def test_a_full_disk_ends_a_training_but_not_its_states(tmp_path):
 @pytest.mark.parametrize("room", [60, 700], ids=["image", "journal"])
 def test_a_full_disk_ends_a_synthesis_but_not_its_data_set(labels, tmp_path, room):
     synthesizer(labels, tmp_path / "whole").run()
-    with full_disk(room), pytest.raises(OSError, match="File too large"):
+    with full_disk(room), pytest.raises(OSError, match=rf"File too large: '{tmp_path}"):
         synthesizer(labels, tmp_path / "set").run()
     assert leftovers(tmp_path) == unreadable(tmp_path / "set") == []
     synthesizer(labels, tmp_path / "set").run()
@@ -87,15 +88,36 @@ def test_a_full_disk_ends_a_synthesis_but_not_its_data_set(labels, tmp_path, roo
 
 
 def test_a_full_disk_ends_an_encoding_and_leaves_no_half_of_it(labels, autoencoder, tmp_path):
-    with full_disk(500), pytest.raises(Exception, match=r"(?i)file too large|I/O error"):
+    with full_disk(500), pytest.raises(OSError, match=rf"File too large: '{tmp_path}"):
         LatentDataset(labels, "training", autoencoder, tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert len(LatentDataset(labels, "training", autoencoder, tmp_path)) == 6
 
 
-def test_a_full_disk_is_explained():
-    text = explain(OSError(28, "No space left on device", "models/last.pt"))
-    assert text.startswith("No space left on device: 'models/last.pt'. Check the space")
+NOISE = np.random.default_rng(0).integers(0, 256, (90, 90), np.uint8)  # cannot be packed
+FILES = {
+    "a.json": lambda path: write_json(path, list(range(3000))),
+    "a.png": lambda path: write_array(path, NOISE),
+    "a.nii.gz": lambda path: write_array(path, NOISE),
+    "last.pt": lambda path: save_atomically({"w": torch.zeros(3000)}, path),
+    "latents.safetensors": lambda path: save_tensors({"w": torch.zeros(3000)}, path),
+    "model.safetensors": lambda path: save_weights(torch.nn.Linear(50, 50), path.with_name("model.pt")),
+    "copy.py": lambda path: copy(Path(__file__), path),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_full_disk_is_told_with_the_file_that_did_not_fit(tmp_path, name):
+    with full_disk(2000), pytest.raises(OSError, match="File too large") as caught:
+        FILES[name](tmp_path / name)
+    assert explain(root_cause(caught.value)).startswith(f"File too large: '{tmp_path / name}'. Check the space")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_that_are_no_failures_to_write_stay_what_they_are(tmp_path):
+    for error in (RuntimeError("diverged"), OSError("cannot write mode F as PNG"), OSError(2, "none", "other.json")):
+        with pytest.raises(type(error), match=re.escape(str(error))), atomic(tmp_path / "a"):
+            raise error
 
 
 # ---------------------------------------------------------------- places

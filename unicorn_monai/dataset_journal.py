@@ -11,10 +11,12 @@ import os
 from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
 from unicorn_monai.dataset_files import HEADER, PathLike
+from unicorn_monai.durable import failing_at
 
 JOURNAL = "items.jsonl"
 _FILE_BITS = 20  # of the number of a journal in a place; the rest is the line's offset
@@ -54,6 +56,7 @@ class Rows:
         self._files: dict[Path, tuple[int, IO[bytes]]] = {}
         self._read_to: dict[Path, int] = {}
         self._own: Path | None = None
+        self._out: FileIO | None = None
         self._end = 0  # of this process's journal
         self.waiting = bytearray()  # lines that :meth:`commit` writes
 
@@ -63,15 +66,14 @@ class Rows:
 
     def open_own(self, journal: Path) -> bool:
         """Append to this file from now on; True if it is empty."""
-        self._file(journal, "ab+")
-        self._own = journal
-        self._end = self._files[journal][1].seek(0, os.SEEK_END)
+        self._own, self._out = journal, journal.open("ab", buffering=0)
+        self._end = self._out.seek(0, os.SEEK_END)
+        self._file(journal)
         return self._end == 0
 
-    def _file(self, journal: Path, mode: str = "rb") -> IO[bytes]:
-        if journal not in self._files or (mode != "rb" and journal != self._own):
-            number = self._files.pop(journal)[0] if journal in self._files else len(self._files)
-            self._files[journal] = (number, journal.open(mode))
+    def _file(self, journal: Path) -> IO[bytes]:
+        if journal not in self._files:
+            self._files[journal] = (len(self._files), journal.open("rb"))
         return self._files[journal][1]
 
     def read(self) -> Iterator[dict[str, Any]]:
@@ -104,12 +106,17 @@ class Rows:
 
     def commit(self) -> None:
         """Write the lines that wait; the files they tell of must be on the disk."""
-        if self._own is None or not self.waiting:
+        if self._own is None or self._out is None or not self.waiting:
             return
-        file = self._file(self._own)
-        file.write(self.waiting)
-        file.flush()
-        os.fsync(file.fileno())
+        with failing_at(self._own):
+            try:
+                left = memoryview(bytes(self.waiting))
+                while left:
+                    left = left[self._out.write(left) :]
+                os.fsync(self._out.fileno())
+            except OSError:
+                self._out.truncate(self._end)  # no half of a line, which others might come behind
+                raise
         self._end = self._read_to[self._own] = self._end + len(self.waiting)
         self.waiting.clear()
 
@@ -144,6 +151,7 @@ class Rows:
 
     def __exit__(self, *_: object) -> None:
         with ExitStack() as files:
-            for _number, file in self._files.values():
-                files.enter_context(file)
+            for file in [self._out, *(file for _, file in self._files.values())]:
+                if file is not None:
+                    files.enter_context(file)
         self._files.clear()

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import shutil
 import socket
 import time
@@ -21,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 from weakref import WeakValueDictionary
+
+from safetensors import SafetensorError
 
 logger = logging.getLogger("unicorn_monai")
 TEMPORARY = ".tmp-"
@@ -36,16 +39,53 @@ def atomic(path: Path, lasting: bool = True) -> Iterator[Path]:
     Args:
         path: the final name.
         lasting: wait until the name is on the disk, too; who writes many files flushes their folder once.
+
+    Raises:
+        OSError: with the final name, whatever failed to write (PyTorch and safetensors have errors of their own).
     """
     temporary = path.with_name(f"{TEMPORARY}{_HOST}-{os.getpid()}-{path.name}")
     try:
-        yield temporary
-        flush(temporary)
-        temporary.replace(path)
-        if lasting:
-            flush(path.parent)
+        with failing_at(path, temporary):
+            yield temporary
+            flush(temporary)
+            temporary.replace(path)
+            if lasting:
+                flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def failing_at(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Tell a failure to write as an ``OSError`` with the file's name, which a full disk alone does not give.
+
+    Args:
+        path: what is written.
+        temporary: its name meanwhile.
+    """
+    try:
+        yield
+    except OSError as error:
+        own = error.filename in (None, str(temporary)) or error.filename2 == str(temporary)  # the second: of a copy
+        if error.errno is None or not own:
+            raise  # no failure of the system, or of another file
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    except (SafetensorError, RuntimeError) as error:
+        number = _system_error(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _system_error(error: Exception) -> int | None:
+    """The number of the system's error behind one of safetensors or of PyTorch's archive writer; None for others."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    if found:
+        return int(found[1])
+    if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
+        return None
+    behind = error.__context__
+    return behind.errno if isinstance(behind, OSError) and behind.errno is not None else errno.EIO
 
 
 def flush(path: Path) -> None:

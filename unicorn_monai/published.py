@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unicorn_monai.dataset_files import PathLike, write_json
-from unicorn_monai.durable import atomic, copy
+from unicorn_monai.durable import atomic, copy, failing_at
 from unicorn_monai.failures import NotFinite
 from unicorn_monai.networks import fingerprint
 
@@ -87,7 +87,8 @@ def save_weights(network: nn.Module, path: PathLike, **metadata: Any) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path.with_suffix(SAFETENSORS)) as twin, atomic(path) as file:
-        save_file(state, twin, {ENTRY: text})
+        with failing_at(path.with_suffix(SAFETENSORS)):
+            save_file(state, twin, {ENTRY: text})
         with file.open("wb") as stream:
             torch.save(state, stream)
         with zipfile.ZipFile(file, "a") as archive:
