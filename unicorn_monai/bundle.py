@@ -174,9 +174,7 @@ def install(name: str, output: PathLike, preset: str | None = None, overrides: d
     shutil.copytree(
         source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("models", "__pycache__", "presets")
     )
-    settings = {} if preset is None else _preset(source, preset)
-    for file, changes in (overrides or {}).items():
-        settings[file] = settings.get(file, {}) | changes
+    settings = _merged(source, preset, overrides)
     for path in (target / "configs").glob("*.json"):
         own = ConfigParser.load_config_file(path).get("bundle_root")
         if own is not None:
@@ -189,6 +187,24 @@ def install(name: str, output: PathLike, preset: str | None = None, overrides: d
             _assign(config, key, value, target / "configs" / file)
         write_json(target / "configs" / file, config)
     return target
+
+
+def configured(
+    name: str, preset: str | None = None, overrides: dict[str, dict] | None = None, file: str = "inference.json"
+) -> dict[str, Any]:
+    """The configuration that :func:`install` would write, as it is before anything is built."""
+    source = Path(bundle_root(name))
+    config = load_config(source, file)
+    for key, value in _merged(source, preset, overrides).get(file, {}).items():
+        _assign(config, key, value, source / "configs" / file)
+    return config
+
+
+def _merged(source: Path, preset: str | None, overrides: dict[str, dict] | None) -> dict[str, dict[str, Any]]:
+    settings = {} if preset is None else _preset(source, preset)
+    for file, changes in (overrides or {}).items():
+        settings[file] = settings.get(file, {}) | changes
+    return settings
 
 
 def _preset(source: Path, preset: str) -> dict[str, dict[str, Any]]:
