@@ -69,8 +69,7 @@ class Experiment(RunFolder):
     def run(self) -> Path:
         """Run every stage that is not finished; returns the report's path."""
         started = time.monotonic()
-        with self.guard():
-            self.tracker = Tracker(self.run_dir, self.run_dir.name, self.settings.tracking)
+        with self.guard(), Tracker(self.run_dir, self.run_dir.name, self.settings.tracking) as self.tracker:
             self.install_bundles()
             self.know_both_domains()
             self.compare()
@@ -198,10 +197,10 @@ class Experiment(RunFolder):
             "machine": platform.machine(),
             "cpus": torch.get_num_threads(),
         }
-        self.results["seconds"] = {
-            p.stem: read_json(p)["seconds"]
-            for p in sorted((self.run_dir / "stages").glob("*.json"), key=lambda p: p.stat().st_mtime)
-        }
+        markers = sorted((self.run_dir / "stages").glob("*.json"), key=lambda p: p.stat().st_mtime)
+        kept = {p.stem: read_json(p) for p in markers}
+        self.results["seconds"] = {name: stage["seconds"] for name, stage in kept.items()}
+        self.results["without_command"] = [name for name, stage in kept.items() if not stage["commands"]]
         write_json(self.run_dir / "results.json", self.results)
         report = write_report(self.run_dir)
         scores = {f"{k}.mean_iou".replace("+", "_"): v["mean_iou"] for k, v in self.results["segmentation"].items()}
@@ -248,6 +247,9 @@ class Experiment(RunFolder):
     def score(self, setup: str) -> dict[str, Any]:
         """Scores of a set-up, over its trainings."""
         seed, records = self.settings.seed, [self.record(setup, i) for i in range(self.settings.trainings)]
+        for i in range(self.settings.trainings):
+            file, own = self.bundle_dir("retinal_unet") / "configs" / "evaluate.json", {"dataset_dir": self.unlabeled}
+            self.note(file, **own, split="test", ckpt_path=self.weights(setup, i))
         each = [
             score_images(
                 self.bundle_dir("retinal_unet"),
