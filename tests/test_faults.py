@@ -31,7 +31,7 @@ from unicorn_monai.durable import atomic, copy
 from unicorn_monai.failures import explain, root_cause
 from unicorn_monai.latents import LatentDataset
 from unicorn_monai.preflight import check_settings
-from unicorn_monai.tracking import StageTracker, Tracker
+from unicorn_monai.tracking import Tracker
 
 NOWHERE = Path("/proc/nowhere")  # nobody may write there, not even the superuser
 
@@ -202,7 +202,8 @@ def test_memory_that_runs_out_in_the_decoder_costs_time_but_no_image(labels, tmp
 
 def tracked(tracker: Tracker, folder: Path) -> list[dict]:
     """A training of 100 iterations is tracked; what the local log holds."""
-    stage = StageTracker(tracker, "autoencoder", {"seed": 1})
+    stage = tracker.stage("autoencoder")
+    stage.parameters({"seed": 1})
     engine = Engine(lambda *_: {"loss": 0.5})
     stage.attach(engine)
     engine.run([0] * 100)

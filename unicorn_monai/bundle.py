@@ -286,7 +286,7 @@ def run_bundle(
     Args:
         config_file: the configuration.
         workflow_type: "train" or "infer".
-        handlers: Ignite handlers to attach to the trainer, e.g. for tracking.
+        handlers: Ignite handlers to attach to the trainer, and to the evaluator of its validation, e.g. for tracking.
         **overrides: settings, ``id=value``.
 
     Raises:
@@ -309,8 +309,10 @@ def run_bundle(
     tracked = get_track_meta()
     try:
         workflow.initialize()
+        engines = ["train::trainer", *(["validate::evaluator"] if "evaluator" in config.get("validate", {}) else [])]
         for handler in handlers:
-            handler.attach(workflow.parser.get_parsed_content("train::trainer"))
+            for engine in engines:
+                handler.attach(workflow.parser.get_parsed_content(engine))
         workflow.run()
         workflow.finalize()
     finally:
