@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -16,6 +17,7 @@ from test_durable import _HOST, ENVIRONMENT, HOLD, ended
 from data_prep.phantom import write_phantom
 from unicorn_monai.checkpoints import sha256
 from unicorn_monai.datasets import check, datalist, read_header, write_json
+from unicorn_monai.evaluation.image_sets import search_copies
 from unicorn_monai.experiment import Experiment
 from unicorn_monai.failures import explain, root_cause
 from unicorn_monai.preflight import check_overrides
@@ -308,6 +310,16 @@ def test_data_sets_and_weights_are_told_by_their_sha256(finished):
     for name in names:
         assert results["sha256"][name] == sha256(finished.run_dir / name)
     assert not [name for name in results["sha256"] if "latents" in name]
+
+
+def test_a_labelled_data_set_needs_no_test_images(finished, tmp_path, monkeypatch):
+    labeled = tmp_path / "labeled"
+    shutil.copytree(finished.labeled, labeled)
+    header = json.loads((labeled / "dataset.json").read_text())
+    left_out = len(header.pop("test"))
+    (labeled / "dataset.json").write_text(json.dumps(header))
+    monkeypatch.setattr(finished, "labeled", labeled)
+    assert search_copies(finished)["n_held_out"] == finished.results["memorization"]["n_held_out"] - left_out
 
 
 def test_more_images_from_a_finished_run(finished, tmp_path):
