@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import re
 import resource
 import sqlite3
@@ -55,7 +54,6 @@ def labels(tmp_path_factory) -> Path:
 @pytest.fixture
 def messages(caplog, monkeypatch):
     """What the library tells; the command line keeps it from the root logger."""
-    monkeypatch.setattr(logging.getLogger("unicorn_monai"), "propagate", True)
     return lambda: " ".join(caplog.messages)
 
 
