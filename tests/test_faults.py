@@ -52,7 +52,7 @@ def labels(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def messages(caplog, monkeypatch):
+def messages(caplog):
     """What the library tells; the command line keeps it from the root logger."""
     return lambda: " ".join(caplog.messages)
 
