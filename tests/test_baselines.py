@@ -15,13 +15,17 @@ from unicorn_monai.baselines.cut import CUT, PatchProjection, patch_nce
 from unicorn_monai.baselines.cyclegan import CycleGAN, ImagePool
 from unicorn_monai.baselines.networks import ResnetGenerator, feature_channels
 from unicorn_monai.baselines.training import (
+    LastWeights,
     TranslationSheet,
     TranslationTrainer,
     discriminator_loss,
     generator_loss,
 )
 from unicorn_monai.baselines.unpaired import UnpairedDataset, UnpairedLoader, collate_unpaired
+from unicorn_monai.budget import TimeBudget
 from unicorn_monai.bundle import bundle_root, from_bundle
+from unicorn_monai.failures import NotFinite
+from unicorn_monai.handlers import Progress
 
 LAYERS = [0, 2, 3, 4]
 
@@ -283,16 +287,52 @@ def test_the_pairs_depend_on_the_seed_only():
     assert not torch.equal(drawn(0), drawn(1))
 
 
+def test_a_batch_names_the_files_of_both_domains():
+    source, target = (
+        [{**item, "image_path": f"{name}{i}.png"} for i, item in enumerate(images(2, 0))] for name in ("a", "b")
+    )
+    for batch in UnpairedLoader(UnpairedDataset(source, target), 2, 3):
+        assert [path[0] for path in batch["image_path"]] == ["a", "b", "a", "b"]
+        assert [int(path[1]) for path in batch["image_path"][::2]] == batch["source"][:, 0, 0, 0].tolist()
+        assert [int(path[1]) for path in batch["image_path"][1::2]] == batch["target"][:, 0, 0, 0].tolist()
+
+
+@pytest.mark.parametrize("where", ["image", "weights"])
+def test_numbers_that_are_not_finite_are_told_with_the_images_of_both_domains(tmp_path, where):
+    _, trainer = train("cut", paths=True)
+    Progress("CUT").attach(trainer)
+    LastWeights(trainer.network, tmp_path / "model.pt", TimeBudget()).attach(trainer)
+    if where == "image":
+        for item in trainer.data_loader.dataset.target:
+            item["image"][:] = math.nan
+        message = (
+            r"CUT: the \w+ is nan at iteration 1 \(batch of dark\d\.png, bright\d\.png, dark\d\.png, bright\d\.png\)"
+        )
+    else:
+        trainer.add_event_handler(
+            Events.ITERATION_COMPLETED(once=4), lambda: next(trainer.network.parameters()).data.fill_(math.nan)
+        )
+        message = r"model\.pt' was not written\. .* Found after iteration 4 \(batch of dark\d\.png, bright\d\.png, "
+    with pytest.raises(NotFinite, match=message):
+        trainer.run()
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---------------------------------------------------------------- training
 
 
-def train(method: str, epochs: int = 1, precision: str = "float32") -> tuple[Any, TranslationTrainer]:
+def train(
+    method: str, epochs: int = 1, precision: str = "float32", paths: bool = False
+) -> tuple[Any, TranslationTrainer]:
     torch.manual_seed(0)
     objective: Any = cut()
     if method == "cyclegan":
         objective = CycleGAN(generator(), generator(), discriminator(), discriminator(), pool_size=3)
     bright = [{"image": 0.6 + 0.4 * torch.rand(1, 16, 16)} for _ in range(4)]
     dark = [{"image": 0.4 * torch.rand(1, 16, 16)} for _ in range(6)]
+    for name, domain in (("dark", dark), ("bright", bright)) if paths else ():
+        for i, item in enumerate(domain):
+            item["image_path"] = f"{name}{i}.png"  # type: ignore[assignment]
     trainer = TranslationTrainer(
         torch.device("cpu"),
         epochs,

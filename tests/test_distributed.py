@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bundle_losses
 import pytest
 import torch
 from ignite.engine import Engine
 from torch import nn
 
+from unicorn_monai.checkpoints import read_metadata
 from unicorn_monai.distributed import (
     RankSeeds,
     average_gradients,
@@ -97,11 +99,13 @@ def test_every_epoch_has_random_numbers_of_its_own_which_an_interruption_does_no
     assert draws(1) == whole[1:]
 
 
-def torchrun(processes: int, script: str, folder: Path) -> None:
-    """Run a script in several processes; it gets the folder as its argument."""
-    (folder / "script.py").write_text(script)
+def torchrun(processes: int, script: str | Path, folder: Path) -> None:
+    """Run a script, text or file, in several processes; it gets the folder as its argument."""
+    if isinstance(script, str):
+        (folder / "script.py").write_text(script)
+        script = folder / "script.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command += [str(folder / "script.py"), str(folder)]
+    command += [str(script), str(folder)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -170,6 +174,22 @@ def test_two_processes_train_as_one_does_at_the_same_global_batch(tmp_path):
     assert len(one[0]) == 10
     assert one[0][-1] < 0.9 * one[0][0], "it learns something"
     assert first[0] == pytest.approx(one[0], rel=1e-4)
+
+
+def test_a_bundle_trains_in_two_processes_as_in_one(tmp_path, monkeypatch):
+    bundle_losses.prepare(tmp_path)
+    torchrun(2, Path(bundle_losses.__file__), tmp_path)
+    first, second = (json.loads((tmp_path / f"losses-{process}.json").read_text()) for process in (0, 1))
+    assert first == second
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    for name, value in alone.items():
+        monkeypatch.setenv(name, value)
+    one = bundle_losses.losses(tmp_path)
+    assert len(one) == 2 * bundle_losses.EPOCHS
+    assert one[-1] < one[0] - 0.01, "it learns something"
+    assert first == pytest.approx(one, rel=1e-4)
+    scores = [read_metadata(tmp_path / processes / "model.pt")["mean_iou"] for processes in ("1", "2")]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
 
 
 def test_processes_without_communication_are_numbered_by_the_environment(monkeypatch):

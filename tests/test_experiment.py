@@ -13,9 +13,11 @@ import torch
 from conftest import TINY
 from mlflow import MlflowClient
 from test_durable import _HOST, ENVIRONMENT, HOLD, ended
+from typer.testing import CliRunner
 
 from data_prep.phantom import write_phantom
 from unicorn_monai.checkpoints import sha256
+from unicorn_monai.cli import app
 from unicorn_monai.datasets import check, datalist, read_header, write_json
 from unicorn_monai.evaluation.image_sets import search_copies
 from unicorn_monai.experiment import Experiment
@@ -326,6 +328,16 @@ def test_more_images_from_a_finished_run(finished, tmp_path):
     done = cli("synthesize", "--run", finished.run_dir, "--count", 4, "--output", tmp_path / "more", "--device", "cpu")
     assert done.returncode == 0, done.stderr
     assert len(datalist(tmp_path / "more", "training", ("image", "label"))) == 4
+
+
+def test_more_images_at_a_url(finished, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNICORN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    words = ["synthesize", "--run", str(finished.run_dir), "--count", "4", "--output", "memory://more/set"]
+    done = CliRunner().invoke(app, [*words, "--device", "cpu"])  # in this process, where the memory is
+    assert done.exit_code == 0, done.output
+    assert len(datalist("memory://more/set", "training", ("image", "label"))) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 def test_the_summary_of_runs_gives_the_share_of_the_gap(finished):

@@ -8,14 +8,16 @@ are run one after the other here; `test_bundles.py` runs them by torchrun.
 from __future__ import annotations
 
 import contextlib
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_synthesis import label_maps, synthesizer
 
-from unicorn_monai.datasets import HEADER, datalist, read_array
+from unicorn_monai.datasets import HEADER, datalist, read_array, write_array
 from unicorn_monai.synthesis import Synthesizer
+from unicorn_monai.training import autocast_settings
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +98,26 @@ def test_a_data_set_of_other_settings_is_not_gone_on_with(labels, tmp_path, monk
         synthesizer(labels, tmp_path / "set", count=4).run()
     with pytest.raises(ValueError, match="was begun with the settings"):
         synthesizer(labels, tmp_path / "set", stochastic=True).run()
+    changes = {"autocast": autocast_settings("cpu", "bfloat16"), "compile": True}  # they round in another way
+    for (name, value), told in zip(changes.items(), ("'precision': 'bfloat16'", "'compile': True"), strict=True):
+        other = synthesizer(labels, tmp_path / "set")
+        setattr(other.generator, name, value)
+        with pytest.raises(ValueError, match=f"was begun with the settings .* not .*{told}"):
+            other.run()
     synthesizer(labels, tmp_path / "set").run()
     with pytest.raises(ValueError, match="already holds a data set"):
         synthesizer(labels, tmp_path / "set").run()
     before = content(tmp_path / "set")
     synthesizer(labels, tmp_path / "set", resume=True).run()
     assert content(tmp_path / "set") == before
+
+
+def test_label_maps_are_known_by_their_content_wherever_they_lie(labels, tmp_path):
+    shutil.copytree(labels, tmp_path / "elsewhere")
+    before = synthesizer(labels, tmp_path / "set").requests.identity()
+    assert synthesizer(tmp_path / "elsewhere", tmp_path / "set").requests.identity() == before
+    path = Path(datalist(tmp_path / "elsewhere", "training", ("image", "label"))[0]["label"])
+    label = read_array(path).copy()
+    label[0, 0] += 1
+    write_array(path, label)
+    assert synthesizer(tmp_path / "elsewhere", tmp_path / "set").requests.identity() != before

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import uuid
 
 import fsspec
 import numpy as np
 import pytest
+from tiny_synthesis import label_maps, synthesizer
 
 from unicorn_monai import storage
 from unicorn_monai.datasets import HEADER, DatasetWriter, check, datalist, image_size, label_names, problems, read_array
 from unicorn_monai.storage import absolute, is_url, local_side
+from unicorn_monai.synthesis import Synthesizer
 
 LABELS = {0: "vitreous", 1: "retina"}
 
@@ -174,3 +177,50 @@ def test_a_plain_path_needs_no_fsspec(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     write(tmp_path / "plain")
     assert len(datalist(tmp_path / "plain", "training")) == 3
+
+
+# ---------------------------------------------------------------- synthesis
+
+
+@pytest.fixture(scope="module")
+def maps(tmp_path_factory):
+    return label_maps(tmp_path_factory.mktemp("maps") / "labels")
+
+
+def test_a_synthesis_into_a_url_is_that_of_a_folder(memory, url, maps, tmp_path, cache, monkeypatch):
+    synthesizer(maps, tmp_path / "plain").run()
+    write_item, left = Synthesizer._write, 5
+
+    def until_the_lights_go_out(self, *arguments):
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        write_item(self, *arguments)
+
+    work = synthesizer(maps, url)
+    with monkeypatch.context() as patch:
+        patch.setattr(Synthesizer, "_write", until_the_lights_go_out)
+        with pytest.raises(KeyboardInterrupt):
+            work.run()
+    assert len(files(memory, url)) == 8  # images and label maps of four; no list of items yet
+    synthesizer(maps, url).run()
+    expected = {str(path.relative_to(tmp_path / "plain")) for path in (tmp_path / "plain").rglob("*.*")}
+    assert set(files(memory, url)) == expected
+    for entry in expected:
+        assert memory.cat_file(f"{url}/{entry}") == (tmp_path / "plain" / entry).read_bytes(), entry
+    assert len(datalist(url, "training", ("image", "label"))) == 6
+
+
+def test_a_finished_synthesis_is_left_as_it_is_on_a_machine_that_has_not_seen_it(memory, url, maps, cache):
+    synthesizer(maps, url).run()
+    before = {entry: memory.info(f"{url}/{entry}")["created"] for entry in files(memory, url)}
+    shutil.rmtree(cache)
+    with pytest.raises(ValueError, match="already holds a data set"):
+        synthesizer(maps, url).run()
+    shutil.rmtree(cache)
+    synthesizer(maps, url, resume=True).run()
+    assert {entry: memory.info(f"{url}/{entry}")["created"] for entry in files(memory, url)} == before
+    shutil.rmtree(cache)
+    with pytest.raises(ValueError, match="was begun with the settings"):
+        synthesizer(maps, url, count=4, resume=True).run()

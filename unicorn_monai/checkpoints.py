@@ -26,7 +26,7 @@ from torch import Tensor, distributed, nn
 from unicorn_monai.datasets import PathLike
 from unicorn_monai.distributed import is_main, rank
 from unicorn_monai.durable import Occupied, atomic, flush, sweep
-from unicorn_monai.failures import STOPPED, NotFinite, on_failure, on_sigterm
+from unicorn_monai.failures import STOPPED, NotFinite, on_failure, on_sigterm, trained_on
 from unicorn_monai.published import load_weights, read_metadata, save_weights, sha256
 from unicorn_monai.random_state import random_state, set_random_state
 
@@ -171,9 +171,10 @@ class TrainingState:
 
     def _save(self, engine: Engine, position: int) -> None:
         state = {name: thing.state_dict() for name, thing in self._all(engine).items()}
-        for name, value in _tensors(state):
-            if not torch.isfinite(value).all():
-                raise NotFinite(f"'{name}' of the training is NaN or infinite; '{self.path}' was not written.")
+        with trained_on(engine):
+            for name, value in _tensors(state):
+                if not torch.isfinite(value).all():
+                    raise NotFinite(f"'{name}' of the training is NaN or infinite; '{self.path}' was not written.")
         content = {
             "objects": state,
             "epoch": engine.state.epoch - bool(position),
@@ -338,9 +339,10 @@ class BestWeights:
         if self.always or self.sign * value > self.best:
             self.best, self.waited = max(self.best, self.sign * value), 0
             if is_main():
-                save_weights(
-                    self.network, self.path, **self.metadata, **{self.metric: value, "epoch": engine.state.epoch}
-                )
+                with trained_on(engine):
+                    save_weights(
+                        self.network, self.path, **self.metadata, **{self.metric: value, "epoch": engine.state.epoch}
+                    )
         else:
             self.waited += 1
             if self._waited_enough():

@@ -79,9 +79,9 @@ def local_device() -> torch.device:
     return torch.device("cuda", index)
 
 
-def parallel(network: nn.Module, device: torch.device) -> DistributedDataParallel:
+def parallel(network: nn.Module, device: torch.device | str) -> DistributedDataParallel:
     """A network whose gradients are averaged over the processes; its weights start as those of the first process."""
-    return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+    return DistributedDataParallel(network, device_ids=[device] if torch.device(device).type == "cuda" else None)
 
 
 def bare(network: nn.Module) -> nn.Module:

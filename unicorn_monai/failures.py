@@ -58,6 +58,15 @@ def of_batch(engine: Engine) -> str:
     return ""
 
 
+@contextmanager
+def trained_on(engine: Engine) -> Iterator[None]:
+    """Add to a :class:`NotFinite` what the engine saw last: weights and states know nothing of images themselves."""
+    try:
+        yield
+    except NotFinite as error:
+        raise NotFinite(f"{error} Found after iteration {engine.state.iteration}{of_batch(engine)}.") from error
+
+
 def named(ids: Any) -> str:
     """Some of many names, for a message."""
     ids = [str(i) for i in ids]

@@ -21,6 +21,7 @@ from torch.nn import functional
 from unicorn_monai.datasets import PathLike, datalist
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.prompts import PromptTemplate
+from unicorn_monai.published import sha256
 
 logger = logging.getLogger("unicorn_monai")
 
@@ -135,7 +136,7 @@ class Requests(Sequence[Request]):
         return self.template(self.items[split][item], named)
 
     def identity(self) -> str:
-        """Sha256 of what decides every request; the folder of the label maps does not."""
+        """Sha256 of what decides every request, the content of the label maps too; their folder does not."""
         maps = {s: [(subject, _file(label)) for subject, label, _ in m] for s, m in self.maps.items()}
         prior = None if self.prior is None else asdict(self.prior)
         everything: list[Any] = [self.counts, self.seed, self.augment, self.uncertainties, prior, maps]
@@ -144,8 +145,9 @@ class Requests(Sequence[Request]):
         return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
 
 
-def _file(path: str | None) -> tuple[str, int] | None:
-    return None if path is None else (Path(path).name, Path(path).stat().st_size)
+def _file(path: str | None) -> tuple[str, str] | None:
+    """Name and sha256: a label map that is drawn anew may keep its size, and a copied one has another date."""
+    return None if path is None else (Path(path).name, sha256(path))
 
 
 def derive_seed(*numbers: int) -> int:

@@ -104,6 +104,7 @@ class Generator:
         self.semantic, self.uncertainty = semantic, uncertainty
         self.latent_shape, self.steps, self.device = tuple(latent_shape), num_inference_steps, torch.device(device)
         self.num_labels, self.prior, self.prompts = num_labels, prior, prompts
+        self.compile = compile
         self.autocast = autocast_settings(self.device, precision)
 
     def loaded_autoencoder(self) -> AutoencoderKL:
@@ -206,7 +207,7 @@ class Synthesizer:
             name=f"synthetic {self.device_name}",
             device=self.device_name,
             **layout_of(header),
-            resume=begun(local_side(self.output_dir), finished_too=self.resume or own[1] > 1) or own[1] > 1,
+            resume=self.resume or own[1] > 1 or begun(local_side(self.output_dir)),
             settings=self.settings(),
             share=own,
             total=len(self.requests),
@@ -239,6 +240,7 @@ class Synthesizer:
             "scheduler": type(inferer.scheduler).__name__,
             "prediction_type": str(inferer.scheduler.prediction_type),
             **({"precision": "bfloat16"} if self.generator.autocast["enabled"] else {}),
+            **({"compile": True} if self.generator.compile else {}),  # both round in another way
         }
 
     def spacing_mm(self, request: Request, common: Sequence[float] | None) -> dict[str, list[float]]:

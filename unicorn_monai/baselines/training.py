@@ -21,6 +21,7 @@ from unicorn_monai.budget import TimeBudget
 from unicorn_monai.checkpoints import save_weights
 from unicorn_monai.datasets import PathLike
 from unicorn_monai.distributed import average_gradients, is_main, same_weights
+from unicorn_monai.failures import trained_on
 from unicorn_monai.training import autocast_settings
 
 # MONAI's default passes the scores through a leaky ReLU first, which the papers do not.
@@ -97,7 +98,7 @@ class TranslationTrainer(Trainer):
         for network in (self.objective.trained, self.objective.judges):
             same_weights(network.train())
 
-    def _iteration(self, engine: Engine, batchdata: dict[str, Tensor]) -> dict[str, Any]:
+    def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Any]:
         source, target = (batchdata[name].to(self.state.device) for name in ("source", "target"))
         self.objective.judges.requires_grad_(False)
         with torch.autocast(**self.autocast):
@@ -148,7 +149,8 @@ class LastWeights:
                 "iteration": engine.state.iteration,
                 "seconds": round(self.budget.seconds, 1),
             }
-            save_weights(self.network, self.path, **self.metadata, **progress)
+            with trained_on(engine):
+                save_weights(self.network, self.path, **self.metadata, **progress)
 
 
 class TranslationSheet:

@@ -17,7 +17,7 @@ class UnpairedDataset(Dataset):
     """Every image of the source domain with an image of the target domain drawn at random.
 
     Args:
-        source: data set that gives "image"; here the labelled domain.
+        source: data set that gives "image" (and "image_path", for messages); here the labelled domain.
         target: the same; here the unlabelled domain.
     """
 
@@ -30,9 +30,12 @@ class UnpairedDataset(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One image of each domain, and where they come from."""
         other = int(torch.randint(len(self.target), ()))
-        return {"source": _image(self.source[index]), "target": _image(self.target[other])}
+        pair = dict(zip(DOMAINS, (self.source[index], self.target[other]), strict=True))
+        paths = [item["image_path"] for item in pair.values() if "image_path" in item]
+        return {**{name: _image(item) for name, item in pair.items()}, "image_path": paths}
 
 
 class UnpairedLoader(DataLoader):
@@ -59,15 +62,19 @@ class UnpairedLoader(DataLoader):
         )
 
 
-def collate_unpaired(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """A batch; all images of both domains must be of one size, for a network sees them together."""
+def collate_unpaired(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch; all images of both domains must be of one size, for a network sees them together.
+
+    Its "image_path" names the files of both domains, pair by pair.
+    """
     sizes = {name: sorted({tuple(item[name].shape) for item in items}) for name in DOMAINS}
     if len({size for found in sizes.values() for size in found}) > 1:
         raise ValueError(
             f"Images differ in size: {sizes} (channels, rows, columns). Expected one size; lower patch_size to the "
             "smallest image, or resample with the `--size` of data_prep."
         )
-    return {name: torch.stack([item[name] for item in items]) for name in DOMAINS}
+    paths = [path for item in items for path in item.get("image_path", [])]
+    return {name: torch.stack([item[name] for item in items]) for name in DOMAINS} | {"image_path": paths}
 
 
 def _image(item: dict[str, Any]) -> Tensor:
