@@ -7,6 +7,8 @@ of a box of 3 rows x 15 columns within the layer. Contrast of layers 1 and 2 in 
 
     CNR = |m_1 - m_2| / sqrt((s_1^2 + s_2^2) / 2)
 
+"Inside" leaves out the pixels that touch another layer: a traced border is seldom exact to a pixel.
+
 Real images: healthy Spectralis B-scans under $UNICORN_DATA (or ../shared/data beside the checkout), read by
 `data_prep.spectralis_healthy`.
 """
@@ -22,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import binary_erosion, uniform_filter
 
 from data_prep.home_oct import draw_window, enlarge
 from data_prep.phantom import DEMO, FIRST_SUBJECT
@@ -88,15 +90,21 @@ def measure(pairs: Sequence[Pair]) -> dict[str, tuple[float, float]]:
         masks = [label == k for k in range(len(LAYERS))]
         depth = (np.cumsum(label == len(LAYERS), axis=0) - 0.5) * axial_um  # below Bruch's membrane
         row = {name: image[m].mean() for name, m in zip(LAYERS, masks, strict=True) if m.sum() > 20}
-        below = (label == len(LAYERS)) & (depth < 50)
-        if below.sum() > 20:
-            row["50 um below"] = image[below].mean()
+        for name, low, high in (("50 um below", 0, 50), ("50 to 70 um below", 50, 70)):
+            below = (label == len(LAYERS)) & (depth >= low) & (depth < high)
+            if below.sum() > 20:
+                row[name] = image[below].mean()
         for k in (2, 5):
             row[f"noise {LAYERS[k]}"] = local_deviation(image, masks[k])
-        for a, b in CONTRASTS:
-            x, y = image[masks[a]], image[masks[b]]
-            if min(x.size, y.size) > 20:
-                row[f"CNR {LAYERS[a]}, {LAYERS[b]}"] = abs(x.mean() - y.mean()) / np.sqrt((x.var() + y.var()) / 2)
+        inside = [binary_erosion(mask) for mask in masks]
+        if inside[1].sum() > 20:
+            row["RNFL inside"] = image[inside[1]].mean()
+        for which, suffix in ((masks, ""), (inside, " inside")):
+            for a, b in CONTRASTS:
+                x, y = image[which[a]], image[which[b]]
+                if min(x.size, y.size) > 20:
+                    contrast = abs(x.mean() - y.mean()) / np.sqrt((x.var() + y.var()) / 2)
+                    row[f"CNR {LAYERS[a]}, {LAYERS[b]}{suffix}"] = contrast
         rows.append(row)
     names = list(dict.fromkeys(name for row in rows for name in row))
     values = {name: np.array([row[name] for row in rows if name in row]) for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -131,3 +132,11 @@ def label_maps() -> Callable[..., Tensor]:
         return nn.functional.one_hot(labels, LABELS).movedim(-1, 1).float()
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _messages_reach_pytest(monkeypatch):
+    """A test that shows messages on the console (``log_to_console``) does so for itself only."""
+    logger = logging.getLogger("unicorn_monai")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "propagate", True)

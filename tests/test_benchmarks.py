@@ -58,6 +58,7 @@ def finished(tmp_path_factory) -> Path:
     values = {"preset": "quick", "device": "cpu", "overrides": TINY, "count": 4, "modes": ("compositional",)}
     run = Experiment(Settings(*map(str, folders.values()), str(root / "run"), **values, tracking=False))
     set_track_meta(True)  # MONAI's default, which other tests of this process may have left switched off
+    run.claim()
     run.install_bundles()
     run.segment()
     run.learn_latents()

@@ -84,8 +84,7 @@ def test_a_state_holds_no_time_where_there_is_no_limit(clock):
     assert budget.state_dict() == {"seconds": 0.0}
 
 
-def test_progress_tells_by_the_clock(clock, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("unicorn_monai"), "propagate", True)
+def test_progress_tells_by_the_clock(clock, caplog):
     caplog.set_level(logging.INFO, "unicorn_monai")
     budget = TimeBudget(20)
     run(clock, budget, epochs=1000, handlers=(Progress("training", budget=budget),))

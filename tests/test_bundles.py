@@ -1072,7 +1072,7 @@ SETTING_FAULTS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "half a sample": ("retinal_unet", "uncertainty", {"samples": 1.5}, "samples is 1.5; expected at least one, a wh"),
     "patch": ("latent_diffusion", "train_autoencoder", {"patch_size": 64}, r"patch_size is 64; expected \[rows, col"),
     "interval": ("semantic_controlnet", "train", {"val_interval": 0}, "val_interval is 0; expected at least one"),
-    "guidance": ("synthesis", "inference", {"guidance": [3.0]}, r"guidance is \[3.0\]; expected two numbers"),
+    "guidance": ("synthesis", "inference", {"guidance": [3.0]}, r"guidance is \[3.0\]; expected two or three numbers"),
     "weight": ("synthesis", "inference", {"uncertainty_weight": -1}, "uncertainty_weight is -1; expected a number, 0"),
     "shift": ("semantic_controlnet", "train", {"timestep_shift": 0}, "timestep_shift is 0; expected a number above 0"),
     "loss": (

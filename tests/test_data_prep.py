@@ -367,6 +367,13 @@ def test_measurements_of_known_images(tmp_path):
     assert found["noise GCL+IPL"][0] == pytest.approx(5, abs=0.2)
     assert found["CNR GCL+IPL, INL"][0] == pytest.approx(20 / 5, rel=0.05)
     assert "| INL | 65 ± 0 |" in compare_simulation.table({"set": found})
+    traced_late = label.copy()
+    traced_late[1:][label[1:] != label[:-1]] -= 1  # the first row of every layer is counted to the one above
+    found = compare_simulation.measure([(noisy, traced_late, 4.0)])
+    assert found["CNR GCL+IPL, INL"][0] < 3
+    assert found["CNR GCL+IPL, INL inside"][0] == pytest.approx(20 / 5, rel=0.05)
+    assert found["RNFL inside"][0] == pytest.approx(25, abs=0.5)
+    assert found["50 to 70 um below"][0] == pytest.approx(165, abs=1)
     pytest.importorskip("matplotlib")
     compare_simulation.draw({"one": [image, noisy], "two": [noisy, image]}, tmp_path / "x" / "picture.png")
     assert Image.open(tmp_path / "x" / "picture.png").size[0] > 100

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY
+from mlflow import MlflowClient
 from test_durable import _HOST, ENVIRONMENT, HOLD, ended
 from typer.testing import CliRunner
 
@@ -17,6 +19,7 @@ from data_prep.phantom import write_phantom
 from unicorn_monai.checkpoints import sha256
 from unicorn_monai.cli import app
 from unicorn_monai.datasets import check, datalist, read_header, write_json
+from unicorn_monai.evaluation.image_sets import search_copies
 from unicorn_monai.experiment import Experiment
 from unicorn_monai.failures import explain, root_cause
 from unicorn_monai.preflight import check_overrides
@@ -188,32 +191,95 @@ def test_rounds_trainings_and_the_chosen_weight(domains, tmp_path):
     assert sha256(copied) == sha256(run.weights("unicorn+real").with_suffix(".safetensors"))
 
 
-def test_mlflow_holds_a_parent_run_and_a_child_per_training(finished):
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{finished.run_dir / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("unicorn_monai").experiment_id
-    runs = client.search_runs(experiment)
-    children = [r for r in runs if "mlflow.parentRunId" in r.data.tags]
-    assert len(runs) - len(children) == 1
-    names = sorted(run.data.tags["mlflow.runName"] for run in children)
-    assert names == sorted([
-        "lower_bound", "upper_bound", "autoencoder", "diffusion", "augmentation", "self_training_1", "self_training_3",
-        *(f"{m}_{n}_controlnet" for m in ("unicorn", "unicorn_paper") for n in ("semantic", "uncertainty")),
-        "unicorn", "unicorn+real", "unicorn+real+augmentation", "unicorn_paper", "unicorn_paper+real",
-        *(f"{name}{what}" for name in ("cyclegan", "cut") for what in ("_training", "", "+real")),
-    ])  # fmt: skip
-    assert {r.info.status for r in runs} == {"FINISHED"}
+def mlflow_runs(folder: Path) -> tuple[list, dict]:
+    """The parent runs, and the children by name."""
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    runs = client.search_runs(client.get_experiment_by_name("unicorn_monai").experiment_id)
+    children = {r.data.tags["mlflow.runName"]: r for r in runs if "mlflow.parentRunId" in r.data.tags}
+    parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    assert len(runs) == len(children) + len(parents)
+    return parents, children
 
 
-def test_a_printed_command_repeats_its_stage(finished, tmp_path):
-    results = json.loads((finished.run_dir / "results.json").read_text())
-    name, command = next((k, c) for k, c in results["commands"].items() if k.startswith("retinal_unet/uncertainty"))
-    before = (finished.run_dir / "bundles/retinal_unet/models/uncertainties.json").read_text()
+def test_mlflow_holds_a_parent_run_and_a_child_per_stage(finished):
+    parents, children = mlflow_runs(finished.run_dir)
+    assert len(parents) == 1
+    assert set(children) == {path.stem for path in (finished.run_dir / "stages").glob("*.json")}
+    assert {run.info.status for run in [*parents, *children.values()]} == {"FINISHED"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parents[0].info.run_id}
+    scores = finished.results["segmentation"]["unicorn+real"]
+    assert parents[0].data.metrics["unicorn_real.mean_iou"] == pytest.approx(scores["mean_iou"])
+    assert children["unicorn+real_evaluation"].data.metrics["mean_iou"] == pytest.approx(scores["mean_iou"])
+
+
+@pytest.mark.parametrize(
+    ("stage", "metric"),
+    [
+        ("lower_bound", "validation.mean_iou"),
+        ("autoencoder", "validation.reconstruction"),
+        ("diffusion", "validation.val_loss"),
+        ("unicorn_semantic_controlnet", "validation.val_loss"),
+        ("unicorn_control", "spearman"),
+        ("memorization", "sets.synthetic.residual.99.share"),
+        ("distances", "unlabeled.unicorn"),
+        ("uncertainty", "seconds"),
+    ],
+)
+def test_mlflow_holds_validation_metrics_and_the_numbers_of_every_stage(finished, stage, metric):
+    assert metric in mlflow_runs(finished.run_dir)[1][stage].data.metrics
+
+
+def test_mlflow_holds_settings_and_sheets_of_samples(finished):
+    client, children = MlflowClient(f"sqlite:///{finished.run_dir / 'mlflow.db'}"), mlflow_runs(finished.run_dir)[1]
+    assert children["diffusion"].data.params["seed"] == "0"
+    assert {"scaling", "2.scaling"} <= set(children["uncertainty"].data.params)
+    for stage in ("autoencoder", "diffusion", "unicorn_uncertainty_controlnet"):
+        sheets = client.list_artifacts(children[stage].info.run_id, "samples")
+        assert [sheet.path for sheet in sheets] == ["samples/epoch_0001.png"], stage
+
+
+def repeat(run: Experiment, name: str, cwd: Path) -> Path:
+    """Run a command as it was printed; the folder it writes into."""
+    command = next(text for key, text in run.commands.items() if key.startswith(f"{name} "))
     words = command.replace("python", sys.executable, 1)
-    subprocess.run(words, shell=True, cwd=tmp_path, check=True, capture_output=True)
-    after = (finished.run_dir / "bundles/retinal_unet/models/uncertainties.json").read_text()
-    assert json.loads(after)["images"] == pytest.approx(json.loads(before)["images"], abs=1e-5), name
+    subprocess.run(words, shell=True, cwd=cwd, check=True, capture_output=True)
+    return run.run_dir / "repeated" / name.split()[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("retinal_unet/train.json lower_bound", "bundles/retinal_unet/models/model.pt"),
+        ("semantic_controlnet/train.json unicorn_semantic_controlnet", "bundles/semantic_controlnet/models/model.pt"),
+    ],
+)
+def test_a_printed_command_trains_again_to_the_same_weights_and_leaves_the_run_as_it_is(finished, tmp_path, name, file):
+    before = {path: path.stat().st_mtime_ns for path in finished.run_dir.rglob("model.*")}
+    again = repeat(finished, name, tmp_path) / "model.pt"
+    assert sha256(again) == sha256(finished.run_dir / file)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_printed_command_measures_guesses_synthesises_and_evaluates_again(finished, tmp_path):
+    models = finished.run_dir / "bundles/retinal_unet/models"
+    folder = repeat(finished, "retinal_unet/uncertainty.json uncertainty", tmp_path)
+    for name in ("uncertainties.json", "prior_zscore.json"):
+        assert json.loads((folder / name).read_text()) == json.loads((models / name).read_text())
+    folder = repeat(finished, "retinal_unet/evaluate.json unicorn_evaluation", tmp_path)
+    scores = finished.results["segmentation"]["unicorn"]
+    assert json.loads((folder / "metrics.json").read_text())["mean_iou"] == pytest.approx(scores["mean_iou"])
+    folder = repeat(finished, "synthesis/inference.json unicorn_synthesis", tmp_path)
+    images = [path.relative_to(folder) for path in folder.rglob("*.nii.gz")]
+    assert len(images) == len(list((finished.run_dir / "synthetic").rglob("*.nii.gz"))) > 0
+    assert all((folder / p).read_bytes() == (finished.run_dir / "synthetic" / p).read_bytes() for p in images)
+
+
+def test_stages_without_a_command_are_named(finished):
+    results = json.loads((finished.run_dir / "results.json").read_text())
+    named = {key.split()[1] for key in results["commands"]}
+    assert set(results["without_command"]) | named == set(results["seconds"])
+    assert not set(results["without_command"]) & named
+    assert {"styles", "unicorn_control", "memorization", "pictures"} <= set(results["without_command"])
 
 
 def test_resuming_a_finished_run_trains_nothing_and_keeps_the_record_of_its_start(finished, domains):
@@ -228,6 +294,9 @@ def test_resuming_a_finished_run_trains_nothing_and_keeps_the_record_of_its_star
     now = json.loads(record.read_text())
     assert len(now.pop("resumed")) == len(start.pop("resumed", [])) + 1
     assert now == start
+    parents, children = mlflow_runs(finished.run_dir)
+    assert [run.info.status for run in parents] == ["FINISHED"]
+    assert set(children) == set(again.results["seconds"])
 
 
 def test_data_sets_and_weights_are_told_by_their_sha256(finished):
@@ -243,6 +312,16 @@ def test_data_sets_and_weights_are_told_by_their_sha256(finished):
     for name in names:
         assert results["sha256"][name] == sha256(finished.run_dir / name)
     assert not [name for name in results["sha256"] if "latents" in name]
+
+
+def test_a_labelled_data_set_needs_no_test_images(finished, tmp_path, monkeypatch):
+    labeled = tmp_path / "labeled"
+    shutil.copytree(finished.labeled, labeled)
+    header = json.loads((labeled / "dataset.json").read_text())
+    left_out = len(header.pop("test"))
+    (labeled / "dataset.json").write_text(json.dumps(header))
+    monkeypatch.setattr(finished, "labeled", labeled)
+    assert search_copies(finished)["n_held_out"] == finished.results["memorization"]["n_held_out"] - left_out
 
 
 def test_more_images_from_a_finished_run(finished, tmp_path):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import re
 import resource
 import sqlite3
@@ -31,7 +30,7 @@ from unicorn_monai.durable import atomic, copy
 from unicorn_monai.failures import explain, root_cause
 from unicorn_monai.latents import LatentDataset
 from unicorn_monai.preflight import check_settings
-from unicorn_monai.tracking import StageTracker, Tracker
+from unicorn_monai.tracking import Tracker
 
 NOWHERE = Path("/proc/nowhere")  # nobody may write there, not even the superuser
 
@@ -53,9 +52,8 @@ def labels(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def messages(caplog, monkeypatch):
+def messages(caplog):
     """What the library tells; the command line keeps it from the root logger."""
-    monkeypatch.setattr(logging.getLogger("unicorn_monai"), "propagate", True)
     return lambda: " ".join(caplog.messages)
 
 
@@ -202,7 +200,8 @@ def test_memory_that_runs_out_in_the_decoder_costs_time_but_no_image(labels, tmp
 
 def tracked(tracker: Tracker, folder: Path) -> list[dict]:
     """A training of 100 iterations is tracked; what the local log holds."""
-    stage = StageTracker(tracker, "autoencoder", {"seed": 1})
+    stage = tracker.stage("autoencoder")
+    stage.parameters({"seed": 1})
     engine = Engine(lambda *_: {"loss": 0.5})
     stage.attach(engine)
     engine.run([0] * 100)

@@ -29,9 +29,8 @@ LOGITS = torch.randn(2, 3, 4, 5)
 
 
 @pytest.fixture
-def lines(caplog, monkeypatch):
+def lines(caplog):
     """What the library tells; the command line keeps it from the root logger."""
-    monkeypatch.setattr(logging.getLogger("unicorn_monai"), "propagate", True)
     caplog.set_level(logging.INFO, "unicorn_monai")
     return lambda: caplog.messages
 

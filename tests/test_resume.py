@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import os
 import random
 import signal
@@ -160,7 +159,6 @@ def test_the_state_before_is_taken_where_the_newest_is_damaged(whole, tmp_path, 
         path.write_bytes(content if harm == "flipped" else content[: len(content) // 2])
         with pytest.raises(ValueError, match=r"last.pt' is damaged"):
             read_whole(path)
-    monkeypatch.setattr(logging.getLogger("unicorn_monai"), "propagate", True)
     Training(tmp_path, resume=True).run()
     assert same(read_whole(tmp_path / "last.pt"), whole)
     assert any("goes on from the state before" in message for message in caplog.messages) == (harm != "missing")

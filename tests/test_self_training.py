@@ -127,10 +127,9 @@ def test_names_of_labels_can_be_those_of_the_labelled_domain(labeller, tmp_path)
     assert label_names(tmp_path / "c") == ["vitreous", "rest"]
 
 
-def test_what_is_finished_is_left_alone(labeller, tmp_path, caplog, monkeypatch):
+def test_what_is_finished_is_left_alone(labeller, tmp_path, caplog):
     labeller().run()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "c" / "labels").iterdir()}
-    monkeypatch.setattr(logging.getLogger("unicorn_monai"), "propagate", True)
     caplog.set_level(logging.INFO, "unicorn_monai")
     labeller().run()
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "c" / "labels").iterdir()} == before

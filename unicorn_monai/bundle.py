@@ -198,9 +198,7 @@ def install(name: str, output: PathLike, preset: str | None = None, overrides: d
         overrides: more settings of the same form, which win.
     """
     source, target = Path(bundle_root(name)), Path(output) / name
-    settings = {} if preset is None else _preset(source, preset)
-    for file, changes in (overrides or {}).items():
-        settings[file] = settings.get(file, {}) | changes
+    settings = _merged(source, preset, overrides)
     for path in (source / "configs").glob("*.json"):
         own = ConfigParser.load_config_file(path).get("bundle_root")
         if own is not None:
@@ -220,6 +218,24 @@ def install(name: str, output: PathLike, preset: str | None = None, overrides: d
             with atomic(path) as temporary:
                 temporary.write_bytes(wanted)
     return target
+
+
+def configured(
+    name: str, preset: str | None = None, overrides: dict[str, dict] | None = None, file: str = "inference.json"
+) -> dict[str, Any]:
+    """The configuration that :func:`install` would write, as it is before anything is built."""
+    source = Path(bundle_root(name))
+    config = load_config(source, file)
+    for key, value in _merged(source, preset, overrides).get(file, {}).items():
+        _assign(config, key, value, source / "configs" / file)
+    return config
+
+
+def _merged(source: Path, preset: str | None, overrides: dict[str, dict] | None) -> dict[str, dict[str, Any]]:
+    settings = {} if preset is None else _preset(source, preset)
+    for file, changes in (overrides or {}).items():
+        settings[file] = settings.get(file, {}) | changes
+    return settings
 
 
 def _preset(source: Path, preset: str) -> dict[str, dict[str, Any]]:
@@ -270,7 +286,7 @@ def run_bundle(
     Args:
         config_file: the configuration.
         workflow_type: "train" or "infer".
-        handlers: Ignite handlers to attach to the trainer, e.g. for tracking.
+        handlers: Ignite handlers to attach to the trainer, and to the evaluator of its validation, e.g. for tracking.
         **overrides: settings, ``id=value``.
 
     Raises:
@@ -293,8 +309,10 @@ def run_bundle(
     tracked = get_track_meta()
     try:
         workflow.initialize()
+        engines = ["train::trainer", *(["validate::evaluator"] if "evaluator" in config.get("validate", {}) else [])]
         for handler in handlers:
-            handler.attach(workflow.parser.get_parsed_content("train::trainer"))
+            for engine in engines:
+                handler.attach(workflow.parser.get_parsed_content(engine))
         workflow.run()
         workflow.finalize()
     finally:

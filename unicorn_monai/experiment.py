@@ -74,14 +74,14 @@ class Experiment(RunFolder):
         with self.guard():
             self.resumed = self.goes_on(self.may_resume)  # a run may have been begun here meanwhile
             self.claim()
-            self.tracker = Tracker(self.run_dir, self.run_dir.name, self.settings.tracking)
-            self.install_bundles()
-            self.know_both_domains()
-            self.compare()
-            self.judge()
-            if not self.resumed:  # stages side by side: less than the sum of their seconds
-                self.results["wall_seconds"] = round(time.monotonic() - started, 1)
-            self.finish()
+            with Tracker(self.run_dir, self.run_dir.name, self.settings.tracking) as self.tracker:
+                self.install_bundles()
+                self.know_both_domains()
+                self.compare()
+                self.judge()
+                if not self.resumed:  # stages side by side: less than the sum of their seconds
+                    self.results["wall_seconds"] = round(time.monotonic() - started, 1)
+                self.finish()
         return self.run_dir / "report.html"
 
     def know_both_domains(self) -> None:
@@ -206,10 +206,10 @@ class Experiment(RunFolder):
             "machine": platform.machine(),
             "cpus": torch.get_num_threads(),
         }
-        self.results["seconds"] = {
-            p.stem: read_json(p)["seconds"]
-            for p in sorted((self.run_dir / "stages").glob("*.json"), key=lambda p: p.stat().st_mtime)
-        }
+        markers = sorted((self.run_dir / "stages").glob("*.json"), key=lambda p: p.stat().st_mtime)
+        kept = {p.stem: read_json(p) for p in markers}
+        self.results["seconds"] = {name: stage["seconds"] for name, stage in kept.items()}
+        self.results["without_command"] = [name for name, stage in kept.items() if not stage["commands"]]
         write_json(self.run_dir / "results.json", self.results)
         report = write_report(self.run_dir)
         scores = {f"{k}.mean_iou".replace("+", "_"): v["mean_iou"] for k, v in self.results["segmentation"].items()}
@@ -256,6 +256,9 @@ class Experiment(RunFolder):
     def score(self, setup: str) -> dict[str, Any]:
         """Scores of a set-up, over its trainings."""
         seed, records = self.settings.seed, [self.record(setup, i) for i in range(self.settings.trainings)]
+        for i in range(self.settings.trainings):
+            file, own = self.bundle_dir("retinal_unet") / "configs" / "evaluate.json", {"dataset_dir": self.unlabeled}
+            self.note(file, **own, split="test", ckpt_path=self.weights(setup, i))
         each = [
             score_images(
                 self.bundle_dir("retinal_unet"),

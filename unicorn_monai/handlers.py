@@ -149,6 +149,8 @@ class Progress:
 class SampleImages:
     """Write a sheet of images at intervals of a training: ``<output_dir>/epoch_0010.png``, and to TensorBoard.
 
+    The trainer's ``state.sample_sheet`` is the newest file, which a tracker attached behind this handler picks up.
+
     Args:
         sampler: gives images (rows, columns of the sheet, channels, height, width) in [0, 1].
         output_dir: folder of the sheets.
@@ -171,7 +173,9 @@ class SampleImages:
         sheet = tile(self.sampler())
         self.output_dir.mkdir(parents=True, exist_ok=True)
         sweep(self.output_dir)
-        write_array(self.output_dir / f"epoch_{epoch:04d}.png", sheet)
+        path = self.output_dir / f"epoch_{epoch:04d}.png"
+        write_array(path, sheet)
+        engine.state.sample_sheet = path  # type: ignore[attr-defined]
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:  # optional; the PNG above is there in any case

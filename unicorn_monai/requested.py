@@ -39,6 +39,7 @@ class Request:
         uncertainty: requested, in [0, 1]; None without uncertainty control.
         augment: seed of the label map's augmentation; None leaves it as it is.
         prompt: what the image is to show, in words; None without prompts.
+        spacing_mm: (axial, lateral) of the label map as it is stored, where its item tells one.
     """
 
     index: int
@@ -49,6 +50,7 @@ class Request:
     uncertainty: float | None = None
     augment: int | None = None
     prompt: str | None = None
+    spacing_mm: tuple[float, float] | None = None
 
 
 class Requests(Sequence[Request]):
@@ -80,7 +82,9 @@ class Requests(Sequence[Request]):
     ) -> None:
         splits = [split] if isinstance(split, str) else list(split)
         maps = {s: datalist(label_dir, s, ("image", "label")) if label_dir is not None else [{}] for s in splits}
-        self.maps = {s: [(str(m.get("subject", "")), m.get("label")) for m in maps[s]] for s in splits}
+        self.maps = {
+            s: [(str(m.get("subject", "")), m.get("label"), m.get("spacing_mm")) for m in maps[s]] for s in splits
+        }
         count = len(maps[splits[0]]) if count is None else count
         if count < 1:
             raise ValueError(f"count is {count}; expected at least one image.")
@@ -112,7 +116,7 @@ class Requests(Sequence[Request]):
         place, splits = index, iter(self.counts)
         while place >= self.counts[split := next(splits)]:
             place -= self.counts[split]
-        subject, label = self.maps[split][place % len(self.maps[split])]
+        subject, label, spacing = self.maps[split][place % len(self.maps[split])]
         image_seed = derive_seed(self.seed, index)
         uncertainty = None
         if self.uncertainties is not None:
@@ -120,7 +124,8 @@ class Requests(Sequence[Request]):
         elif self.prior is not None:
             uncertainty = float(self.prior.sample([image_seed])[0])
         change = derive_seed(self.seed, index, 1) if self.augment else None
-        return Request(index, image_seed, split, subject, label, uncertainty, change, self._prompt(split, place))
+        prompt, spacing_mm = self._prompt(split, place), None if spacing is None else (spacing[0], spacing[1])
+        return Request(index, image_seed, split, subject, label, uncertainty, change, prompt, spacing_mm)
 
     def _prompt(self, split: str, place: int) -> str | None:
         """The prompt of an image; the sub-domain is another one whenever its label map comes again."""
@@ -132,7 +137,7 @@ class Requests(Sequence[Request]):
 
     def identity(self) -> str:
         """Sha256 of what decides every request, the content of the label maps too; their folder does not."""
-        maps = {s: [(subject, _file(label)) for subject, label in m] for s, m in self.maps.items()}
+        maps = {s: [(subject, _file(label)) for subject, label, _ in m] for s, m in self.maps.items()}
         prior = None if self.prior is None else asdict(self.prior)
         everything: list[Any] = [self.counts, self.seed, self.augment, self.uncertainties, prior, maps]
         if self.template is not None:
@@ -150,29 +155,63 @@ def derive_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+@dataclass(frozen=True)
+class Geometry:
+    """How a label map is changed; lengths in halves of its height and width.
+
+    Args:
+        bends: (height, phase) of cosines of rising frequency over the width.
+        depth: how many times as high everything becomes.
+        down: where the middle row comes from.
+        width: how much of the width is shown; negative mirrors it.
+        aside: where the middle column comes from.
+    """
+
+    bends: tuple[tuple[float, float], ...]
+    depth: float
+    down: float
+    width: float
+    aside: float
+
+
+def geometry(seed: int) -> Geometry:
+    """The change that a seed stands for."""
+    random = np.random.default_rng(seed)
+    bends = tuple((random.normal(0, 0.04 / k), random.uniform(0, 2 * np.pi)) for k in (1, 2, 3))
+    depth, down = random.uniform(0.85, 1.3), random.uniform(-0.12, 0.12)
+    width = random.uniform(0.8, 1.0) * random.choice([-1.0, 1.0])
+    return Geometry(bends, depth, down, width, aside=random.uniform(-0.1, 0.1))
+
+
 def augment_label(label: Tensor, seed: int) -> Tensor:
-    """Change a label map's geometry: mirror, shift, depth and lateral scale, smooth bending of the layers.
+    """Change a label map's geometry: mirror, shift, depth and lateral scale, smooth bending, of all layers alike.
 
     Two devices differ in depth range, field of view and in how the eye sits before them; the label maps of one do not
-    cover the other's. Rows and columns outside the map repeat its border.
+    cover the other's. Rows and columns outside the map repeat its border. No layer becomes thicker than the others.
 
     Args:
         label: (1, rows, columns).
         seed: of the change.
     """
-    random = np.random.default_rng(seed)
+    change = geometry(seed)
     _, rows, columns = label.shape
     y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
     bend = sum(
-        random.normal(0, 0.04 / k) * torch.cos(k * torch.pi * x / 2 + random.uniform(0, 2 * np.pi)) for k in (1, 2, 3)
+        height * torch.cos(k * torch.pi * x / 2 + phase) for k, (height, phase) in enumerate(change.bends, start=1)
     )
-    y = y / random.uniform(0.85, 1.3) + random.uniform(-0.12, 0.12) + bend
-    x = x * random.uniform(0.8, 1.0) * random.choice([-1.0, 1.0]) + random.uniform(-0.1, 0.1)
+    y = y / change.depth + change.down + bend
+    x = x * change.width + change.aside
     grid = torch.stack([x, y], dim=-1)[None].float()
     warped = functional.grid_sample(
         label[None].float(), grid, mode="nearest", padding_mode="border", align_corners=True
     )
     return warped[0].to(label.dtype)
+
+
+def augmented_spacing(spacing_mm: Sequence[float], seed: int) -> tuple[float, float]:
+    """(axial, lateral) size of a pixel of a changed label map, mm: what fills more pixels is seen in smaller ones."""
+    change = geometry(seed)
+    return round(spacing_mm[0] / change.depth, 8), round(spacing_mm[1] * abs(change.width), 8)
 
 
 def with_uncertainty(requests: Sequence[Request], uncertainty: float) -> list[Request]:

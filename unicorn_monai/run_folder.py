@@ -24,7 +24,7 @@ from unicorn_monai.dataset_files import HEADER, SPLITS, local_folder
 from unicorn_monai.datasets import label_names, read_header, write_json
 from unicorn_monai.handlers import read_json
 from unicorn_monai.provenance import provenance
-from unicorn_monai.settings import STYLE_TRANSFER, Settings
+from unicorn_monai.settings import PRESETS, STYLE_TRANSFER, Settings
 from unicorn_monai.stages import Stages
 
 SHARED = ("latent_diffusion", "style_transfer")  # by all variants
@@ -201,7 +201,7 @@ class RunFolder(Stages):
 
     def install_bundles(self) -> None:
         """Put the bundles into the run folder, with the preset's settings and those of this data."""
-        preset = "small" if self.settings.preset == "quick" else None
+        preset = PRESETS[self.settings.preset]
         first, *others = self.variants
         names = [(name, first) for name in ("retinal_unet", "latent_diffusion", *OWN)]
         names += [("style_transfer", first)] if set(STYLE_TRANSFER) & set(self.settings.baselines) else []

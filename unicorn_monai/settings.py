@@ -11,6 +11,7 @@ from unicorn_monai.datasets import check, datalist, read_header
 from unicorn_monai.evaluation.features import require_file
 from unicorn_monai.fusion import MODES
 from unicorn_monai.handlers import read_json
+from unicorn_monai.image_sizes import check_domains, multiples
 from unicorn_monai.preflight import (
     OPTIONAL,
     POSITIVE,
@@ -30,7 +31,7 @@ STYLE_TRANSFER = ("cyclegan", "cut")
 BASELINES = ("augmentation", "self_training", *STYLE_TRANSFER)
 SEMANTIC_ONLY = "semantic_only"  # the paper's comparison on street scenes: the Semantic-ControlNet without the other
 SYNTHETIC = (*STYLE_TRANSFER, SEMANTIC_ONLY)  # baselines that write a data set, once the method itself is trained
-PRESETS = ("quick", "full")
+PRESETS = {"quick": "small", "full": None}  # and the preset of the bundles
 
 
 def _one_of(known: Sequence[str]) -> Rule:
@@ -59,7 +60,7 @@ SETTINGS: dict[str, Rule] = {  # what each may be by itself; what must hold betw
     **dict.fromkeys(("scaling", "paper_scaling"), _one_of(SCALINGS)),
     **dict.fromkeys(("features", "overrides"), _TABLE),
     **{name: RULES[name] for name in ("seed", "count", "guidance")},
-    "preset": _one_of(PRESETS),
+    "preset": _one_of(tuple(PRESETS)),
     "modes": _some_of(MODES),
     "baselines": _some_of((*BASELINES, SEMANTIC_ONLY)),
     "confidence": SHARE,
@@ -256,6 +257,9 @@ class Settings:
             if problems:
                 more = f"\n... and {len(problems) - 5} more" if len(problems) > 5 else ""
                 raise ValueError(f"The {name} data set '{folder}' cannot be used:\n" + "\n".join(problems[:5]) + more)
+        translates = bool(set(STYLE_TRANSFER) & set(self.baselines))
+        factors = multiples(PRESETS[self.preset], self.overrides, translates)
+        check_domains(self.labeled, self.unlabeled, factors, self.teaches or "self_training" in self.baselines)
 
 
 def settings_of(run: Path) -> tuple[Settings, dict[str, Any]]:

@@ -1,11 +1,12 @@
 """Running the stages of an experiment: each once, tracked, repeatable by hand, independent ones side by side.
 
-A stage that finished leaves ``RUN/stages/<name>.json`` with its result, written last. Independent branches of stages
-run in processes of their own; the parent then walks through the same branches, finds every stage finished and picks up
-the results. So the order of the stages is written down once, and a run with one process does the same.
+A stage that finished leaves ``RUN/stages/<name>.json`` with its result, written last. Where it ran a configuration of a
+bundle, the command beside the result does the same again from the start, into ``RUN/repeated/<name>``.
 
-However the parent ends, its processes end too, as they would by themselves: a training saves its state first. What ends
-it by SIGTERM or Ctrl-C it passes on; that it is gone (SIGKILL) they notice.
+Independent branches of stages run in processes of their own; the parent then walks through the same branches, finds
+every stage finished and picks up the results. So the order of the stages is written down once, and a run with one
+process does the same. However the parent ends, its processes end too, as they would by themselves: a training saves its
+state first. What ends it by SIGTERM or Ctrl-C it passes on; that it is gone (SIGKILL) they notice.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.bundle import ConfigParser
 
 from unicorn_monai.bundle import run_bundle
 from unicorn_monai.datasets import write_json
 from unicorn_monai.durable import Occupied, sweep
 from unicorn_monai.failures import STOPPED, on_sigterm
 from unicorn_monai.handlers import read_json
-from unicorn_monai.tracking import StageTracker, Tracker
+from unicorn_monai.tracking import StageTracker, Tracker, ended, numbers
 
 logger = logging.getLogger("unicorn_monai")
 
@@ -56,7 +58,7 @@ class Stages:
         self.run_dir, self.device, self.seed = run_dir, device, seed
         self.tracker = Tracker(run_dir, run_dir.name, enabled=False)
         self.commands: dict[str, str] = {}
-        self._current, self._tracked = "", list[StageTracker]()
+        self._current, self._tracked, self._noted = "", StageTracker(self.tracker, ""), 0
 
     def marker(self, name: str) -> Path:
         """What a finished stage leaves: its result, seconds, threads and commands."""
@@ -72,20 +74,20 @@ class Stages:
             return kept["result"]
         logger.info(f"== {name}")
         started, before, unfinished = time.monotonic(), set(self.commands), marker.parent / "unfinished" / marker.name
-        self._current, self._tracked = name, []
+        self._current, self._tracked, self._noted = name, self.tracker.stage(name), 0
         try:
             result = work()
         except BaseException as error:
-            self._close("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+            self._tracked.close(ended(error))
             with suppress(OSError):  # a full disk, say, which is the error that is told
                 unfinished.parent.mkdir(parents=True, exist_ok=True)
                 write_json(unfinished, effort(started, unfinished))
             raise
         spent = effort(started, unfinished)
-        self._close("FINISHED")
         commands = {k: v for k, v in self.commands.items() if k not in before}
         write_json(marker, {**spent, "result": result, "commands": commands})
         unfinished.unlink(missing_ok=True)
+        self._tracked.close("FINISHED", numbers(result) | {"seconds": spent["seconds"]})
         logger.info(f"   {name}: {spent['seconds']} s")
         return result
 
@@ -105,28 +107,36 @@ class Stages:
         found = [read_json(self.marker(stage)) for stage in stages]
         return sum(one.get("core_seconds", one["seconds"]) for one in found)
 
-    def _close(self, status: str) -> None:
-        for tracked in self._tracked:
-            tracked.close(status)
-
     def bundle(self, root: Path, config: str, kind: str = "train", **overrides: Any) -> None:
-        """Run one configuration of a bundle in this process and note the equivalent shell command."""
+        """Run one configuration of a bundle in this process, going on with what is there, and note its command."""
         file = root / "configs" / config
         if kind == "train" or root.name == "synthesis":
             overrides.setdefault("seed", self.seed)
+        self.note(file, **overrides)
+        overrides["device"] = str(self.device)
         if kind == "train":
             overrides["resume"] = True
-        overrides["device"] = str(self.device)
+        self._tracked.parameters({"config": str(file), **overrides})
+        run_bundle(file, kind, [self._tracked] if kind == "train" else [], **overrides)
+
+    def note(self, file: Path, **overrides: Any) -> None:
+        """Print and keep the shell command that does what a configuration does in this stage, again from the start.
+
+        It writes into a folder of its own and leaves what the run has made as it is.
+        """
+        known, self._noted = ConfigParser.load_config_file(file), self._noted + 1
+        folder = self.run_dir / "repeated" / (self._current + (f"_{self._noted}" if self._noted > 1 else ""))
+        own = {key: str(folder) for key in ("ckpt_dir", "output_dir") if key in known}
+        if "prior_path" in overrides:  # as a setting of a stage it is written, never read
+            own["prior_path"] = str(folder / Path(overrides["prior_path"]).name)
+        if "resume" in known:
+            own["resume"] = "False"
         words = ["python", "-m", "monai.bundle", "run", "--config_file", str(file)]
-        words += [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+        settings = overrides | own | {"device": str(self.device)}
+        words += [word for key, value in settings.items() for word in (f"--{key}", str(value))]
         command = shlex.join(words)
-        self.commands[f"{root.name}/{config} {self._current} {len(self.commands)}"] = command
-        logger.info(f"   {command}")
-        handlers = []
-        if kind == "train":
-            handlers = [self.tracker.stage(self._current, {"config": str(file), **overrides})]
-            self._tracked += handlers
-        run_bundle(file, kind, handlers, **overrides)
+        self.commands[f"{file.parents[1].name}/{file.name} {self._current} {len(self.commands)}"] = command
+        logger.info(f"   to repeat: {command}")
 
     @contextmanager
     def guard(self) -> Iterator[None]:

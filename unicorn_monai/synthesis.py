@@ -35,7 +35,14 @@ from unicorn_monai.latents import StoredAutoencoder
 from unicorn_monai.networks import compiled, require_finite
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.prompts import PromptEmbeddings
-from unicorn_monai.requested import Request, Requests, augment_label, derive_seed, with_uncertainty
+from unicorn_monai.requested import (
+    Request,
+    Requests,
+    augment_label,
+    augmented_spacing,
+    derive_seed,
+    with_uncertainty,
+)
 from unicorn_monai.storage import local_side
 from unicorn_monai.training import autocast_settings
 from unicorn_monai.transforms import LoadPixelsd, one_hot, to_uint8
@@ -216,7 +223,8 @@ class Synthesizer:
                 images = self.generator(batch, labels)
                 for i, request in enumerate(batch):
                     if request.index not in writer:
-                        self._write(writer, request, images[i], None if labels is None else labels[i, 0])
+                        spacing = self.spacing_mm(request, header.get("spacing_mm"))
+                        self._write(writer, request, images[i], None if labels is None else labels[i, 0], **spacing)
                 writer.commit()
 
     def settings(self) -> dict[str, Any]:
@@ -235,13 +243,23 @@ class Synthesizer:
             **({"compile": True} if self.generator.compile else {}),  # both round in another way
         }
 
-    def _write(self, writer: DatasetWriter, request: Request, image: Tensor, label: Tensor | None) -> None:
+    def spacing_mm(self, request: Request, common: Sequence[float] | None) -> dict[str, list[float]]:
+        """The item's own size of a pixel, where it is not ``common``, that of the label maps' data set."""
+        stored = request.spacing_mm or common
+        if stored is None or (request.augment is None and request.spacing_mm is None):
+            return {}
+        return {"spacing_mm": list(stored if request.augment is None else augmented_spacing(stored, request.augment))}
+
+    def _write(
+        self, writer: DatasetWriter, request: Request, image: Tensor, label: Tensor | None, **own: list[float]
+    ) -> None:
         writer.add(
             request.split,
             to_uint8(image),
             None if label is None else label.numpy().astype(np.uint8),
             subject=request.subject,
             index=request.index,
+            **own,
             synthetic={
                 "seed": request.seed,
                 "uncertainty": request.uncertainty,

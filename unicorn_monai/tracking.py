@@ -1,5 +1,8 @@
 """MLflow tracking of an experiment: one parent run, a child for every stage.
 
+A child holds the settings of the configuration a stage ran, losses and validation metrics of a training with its sheets
+of samples, the numbers among the stage's results, and how it ended. A run that is resumed goes on with its parent.
+
 The store is a SQLite file of the run folder, or the server that ``MLFLOW_TRACKING_URI`` names.
 Tracking never stops a training: what the store refuses (a locked or damaged file, a full disk, a server that is down)
 is told once, and the numbers from there on are appended to ``tracking.jsonl`` of the run folder.
@@ -10,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable
@@ -22,27 +26,53 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a server that i
 
 from ignite.engine import Engine, Events
 from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
+from monai.engines import Evaluator
 from sqlalchemy.exc import SQLAlchemyError
+from torch import Tensor
 
-from unicorn_monai.handlers import scalars
+from unicorn_monai.datasets import write_json
+from unicorn_monai.handlers import read_json, scalars
 
 logger = logging.getLogger("unicorn_monai")
 for chatty in ("mlflow", "alembic"):  # they tell about their own database at every start
     logging.getLogger(chatty).setLevel(logging.WARNING)
 
 PARENT_TAG = "mlflow.parentRunId"
-LOSS_INTERVAL = 50  # iterations between two logged losses: each costs about 85 ms
+LOSS_INTERVAL = 50  # iterations between two logged losses
+FLUSH_SECONDS = 10.0  # between two calls that log numbers: each costs tens of milliseconds
+AT_ONCE = 1000  # numbers in one call, the most that MLflow takes
+
+
+def ended(error: BaseException) -> str:
+    """How MLflow calls the end of a run by an error: KILLED by somebody, or FAILED."""
+    return "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
+
+
+def numbers(result: Any, name: str = "") -> dict[str, float]:
+    """The numbers in nested dictionaries, ``{"a.b": 1.0}``; lists, texts and None are left out."""
+    if isinstance(result, Tensor) and result.numel() == 1:
+        result = result.item()
+    if isinstance(result, dict):
+        parts = [numbers(value, f"{name}.{key}".removeprefix(".")) for key, value in result.items()]
+        return {key: value for part in parts for key, value in part.items()}
+    return {name: float(result)} if isinstance(result, int | float) and not isinstance(result, bool) and name else {}
+
+
+def _metrics(rows: list[tuple[int, int, dict[str, float]]]) -> list[Metric]:
+    """Rows of (milliseconds, step, numbers) as MLflow takes them, which allows not every character in a name."""
+    return [Metric(re.sub(r"[^\w./ -]", "_", k), v, t, step) for t, step, row in rows for k, v in row.items()]
 
 
 class Tracker:
-    """The parent run of an experiment.
+    """The parent run of an experiment; as a context manager it ends the run when an error comes through.
 
     Args:
-        run_dir: run folder; the store is ``mlflow.db`` in it.
+        run_dir: run folder; the store is ``mlflow.db`` in it, ``mlflow_run.json`` tells the parent run's id.
         name: of the parent run.
         enabled: False tracks nothing.
-        parent: id of a parent run that another process has opened; None opens one.
+        parent: id of a parent run that another process has opened; None goes on with the run folder's, or opens one.
     """
 
     def __init__(self, run_dir: Path, name: str, enabled: bool = True, parent: str | None = None) -> None:
@@ -53,6 +83,13 @@ class Tracker:
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir.resolve() / 'mlflow.db'}"
         if enabled:
             self._try(lambda: self._open(name))
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self._fail(ended(error))
 
     def _open(self, name: str) -> None:
         if self.uri.startswith("sqlite:///"):  # MLflow tries for two minutes what cannot work
@@ -66,14 +103,44 @@ class Tracker:
             if experiment
             else client.create_experiment("unicorn_monai", artifact_location=artifacts)
         )
-        self.parent = self.parent or client.create_run(self.experiment, run_name=name).info.run_id
+        if not self.parent:
+            self._open_parent(client, name)
 
-    def _try(self, call: Callable[[], Any]) -> Any:
+    def _open_parent(self, client: MlflowClient, name: str) -> None:
+        """Go on with the parent run of this run folder if the store knows it, or open one."""
+        record = self.run_dir / "mlflow_run.json"
+        before = read_json(record)["run_id"] if record.is_file() else None
+        condition = f"attributes.run_id = '{before}'"
+        if before is not None and client.search_runs([self.experiment], condition, max_results=1):
+            self.parent = before
+            self._end_children(client)  # of a process that was killed
+            client.update_run(before, "RUNNING")
+        else:
+            self.parent = client.create_run(self.experiment, run_name=name).info.run_id
+            write_json(record, {"run_id": self.parent})
+
+    def _end_children(self, client: MlflowClient) -> None:
+        """End the stages that nobody is working on any more."""
+        condition = f"tags.`{PARENT_TAG}` = '{self.parent}' and attributes.status = 'RUNNING'"
+        for run in client.search_runs([self.experiment], condition):
+            client.set_terminated(run.info.run_id, "KILLED")
+
+    def _fail(self, status: str) -> None:
+        """End the parent run, and what other processes left open when they were told to stop."""
+        client = self.client
+        if client is not None:
+            self._try(lambda: (self._end_children(client), client.set_terminated(self.parent, status)))
+        self.note("results", {"status": status})
+
+    def _try(self, call: Callable[[], Any]) -> bool:
+        """Whether the store took it."""
         try:
-            return call()
+            call()
+            return True
         except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
             logger.warning(f"MLflow tracking stopped ({error}); the numbers from here on are in '{self.local}'.")
             self.client, self.lost = None, True
+            return False
 
     def note(self, name: str, numbers: dict[str, Any]) -> None:
         """Append to the local log, where the store has failed."""
@@ -86,9 +153,9 @@ class Tracker:
             logger.warning(f"'{self.local}' cannot be written either ({error}).")
             self.lost = False
 
-    def stage(self, name: str, parameters: dict[str, Any]) -> StageTracker:
+    def stage(self, name: str) -> StageTracker:
         """Open the child run of a stage."""
-        return StageTracker(self, name, parameters)
+        return StageTracker(self, name)
 
     def close(self, metrics: dict[str, float], artifacts: list[Path]) -> None:
         """Log the results and end the parent run."""
@@ -98,8 +165,7 @@ class Tracker:
         client = self.client
 
         def finish() -> None:
-            for key, value in metrics.items():
-                client.log_metric(self.parent, key, value)
+            client.log_batch(self.parent, metrics=_metrics([(_now(), 0, metrics)]))
             for path in artifacts:
                 client.log_artifact(self.parent, str(path))
             client.set_terminated(self.parent)
@@ -108,43 +174,89 @@ class Tracker:
 
 
 class StageTracker:
-    """The child run of one stage; an Ignite handler that logs losses and validation metrics."""
+    """The child run of one stage; an Ignite handler of its trainer and of the evaluator of the validation.
 
-    def __init__(self, tracker: Tracker, name: str, parameters: dict[str, Any]) -> None:
+    Numbers are gathered and logged every ``FLUSH_SECONDS``, so a process that is killed loses the last of them.
+
+    Args:
+        tracker: has the parent run.
+        name: of the stage.
+    """
+
+    def __init__(self, tracker: Tracker, name: str) -> None:
         self.tracker, self.name, self.run = tracker, name, ""
-        if tracker.client is not None:
-            client = tracker.client
+        self._waiting: list[tuple[int, int, dict[str, float]]] = []
+        self._flushed, self._configurations = time.monotonic(), 0
+        self._iteration, self._sheet = 0, None
+        if (client := tracker.client) is not None:
+            tags = {PARENT_TAG: tracker.parent, "mlflow.runName": name}
 
             def start() -> None:
-                self.run = client.create_run(
-                    tracker.experiment, run_name=name, tags={PARENT_TAG: tracker.parent, "mlflow.runName": name}
-                ).info.run_id
-                for key, value in parameters.items():
-                    client.log_param(self.run, key.replace("::", "."), str(value)[:500])
+                self.run = client.create_run(tracker.experiment, run_name=name, tags=tags).info.run_id
 
             tracker._try(start)
-        tracker.note(name, {"parameters": {key: str(value)[:500] for key, value in parameters.items()}})
+
+    def parameters(self, settings: dict[str, Any]) -> None:
+        """Log the settings of a configuration; those of a further one in the same stage get a number."""
+        self._configurations += 1
+        prefix = f"{self._configurations}." if self._configurations > 1 else ""
+        texts = {prefix + key.replace("::", "."): str(value)[:500] for key, value in settings.items()}
+        self._send(lambda client: client.log_batch(self.run, params=[Param(k, v) for k, v in texts.items()]))
+        self.tracker.note(self.name, {"parameters": texts})
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED(every=LOSS_INTERVAL), self._log_loss)
+        """Register with a trainer, behind what writes its sheets, or with an evaluator."""
+        if isinstance(engine, Evaluator):
+            engine.add_event_handler(Events.COMPLETED, self._log_validation)
+        else:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._log_loss)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._log_sheet)
 
     def _log_loss(self, engine: Engine) -> None:
-        self.log(scalars(engine), engine.state.iteration)
+        self._iteration = engine.state.iteration
+        if self._iteration % LOSS_INTERVAL == 0:
+            self.log(scalars(engine), self._iteration)
+
+    def _log_validation(self, engine: Engine) -> None:
+        """A validation belongs to the iteration of the training after which it came."""
+        found = {
+            k: v.item() if isinstance(v, Tensor) and v.numel() == 1 else v for k, v in engine.state.metrics.items()
+        }
+        self.log(numbers({"validation": found}), self._iteration)
+
+    def _log_sheet(self, engine: Engine) -> None:
+        sheet = getattr(engine.state, "sample_sheet", None)
+        if sheet is not None and sheet != self._sheet:
+            self._sheet = sheet
+            self._send(lambda client: client.log_artifact(self.run, str(sheet), "samples"))
 
     def log(self, metrics: dict[str, float], step: int = 0) -> None:
-        """Log numbers."""
-        for key, value in metrics.items():
-            client = self.tracker.client
-            if client is not None and self.run:
-                self.tracker._try(lambda c=client, k=key, v=value: c.log_metric(self.run, k, v, step=step))
-        self.tracker.note(self.name, {"step": step, **metrics})
+        """Log numbers, at the latest with those that come after ``FLUSH_SECONDS``."""
+        self._waiting.append((_now(), step, metrics))
+        if time.monotonic() - self._flushed >= FLUSH_SECONDS:
+            self._flush()
 
-    def close(self, status: str, artifacts: list[Path] | None = None) -> None:
-        """End the run as FINISHED, FAILED or KILLED, with files to keep."""
+    def _flush(self) -> None:
+        rows, self._waiting, self._flushed = self._waiting, [], time.monotonic()
+        metrics = _metrics(rows)
+        for start in range(0, len(metrics), AT_ONCE):
+            self._send(lambda client, at=start: client.log_batch(self.run, metrics=metrics[at : at + AT_ONCE]))
+        for _, step, row in rows:
+            self.tracker.note(self.name, {"step": step, **row})
+
+    def _send(self, call: Callable[[MlflowClient], Any]) -> None:
         client = self.tracker.client
         if client is not None and self.run:
-            for path in artifacts or []:
-                self.tracker._try(lambda p=path: client.log_artifact(self.run, str(p), "samples"))
-            self.tracker._try(lambda: client.set_terminated(self.run, status))
+            self.tracker._try(lambda: call(client))
+
+    def close(self, status: str, results: dict[str, float] | None = None) -> None:
+        """End the run as FINISHED, FAILED or KILLED, with the numbers among the stage's results."""
+        if results:
+            self.log(results)
+        self._flush()
+        self._send(lambda client: client.set_terminated(self.run, status))
         self.tracker.note(self.name, {"status": status})
+
+
+def _now() -> int:
+    return int(1000 * time.time())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from unicorn_monai.datasets import datalist
+from unicorn_monai.datasets import datalist, read_header
 from unicorn_monai.evaluation.control import make_generator, network_of, synthetic_sets
 from unicorn_monai.evaluation.distribution import FeatureSet, distances
 from unicorn_monai.evaluation.features import Features, train_encoder
@@ -55,8 +55,8 @@ def distances_of(run: Experiment) -> dict[str, Any]:
 def search_copies(run: Experiment) -> dict[str, Any]:
     """Audit the main synthetic data set against every real image a generative network has seen.
 
-    Held out are the validation and test images of both domains; the control set is made here from the labelled
-    domain's validation label maps.
+    Held out are the validation images of both domains, and the test images of those that have some; the control set is
+    made here from the labelled domain's validation label maps.
     """
     features, labels, segmentation = features_of(run), len(run.results["labels"]), network_of(run, "unicorn+real")
 
@@ -64,12 +64,15 @@ def search_copies(run: Experiment) -> dict[str, Any]:
         return gather(items, features, labels, run.num_channels, segmentation, run.device)
 
     known = datalist(run.labeled, "training", ("image", "label")) + _unlabelled(run, ["training"])
-    held_out = ["validation", "test"]
+    ours, theirs = (
+        [split for split in ("validation", "test") if read_header(folder).get(split)]
+        for folder in (run.labeled, run.unlabeled)
+    )
     try:
         return audit(
             material(datalist(run.synthetic(run.settings.modes[0]), "training", ("image", "label"))),
             material(known),
-            material(datalist(run.labeled, held_out, ("image", "label")) + _unlabelled(run, held_out)),
+            material(datalist(run.labeled, ours, ("image", "label")) + _unlabelled(run, theirs)),
             features,
             run.run_dir / "memorization",
             _control_set(run, features),

@@ -1,0 +1,91 @@
+"""Which images a run can take: both domains go through all of its networks, which halve them and double them again.
+
+    segmentation U-Net     product of its strides
+    latent diffusion       2^(levels of the autoencoder - 1) x 2^(levels of the U-Net - 1), so for the ControlNets
+    style transfer         2^(halvings of the generator)
+
+Rows and columns must be multiples of each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from unicorn_monai.bundle import configured
+from unicorn_monai.dataset_files import SPLITS, PathLike, label_names, read_header, read_shape
+from unicorn_monai.datasets import datalist
+
+
+def multiples(
+    preset: str | None, overrides: Mapping[str, Any] | None = None, translates: bool = False
+) -> dict[str, int]:
+    """What image sides must be multiples of, by network.
+
+    Args:
+        preset: of the bundles, e.g. "small".
+        overrides: settings of single bundles, {bundle: {"inference.json": {...}}}.
+        translates: whether the networks of the style transfer are used.
+    """
+
+    def entry(bundle: str, key: str) -> Any:
+        return ConfigParser(configured(bundle, preset, (overrides or {}).get(bundle))).get_parsed_content(key)
+
+    latent = 2 ** (len(entry("latent_diffusion", "autoencoder_def::channels")) - 1)
+    found = {
+        "the segmentation network": math.prod(entry("retinal_unet", "network_def::strides")),
+        "the latent diffusion model": latent * 2 ** (len(entry("latent_diffusion", "network_def::channels")) - 1),
+    }
+    if translates:
+        found["the style transfer"] = 2 ** entry("style_transfer", "network_def::num_downs")
+    return found
+
+
+def check_domains(labeled: PathLike, unlabeled: PathLike, factors: Mapping[str, int], share_labels: bool) -> None:
+    """Refuse two data sets that the networks cannot see together; each is sound by itself.
+
+    Args:
+        labeled: data set of the labelled domain.
+        unlabeled: data set of the unlabelled domain.
+        factors: what image sides must be multiples of, by network.
+        share_labels: whether label maps of the second are used, or guessed.
+
+    Raises:
+        ValueError: naming size, channels or labels of both, and what to do.
+    """
+    modality = read_header(labeled).get("modality", "OCT")
+    channels, sizes = (3 if modality == "RGB" else 1), {}
+    for folder in (labeled, unlabeled):
+        rows, columns, *colours = read_shape(datalist(folder, "training")[0]["image"])
+        sizes[folder] = (rows, columns)
+        found = colours[0] if colours else 1
+        if found != channels:
+            raise ValueError(
+                f"The images of '{folder}' have {found} channel(s); expected {channels}, since the modality of "
+                f"'{labeled}' is '{modality}'. Convert them alike, or correct 'modality' in dataset.json (RGB for "
+                "colours)."
+            )
+    if sizes[labeled] != sizes[unlabeled]:
+        raise ValueError(
+            f"The images of '{labeled}' are {sizes[labeled]} (rows, columns), those of '{unlabeled}' "
+            f"{sizes[unlabeled]}; expected one size, for the same networks see both. Convert one of them again with "
+            "the `--size` of data_prep."
+        )
+    multiple = math.lcm(*factors.values())
+    if any(side % multiple for side in sizes[labeled]):
+        fitting = tuple(max(1, round(side / multiple)) * multiple for side in sizes[labeled])
+        raise ValueError(
+            f"The images of both domains are {sizes[labeled]} (rows, columns); expected multiples of {multiple}, since "
+            f"the networks halve them ({', '.join(f'{name}: {factor}' for name, factor in factors.items())}). Convert "
+            f"both again with another `--size` of data_prep, e.g. {fitting}."
+        )
+    names = [label_names(folder) for folder in (labeled, unlabeled)]
+    own = any("label" in item for split in SPLITS for item in read_header(unlabeled).get(split, []))
+    if (share_labels or own) and names[0] != names[1]:
+        raise ValueError(
+            f"The labels of '{labeled}' are {names[0]}, those of '{unlabeled}' {names[1]}; expected the same in the "
+            "same order. Convert both with the same labels, or correct 'labels' in dataset.json."
+        )
