@@ -15,7 +15,6 @@ import torch
 from conftest import TINY
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
-from monai.data import get_track_meta, set_track_meta
 from torch import distributed
 
 from data_prep.phantom import write_phantom
@@ -49,23 +48,20 @@ def losses(folder: Path) -> list[float]:
         batch_size=GLOBAL_BATCH // processes,
         device="cpu",
     )
-    tracked, found = get_track_meta(), list[float]()
+    found: list[float] = []
 
     def note(engine: Engine) -> None:
         loss = torch.tensor(float(engine.state.output[0]["loss"]))  # type: ignore[index]
         distributed.all_reduce(loss)
         found.append(loss.item() / processes)
 
-    try:
-        workflow.initialize()
-        workflow.parser.get_parsed_content("train::trainer").add_event_handler(Events.ITERATION_COMPLETED, note)
-        workflow.run()
-        workflow.finalize()
-    finally:
-        set_track_meta(tracked)
+    workflow.initialize()
+    workflow.parser.get_parsed_content("train::trainer").add_event_handler(Events.ITERATION_COMPLETED, note)
+    workflow.run()
+    workflow.finalize()
     return found
 
 
 if __name__ == "__main__":
     here = Path(sys.argv[1])
-    (here / f"losses-{os.environ['RANK']}.json").write_text(json.dumps(losses(here)))
+    (here / f"losses-{os.environ['WORLD_SIZE']}-{os.environ['RANK']}.json").write_text(json.dumps(losses(here)))
