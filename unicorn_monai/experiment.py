@@ -186,14 +186,14 @@ class Experiment(RunFolder):
             self.train_segmentation(f"{name}+real", [data, self.labeled], data)
 
     def judge(self) -> None:
-        """Distances between the sets of images, the search for copies, and the pictures."""
+        """Uncertainties of and distances between the sets of images, the search for copies, and the pictures."""
+        control.summarise_uncertainties(self)
         self.results["fid"] = self.described("distances", lambda: image_sets.distances_of(self))
         self.results["memorization"] = self.described("memorization", lambda: image_sets.search_copies(self))
         self.stage("pictures", lambda: pictures.write_all(self))
 
     def finish(self) -> None:
         """Write results.json and the report, and close the tracking."""
-        control.summarise_uncertainties(self)
         records = {s: [self.record(s, i) for i in range(self.settings.trainings)] for s in self.results["segmentation"]}
         self.results["differences"] = self.differences(records)
         self.results["not_computed"] = self.not_computed
@@ -256,9 +256,9 @@ class Experiment(RunFolder):
     def score(self, setup: str) -> dict[str, Any]:
         """Scores of a set-up, over its trainings."""
         seed, records = self.settings.seed, [self.record(setup, i) for i in range(self.settings.trainings)]
+        file = self.bundle_dir("retinal_unet") / "configs" / "evaluate.json"
         for i in range(self.settings.trainings):
-            file, own = self.bundle_dir("retinal_unet") / "configs" / "evaluate.json", {"dataset_dir": self.unlabeled}
-            self.note(file, **own, split="test", ckpt_path=self.weights(setup, i))
+            self.note(file, dataset_dir=self.unlabeled, split="test", ckpt_path=self.weights(setup, i))
         each = [
             score_images(
                 self.bundle_dir("retinal_unet"),

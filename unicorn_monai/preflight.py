@@ -98,7 +98,7 @@ def check_settings(device: torch.device | str | None = None, **settings: Any) ->
         check_device(device)
 
 
-def require(name: str, value: Any, rule: Rule) -> None:
+def require_rule(name: str, value: Any, rule: Rule) -> None:
     """Refuse a value that breaks its rule."""
     if not rule[0](value):
         raise ValueError(f"{name} is {value!r}; expected {rule[1]}.")
@@ -106,7 +106,7 @@ def require(name: str, value: Any, rule: Rule) -> None:
 
 def _check_value(name: str, value: Any, where: str = "") -> None:
     if name in RULES:
-        require(name + where, value, RULES[name])
+        require_rule(name + where, value, RULES[name])
     for choice in value if name == "split" and isinstance(value, list | tuple) else [value]:
         if name in CHOICES and choice not in CHOICES[name]:
             raise ValueError(f"Unknown {name} '{choice}'{where}; expected one of {list(CHOICES[name])}.")

@@ -22,7 +22,7 @@ from unicorn_monai.preflight import (
     Rule,
     check_device,
     check_overrides,
-    require,
+    require_rule,
 )
 from unicorn_monai.prior import SCALINGS
 from unicorn_monai.storage import absolute
@@ -218,7 +218,7 @@ class Settings:
     def validate(self) -> None:
         """Refuse what would fail later, or would not be heeded."""
         for name, rule in SETTINGS.items():
-            require(name, getattr(self, name), rule)
+            require_rule(name, getattr(self, name), rule)
         if self.device is not None:
             check_device(self.device)
         if self.overrides is not None:

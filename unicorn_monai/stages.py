@@ -58,7 +58,7 @@ class Stages:
         self.run_dir, self.device, self.seed = run_dir, device, seed
         self.tracker = Tracker(run_dir, run_dir.name, enabled=False)
         self.commands: dict[str, str] = {}
-        self._current, self._tracked, self._noted = "", StageTracker(self.tracker, ""), 0
+        self._tracked, self._noted = StageTracker(self.tracker, ""), 0
 
     def marker(self, name: str) -> Path:
         """What a finished stage leaves: its result, seconds, threads and commands."""
@@ -74,7 +74,7 @@ class Stages:
             return kept["result"]
         logger.info(f"== {name}")
         started, before, unfinished = time.monotonic(), set(self.commands), marker.parent / "unfinished" / marker.name
-        self._current, self._tracked, self._noted = name, self.tracker.stage(name), 0
+        self._tracked, self._noted = self.tracker.stage(name), 0
         try:
             result = work()
         except BaseException as error:
@@ -124,8 +124,8 @@ class Stages:
 
         It writes into a folder of its own and leaves what the run has made as it is.
         """
-        known, self._noted = ConfigParser.load_config_file(file), self._noted + 1
-        folder = self.run_dir / "repeated" / (self._current + (f"_{self._noted}" if self._noted > 1 else ""))
+        known, stage, self._noted = ConfigParser.load_config_file(file), self._tracked.name, self._noted + 1
+        folder = self.run_dir / "repeated" / (stage + (f"_{self._noted}" if self._noted > 1 else ""))
         own = {key: str(folder) for key in ("ckpt_dir", "output_dir") if key in known}
         if "prior_path" in overrides:  # as a setting of a stage it is written, never read
             own["prior_path"] = str(folder / Path(overrides["prior_path"]).name)
@@ -135,7 +135,7 @@ class Stages:
         settings = overrides | own | {"device": str(self.device)}
         words += [word for key, value in settings.items() for word in (f"--{key}", str(value))]
         command = shlex.join(words)
-        self.commands[f"{file.parents[1].name}/{file.name} {self._current} {len(self.commands)}"] = command
+        self.commands[f"{file.parents[1].name}/{file.name} {stage} {len(self.commands)}"] = command
         logger.info(f"   to repeat: {command}")
 
     @contextmanager

@@ -195,23 +195,17 @@ def summarise_uncertainties(run: Experiment) -> None:
 
     All are measured with the lower bound's network, also those of further rounds, so that they can be compared.
     """
-    sets = {"labeled": run.labeled, "unlabeled": run.unlabeled} | synthetic_sets(run)
-    values = {name: uncertainties_in(run, folder) for name, folder in sets.items()}
+    values = {"labeled": _uncertainties(run, run.labeled), "unlabeled": _uncertainties(run, run.unlabeled)}
+    _, uncertainty = _prior_and_measure(run, run.settings.modes[0])
+    for name, folder in synthetic_sets(run).items():
+        paths = [str(item["image"]) for item in datalist(folder, "training")]
+        values[name] = _measured(uncertainty, paths, run.num_channels, run.device)
     run.results["uncertainty"] = {
         name: {"mean": float(v.mean()), "std": float(v.std()), "n": len(v)} for name, v in values.items()
     }
     write_json(
         run.run_dir / "uncertainties.json", {name: [round(float(x), 6) for x in v] for name, v in values.items()}
     )
-
-
-def uncertainties_in(run: Experiment, folder: Path) -> np.ndarray:
-    """Uncertainties of a data set's training images by the lower bound's network; those of the real ones are kept."""
-    if folder in (run.labeled, run.unlabeled):
-        return _uncertainties(run, folder)
-    _, uncertainty = _prior_and_measure(run, run.settings.modes[0])
-    paths = [str(item["image"]) for item in datalist(folder, "training")]
-    return _measured(uncertainty, paths, run.num_channels, run.device)
 
 
 def synthetic_sets(run: Experiment) -> dict[str, Path]:

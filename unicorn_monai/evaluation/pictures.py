@@ -12,8 +12,8 @@ from torch import Tensor
 
 from unicorn_monai.bundle import from_bundle
 from unicorn_monai.datasets import datalist, read_header, write_array, write_json
-from unicorn_monai.evaluation.control import example_requests, make_generator, uncertainties_in
-from unicorn_monai.handlers import tile
+from unicorn_monai.evaluation.control import example_requests, make_generator
+from unicorn_monai.handlers import read_json, tile
 from unicorn_monai.palette import paint, palette
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.synthesis import ReconstructionSheet, with_uncertainty
@@ -86,13 +86,16 @@ def _sheets(run: Experiment) -> Iterator[tuple[str, str, str, Tensor]]:
 def _ordered(run: Experiment) -> tuple[str, str, str, Tensor]:
     """Synthetic and real unlabelled images, from the least to the most uncertain, evenly spread over the ranks."""
     rows, told = [], []
-    sets = {"synthetic": run.synthetic(run.settings.modes[0]), "real": run.unlabeled}
-    items = {name: datalist(folder, "training") for name, folder in sets.items()}
-    columns = min(COLUMNS, *map(len, items.values()))
-    for name, folder in sets.items():
-        values = uncertainties_in(run, folder)
+    main, measured = run.settings.modes[0], read_json(run.run_dir / "uncertainties.json")
+    sets = {
+        "synthetic": (run.synthetic(main), measured[run.setup(main)]),
+        "real": (run.unlabeled, measured["unlabeled"]),
+    }
+    columns = min(COLUMNS, *(len(values) for _, values in sets.values()))
+    for name, (folder, values) in sets.items():
+        items = datalist(folder, "training")
         chosen = np.argsort(values)[np.linspace(0, len(values) - 1, columns).round().astype(int)]
-        rows.append(torch.stack([read_image(items[name][i]["image"], run.num_channels) for i in chosen]))
+        rows.append(torch.stack([read_image(items[i]["image"], run.num_channels) for i in chosen]))
         told.append(f"{name} {', '.join(f'{values[i]:.3f}' for i in chosen)}")
     caption = (
         "Above synthetic images, below real images of the unlabelled domain, each from the least uncertain (left) to "
