@@ -67,7 +67,7 @@ def stock_loop(scheduler, n, seed, unet, autoencoder, nets=(), weights=()):
 
 
 STOCK = {
-    "MONAI DDIM": (lambda: DDIMScheduler(1000, clip_sample=False, **SCHEDULE), 10),
+    "MONAI DDIM": (lambda: DDIMScheduler(1000, clip_sample=False, **SCHEDULE), 40),
     "MONAI DDPM": (lambda: DDPMScheduler(6, clip_sample=False, **SCHEDULE), 6),
     "MONAI PNDM": (lambda: PNDMScheduler(1000, skip_prk_steps=True, **SCHEDULE), 10),
 } | SAMPLERS
@@ -357,8 +357,8 @@ def test_intermediates_are_the_decoded_predictions_of_x0(networks, conditions):
 
 
 def test_intermediates_of_a_scheduler_that_predicts_no_x0_are_its_latents(networks, conditions):
-    inferer = DualControlNetInferer(PNDMScheduler(50, skip_prk_steps=True, **SCHEDULE), SCALE)
-    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 5}
+    inferer = DualControlNetInferer(PNDMScheduler(1000, skip_prk_steps=True, **SCHEDULE), SCALE)
+    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 20}
     images, intermediates = inferer.sample(**common, intermediate_steps=1)
     assert torch.equal(intermediates[-1], images)
 

@@ -22,9 +22,9 @@ from unicorn_monai.training import LatentPrepareBatch  # noqa: E402
 
 SIZE = 64
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-BRIEF = {"max_epochs": 1, "val_interval": 1, "batch_size": 4, "iterations_per_epoch": 1, "num_inference_steps": 2}
+BRIEF = {"max_epochs": 1, "val_interval": 1, "batch_size": 4, "iterations_per_epoch": 1, "num_inference_steps": 20}
 TINY = {
-    "stable_diffusion.json": {"image_size": [SIZE, SIZE], "num_inference_steps": 2, "count": 4},
+    "stable_diffusion.json": {"image_size": [SIZE, SIZE], "num_inference_steps": 20, "count": 4},
     "train_stable_diffusion_uncertainty.json": BRIEF | {"sample_interval": 1},
     "train_stable_diffusion_semantic.json": BRIEF | {"sample_interval": 1},
     "segmentation.json": {"network_def::channels": [8, 16], "network_def::strides": [2]},

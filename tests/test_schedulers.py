@@ -11,9 +11,9 @@ from itertools import pairwise
 import pytest
 import torch
 from conftest import SCHEDULE
-from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, PNDMScheduler
+from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, PNDMScheduler, RFlowScheduler
 
-from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus, UniPC, prepare_timesteps, seeded_step
+from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus, UniPC, mean_error, prepare_timesteps, seeded_step
 
 MEAN, SPREAD = 1.5, 0.5
 STEPS = (10, 15, 20, 25, 30, 50, 300, 1000)
@@ -180,12 +180,70 @@ def test_ddpm_gives_the_closed_form():
     assert x.std().item() == pytest.approx(math.sqrt(variance), abs=4 * 0.0025)
 
 
-def test_monai_ddim_misses_the_mean_that_ours_keeps():
-    """Why there is a DDIM here: 10 divides 1000, and yet MONAI's mean is off by 17 % of the standard deviation."""
-    theirs = moments(DDIMScheduler(1000, clip_sample=False, **SCHEDULE), 10)[0]
-    ours = moments(DDIM(1000, **SCHEDULE), 10)[0]
-    assert abs(theirs - MEAN) > 0.08
-    assert abs(ours - MEAN) < 0.01
+STABLE_DIFFUSION = {"schedule": "scaled_linear_beta", "beta_start": 0.00085, "beta_end": 0.012}
+OFFSET = {"steps_offset": 1, "set_alpha_to_one": False}  # as Stable Diffusion is sampled
+OTHERS = {
+    "MONAI's DDIM": lambda **schedule: DDIMScheduler(1000, **schedule),
+    "PNDM": lambda **schedule: PNDMScheduler(1000, skip_prk_steps=True, **schedule),
+    "PNDM with offset": lambda **schedule: PNDMScheduler(1000, skip_prk_steps=True, **OFFSET, **schedule),
+    "leading": lambda **schedule: DDIM(1000, timestep_spacing="leading", **OFFSET, **schedule),
+}
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULE, STABLE_DIFFUSION], ids=["bundles", "Stable Diffusion"])
+@pytest.mark.parametrize("name", list(OTHERS))
+def test_the_mean_is_right_at_every_number_of_steps_that_is_let_through(name, schedule):
+    """Whatever else is let through is within 5 % of the standard deviation, next to what the schedule leaves."""
+    let_through = []
+    for n in (1, 2, 3, 5, 8, 10, 15, 20, 25, 30, 40, 50, 100, 125, 200, 250, 300, 500, 999, 1000):
+        scheduler = OTHERS[name](**schedule)
+        try:
+            prepare_timesteps(scheduler, n)
+        except ValueError:
+            continue
+        let_through.append(n)
+        scheduler.clip_sample = False
+        mean, std = moments(scheduler, n)
+        left = MEAN * math.sqrt(scheduler.alphas_cumprod[-1].item()) * std
+        assert abs(mean + left - MEAN) < 0.06 * SPREAD
+    assert {50, 100, 250, 500} <= set(let_through)
+    assert not {2, 3} & set(let_through)
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "error"),
+    [("MONAI's DDIM", 10, 17), ("MONAI's DDIM", 20, 8), ("PNDM", 5, 82), ("PNDM", 15, 6), ("leading", 2, 15)],
+)
+def test_too_few_steps_are_refused_with_the_error_they_would_make(name, n, error):
+    with pytest.raises(ValueError, match=f"with {n} steps is wrong: .*off by {error}% of .* Take more steps, or"):
+        prepare_timesteps(OTHERS[name](**SCHEDULE), n)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_the_error_of_the_mean_is_zero_where_steps_and_timesteps_agree(prediction_type):
+    for sampler in SAMPLERS:
+        for n in (1, 2, 7, 15, 300, 1000):
+            assert mean_error(sampler(1000, prediction_type=prediction_type, **SCHEDULE), n) < 1e-4
+    assert mean_error(DDIMScheduler(1000, prediction_type=prediction_type, **SCHEDULE), 10) > 0.15
+
+
+def test_a_scheduler_is_tried_without_being_touched():
+    scheduler = DDIMScheduler(1000, **SCHEDULE)  # clips by default, which the trial leaves out
+    prepare_timesteps(scheduler, 50)
+    assert scheduler.clip_sample
+    pndm = PNDMScheduler(1000, skip_prk_steps=True, **SCHEDULE)
+    prepare_timesteps(pndm, 50)
+    assert (pndm.counter, pndm.ets) == (0, [])
+
+
+def test_timesteps_beyond_the_last_are_refused():
+    with pytest.raises(ValueError, match=r"PNDMScheduler with 1000 steps and steps_offset 1 begins at timestep 1000; "):
+        prepare_timesteps(OTHERS["PNDM with offset"](**SCHEDULE), 1000)
+
+
+def test_another_kind_of_scheduler_is_refused():
+    with pytest.raises(ValueError, match="The scheduler is RFlowScheduler; expected DDPM, DDIM or PNDM of MONAI"):
+        prepare_timesteps(RFlowScheduler(1000), 50)
 
 
 def test_ddim_with_all_steps_is_that_of_monai():

@@ -172,7 +172,7 @@ def test_the_autoencoder_is_that_of_diffusers(folder, dtype):
 @pytest.mark.parametrize("w", [0.25, 0.8])
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_a_whole_run_is_that_of_the_pipeline(folder, controlnets, w, scale):
-    prompts, seeds, n = ["a street, rain", "photo of fog"], [3, 4], 6
+    prompts, seeds, n = ["a street, rain", "photo of fog"], [3, 4], 20
     theirs, (semantic, uncertainty) = controlnets
     _, _, _, (label_map, hint) = inputs()
     pipeline = diffusers.StableDiffusionControlNetPipeline.from_pretrained(folder, controlnet=theirs)

@@ -50,7 +50,7 @@ def shorten(configs: Path) -> None:
     short = {"max_epochs": 1, "val_interval": 1, "sample_interval": 1, "iterations_per_epoch": 1, "cache_num": 8}
     for path in configs.glob("*.json"):
         config = json.loads(path.read_text())
-        steps = {"num_inference_steps": 2} if "num_inference_steps" in config else {}
+        steps = {"num_inference_steps": 20} if "num_inference_steps" in config else {}
         path.write_text(json.dumps({k: (short | steps).get(k, v) for k, v in config.items()}))
 
 

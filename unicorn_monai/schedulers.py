@@ -9,6 +9,7 @@ that they reproduce on a Gaussian, where the best noise predictor is known in cl
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, PNDMSchedule
 from torch import Tensor
 
 Sampler = DDPMScheduler | DDIMScheduler | PNDMScheduler  # MONAI's base class has neither set_timesteps nor step
+
+MEAN, SPREAD = 1.5, 0.5  # of the Gaussian on which samplers are tried
+MEAN_ERROR = 0.05  # largest error of its mean, in standard deviations
 
 
 class DDIM(DDIMScheduler):
@@ -178,10 +182,16 @@ def x0_and_noise(scheduler: Any, output: Tensor, sample: Tensor, timestep: Tenso
 def prepare_timesteps(scheduler: Sampler, num_inference_steps: int) -> list[int]:
     """Set the number of steps and return the timesteps, refusing what would sample a wrong distribution.
 
+    Ours are right at any number of steps, MONAI's DDPM at all T. Any other is tried: :func:`mean_error`.
+
     Raises:
-        ValueError: ``num_inference_steps`` outside 1..T; MONAI's DDPM with fewer than T steps; MONAI's DDIM with a
-            number that does not divide T; MONAI's PNDM with its Runge-Kutta steps.
+        ValueError: ``num_inference_steps`` outside 1..T; another kind of scheduler; MONAI's DDPM with fewer than T
+            steps; MONAI's DDIM with a number that does not divide T; MONAI's PNDM with its Runge-Kutta steps;
+            timesteps beyond T - 1; a mean that is wrong by more than ``MEAN_ERROR``.
     """
+    name = type(scheduler).__name__
+    if not isinstance(scheduler, Sampler):
+        raise ValueError(f"The scheduler is {name}; expected DDPM, DDIM or PNDM of MONAI, or one of {__name__}.")
     total = scheduler.num_train_timesteps
     if not 1 <= num_inference_steps <= total:
         raise ValueError(f"num_inference_steps is {num_inference_steps}; expected 1 to {total} (num_train_timesteps).")
@@ -198,7 +208,43 @@ def prepare_timesteps(scheduler: Sampler, num_inference_steps: int) -> list[int]
     if isinstance(scheduler, PNDMScheduler) and not scheduler.skip_prk_steps:
         raise ValueError("PNDMScheduler has skip_prk_steps False, which yields wrong images; expected True.")
     scheduler.set_timesteps(num_inference_steps)
-    return [int(t) for t in scheduler.timesteps]
+    timesteps = [int(t) for t in scheduler.timesteps]
+    if max(timesteps) >= total:
+        raise ValueError(
+            f"{name} with {num_inference_steps} steps and steps_offset {scheduler.steps_offset} begins at timestep "
+            f"{max(timesteps)}; the last one is {total - 1}. Take fewer steps or steps_offset 0."
+        )
+    trusted = isinstance(scheduler, DDPMScheduler) or getattr(scheduler, "timestep_spacing", "") == "linspace"
+    error = 0.0 if trusted else mean_error(scheduler, num_inference_steps)
+    if error > MEAN_ERROR:
+        raise ValueError(
+            f"{name} with {num_inference_steps} steps is wrong: on a Gaussian with exact noise predictions its mean is "
+            f"off by {error:.0%} of the standard deviation; at most {MEAN_ERROR:.0%} was expected. Take more steps, or "
+            "unicorn_monai.schedulers.DDIM or UniPC, right at any number."
+        )
+    return timesteps
+
+
+def mean_error(scheduler: Sampler, num_inference_steps: int) -> float:
+    """Error of the mean of N(MEAN, SPREAD^2), sampled with its exact noise predictor, in standard deviations.
+
+    With a = alphas_cumprod[t] that predictor is (1 - a)^(1/2) (x_t - a^(1/2) MEAN) / (a SPREAD^2 + 1 - a): 0 at the
+    mean of x_t. So a deterministic sampler that begins at the mean of x_T ends at MEAN, if it steps to the timestep
+    that it asks about next; the steps' length and what the noise schedule leaves of the signal play no part.
+    """
+    scheduler = copy.deepcopy(scheduler)
+    scheduler.clip_sample = False  # 1.5 is meant to be reached
+    scheduler.set_timesteps(num_inference_steps)
+    alphas = scheduler.alphas_cumprod.double()
+    x = alphas[-1:].sqrt() * MEAN
+    for t in scheduler.timesteps.tolist():
+        a = alphas[t]
+        noise = (1 - a).sqrt() * (x - a.sqrt() * MEAN) / (a * SPREAD**2 + 1 - a)
+        x0 = (x - (1 - a).sqrt() * noise) / a.sqrt()
+        velocity = a.sqrt() * noise - (1 - a).sqrt() * x0
+        output = {"epsilon": noise, "sample": x0, "v_prediction": velocity}[str(scheduler.prediction_type)]
+        x, _ = scheduler.step(output, t, x)
+    return abs(float(x) - MEAN) / SPREAD
 
 
 def seeded_step(
