@@ -307,6 +307,29 @@ def test_the_autoencoder_gives_images_back_at_their_size(world, autoencoder):
     assert Image.open(world.bundles / "latent_diffusion" / "output" / "autoencoder" / "epoch_0001.png").size[0] > SIZE
 
 
+class FeatureLoss(nn.Module):
+    """A perceptual loss: mean absolute difference of a network's features."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, reconstruction: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        return (self.network(reconstruction) - self.network(image)).abs().mean()
+
+
+def test_a_perceptual_network_is_a_term_of_the_autoencoders_loss_by_its_definition(world, autoencoder, tmp_path):
+    network = {"_target_": "torch.nn.Conv2d", "in_channels": 1, "out_channels": 4, "kernel_size": 3}
+    features = {"_target_": "test_bundles.FeatureLoss", "network": network}
+    trained = world.run("latent_diffusion", "train_autoencoder", ckpt_dir=tmp_path, output_dir=tmp_path,
+                        perceptual=features, perceptual_weight=3.0)  # fmt: skip
+    loss, trainer = (trained.parser.get_parsed_content(id) for id in ("loss", "train::trainer"))
+    assert trainer.state.output[0]["perceptual"] > 0
+    assert loss.perceptual_weight == 3
+    assert not any(p.requires_grad for p in loss.perceptual.parameters())
+    assert sha256(tmp_path / "autoencoder.pt") != sha256(autoencoder / "autoencoder.pt")
+
+
 def test_the_diffusion_model_carries_what_belongs_to_its_latents(world, diffusion):
     metadata = read_metadata(diffusion / "model.pt")
     assert 0.01 < metadata["scale_factor"] < 100

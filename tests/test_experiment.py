@@ -19,6 +19,7 @@ from data_prep.phantom import write_phantom
 from unicorn_monai.checkpoints import sha256
 from unicorn_monai.cli import app
 from unicorn_monai.datasets import check, datalist, read_header, write_json
+from unicorn_monai.evaluation.image_checks import image_checks
 from unicorn_monai.evaluation.image_sets import search_copies
 from unicorn_monai.experiment import Experiment
 from unicorn_monai.failures import explain, root_cause
@@ -48,6 +49,14 @@ def finished(domains, tmp_path_factory) -> Experiment:
     run = Experiment(settings(domains, tmp_path_factory.mktemp("run") / "r", **COMPARED))
     run.run()
     return run
+
+
+def test_images_that_are_not_kept_are_warned_of(finished, caplog):
+    outside = [(expected, found) for expected, found, good in image_checks(finished.results) if good is False]
+    assert outside  # networks of seconds keep neither speckle nor spread
+    finished.check_images()
+    for expected, found in outside:
+        assert f"{expected}; found {found}. What follows rests on it" in caplog.text
 
 
 def test_results_hold_every_key_of_the_contract(finished):

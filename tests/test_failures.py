@@ -14,6 +14,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
+from unicorn_monai.bundle import bundle_root
 from unicorn_monai.failures import NotFinite, explain, of_batch, on_failure, on_sigterm
 from unicorn_monai.networks import in_parts, require_finite
 
@@ -36,6 +37,16 @@ except ValueError as error:
     assert done.returncode == 3
     assert "NotFinite: A latent holds NaN or infinite values (batch of a.png)." in done.stderr
     assert ends("raise ValueError('anything else')").returncode == 1
+
+
+def test_a_bundle_command_ends_with_the_sentence_behind_monais_error():
+    config = Path(bundle_root("retinal_unet")) / "configs" / "train.json"
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config), "--dataset_dir", "nowhere"]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "RuntimeError: Failed to instantiate component" in done.stderr  # the traceback is all there
+    *_, last = done.stderr.strip().splitlines()
+    assert last == "error: Data set folder 'nowhere' does not exist. Make one with `unicorn-monai prepare`."
 
 
 @pytest.mark.parametrize(

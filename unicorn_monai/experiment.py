@@ -24,6 +24,7 @@ from unicorn_monai.baselines import self_training
 from unicorn_monai.datasets import label_names, read_header, write_json
 from unicorn_monai.evaluation import control, image_sets, pictures
 from unicorn_monai.evaluation.comparison import closed_gaps, compare, score_trainings
+from unicorn_monai.evaluation.image_checks import image_checks
 from unicorn_monai.evaluation.report import write_report
 from unicorn_monai.evaluation.segmentation import score_images
 from unicorn_monai.evaluation.subdomains import sub_domain_scores
@@ -133,6 +134,9 @@ class Experiment(RunFolder):
         """Does the diffusion model keep the speckle and the spread of the latents?"""
         self.results["autoencoder"] = self.stage("reconstruction", lambda: control.reconstruction(self))
         self.results["diffusion"] = self.stage("latents", lambda: control.latent_statistics(self))
+        for expected, found, good in image_checks(self.results):
+            if good is False:
+                logger.warning(f"{expected}; found {found}. What follows rests on it: look at the sheets of samples.")
 
     def generate(self, variant: str) -> None:
         """Train both ControlNets of a variant, choose the weight, synthesise, and measure the control."""

@@ -2,6 +2,9 @@
 
 Exit status: 0 done, 1 failed, 2 bad usage, 3 not finite (NaN or infinity in images, latents, losses, weights, outputs),
 143 stopped by SIGTERM: a training has saved its state, a synthesis what it has made.
+
+``python -m monai.bundle run`` ends with a traceback whose last line names MONAI's own objects, e.g. "Failed to
+instantiate component". There the sentence of the error behind it comes last.
 """
 
 from __future__ import annotations
@@ -38,8 +41,16 @@ _show = sys.excepthook
 
 def _show_and_end(kind: Any, error: BaseException, trace: Any) -> None:
     _show(kind, error, trace)
-    if isinstance(root_cause(error), NotFinite):
+    cause = root_cause(error)
+    if cause is not error and isinstance(cause, ValueError | RuntimeError):
+        print(f"\nerror: {cause}", file=sys.stderr)
+    if isinstance(cause, NotFinite):
         raise SystemExit(NOT_FINITE)
+
+
+_started = getattr(sys.modules["__main__"], "__spec__", None)  # None in a script
+if _started is not None and _started.name.startswith("monai.bundle"):
+    sys.excepthook = _show_and_end
 
 
 def of_batch(engine: Engine) -> str:

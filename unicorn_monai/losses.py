@@ -2,13 +2,13 @@
 
     segmentation:  Dice(softmax(z), y) + ce_weight * CE(z, y)               over pixels with a label
     autoencoder:   |x - x'| + kl_weight * KL(q(z|x) || N(0, 1)) + spectral_weight * S(x', x) + speckle_weight * C(x', x)
-                   + adversarial_weight * A(x')
+                   + adversarial_weight * A(x') [+ perceptual_weight * P(x', x)]
     discriminator: least squares, D(x) -> 1, D(x') -> 0
 
 S compares the amplitudes of the Fourier transforms (``monai.losses.JukeboxLoss``): it asks for the right texture
 without a downloaded perceptual network. C compares the local contrast of the speckle, |c(x) - c(x')| with c the
 standard deviation of the high-pass image in 7 x 7 windows: absolute differences alone are smallest for an image without
-speckle.
+speckle. P is a perceptual network, where one is given.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unicorn_monai.datasets import IGNORE_LABEL
+from unicorn_monai.networks import freeze
 from unicorn_monai.transforms import one_hot
 
 
@@ -54,8 +55,9 @@ class AutoencoderLoss(nn.Module):
         spectral_weight: weight of the spectral term.
         speckle_weight: weight of the speckle contrast term.
         adversarial_weight: weight of the patch-adversarial term.
-        perceptual: an optional further term, e.g. ``monai.losses.PerceptualLoss`` where its weights are at hand.
-        perceptual_weight: its weight.
+        perceptual: an optional further term, e.g. ``monai.losses.PerceptualLoss`` where its weights are at hand; its
+            own weights stay as they are.
+        perceptual_weight: weight of that term.
     """
 
     def __init__(
@@ -65,12 +67,13 @@ class AutoencoderLoss(nn.Module):
         speckle_weight: float = 1.0,
         adversarial_weight: float = 0.1,
         perceptual: nn.Module | None = None,
-        perceptual_weight: float = 0.0,
+        perceptual_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.kl_weight, self.spectral_weight, self.adversarial_weight = kl_weight, spectral_weight, adversarial_weight
         self.speckle_weight = speckle_weight
-        self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
+        self.perceptual = None if perceptual is None else freeze(perceptual)
+        self.perceptual_weight = perceptual_weight
         self.spectral = JukeboxLoss(spatial_dims=2, reduction="mean")
         self.adversarial = PatchAdversarialLoss(criterion="least_squares")
 

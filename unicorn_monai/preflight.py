@@ -62,7 +62,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("iterations_per_epoch", "patience", "count"), OPTIONAL),
     **dict.fromkeys(("num_workers", "adversarial_start", "pool_size"), NATURAL),
     **dict.fromkeys(("learning_rate", "discriminator_learning_rate", "timestep_shift", "temperature"), RATE),
-    **dict.fromkeys(("kl_weight", "spectral_weight", "speckle_weight", "adversarial_weight", "ce_weight"), WEIGHT),
+    **dict.fromkeys(
+        (f"{term}_weight" for term in ("kl", "spectral", "speckle", "perceptual", "adversarial", "ce")), WEIGHT
+    ),
     **dict.fromkeys(("nce_weight", "identity_weight", "cycle_weight", "uncertainty_weight"), WEIGHT),
     "save_minutes": WEIGHT,
     **dict.fromkeys(("resume", "augment", "compile"), SWITCH),

@@ -19,6 +19,7 @@ from typing import Any
 from unicorn_monai.dataset_files import write_text
 from unicorn_monai.datasets import PathLike
 from unicorn_monai.evaluation import charts, report_images, report_repeat
+from unicorn_monai.evaluation.image_checks import image_checks
 from unicorn_monai.evaluation.markup import (
     MISSING,
     figure,
@@ -37,8 +38,6 @@ from unicorn_monai.evaluation.markup import (
 MAIN = "unicorn+real"
 CORE = ("lower_bound", "upper_bound", MAIN, "unicorn")  # always have a column, the first ones
 SETS = ("labeled", "unlabeled", "unicorn", "unicorn_paper")
-TOLERANCE = 0.15  # of speckle and entropy after the autoencoder
-LATENT_STD = (0.9, 1.1)  # sampled / training latents
 
 
 def write_report(run_dir: PathLike) -> Path:
@@ -307,20 +306,9 @@ def _pictures(folder: Path) -> str:
 
 
 def _checks(results: dict[str, Any]) -> str:
-    rows = []
-    for domain in SETS[:2]:
-        part = nested(nested(results, "autoencoder"), domain)
-        for key, what in (("high_pass_std", "speckle"), ("entropy", "entropy")):
-            before, after = map(number, part.get(key) or (None, None))
-            change = after / before - 1 if before and after is not None else None
-            good = None if change is None else abs(change) <= TOLERANCE + 1e-9
-            numbers = f"{fixed(before, 3)} \u2192 {fixed(after, 3)} ({percent(change or 0, '+')})"
-            rows += [(f"{name_of(domain)}, autoencoder: {what} within \u00b1{percent(TOLERANCE)}", numbers, good)]
-    ratio, (low, high) = number(nested(results, "diffusion").get("latent_std")), LATENT_STD
-    good = None if ratio is None else low <= ratio <= high
-    rows += [(f"Diffusion model: spread of sampled latents {low} to {high} of the training's", fixed(ratio, 2), good)]
     words = {True: '<b class="ok">\u2713 OK</b>', False: '<b class="bad">\u2717 outside</b>', None: MISSING}
-    items = (f"<li><span>{what}</span><span>{'' if ok is None else n}</span>{words[ok]}</li>" for what, n, ok in rows)
+    rows = image_checks(results)
+    items = (f"<li><span>{what}</span><span>{found}</span>{words[ok]}</li>" for what, found, ok in rows)
     return f'<ul class="checks">{"".join(items)}</ul>'
 
 
