@@ -233,7 +233,8 @@ def mean_error(scheduler: Sampler, num_inference_steps: int) -> float:
     that it asks about next; the steps' length and what the noise schedule leaves of the signal play no part.
     """
     scheduler = copy.deepcopy(scheduler)
-    scheduler.clip_sample = False  # 1.5 is meant to be reached
+    if isinstance(scheduler, DDIMScheduler):
+        scheduler.clip_sample = False  # 1.5 is meant to be reached
     scheduler.set_timesteps(num_inference_steps)
     alphas = scheduler.alphas_cumprod.double()
     x = alphas[-1:].sqrt() * MEAN
