@@ -9,7 +9,7 @@ import torch
 from conftest import TINY
 from monai.data import get_track_meta, set_track_meta
 
-from benchmarks import sampling, steps
+from benchmarks import layout, sampling, steps
 from benchmarks.common import alternate, kinds_of, ratio, recorder, table
 from data_prep.phantom import write_phantom
 from unicorn_monai.experiment import Experiment
@@ -46,6 +46,15 @@ def test_the_stock_loop_and_the_inferer_give_the_same_images():
     assert sampling.difference(*images) <= 1e-4
     assert images[0].std() > 0.1  # large enough for that to mean something
     assert sampling.floor(setup) > 0
+
+
+def test_layout_supervision_costs_time_and_memory():
+    lines = layout.compare(64, unroll=[1], batch_size=4, iterations=1).splitlines()
+    assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == ["without", "with layout supervision, K = 1"]
+    (_, _, once, memory, none), (_, _, times, more, _) = ([c.strip("| ") for c in x.split(" | ")] for x in lines[2:])
+    assert (float(once), float(none)) == (1, 0)
+    assert float(times) > 1  # a decoding and passes of another network are never free
+    assert min(float(memory), float(more)) > 100
 
 
 @pytest.fixture(scope="module")
