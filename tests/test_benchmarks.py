@@ -9,10 +9,11 @@ import torch
 from conftest import TINY
 from monai.data import get_track_meta, set_track_meta
 
-from benchmarks import layout, sampling, steps
+from benchmarks import ablation, layout, sampling, steps
 from benchmarks.common import alternate, kinds_of, ratio, recorder, table
 from data_prep.phantom import write_phantom
-from unicorn_monai.experiment import Experiment
+from unicorn_monai.checkpoints import sha256
+from unicorn_monai.experiment import CONTROLNETS, Experiment
 from unicorn_monai.settings import Settings
 
 CPU = torch.device("cpu")
@@ -72,8 +73,9 @@ def finished(tmp_path_factory) -> Path:
     run.segment()
     run.learn_latents()
     run.learn_images()
-    for name in ("uncertainty_controlnet", "semantic_controlnet"):
-        run.train_controlnet(name, "compositional")
+    run.check_images()
+    for name in CONTROLNETS:
+        run.stage(f"unicorn_{name}", lambda name=name: run.train_controlnet(name, "compositional"))
     return run.run_dir
 
 
@@ -103,3 +105,33 @@ def test_steps_refuses_a_run_without_an_oracle(finished, tmp_path):
     (tmp_path / "experiment.json").write_text((finished / "experiment.json").read_text())
     with pytest.raises(ValueError, match="has no network of the upper bound; expected a finished run"):
         steps.measure(tmp_path, tmp_path / "out", [2], [0])
+
+
+def test_an_ablation_changes_one_thing_and_leaves_the_run_alone(finished, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    text = ablation.compare(finished, tmp_path, ["no_guessed_labels", "no_guidance"], [None])
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in text.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["no guessed labels", "no guidance"]
+    assert all(re.fullmatch(r"-?[\d.]+", cell) for row in rows for cell in row[1:])
+
+    unguessed, unguided = tmp_path / "no_guessed_labels", tmp_path / "no_guidance"
+    assert not (unguessed / "guessed").exists()
+    nets = [
+        folder / "bundles" / "semantic_controlnet" / "models" / "model.pt" for folder in (finished, unguided, unguessed)
+    ]
+    assert sha256(nets[0]) == sha256(nets[1]) != sha256(nets[2])  # taken over where only the synthesis changes
+    shared = [
+        folder / "bundles" / "latent_diffusion" / "models" / "model.pt" for folder in (finished, unguided, unguessed)
+    ]
+    assert len({sha256(path) for path in shared}) == 1
+    item = json.loads((unguided / "synthetic" / "dataset.json").read_text())["training"][0]
+    assert item["synthetic"]["guidance"] == [1.0, 1.0]
+    assert ablation.compare(finished, tmp_path, ["no_guessed_labels", "no_guidance"], [None]) == text
+
+
+def test_an_ablation_refuses_a_run_that_lacks_what_it_builds_on(finished, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "experiment.json").write_text((finished / "experiment.json").read_text())
+    with pytest.raises(ValueError, match="has no folder 'bundles/retinal_unet'; expected a finished run"):
+        ablation.compare(tmp_path / "run", tmp_path / "out", ["plain_hint"], [None])
