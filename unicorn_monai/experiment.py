@@ -63,6 +63,7 @@ class Experiment(RunFolder):
             "weights": {},
             "budget": {},
             "seconds": {},
+            "words": settings.named(),
         }
         self.walked: list[Branch] = []  # branches that are finished, in order
 
