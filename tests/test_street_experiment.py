@@ -1,4 +1,4 @@
-"""The whole method on tiny simulated streets: colours, weathers in words, and the comparison with label map and words."""
+"""The whole method on tiny simulated streets: colours, weathers in words, the comparison with label map and words."""
 
 import json
 import re
@@ -72,7 +72,8 @@ def test_label_maps_of_streets_are_not_bent(finished):
 def test_both_controls_and_the_label_map_alone_are_asked_for_the_same_weathers_in_turn(finished):
     sets = [datalist(finished.run_dir / name, "training") for name in ("synthetic", "synthetic_semantic_only")]
     asked = [[item["synthetic"]["prompt"] for item in items] for items in sets]
-    assert asked[0] == asked[1] == [f"an image, {words}" for words in (WEATHER | WEATHER).values()][: len(asked[0])]
+    in_turn = [f"an image, {words}" for words in WEATHER.values()] * 2
+    assert asked == [in_turn[:6]] * 2
     assert [{item["synthetic"]["weight"] for item in items} for items in sets] == [{0.7}, {0.0}]
     assert json.loads((finished.run_dir / "results.json").read_text())["words"] == WEATHER
 
@@ -96,12 +97,10 @@ def test_pictures_and_measures_name_the_weathers_too(finished):
 def test_a_run_with_words_is_not_resumed_without_and_one_from_before_there_were_any_not_with(finished, tmp_path):
     assert finished.goes_on(resume=True)
     with pytest.raises(ValueError, match="started with other settings: words"):
-        Experiment(replace(finished.settings, words=False), resume=True, branch=False)
-    before = json.loads((finished.run_dir / "experiment.json").read_text())
-    before["settings"] = {key: value for key, value in before["settings"].items() if key != "words"}
-    (tmp_path / "experiment.json").write_text(
-        json.dumps(before | {"settings": before["settings"] | {"output": str(tmp_path)}})
-    )
+        Experiment(replace(finished.settings, words=False), resume=True)
+    kept = json.loads((finished.run_dir / "experiment.json").read_text())["settings"]
+    before = {key: value for key, value in kept.items() if key != "words"} | {"output": str(tmp_path)}
+    (tmp_path / "experiment.json").write_text(json.dumps({"settings": before}))
     with pytest.raises(ValueError, match="started with other settings: words"):
         Experiment(replace(finished.settings, output=str(tmp_path)), resume=True)
 
