@@ -136,6 +136,8 @@ class Synthesis(InferTask):
 
     def _prompt(self, parser: ConfigParser, seed: int) -> str | None:
         """The words of an image, where the run has some: a sub-domain of the unlabelled domain, chosen by the seed."""
+        if parser.get("template") is None:  # none, or a run from before there were any
+            return None
         template, names = (parser.get_parsed_content(key) for key in ("template", "subdomains"))
         return None if template is None else template({}, names[seed % len(names)] if names else None)
 
