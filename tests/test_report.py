@@ -376,6 +376,20 @@ def test_streets_have_domains_where_scans_have_devices(run):
     assert "Unlabelled device" in text(report(run))
 
 
+WORDS = {
+    "without": ({}, "Label map only"),
+    "weathers": ({"fog": "foggy scene"}, "Label map and weather words"),
+    "others": ({"fog": "foggy scene", "harbour": "harbour"}, "Label map and words"),
+}
+
+
+@pytest.mark.parametrize(("words", "name"), WORDS.values(), ids=WORDS.keys())
+def test_what_the_label_map_is_joined_by_is_said(run: Path, words: dict, name: str):
+    html = report(run, words=words, segmentation=results()["segmentation"] | {"semantic_only+real": setup(0.6)})
+    assert f">{name} + real<" in html
+    assert "Label map only" not in html or not words
+
+
 def test_empty_run(tmp_path: Path):
     write(tmp_path / "results.json", {})
     html = write_report(tmp_path).read_text(encoding="utf-8")

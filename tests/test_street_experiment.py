@@ -1,14 +1,19 @@
-"""The whole method on tiny simulated streets: colours, weathers and the comparison with the label map alone."""
+"""The whole method on tiny simulated streets: colours, weathers in words, the comparison with label map and words."""
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from conftest import TINY
+from typer.testing import CliRunner
 
 from data_prep.street_phantom import BAD_WEATHER, write_streets
+from unicorn_monai.cli import app
 from unicorn_monai.datasets import check, datalist, read_header
+from unicorn_monai.evaluation import control
 from unicorn_monai.experiment import Experiment
+from unicorn_monai.prompts import WEATHER
 from unicorn_monai.settings import Settings
 
 
@@ -27,6 +32,7 @@ def finished(tmp_path_factory) -> Experiment:
         count=6,
         modes=("paper",),
         baselines=("semantic_only",),
+        words=True,
         jobs=1,
     )
     run = Experiment(settings)
@@ -52,7 +58,8 @@ def test_the_report_has_a_row_per_weather_and_none_for_layers(finished):
     assert "layers only" not in html
     assert "unlabelled domain" in html
     assert not re.search(r"(unlabelled|labelled) device|same eyes", html, re.IGNORECASE)
-    assert "Label map only" in html
+    assert "Label map and weather words" in html
+    assert "Label map only" not in html
 
 
 def test_label_maps_of_streets_are_not_bent(finished):
@@ -60,8 +67,42 @@ def test_label_maps_of_streets_are_not_bent(finished):
     assert check(synthetic, need_labels=True) == []
     assert read_header(synthetic)["colours"] == read_header(finished.labeled)["colours"]
     assert all(item["synthetic"]["augment"] is None for item in datalist(synthetic, "training"))
-    alone = datalist(finished.run_dir / "synthetic_semantic_only", "training")
-    assert {item["synthetic"]["weight"] for item in alone} == {0.0}
+
+
+def test_both_controls_and_the_label_map_alone_are_asked_for_the_same_weathers_in_turn(finished):
+    sets = [datalist(finished.run_dir / name, "training") for name in ("synthetic", "synthetic_semantic_only")]
+    asked = [[item["synthetic"]["prompt"] for item in items] for items in sets]
+    in_turn = [f"an image, {words}" for words in WEATHER.values()] * 2
+    assert asked == [in_turn[:6]] * 2
+    assert [{item["synthetic"]["weight"] for item in items} for items in sets] == [{0.7}, {0.0}]
+    assert json.loads((finished.run_dir / "results.json").read_text())["words"] == WEATHER
+
+
+def test_more_images_of_the_run_name_the_weathers_too(finished, tmp_path):
+    words = ["synthesize", "--run", str(finished.run_dir), "--count", "4", "--output", str(tmp_path), "--device", "cpu"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    prompts = [item["synthetic"]["prompt"] for item in datalist(tmp_path, "training")]
+    assert prompts == [f"an image, {words}" for words in WEATHER.values()]
+
+
+def test_pictures_and_measures_name_the_weathers_too(finished):
+    named = [request.prompt.partition(", ")[2] for request in control.example_requests(finished, 8)]
+    assert set(named) <= set(WEATHER.values())
+    assert len(set(named)) > 1
+    captions = (finished.run_dir / "pictures" / "captions.json").read_text()
+    assert "the Semantic-ControlNet alone and the words;" in captions
+
+
+def test_a_run_with_words_is_not_resumed_without_and_one_from_before_there_were_any_not_with(finished, tmp_path):
+    assert finished.goes_on(resume=True)
+    with pytest.raises(ValueError, match="started with other settings: words"):
+        Experiment(replace(finished.settings, words=False), resume=True)
+    kept = json.loads((finished.run_dir / "experiment.json").read_text())["settings"]
+    before = {key: value for key, value in kept.items() if key != "words"} | {"output": str(tmp_path)}
+    (tmp_path / "experiment.json").write_text(json.dumps({"settings": before}))
+    with pytest.raises(ValueError, match="started with other settings: words"):
+        Experiment(replace(finished.settings, output=str(tmp_path)), resume=True)
 
 
 def test_the_label_map_alone_needs_the_mode_it_is_taken_from(finished):

@@ -135,4 +135,5 @@ def write_augmented(dataset_dir: PathLike, output: PathLike, seed: int = 0) -> N
             if index not in writer:
                 transform = strong_intensity(int(np.random.SeedSequence([seed, index]).generate_state(1)[0]))
                 image = to_uint8(torch.as_tensor(transform(read_image(item["image"], channels))))
-                writer.add(split, image, read_array(item["label"]), subject=item["subject"], index=index)
+                told = {key: item[key] for key in ("sub_domain", "prompt") if key in item}
+                writer.add(split, image, read_array(item["label"]), subject=item["subject"], index=index, **told)

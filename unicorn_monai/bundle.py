@@ -188,13 +188,19 @@ def default_device() -> torch.device:
     return local_device()
 
 
-def install(name: str, output: PathLike, preset: str | None = None, overrides: dict[str, dict] | None = None) -> Path:
+def install(
+    name: str,
+    output: PathLike,
+    preset: str | Sequence[str] | None = None,
+    overrides: dict[str, dict] | None = None,
+) -> Path:
     """Copy a bundle and merge a preset's settings into its configurations.
 
     Args:
         name: the bundle.
         output: the copy is ``output/name``; what is there and differs is replaced, weights are kept.
-        preset: ``presets/<preset>.json`` of the bundle: {"train.json": {"max_epochs": 40, ...}, ...}.
+        preset: ``presets/<preset>.json`` of the bundle: {"train.json": {"max_epochs": 40, ...}, ...}; several are
+            merged one after the other.
         overrides: more settings of the same form, which win.
     """
     source, target = Path(bundle_root(name)), Path(output) / name
@@ -221,7 +227,10 @@ def install(name: str, output: PathLike, preset: str | None = None, overrides: d
 
 
 def configured(
-    name: str, preset: str | None = None, overrides: dict[str, dict] | None = None, file: str = "inference.json"
+    name: str,
+    preset: str | Sequence[str] | None = None,
+    overrides: dict[str, dict] | None = None,
+    file: str = "inference.json",
 ) -> dict[str, Any]:
     """The configuration that :func:`install` would write, as it is before anything is built."""
     source = Path(bundle_root(name))
@@ -231,10 +240,14 @@ def configured(
     return config
 
 
-def _merged(source: Path, preset: str | None, overrides: dict[str, dict] | None) -> dict[str, dict[str, Any]]:
-    settings = {} if preset is None else _preset(source, preset)
-    for file, changes in (overrides or {}).items():
-        settings[file] = settings.get(file, {}) | changes
+def _merged(
+    source: Path, preset: str | Sequence[str] | None, overrides: dict[str, dict] | None
+) -> dict[str, dict[str, Any]]:
+    names = [] if preset is None else [preset] if isinstance(preset, str) else preset
+    settings: dict[str, dict[str, Any]] = {}
+    for table in (*(_preset(source, name) for name in names), overrides or {}):
+        for file, changes in table.items():
+            settings[file] = settings.get(file, {}) | changes
     return settings
 
 

@@ -80,6 +80,7 @@ def demo(
             "device": device,
             "baselines": [*baselines, *([SEMANTIC_ONLY] if scene == "street" else [])],
             "trainings": 3 if preset == "full" else 1,
+            "words": scene == "street",
         },
         resume,
     )

@@ -64,6 +64,7 @@ class Experiment(RunFolder):
             "weights": {},
             "budget": {},
             "seconds": {},
+            "words": settings.named(),
         }
         self.walked: list[Branch] = []  # branches that are finished, in order
 

@@ -1,4 +1,4 @@
-"""Text prompts: made from a data set's items, encoded by CLIP once, kept on disk.
+"""Text prompts: made from a data set's items, encoded once, by CLIP for example, and kept on disk.
 
     prompt("{prompt}, {words}")  ->  tokens (77)  ->  CLIP  ->  context (77, D) of the cross-attention
 
@@ -80,7 +80,7 @@ class PromptTemplate:
 
 
 class TextEncoder(Protocol):
-    """What encodes prompts: CLIP here, or a model of one's own."""
+    """What encodes prompts: CLIP here, the word vectors of `word_vectors`, or a model of one's own."""
 
     identity: str  # of the weights and the vocabulary
 
@@ -201,6 +201,6 @@ class PromptEmbeddings:
             raise ValueError(f"'{self._file(prompt)}' is damaged ({error}). Remove it; it is made again.") from error
 
 
-def null_context(prompts: PromptEmbeddings) -> Tensor:
-    """The encoding of the empty prompt, (1, tokens, dimensions) (for configurations)."""
-    return prompts.null
+def null_context(prompts: PromptEmbeddings | None) -> Tensor | None:
+    """The encoding of the empty prompt, (1, tokens, dimensions), and none without prompts (for configurations)."""
+    return None if prompts is None else prompts.null

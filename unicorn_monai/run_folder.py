@@ -29,6 +29,7 @@ from unicorn_monai.stages import Stages
 
 SHARED = ("latent_diffusion", "style_transfer")  # by all variants
 OWN = ("uncertainty_controlnet", "semantic_controlnet", "synthesis")  # of every variant
+WORDED = ("latent_diffusion", "semantic_controlnet")  # have a preset "words"; the others follow the first
 
 
 def nth(name: str, training: int) -> str:
@@ -76,6 +77,7 @@ class RunFolder(Stages):
                 f"'{self.run_dir}' already holds a run. Use --resume to go on with it, or another --output."
             )
         before, now = read_json(self._begun)["settings"], json.loads(json.dumps(asdict(self.settings)))
+        before = {"words": False} | before  # a run begun before there were any
         changed = [key for key, value in now.items() if before.get(key, value) != value]
         if "baselines" in changed and set(before["baselines"]) <= set(now["baselines"]):
             changed.remove("baselines")  # a finished run can be compared with more
@@ -187,7 +189,7 @@ class RunFolder(Stages):
         hashes = {name: sha256(folder / HEADER) for name, folder in found.items()}
         for folder in ("bundles*/*/models", "bundles*/*/models/*", "segmentation/**", "features"):
             for twin in sorted(self.run_dir.glob(f"{folder}/*.safetensors")):
-                if twin.parent.name != "latents":
+                if not twin.parent.name.startswith(("latents", "prompts-")):  # what is kept, not trained
                     path = twin.with_suffix(".pt")
                     hashes[str(path.relative_to(self.run_dir))] = str(read_metadata(path)["sha256"])
         return hashes
@@ -201,14 +203,15 @@ class RunFolder(Stages):
 
     def install_bundles(self) -> None:
         """Put the bundles into the run folder, with the preset's settings and those of this data."""
-        preset = PRESETS[self.settings.preset]
+        preset, words = PRESETS[self.settings.preset], ["words"] if self.settings.words else []
         first, *others = self.variants
         names = [(name, first) for name in ("retinal_unet", "latent_diffusion", *OWN)]
         names += [("style_transfer", first)] if set(STYLE_TRANSFER) & set(self.settings.baselines) else []
         for variant in others:
             names += [(name, variant) for name in (*(["retinal_unet"] if self.is_round(variant) else []), *OWN)]
         for name, variant in names:
-            install(name, self.bundle_dir(name, variant).parent, preset, self._overrides(name, variant))
+            presets = [*([preset] if preset else []), *(words if name in WORDED else [])]
+            install(name, self.bundle_dir(name, variant).parent, presets, self._overrides(name, variant))
 
     def _overrides(self, name: str, variant: str) -> dict[str, dict]:
         own = {file: dict(values) for file, values in (self.settings.overrides or {}).get(name, {}).items()}
@@ -218,6 +221,8 @@ class RunFolder(Stages):
             data["inference.json"] = {"num_labels": len(label_names(self.labeled)), "num_channels": channels}
         elif name in SHARED:
             data["inference.json"] = {"num_channels": channels}
+            if name == "latent_diffusion" and (named := self.settings.named()):
+                data["inference.json"] |= {"subdomains": list(named), "template::words": named}
         else:
             siblings = {
                 sibling: str(self.bundle_dir(sibling, variant)) for sibling in ("latent_diffusion", "retinal_unet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,6 +26,7 @@ from unicorn_monai.preflight import (
     require_rule,
 )
 from unicorn_monai.prior import SCALINGS
+from unicorn_monai.prompts import WEATHER
 from unicorn_monai.storage import absolute
 
 STYLE_TRANSFER = ("cyclegan", "cut")
@@ -56,7 +58,7 @@ _FOLDER: Rule = (lambda v: isinstance(v, str) and v != "", "the path of a folder
 SETTINGS: dict[str, Rule] = {  # what each may be by itself; what must hold between them: `Settings.validate`
     **dict.fromkeys(("labeled", "unlabeled", "output"), _FOLDER),
     **dict.fromkeys(("samples_per_label", "rounds", "trainings"), POSITIVE),
-    **dict.fromkeys(("pseudo_labels", "augment", "style_augmentation", "tracking"), SWITCH),
+    **dict.fromkeys(("pseudo_labels", "augment", "style_augmentation", "tracking", "words"), SWITCH),
     **dict.fromkeys(("scaling", "paper_scaling"), _one_of(SCALINGS)),
     **dict.fromkeys(("features", "overrides"), _TABLE),
     **{name: RULES[name] for name in ("seed", "count", "guidance")},
@@ -86,9 +88,11 @@ class Settings:
             ``evaluation.weights.choose_weight`` takes.
         paper_weight: w in ``paper`` mode, (1 - w, w), or "auto".
         baselines: what else to compare with, some of "augmentation", "self_training", "cyclegan", "cut" and
-            "semantic_only". The last takes the Semantic-ControlNet of the mode "paper" alone.
+            "semantic_only". The last takes the Semantic-ControlNet of the mode "paper" alone, with the words if there
+            are any.
         confidence: of the network that a pixel's pseudo-label needs to count in ``self_training``.
-        guidance: of the uncertainty and of the label map in ``compositional`` mode; (1, 1) is none.
+        guidance: of the uncertainty and of the label map in ``compositional`` mode; (1, 1) is none. With ``words``
+            there may be a third, of the text, for all modes.
         count: synthetic training images; ``samples_per_label`` for each labelled one by default.
         samples_per_label: synthetic images of each label map, of other uncertainties.
         rounds: 2 or more: the retrained network measures the uncertainties again, both ControlNets go on, and so on.
@@ -102,6 +106,8 @@ class Settings:
             one is trained here, for {"iterations": 1000}.
         augment: change the label maps' geometry before synthesis; OCT only, since streets do not bend.
         style_augmentation: in ``compositional`` mode, show the Semantic-ControlNet strongly augmented images too.
+        words: the generative networks are told each image's ``sub_domain`` in words ("foggy scene"), and synthetic
+            images are asked for in those of the unlabelled domain in turn.
         device: "cpu", "cuda:0", ...; None takes the first GPU where there is one.
         jobs: branches that do not depend on each other, run at the same time; None: 2 on a CPU, else 1.
         tracking: keep an MLflow record.
@@ -129,6 +135,7 @@ class Settings:
     features: dict[str, Any] | None = None
     augment: bool = True
     style_augmentation: bool = True
+    words: bool = False
     device: str | None = None
     jobs: int | None = None
     tracking: bool = True
@@ -191,8 +198,15 @@ class Settings:
         return self.paper_scaling if mode == "paper" else self.scaling
 
     def guidance_of(self, mode: str) -> tuple[float, ...]:
-        """Guidance in a mode; the paper has none."""
-        return self.guidance if mode == "compositional" else (1.0, 1.0)
+        """Guidance in a mode; the paper has none of the controls."""
+        return self.guidance if mode == "compositional" else (1.0, 1.0, *self.guidance[2:])
+
+    def named(self) -> dict[str, str]:
+        """The sub-domains of the unlabelled domain's training images and the words for each; none without words."""
+        if not self.words:
+            return {}
+        found = {str(item["sub_domain"]) for item in datalist(self.unlabeled, "training") if item.get("sub_domain")}
+        return {name: WEATHER.get(name, name) for name in sorted(found)}
 
     def changes_geometry(self) -> bool:
         """Whether label maps are changed before synthesis: those of layers only, not of scenes."""
@@ -227,10 +241,10 @@ class Settings:
             raise ValueError(f"'{SEMANTIC_ONLY}' needs the mode 'paper'; modes are {list(self.modes)}. Add it.")
         if not self.modes:
             raise ValueError(f"modes is empty; expected some of {list(MODES)}.")
-        if len(self.guidance) not in (2, 3) or tuple(self.guidance[2:]) not in ((), (1.0,)):
+        if not self.words and tuple(self.guidance[2:]) not in ((), (1.0,)):
             raise ValueError(
                 f"guidance is {self.guidance}; expected two numbers, [uncertainty, label map]. A third, of the text, "
-                "can only be 1 here: networks trained from scratch have no prompts (docs/stable_diffusion.md)."
+                'can only be 1 without words: these networks have no prompts then. Set "words": true, or leave it out.'
             )
         for name in ("uncertainty_weight", "paper_weight"):
             if getattr(self, name) == "auto" and not self.with_augmentation:
@@ -257,9 +271,25 @@ class Settings:
             if problems:
                 more = f"\n... and {len(problems) - 5} more" if len(problems) > 5 else ""
                 raise ValueError(f"The {name} data set '{folder}' cannot be used:\n" + "\n".join(problems[:5]) + more)
+        self._check_words()
         translates = bool(set(STYLE_TRANSFER) & set(self.baselines))
         factors = multiples(PRESETS[self.preset], self.overrides, translates)
         check_domains(self.labeled, self.unlabeled, factors, self.teaches or "self_training" in self.baselines)
+
+    def _check_words(self) -> None:
+        named = self.named()
+        if self.words and not named:
+            raise ValueError(
+                f"words is true, but no training image of the unlabelled data set '{self.unlabeled}' has a "
+                "'sub_domain' in dataset.json, so there is nothing to name. Name them (fog, night, ...), or set words "
+                "to false."
+            )
+        for name in named:  # from here it goes into configurations
+            if not re.fullmatch(r"[^\W_][\w .-]*", name):
+                raise ValueError(
+                    f"The sub-domain {name!r} of '{self.unlabeled}' cannot be named in a prompt; expected letters, "
+                    "digits, spaces, points, hyphens and underscores, a letter or digit first. Rename it."
+                )
 
 
 def settings_of(run: Path) -> tuple[Settings, dict[str, Any]]:

@@ -125,7 +125,7 @@ class PseudoLabeller:
         for i, image, label in zip(batch, images, pseudo_label(logits, self.threshold).cpu().numpy(), strict=True):
             split, item = self.items[i]
             confident = round(float((label != IGNORE_LABEL).mean()), 4)
-            extra = {key: item[key] for key in ("spacing_mm",) if key in item}
+            extra = {key: item[key] for key in ("spacing_mm", "sub_domain", "prompt") if key in item}
             origin = {"confident": confident, **self.origin, "source_image": Path(item["image"]).name}
             subject = str(item.get("subject", ""))
             writer.add(split, to_uint8(image), label, subject=subject, index=i, pseudo_label=origin, **extra)

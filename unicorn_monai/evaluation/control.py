@@ -26,6 +26,7 @@ from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.latents import LatentDataset
 from unicorn_monai.losses import high_pass_std
 from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.prompts import null_context
 from unicorn_monai.settings import SYNTHETIC
 from unicorn_monai.synthesis import Generator, Request, Requests, with_uncertainty
 from unicorn_monai.transforms import LoadPixelsd, read_image
@@ -69,14 +70,17 @@ def _texture(image: Tensor, segmentation: nn.Module) -> tuple[float, float]:
 
 @torch.no_grad()
 def latent_statistics(run: Experiment, count: int = 64) -> dict[str, float]:
-    """Standard deviation of sampled latents over that of the training latents: 0.9 to 1.1 for a trained model."""
+    """Standard deviation of sampled latents over that of the training latents: 0.9 to 1.1 for a trained model.
+
+    Those are of both domains; with words, every second image is asked for without, as the labelled ones are told.
+    """
     root = run.bundle_dir("latent_diffusion")
-    generator = make_generator(run, None)
-    sampled = []
+    generator, told, sampled = make_generator(run, None), words(run), []
+    told["subdomains"] = [name for asked in told["subdomains"] or [] for name in (asked, "")]
     original = generator.inferer.decode
     generator.inferer.decode = lambda latents, *_: sampled.append(latents) or latents  # type: ignore[method-assign]
     for start in range(0, count, 16):
-        generator(Requests(count, run.settings.seed)[start : start + 16])
+        generator(Requests(count, run.settings.seed, **told)[start : start + 16])
     generator.inferer.decode = original  # type: ignore[method-assign]
     autoencoder = from_bundle(root, "autoencoder_def", "autoencoder.pt", run.device)
     dataset = LatentDataset(
@@ -85,6 +89,12 @@ def latent_statistics(run: Experiment, count: int = 64) -> dict[str, float]:
     training = float(dataset.mean[0].double().square().mean() + dataset.std[0].double().square().mean()) ** 0.5
     ratio = float(torch.cat(sampled).double().square().mean().sqrt()) / (training * generator.inferer.scale_factor)
     return {"latent_std": ratio, "n": count}
+
+
+def words(run: Experiment) -> dict[str, Any]:
+    """What makes :class:`Requests` name the unlabelled domain's sub-domains in turn; nothing in a run without words."""
+    root = run.bundle_dir("latent_diffusion")
+    return {key: from_bundle(root, key) for key in ("template", "subdomains")}
 
 
 def make_generator(run: Experiment, variant: str | None, weight: float | None = None) -> Generator:
@@ -108,14 +118,16 @@ def make_generator(run: Experiment, variant: str | None, weight: float | None = 
             for name in ("semantic", "uncertainty")
         }
         nets |= {"prior": load_prior(run, variant), "num_labels": len(run.results["labels"])}
-    scale_factor = weights_metadata(root, "model.pt", "scale_factor")
+    scale_factor, prompts = weights_metadata(root, "model.pt", "scale_factor"), from_bundle(root, "prompts")
+    null = null_context(prompts)
     return Generator(
-        DualControlNetInferer(from_bundle(root, "scheduler"), scale_factor, weight, mode, guidance),
+        DualControlNetInferer(from_bundle(root, "scheduler"), scale_factor, weight, mode, guidance, null),
         from_bundle(root, "autoencoder_def", "autoencoder.pt", run.device),
         from_bundle(root, "network_def", "model.pt", run.device),
         weights_metadata(root, "model.pt", "latent_shape"),
         definition(root, "num_inference_steps"),
         run.device,
+        prompts=prompts,
         **nets,
     )
 
@@ -130,7 +142,7 @@ def over_weights(run: Experiment, variant: str) -> dict[str, Any]:
     name = run.setup(variant)
     generator = make_generator(run, variant, weight=0.0)
     prior, uncertainty = _prior_and_measure(run, variant)
-    requests = Requests(WEIGHT_MAPS, run.settings.seed, run.labeled, "validation", prior=prior)[:]
+    requests = Requests(WEIGHT_MAPS, run.settings.seed, run.labeled, "validation", prior=prior, **words(run))[:]
     oracle = "upper_bound" if run.has_upper else None
     table = control_over_weights(
         generator,
@@ -158,7 +170,7 @@ def measure(run: Experiment, variant: str, synthetic: Path) -> dict[str, Any]:
     labeled = _uncertainties(run, run.labeled, variant)
     prior, uncertainty = _prior_and_measure(run, variant)
     grid = np.linspace(labeled.mean(), min(1.0, prior.mean + 2 * prior.std), GRID)
-    maps = Requests(MAPS, run.settings.seed, run.labeled, "validation")[:]
+    maps = Requests(MAPS, run.settings.seed, run.labeled, "validation", **words(run))[:]
     curve, requested, measured = [], [], []
     for value in grid:
         images = generator([*with_uncertainty(maps, float(value))])
@@ -256,5 +268,5 @@ def network_of(run: Experiment, setup: str) -> nn.Module:
 def example_requests(run: Experiment, count: int) -> list[Request]:
     """Label maps of the validation split, spread over its subjects."""
     total = len(datalist(run.labeled, "validation"))
-    everything = Requests(total, run.settings.seed, run.labeled, "validation")
+    everything = Requests(total, run.settings.seed, run.labeled, "validation", **words(run))
     return [everything[int(i)] for i in np.linspace(0, total - 1, min(count, total)).round()]

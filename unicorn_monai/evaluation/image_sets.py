@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unicorn_monai.datasets import datalist, read_header
-from unicorn_monai.evaluation.control import make_generator, network_of, synthetic_sets
+from unicorn_monai.evaluation.control import make_generator, network_of, synthetic_sets, words
 from unicorn_monai.evaluation.distribution import FeatureSet, distances
 from unicorn_monai.evaluation.features import Features, train_encoder
 from unicorn_monai.evaluation.memorization import Material, TooFewImages, audit, gather
@@ -94,7 +94,7 @@ def _control_set(run: Experiment, features: Features) -> Material:
     generator, augment = make_generator(run, main), run.settings.changes_geometry()
     count = CONTROL if augment else min(CONTROL, len(datalist(run.labeled, "validation")))
     seed, prior = run.settings.seed + 1, generator.prior
-    requests = Requests(count, seed, run.labeled, "validation", prior=prior, augment=augment)
+    requests = Requests(count, seed, run.labeled, "validation", prior=prior, augment=augment, **words(run))
     parts = []
     for start in range(0, count, BATCH):
         batch = requests[start : start + BATCH]

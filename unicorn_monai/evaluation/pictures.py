@@ -46,7 +46,7 @@ def _sheets(run: Experiment) -> Iterator[tuple[str, str, str, Tensor]]:
     main = run.settings.modes[0]
     prior = UncertaintyPrior.load(run.prior(main))
     requests = with_uncertainty(example_requests(run, COLUMNS), prior.mean)
-    colours = palette(read_header(run.labeled), channels)
+    colours, told = palette(read_header(run.labeled), channels), " and the words" if run.settings.words else ""
     for mode in run.settings.modes:
         generator = make_generator(run, mode)
         labels = generator.labels(requests)
@@ -56,8 +56,8 @@ def _sheets(run: Experiment) -> Iterator[tuple[str, str, str, Tensor]]:
         yield (
             f"side_by_side_{mode}",
             f"Label map, label only, label and uncertainty ({mode})",
-            "Rows: the label map; the image with the Semantic-ControlNet alone; the image with both ControlNets at the "
-            "unlabelled domain's mean uncertainty; real images of the unlabelled domain (other subjects); real "
+            f"Rows: the label map; the image with the Semantic-ControlNet alone{told}; the image with both ControlNets "
+            "at the unlabelled domain's mean uncertainty; real images of the unlabelled domain (other subjects); real "
             "images of the labelled domain. The first three rows of a column share label map and noise.",
             torch.stack(
                 [shown, semantic.cpu(), both.cpu(), real["unlabeled"][: len(both)], real["labeled"][: len(both)]]

@@ -22,6 +22,7 @@ from unicorn_monai.evaluation import charts, report_images, report_repeat
 from unicorn_monai.evaluation.image_checks import image_checks
 from unicorn_monai.evaluation.markup import (
     MISSING,
+    NAMES,
     figure,
     fixed,
     name_of,
@@ -34,6 +35,8 @@ from unicorn_monai.evaluation.markup import (
     section,
     table,
 )
+from unicorn_monai.prompts import WEATHER
+from unicorn_monai.settings import SEMANTIC_ONLY
 
 MAIN = "unicorn+real"
 CORE = ("lower_bound", "upper_bound", MAIN, "unicorn")  # always have a column, the first ones
@@ -77,6 +80,9 @@ def write_report(run_dir: PathLike) -> Path:
     ]
     if results.get("modality", "OCT") != "OCT":
         parts = [_of_scenes(part) for part in parts]
+    if known := nested(results, "words"):
+        what = "weather words" if set(known) <= set(WEATHER) else "words"
+        parts = [part.replace(NAMES[SEMANTIC_ONLY], f"Label map and {what}") for part in parts]
     parts += [section("How to repeat it", report_repeat.repeat(results, experiment))]
     write_text(folder / "report.html", page(folder.resolve().name, "\n".join(parts)))
     return folder / "report.html"

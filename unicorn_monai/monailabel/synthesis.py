@@ -100,9 +100,10 @@ class Synthesis(InferTask):
             if uncertainty is None:
                 uncertainty = float(parser.get_parsed_content("prior").sample([seed])[0])
             self._require_size(labels, generator)
+            prompt = self._prompt(parser, seed)
             steps, generator.steps = generator.steps, settings.get("num_inference_steps", generator.steps)
             try:
-                image = generator([Request(0, seed, uncertainty=uncertainty)], labels, weight)[0]
+                image = generator([Request(0, seed, uncertainty=uncertainty, prompt=prompt)], labels, weight)[0]
             finally:
                 generator.steps = steps
         suffix = served_suffix(reference)
@@ -117,6 +118,7 @@ class Synthesis(InferTask):
             "mode": self.mode,
             "guidance": self.guidance,
             "source_label": request.get("source", path.name),
+            **({} if prompt is None else {"prompt": prompt}),
             "models": models,
             "latencies": {"total": round(time.monotonic() - started, 2)},
         }
@@ -131,6 +133,13 @@ class Synthesis(InferTask):
         if self.mode == "paper" and weight > 1:
             raise ValueError(f"'weight' is {weight}; expected 0 to 1, since the weights of this run are (1 - w, w).")
         return settings
+
+    def _prompt(self, parser: ConfigParser, seed: int) -> str | None:
+        """The words of an image, where the run has some: a sub-domain of the unlabelled domain, chosen by the seed."""
+        if parser.get("template") is None:  # none, or a run from before there were any
+            return None
+        template, names = (parser.get_parsed_content(key) for key in ("template", "subdomains"))
+        return None if template is None else template({}, names[seed % len(names)] if names else None)
 
     def _require_size(self, labels: torch.Tensor, generator: Generator) -> None:
         size = tuple(side * downsampling(generator.loaded_autoencoder()) for side in generator.latent_shape[1:])
