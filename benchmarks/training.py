@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.data import CacheDataset, DataLoader, set_track_meta
+from monai.engines import Trainer
 from monai.networks.schedulers.scheduler import Scheduler
 from monai.transforms import Compose, RandFlipd, RandSpatialCropd
 from monai.utils.type_conversion import convert_to_tensor
@@ -64,7 +65,9 @@ class Rounds:
         self.profiled: profile | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer, behind its own handlers."""
+        """Register with a trainer, behind its own handlers; not with the evaluator of its validation."""
+        if not isinstance(engine, Trainer):
+            return
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._ask)
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._got)

@@ -9,7 +9,7 @@ import torch
 from conftest import TINY
 from monai.data import get_track_meta, set_track_meta
 
-from benchmarks import ablation, layout, sampling, steps
+from benchmarks import ablation, layout, sampling, steps, training
 from benchmarks.common import alternate, kinds_of, ratio, recorder, table
 from data_prep.phantom import write_phantom
 from unicorn_monai.checkpoints import sha256
@@ -47,6 +47,18 @@ def test_the_stock_loop_and_the_inferer_give_the_same_images():
     assert sampling.difference(*images) <= 1e-4
     assert images[0].std() > 0.1  # large enough for that to mean something
     assert sampling.floor(setup) > 0
+
+
+def test_every_stage_is_timed_against_the_loop():
+    text = training.compare(64, list(training.STAGES), images=40, batch_size=4, iterations=1, rounds=1)
+    rates, profiles = (part.splitlines()[2:] for part in text.split("\n\n"))
+    for name, rate, kinds in zip(training.STAGES, rates, profiles, strict=True):
+        stage, batch, *numbers, waiting = (cell.strip() for cell in rate.strip("|").split("|"))
+        assert (stage, batch) == (name, "4")
+        loop, here, ratio_ = map(float, numbers)
+        assert ratio_ == pytest.approx(here / loop, rel=0.05)
+        assert re.fullmatch(r"[\d.]+ %", waiting)
+        assert "convolution" in kinds
 
 
 def test_layout_supervision_costs_time_and_memory():
