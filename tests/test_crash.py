@@ -46,9 +46,9 @@ def finish(process) -> float:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file but locks: that of a killed process is nobody's, and the next one in need of it takes it over."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".lock"))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    """Every file but locks (that of a killed process is nobody's) and TensorBoard's, which every process has anew."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != "tensorboard")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if not path.name.startswith(".lock")}
 
 
 def kill_and_go_on(forks, stage: str, data: Path, root: Path, kills: int, seed: int = 0) -> tuple[Path, Path, int]:

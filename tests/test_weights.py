@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import LABELS, LATENT, SCHEDULE
-from monai.networks.schedulers import DDIMScheduler
 from PIL import Image
 
 from unicorn_monai.acquisition import Measure, SampledInferer
@@ -25,6 +24,7 @@ from unicorn_monai.evaluation.weights import (
 from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.networks import freeze
 from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.schedulers import DDIM
 from unicorn_monai.synthesis import Generator, Request, with_uncertainty
 from unicorn_monai.uncertainty import image_uncertainty
 
@@ -44,7 +44,7 @@ def segmentation():
 def make(unet, autoencoder, semantic, uncertainty):
     def build(mode="compositional", **changes):
         networks = {"semantic": semantic, "uncertainty": uncertainty} | changes
-        inferer = DualControlNetInferer(DDIMScheduler(1000, clip_sample=False, **SCHEDULE), mode=mode)
+        inferer = DualControlNetInferer(DDIM(1000, **SCHEDULE), mode=mode)
         shape = (LATENT, SIZE // 4, SIZE // 4)
         return Generator(inferer, autoencoder, unet, shape, 2, num_labels=LABELS, prior=PRIOR, **networks)
 
