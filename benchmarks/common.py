@@ -18,6 +18,8 @@ from torch.profiler import ProfilerActivity, profile
 from unicorn_monai.networks import freeze
 from unicorn_monai.provenance import provenance
 
+PRESETS = {64: "small", 256: None}  # of the bundles, by the size of the images
+
 # Names of PyTorch's operators -> kind of work; the first that fits counts.
 KINDS = {
     "convolution": r"conv",

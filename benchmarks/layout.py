@@ -22,11 +22,10 @@ import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 
-from benchmarks.common import now, table, where
+from benchmarks.common import PRESETS, now, table, where
 from data_prep.phantom import write_phantom
-from unicorn_monai.bundle import default_device, install, run_bundle
+from unicorn_monai.bundle import default_device, install, load_config, run_bundle
 
-PRESETS = {64: "small", 256: None}
 BUNDLES = ("retinal_unet", "latent_diffusion", "uncertainty_controlnet", "semantic_controlnet")
 BRIEF: dict[str, Any] = {"max_epochs": 1, "val_interval": 1, "sample_interval": 1000, "num_inference_steps": 2}
 
@@ -44,10 +43,10 @@ def prepare(folder: Path, size: int, images: int) -> None:
         ("uncertainty_controlnet", "train.json", {"dataset_dir": a, "unlabeled_dir": b, "iterations_per_epoch": 1}),
     ]
     for name, file, settings in recipes:
-        path = folder / name / "configs" / file
-        known = path.read_text()
-        brief = {key: value for key, value in BRIEF.items() if f'"{key}"' in known}
-        run_bundle(path, "infer" if file == "uncertainty.json" else "train", **(brief | settings))
+        known = load_config(folder / name, file)
+        brief = {key: value for key, value in BRIEF.items() if key in known}
+        kind = "infer" if file == "uncertainty.json" else "train"
+        run_bundle(folder / name / "configs" / file, kind, **(brief | settings))
 
 
 def measure(folder: Path, unroll: int, batch_size: int, iterations: int) -> tuple[float, float]:

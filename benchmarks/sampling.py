@@ -28,6 +28,7 @@ from monai.networks.nets import AutoencoderKL, ControlNet, DiffusionModelUNet
 from torch import Tensor, nn
 
 from benchmarks.common import (
+    PRESETS,
     alternate,
     difference,
     kinds_of,
@@ -46,7 +47,6 @@ from unicorn_monai.schedulers import DDIM
 from unicorn_monai.synthesis import downsampling
 from unicorn_monai.transforms import one_hot
 
-PRESETS = {64: "small", 256: None}
 WEIGHT = 0.5
 GUIDED = ("compositional", 1.0, (3, 1))
 STEP = ("unet", "semantic", "uncertainty")

@@ -30,7 +30,7 @@ from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor, nn
 from torch.profiler import profile
 
-from benchmarks.common import kinds_of, now, ratio, recorder, table, where
+from benchmarks.common import PRESETS, kinds_of, now, ratio, recorder, table, where
 from data_prep.phantom import write_phantom
 from unicorn_monai.bundle import default_device, definition, from_bundle, install, run_bundle
 from unicorn_monai.datasets import datalist
@@ -38,7 +38,6 @@ from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.transforms import LoadPixelsd, collate, one_hot
 from unicorn_monai.uncertainty import image_uncertainty
 
-PRESETS = {64: "small", 256: None}
 STAGES = ("segmentation", "autoencoder", "diffusion", "uncertainty_controlnet", "semantic_controlnet")
 NETS = STAGES[3:]
 DOMAINS = {size: [("spectralis", preset), ("home_oct", preset)] for size, preset in ((64, "demo"), (256, "full"))}

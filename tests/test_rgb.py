@@ -42,24 +42,34 @@ CHAIN = (  # configuration, workflow, what it gets besides the device
 )
 
 
-@pytest.fixture(scope="module")
-def streets(tmp_path_factory):
+def two_weathers(root):
     """A: clear and labelled. B: fog and night, with labels to be scored by."""
-    root = tmp_path_factory.mktemp("rgb")
     for name, weather in (("A", ["clear"]), ("B", ["fog", "night"])):
         write_streets(root / name, weather, 6, 2, 32, split=(0.4, 0.3, 0.3))
     return {"A": root / "A", "B": root / "B", "both": [str(root / "A"), str(root / "B")]}
 
 
 @pytest.fixture(scope="module")
-def trained(streets, tmp_path_factory):
-    root = install("rgb_2d", tmp_path_factory.mktemp("bundles"), "small", TINY)
+def streets(tmp_path_factory):
+    return two_weathers(tmp_path_factory.mktemp("rgb"))
+
+
+def run_chain(root, streets):
+    """Run every stage of an installed bundle; the parsed configuration of each."""
+    ran = {}
     for name, kind, data in CHAIN:
         first = streets[data[0]]
         places = {"dataset_dir": first if isinstance(first, list) else str(first)}
         if len(data) > 1:
             places["unlabeled_dir"] = str(streets[data[1]])
-        run_bundle(root / "configs" / f"{name}.json", kind, device="cpu", **places)
+        ran[name] = run_bundle(root / "configs" / f"{name}.json", kind, device="cpu", **places).parser
+    return ran
+
+
+@pytest.fixture(scope="module")
+def trained(streets, tmp_path_factory):
+    root = install("rgb_2d", tmp_path_factory.mktemp("bundles"), "small", TINY)
+    run_chain(root, streets)
     return root
 
 

@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 from monai.networks.nets import UNet
-from test_rgb import CHAIN, TINY
+from test_rgb import TINY, run_chain, two_weathers
 
-from data_prep.street_phantom import write_streets
 from unicorn_monai.augmentation import write_augmented
 from unicorn_monai.baselines.self_training import PseudoLabeller
 from unicorn_monai.bundle import bundle_root, configured, definition, from_bundle, install, run_bundle
@@ -29,24 +28,14 @@ TRAININGS = {  # the diffusion model and both ControlNets: prompts of their imag
 
 @pytest.fixture(scope="module")
 def streets(tmp_path_factory):
-    """A: clear and labelled. B: fog and night."""
-    root = tmp_path_factory.mktemp("words")
-    for name, weather in (("A", ["clear"]), ("B", ["fog", "night"])):
-        write_streets(root / name, weather, 6, 2, 32, split=(0.4, 0.3, 0.3))
-    return {"A": root / "A", "B": root / "B", "both": [str(root / "A"), str(root / "B")]}
+    return two_weathers(tmp_path_factory.mktemp("words"))
 
 
 @pytest.fixture(scope="module")
 def trained(streets, tmp_path_factory):
     """The bundle, and the parsed configuration of every stage that was run."""
-    root, ran = install("rgb_2d", tmp_path_factory.mktemp("bundles"), ["small", "words"], TINY | SUBDOMAINS), {}
-    for name, kind, data in CHAIN:
-        first = streets[data[0]]
-        places = {"dataset_dir": first if isinstance(first, list) else str(first)}
-        if len(data) > 1:
-            places["unlabeled_dir"] = str(streets[data[1]])
-        ran[name] = run_bundle(root / "configs" / f"{name}.json", kind, device="cpu", **places).parser
-    return root, ran
+    root = install("rgb_2d", tmp_path_factory.mktemp("bundles"), ["small", "words"], TINY | SUBDOMAINS)
+    return root, run_chain(root, streets)
 
 
 @pytest.mark.parametrize(("name", "expected"), TRAININGS.items(), ids=TRAININGS.keys())

@@ -184,6 +184,11 @@ class SampleImages:
             writer.add_image("samples", sheet, epoch, dataformats="HW" if sheet.ndim == 2 else "HWC")
 
 
+def evenly(total: int, count: int) -> list[int]:
+    """``count`` positions spread evenly over ``total``, first and last among them; all where there are fewer."""
+    return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
+
+
 def tile(images: Tensor, gap: int = 2) -> np.ndarray:
     """A sheet from (rows, columns, channels, height, width): (height, width) or (height, width, 3) uint8."""
     rows = []

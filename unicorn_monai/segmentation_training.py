@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
 from unicorn_monai.distributed import bare
+from unicorn_monai.handlers import evenly
 from unicorn_monai.palette import paint, palette
 from unicorn_monai.training import autocast_settings
 from unicorn_monai.uncertainty import normalised_entropy
@@ -51,8 +51,7 @@ class SegmentationSheet:
     def __call__(self) -> Tensor:
         """(4, columns, 3, height, width) in [0, 1]; white is an entropy of 1."""
         network = bare(self.network)  # of several processes only this one comes here
-        at = np.linspace(0, len(self.dataset) - 1, min(self.count, len(self.dataset))).round().astype(int)
-        items = [self.dataset[int(i)] for i in at]
+        items = [self.dataset[i] for i in evenly(len(self.dataset), self.count)]
         images, labels = (torch.stack([item[key] for item in items]) for key in ("image", "label"))
         training = network.training
         try:

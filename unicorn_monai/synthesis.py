@@ -29,7 +29,7 @@ from unicorn_monai.datasets import (
 from unicorn_monai.distributed import share
 from unicorn_monai.failures import named
 from unicorn_monai.fusion import Weight
-from unicorn_monai.handlers import tile
+from unicorn_monai.handlers import evenly, tile
 from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.latents import StoredAutoencoder
 from unicorn_monai.networks import compiled, require_finite
@@ -335,8 +335,7 @@ class ReconstructionSheet:
     @torch.no_grad()
     def __call__(self) -> Tensor:
         """(2, columns, channels, height, width)."""
-        at = np.linspace(0, len(self.dataset) - 1, min(self.count, len(self.dataset))).round().astype(int)
-        images = torch.stack([self.dataset[int(i)]["image"] for i in at])
+        images = torch.stack([self.dataset[i]["image"] for i in evenly(len(self.dataset), self.count)])
         reconstructed = self.autoencoder.reconstruct(images.to(next(self.autoencoder.parameters()).device))
         return torch.stack([images, reconstructed.cpu().float()])
 

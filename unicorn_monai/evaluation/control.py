@@ -21,7 +21,7 @@ from unicorn_monai.bundle import definition, from_bundle, weights_metadata
 from unicorn_monai.datasets import datalist, write_json
 from unicorn_monai.evaluation.segmentation import confusion_matrix, predict_labels, scores
 from unicorn_monai.evaluation.weights import NoWeight, agreement, choose_weight, control_over_weights, measure_of
-from unicorn_monai.handlers import read_json
+from unicorn_monai.handlers import evenly, read_json
 from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.latents import LatentDataset
 from unicorn_monai.losses import high_pass_std
@@ -269,4 +269,4 @@ def example_requests(run: Experiment, count: int) -> list[Request]:
     """Label maps of the validation split, spread over its subjects."""
     total = len(datalist(run.labeled, "validation"))
     everything = Requests(total, run.settings.seed, run.labeled, "validation", **words(run))
-    return [everything[int(i)] for i in np.linspace(0, total - 1, min(count, total)).round()]
+    return [everything[i] for i in evenly(total, count)]

@@ -13,7 +13,7 @@ from torch import Tensor
 from unicorn_monai.bundle import from_bundle
 from unicorn_monai.datasets import datalist, read_header, write_array, write_json
 from unicorn_monai.evaluation.control import example_requests, make_generator
-from unicorn_monai.handlers import read_json, tile
+from unicorn_monai.handlers import evenly, read_json, tile
 from unicorn_monai.palette import paint, palette
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.synthesis import ReconstructionSheet, with_uncertainty
@@ -106,5 +106,4 @@ def _ordered(run: Experiment) -> tuple[str, str, str, Tensor]:
 
 def _images(folder: Path, split: str, channels: int) -> Tensor:
     items = datalist(folder, split)
-    at = np.linspace(0, len(items) - 1, min(COLUMNS, len(items))).round().astype(int)
-    return torch.stack([read_image(items[i]["image"], channels) for i in at])
+    return torch.stack([read_image(items[i]["image"], channels) for i in evenly(len(items), COLUMNS)])

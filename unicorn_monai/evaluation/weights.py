@@ -30,7 +30,7 @@ from unicorn_monai.checkpoints import sha256
 from unicorn_monai.dataset_files import or_none
 from unicorn_monai.datasets import IGNORE_LABEL, PathLike, write_array
 from unicorn_monai.evaluation.segmentation import confusion_matrix, scores
-from unicorn_monai.handlers import tile
+from unicorn_monai.handlers import evenly, tile
 from unicorn_monai.networks import require_finite
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.synthesis import Generator, Request
@@ -226,7 +226,7 @@ def choose_weight(
 
 def _write_picture(path: Path, labels: Tensor, images: Tensor, num_labels: int) -> None:
     """Label maps above the images made of them."""
-    at = np.unique(np.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().astype(int))
+    at = evenly(len(images), SHOWN)
     shown = labels[at].where(labels[at] != IGNORE_LABEL, 0).float() / max(1, num_labels - 1)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_array(path, tile(torch.stack([shown.expand(-1, images.shape[1], -1, -1), images[at]])))
