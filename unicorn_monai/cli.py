@@ -49,6 +49,9 @@ def demo(
     preset: Annotated[
         str, typer.Option(help="quick: 64 x 64, for a CPU. full: 256 x 256, with all baselines, for a GPU.")
     ] = "quick",
+    size: Annotated[
+        int | None, typer.Option(help="64 or 256 pixels, with networks to match; that of the preset by default.")
+    ] = None,
     scene: Annotated[
         str, typer.Option(help="Which simulated world: oct (two devices) or street (clear and bad weather).")
     ] = "oct",
@@ -61,13 +64,16 @@ def demo(
         raise typer.BadParameter(f"unknown scene '{scene}'; expected: oct, street")
     if preset not in ("quick", "full"):
         raise typer.BadParameter(f"unknown preset '{preset}'; expected: quick, full")
+    if size not in (None, 64, 256):
+        raise typer.BadParameter(f"--size is {size}; expected 64 or 256, the sizes there are networks for")
+    small = preset == "quick" if size is None else size == 64
     from unicorn_monai.datasets import begun
     from unicorn_monai.settings import BASELINES, SEMANTIC_ONLY
 
     folders = {name: output / "data" / name for name in ("labeled", "unlabeled")}
     for name, folder in folders.items():
         if begun(folder) or not (folder / "dataset.json").is_file():
-            count, what = (_simulate_oct if scene == "oct" else _simulate_street)(name, folder, preset, seed)
+            count, what = (_simulate_oct if scene == "oct" else _simulate_street)(name, folder, small, seed)
             console.print(f"simulated {count} {what}: {folder}")
     baselines = list(BASELINES) if preset == "full" else ["augmentation"]
     _run(
@@ -75,7 +81,7 @@ def demo(
             "labeled": str(folders["labeled"]),
             "unlabeled": str(folders["unlabeled"]),
             "output": str(output),
-            "preset": preset,
+            "preset": "quick" if small else "full",  # of the networks
             "seed": seed,
             "device": device,
             "baselines": [*baselines, *([SEMANTIC_ONLY] if scene == "street" else [])],
@@ -86,15 +92,15 @@ def demo(
     )
 
 
-def _simulate_oct(name: str, folder: Path, preset: str, seed: int) -> tuple[int, str]:
-    size, subjects, look = (64, 60, "demo") if preset == "quick" else (256, 150, "full")
+def _simulate_oct(name: str, folder: Path, small: bool, seed: int) -> tuple[int, str]:
+    size, subjects, look = (64, 60, "demo") if small else (256, 150, "full")
     kind = "spectralis" if name == "labeled" else "home_oct"
     _data_prep("phantom").write_phantom(folder, kind, subjects, 10, size, seed, (0.667, 0.1, 0.233), preset=look)
     return subjects * 10, f"B-scans of {size} x {size}"
 
 
-def _simulate_street(name: str, folder: Path, preset: str, seed: int) -> tuple[int, str]:
-    size, drives, frames = ((64, 64), 60, 10) if preset == "quick" else ((128, 256), 150, 20)
+def _simulate_street(name: str, folder: Path, small: bool, seed: int) -> tuple[int, str]:
+    size, drives, frames = ((64, 64), 60, 10) if small else ((128, 256), 150, 20)
     streets = _data_prep("street_phantom")
     weather = ["clear"] if name == "labeled" else list(streets.BAD_WEATHER)
     streets.write_streets(folder, weather, drives, frames, size, seed, (0.667, 0.1, 0.233))
