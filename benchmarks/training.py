@@ -41,7 +41,6 @@ from unicorn_monai.uncertainty import image_uncertainty
 STAGES = ("segmentation", "autoencoder", "diffusion", "uncertainty_controlnet", "semantic_controlnet")
 NETS = STAGES[3:]
 DOMAINS = {size: [("spectralis", preset), ("home_oct", preset)] for size, preset in ((64, "demo"), (256, "full"))}
-LONG = {"iterations_per_epoch": 10**4}  # the turns end the training, not its epochs
 Batch = dict[str, Tensor]
 
 
@@ -73,9 +72,9 @@ class Rounds:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
 
     def _start(self, engine: Engine) -> None:
-        needed = self.iterations * (self.rounds + 2)  # one turn of each before them, a profile after them
-        if int(engine.state.epoch_length or 0) < needed:
-            raise ValueError(f"An epoch has {engine.state.epoch_length} iterations; expected {needed}. Raise --images.")
+        length, least = int(engine.state.epoch_length or 0), needed(self.iterations, self.rounds)
+        if length < least:
+            raise ValueError(f"An epoch has {length} iterations; expected {least}. Raise --images.")
         self.other, self.done, self.began = self.build(engine), 0, now(self.device)
         self.turned = time.perf_counter()
 
@@ -252,12 +251,12 @@ def compare(size: int, stages: list[str], images: int, batch_size: int | None, i
         domains = [write_phantom(Path(folder) / d, d, images // 4, 4, size, preset=p) for d, p in DOMAINS[size]]
         roots = {name: install(name, folder, PRESETS[size]) for name in ("retinal_unet", "latent_diffusion", *NETS)}
         for stage in STAGES[: 1 + max(STAGES.index(s) for s in stages)]:
-            root, config, data, settings = recipe(stage, roots, domains)
+            turns = (iterations, rounds) if stage in stages else (1, 1)
+            root, config, data, settings = recipe(stage, roots, domains, needed(*turns))
             if batch_size is not None:
                 settings["batch_size"] = batch_size
             batch = settings.get("batch_size") or definition(root, "batch_size", config)
             crop = tuple(definition(root, "patch_size", config)) if stage == "autoencoder" else None
-            turns = (iterations, rounds) if stage in stages else (1, 1)
             rounds_of = Rounds(lambda e, s=(stage, roots, data, batch, crop): Loop(*s, e, device), *turns, device)
             run_bundle(root / "configs" / config, "train", [rounds_of], device=str(device), **settings)
             if stage in stages:
@@ -280,15 +279,28 @@ def compare(size: int, stages: list[str], images: int, batch_size: int | None, i
     return f"{table(header, rows)}\n\n{table(['stage', 'where the time goes here'], profiles)}"
 
 
-def recipe(stage: str, roots: dict[str, Path], domains: list[Path]) -> tuple[Path, str, list[Path], dict[str, Any]]:
-    """Bundle, configuration, data sets and settings of a stage."""
-    both, often = [str(d) for d in domains], {"max_epochs": 1000, "val_interval": 1}
+def needed(iterations: int, rounds: int) -> int:
+    """Iterations of a trainer: its turns, one before them and one for the profile."""
+    return iterations * (rounds + 2)
+
+
+def recipe(
+    stage: str, roots: dict[str, Path], domains: list[Path], length: int
+) -> tuple[Path, str, list[Path], dict[str, Any]]:
+    """Bundle, configuration, data sets and settings of a stage of ``length`` iterations.
+
+    A training of just this length warms up at once. At the first learning rates of a long one, weights that start at
+    zero stay near 1e-9 for all the turns; gradients through several of them are subnormal numbers, which a processor
+    multiplies twenty times as slowly.
+    """
+    both, long = [str(d) for d in domains], {"iterations_per_epoch": length}
+    often = {"max_epochs": 1, "val_interval": 1}
     if stage == "segmentation":
-        return roots["retinal_unet"], "train.json", domains[:1], {**often, "dataset_dir": both[0], **LONG}
+        return roots["retinal_unet"], "train.json", domains[:1], {**often, "dataset_dir": both[0], **long}
     if stage == "autoencoder":
         settings = {**often, "dataset_dir": both, "adversarial_start": 0, "sample_interval": 10**6}
         return roots["latent_diffusion"], "train_autoencoder.json", domains, settings
-    settings = {**often, **LONG, "sample_interval": 10**6}
+    settings = {**often, **long, "sample_interval": 10**6}
     if stage == "diffusion":
         return roots["latent_diffusion"], "train_diffusion.json", domains, {**settings, "dataset_dir": both}
     if stage == "uncertainty_controlnet":
