@@ -23,7 +23,7 @@ from unicorn_monai.bundle import arguments, default_device
 from unicorn_monai.datasets import read_header
 from unicorn_monai.evaluation.segmentation import score_images
 from unicorn_monai.handlers import log_to_console, read_json
-from unicorn_monai.settings import settings_of
+from unicorn_monai.settings import settings_begun_with, settings_of
 from unicorn_monai.stages import Stages
 
 SAMPLERS = ("DDIM", "DPMSolverPlusPlus", "UniPC")
@@ -84,7 +84,7 @@ def measure(
     run: Path, output: Path, steps: Sequence[int], seeds: Sequence[int], samplers: Sequence[str | None] = (None,)
 ) -> str:
     """The table: one row per sampler and number of steps, mean (smallest to largest) over the seeds."""
-    validation = read_header(Path(read_json(run / "experiment.json")["settings"]["unlabeled"])).get("validation", [])
+    validation = read_header(Path(settings_begun_with(run)["unlabeled"])).get("validation", [])
     if not validation or not all("label" in item for item in validation):
         raise ValueError("The unlabelled domain has no labels for validation; expected some, to choose the steps by.")
     rows, columns = [], list[str]()

@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ from unicorn_monai.experiment import Experiment
 from unicorn_monai.failures import explain, root_cause
 from unicorn_monai.preflight import check_overrides
 from unicorn_monai.run_folder import RunFolder
-from unicorn_monai.settings import BASELINES, SETTINGS, Settings
+from unicorn_monai.settings import BASELINES, SETTINGS, Settings, settings_of
 
 NAN, INFINITE = float("nan"), float("inf")
 COMPARED = {"baselines": BASELINES, "confidence": 0.11}  # a network of one epoch is sure of nothing
@@ -306,6 +306,20 @@ def test_resuming_a_finished_run_trains_nothing_and_keeps_the_record_of_its_star
     parents, children = mlflow_runs(finished.run_dir)
     assert [run.info.status for run in parents] == ["FINISHED"]
     assert set(children) == set(again.results["seconds"])
+
+
+def test_a_run_is_found_from_anywhere_and_after_it_was_moved_with_its_data(tmp_path, monkeypatch):
+    (tmp_path / "begun" / "demo").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "begun")
+    begun = Settings("../others", "demo/data/unlabeled", "demo")
+    assert begun.labeled == str(tmp_path / "others")
+    write_json(tmp_path / "begun" / "demo" / "experiment.json", {"settings": asdict(begun)})
+    (tmp_path / "begun" / "demo").rename(tmp_path / "moved")
+    monkeypatch.chdir("/")
+    found, _ = settings_of(tmp_path / "moved")
+    assert found.labeled == str(tmp_path / "others")
+    assert found.unlabeled == str(tmp_path / "moved" / "data" / "unlabeled")
+    assert found.output == str(tmp_path / "moved")
 
 
 def test_data_sets_and_weights_are_told_by_their_sha256(finished):

@@ -24,7 +24,7 @@ from unicorn_monai.dataset_files import HEADER, SPLITS, local_folder
 from unicorn_monai.datasets import label_names, read_header, write_json
 from unicorn_monai.handlers import read_json
 from unicorn_monai.provenance import provenance
-from unicorn_monai.settings import PRESETS, STYLE_TRANSFER, Settings
+from unicorn_monai.settings import PRESETS, STYLE_TRANSFER, Settings, settings_begun_with
 from unicorn_monai.stages import Stages
 
 SHARED = ("latent_diffusion", "style_transfer")  # by all variants
@@ -76,9 +76,9 @@ class RunFolder(Stages):
             raise ValueError(
                 f"'{self.run_dir}' already holds a run. Use --resume to go on with it, or another --output."
             )
-        before, now = read_json(self._begun)["settings"], json.loads(json.dumps(asdict(self.settings)))
-        before = {"words": False} | before  # a run begun before there were any
-        changed = [key for key, value in now.items() if before.get(key, value) != value]
+        now = json.loads(json.dumps(asdict(self.settings)))
+        before = now | {"words": False} | settings_begun_with(self.run_dir)  # a run may be older than a setting
+        changed = [key for key, value in now.items() if before[key] != value]
         if "baselines" in changed and set(before["baselines"]) <= set(now["baselines"]):
             changed.remove("baselines")  # a finished run can be compared with more
         if changed:

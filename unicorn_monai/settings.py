@@ -27,12 +27,13 @@ from unicorn_monai.preflight import (
 )
 from unicorn_monai.prior import SCALINGS
 from unicorn_monai.prompts import WEATHER
-from unicorn_monai.storage import absolute
+from unicorn_monai.storage import absolute, is_url
 
 STYLE_TRANSFER = ("cyclegan", "cut")
 BASELINES = ("augmentation", "self_training", *STYLE_TRANSFER)
 SEMANTIC_ONLY = "semantic_only"  # the paper's comparison on street scenes: the Semantic-ControlNet without the other
 SYNTHETIC = (*STYLE_TRANSFER, SEMANTIC_ONLY)  # baselines that write a data set, once the method itself is trained
+PLACES = ("labeled", "unlabeled", "output")  # absolute from the start, so that a run can be gone on with from anywhere
 PRESETS = {"quick": "small", "full": None}  # and the preset of the bundles
 
 
@@ -56,7 +57,7 @@ _TABLE: Rule = (lambda v: v is None or isinstance(v, dict), "an object of settin
 _FOLDER: Rule = (lambda v: isinstance(v, str) and v != "", "the path of a folder")
 
 SETTINGS: dict[str, Rule] = {  # what each may be by itself; what must hold between them: `Settings.validate`
-    **dict.fromkeys(("labeled", "unlabeled", "output"), _FOLDER),
+    **dict.fromkeys(PLACES, _FOLDER),
     **dict.fromkeys(("samples_per_label", "rounds", "trainings"), POSITIVE),
     **dict.fromkeys(("pseudo_labels", "augment", "style_augmentation", "tracking", "words"), SWITCH),
     **dict.fromkeys(("scaling", "paper_scaling"), _one_of(SCALINGS)),
@@ -141,6 +142,11 @@ class Settings:
     tracking: bool = True
     overrides: dict[str, dict] | None = None
 
+    def __post_init__(self) -> None:
+        for name in PLACES:
+            if _FOLDER[0](getattr(self, name)):  # else `validate` says so
+                setattr(self, name, absolute(getattr(self, name)))
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         """Build from a dictionary; an unknown entry, or one that MONAI would run as code, is refused."""
@@ -215,7 +221,7 @@ class Settings:
     def sampling(self, mode: str) -> dict[str, Any]:
         """What ``inference.json`` of the bundle ``synthesis`` is told in a mode about how to sample."""
         return {
-            "dataset_dir": absolute(self.labeled),
+            "dataset_dir": self.labeled,
             "mode": mode,
             "guidance": list(self.guidance_of(mode)),
             "augment": self.changes_geometry(),
@@ -296,7 +302,19 @@ def settings_of(run: Path) -> tuple[Settings, dict[str, Any]]:
     """Settings of a run, and the weights it chose where they are "auto"; those are known once it is finished."""
     results = run / "results.json"
     chosen = read_json(results).get("weights", {}) if results.is_file() else {}
-    return Settings.from_dict(read_json(run / "experiment.json")["settings"]), chosen
+    return Settings.from_dict(settings_begun_with(run)), chosen
+
+
+def settings_begun_with(run: Path) -> dict[str, Any]:
+    """What a run was begun with; the folder is where it is now, and so is the data in it, as that of a demo."""
+    settings = read_json(run / "experiment.json")["settings"]
+    require_data(settings, "settings")
+    before, now = Path(absolute(settings["output"])), Path(run).resolve()
+    for name in PLACES:
+        path = Path(absolute(settings[name]))
+        inside = not is_url(settings[name]) and path.is_relative_to(before)
+        settings[name] = str(now / path.relative_to(before)) if inside else absolute(settings[name])
+    return settings
 
 
 def require_data(values: Any, name: str) -> None:
