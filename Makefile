@@ -62,6 +62,7 @@ bench: install
 	$(BIN)/python -m benchmarks.sampling --size 256 --batch 1 --steps 2 --rounds 3
 	$(BIN)/python -m benchmarks.training --size 64
 	$(BIN)/python -m benchmarks.training --size 256 --images 32 --batch-size 2 --iterations 1 --rounds 3
+	$(BIN)/python -m benchmarks.memory
 	@echo "Large batches at 256 x 256 (long on a CPU): $(BIN)/python -m benchmarks.sampling --size 256 --batch 8 32 --steps 2 --rounds 3"
 	@echo "Quality against denoising steps (with 1000, long everywhere): $(BIN)/python -m benchmarks.steps $(OUTPUT) --output $(OUTPUT)_steps"
 	@echo "The time of the whole evaluation (minutes): $(BIN)/python -m benchmarks.evaluation --count 1000 --size 256"

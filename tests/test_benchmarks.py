@@ -1,6 +1,7 @@
 """The benchmarks run at tiny size; their numbers are not judged."""
 
 import json
+import platform
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from conftest import TINY
 from monai.data import get_track_meta, set_track_meta
 
-from benchmarks import ablation, layout, sampling, steps, training
+from benchmarks import ablation, layout, memory, sampling, steps, training
 from benchmarks.common import alternate, kinds_of, ratio, recorder, table
 from data_prep.phantom import write_phantom
 from unicorn_monai.checkpoints import sha256
@@ -68,6 +69,17 @@ def test_layout_supervision_costs_time_and_memory():
     assert (float(once), float(none)) == (1, 0)
     assert float(times) > 1  # a decoding and passes of another network are never free
     assert min(float(memory), float(more)) > 100
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+def test_kept_memory_saves_new_pages():
+    lines = memory.compare(batch_size=16, steps=4, rounds=1).splitlines()
+    assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == list(memory.NETWORKS)
+    for line in lines[2:]:
+        left, kept, ratio_ = map(float, line.strip("| ").split(" | ")[1:4])
+        assert ratio_ == pytest.approx(left / kept, rel=0.05)
+    left, kept = map(float, lines[2].strip("| ").split(" | ")[4:])
+    assert kept < left / 2  # of the segmentation U-Net, whose images are larger than latents
 
 
 @pytest.fixture(scope="module")
