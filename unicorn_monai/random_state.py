@@ -24,7 +24,7 @@ def set_random_state(state: dict[str, Any]) -> None:
     """Restore what :func:`random_state` gave."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])  # there may have been more GPUs
     version, numbers, position, has_gauss, cached = state["numpy"]
     np.random.set_state((version, numbers.numpy().astype(np.uint32), position, has_gauss, cached))
     random.setstate((3, tuple(state["python"]), None))
