@@ -580,6 +580,22 @@ def test_guidance_costs_no_more_passes_than_it_needs(networks, conditions, guida
     assert len(count) == passes
 
 
+@pytest.mark.parametrize("guidance", [(1.0, 1.0), (3.0, 1.0)])
+@torch.no_grad()
+def test_mixed_precision_ends_with_the_networks(networks, conditions, guidance):
+    """The sum of the passes, and all that a sampler makes of it, is not rounded any further."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        noise = prediction(networks, conditions, "compositional", guidance=guidance)
+    assert noise.dtype == torch.float32
+
+
+def test_a_generator_cannot_ask_for_uncertainties_without_a_prior(networks):
+    inferer = DualControlNetInferer(DPMSolverPlusPlus(50, **SCHEDULE), SCALE)
+    parts = inferer, networks["autoencoder"], networks["unet"], SHAPE, 2
+    with pytest.raises(ValueError, match=r"Uncertainty-ControlNet, but no prior.*Give the one it was trained with"):
+        Generator(*parts, uncertainty=networks["uncertainty"])
+
+
 def test_what_a_generator_makes_can_be_trained_on(networks):
     unet, autoencoder = networks["unet"], networks["autoencoder"]
     inferer = DualControlNetInferer(DPMSolverPlusPlus(50, **SCHEDULE), SCALE)
