@@ -312,9 +312,8 @@ class SampleSheet:
 
     def __call__(self) -> Tensor:
         """(rows, columns, channels, height, width)."""
-        network_modes = [
-            (n, n.training) for n in (self.generator.semantic, self.generator.uncertainty) if n is not None
-        ]
+        networks = self.generator.unet, self.generator.semantic, self.generator.uncertainty
+        network_modes = [(n, n.training) for n in networks if n is not None]
         try:
             for network, _ in network_modes:
                 network.eval()
