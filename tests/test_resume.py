@@ -25,6 +25,7 @@ from monai.utils import set_determinism
 from unicorn_monai.checkpoints import BestWeights, TrainingState, read_whole
 from unicorn_monai.failures import NotFinite
 from unicorn_monai.handlers import Progress
+from unicorn_monai.random_state import random_state, set_random_state
 from unicorn_monai.training import EMA, ClipGradients, WarmupCosine, loss_metric
 
 EPOCHS, LENGTH = 3, 4
@@ -222,6 +223,17 @@ def test_a_second_training_in_the_folder_is_refused_and_leaves_the_first_alone(w
     first.run(5, second)
     assert same(read_whole(tmp_path / "last.pt"), whole)
     assert not list(tmp_path.glob(".lock*"))
+
+
+def test_a_random_state_holds_the_second_number_of_a_pair():
+    """Python and NumPy draw two normal numbers at a time and keep one."""
+    random.gauss(0, 1), np.random.standard_normal(1)
+    state = random_state()
+    drawn = random.gauss(0, 1), np.random.standard_normal()
+    set_random_state(state)
+    assert (random.gauss(0, 1), np.random.standard_normal()) == drawn
+    del state["gauss"]  # written before it was kept
+    set_random_state(state)
 
 
 class Scaler:
