@@ -188,6 +188,7 @@ def test_a_network_that_does_not_care_about_contrast_or_mirroring_has_no_further
         (lambda: make_inferer("ensemble", ensemble=["a.pt"]), "give `bundle_root`"),
         (lambda: make_inferer("mc_dropout", samples=1), "samples is 1; expected at least 2"),
         (lambda: Measure("ensemble")(torch.zeros(2, 1, 3, 3)), r"shape \(2, 1, 3, 3\); expected \(batch, samples >= 2"),
+        (lambda: Measure("tta")(torch.zeros(2, 3, 8, 8)), r"shape \(2, 3, 8, 8\).*Use the inferer of `make_inferer`"),
         (lambda: Measure("margin")(torch.full((1, 3, 2, 2), float("nan"))), "NaN or infinite"),
         (lambda: Measure("max_softmax")(torch.zeros(1, 1, 2, 2)), "labels >= 2"),
         (lambda: Measure("tta")(torch.full((1, 2, 3, 2, 2), float("nan"))), "NaN or infinite"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from PIL import Image
 
 from unicorn_monai.checkpoints import sha256
@@ -76,6 +76,14 @@ def test_a_sheet_is_written_at_intervals_and_at_the_end(tmp_path):
     run(SampleImages(lambda: torch.rand(2, 3, 1, 4, 5), tmp_path, interval=2), epochs=5)
     assert sorted(path.name for path in tmp_path.glob("*.png")) == [f"epoch_000{i}.png" for i in (2, 4, 5)]
     assert Image.open(tmp_path / "epoch_0005.png").size == (19, 10)
+
+
+def test_a_training_that_stops_early_has_a_sheet_of_its_last_epoch(tmp_path):
+    engine = Engine(lambda engine, batch: {})
+    engine.add_event_handler(Events.EPOCH_COMPLETED(once=3), engine.terminate)
+    SampleImages(lambda: torch.rand(2, 3, 1, 4, 5), tmp_path, interval=5).attach(engine)
+    engine.run([0], max_epochs=10)
+    assert [path.name for path in tmp_path.glob("*.png")] == ["epoch_0003.png"]
 
 
 def test_a_segmentation_is_written_beside_its_entropy_and_uncertainty(tmp_path):

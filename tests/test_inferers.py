@@ -10,8 +10,10 @@ from unicorn_monai.fusion import MODES
 from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.networks import compiled, controlnet_for, freeze
 from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.prompts import PromptEmbeddings
 from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus, UniPC
-from unicorn_monai.synthesis import Generator, Request
+from unicorn_monai.synthesis import Generator, Request, Requests, SampleSheet
+from unicorn_monai.word_vectors import WordVectors
 
 SHAPE = (LATENT, 4, 4)
 SCALE = 0.7
@@ -578,6 +580,34 @@ def test_guidance_costs_no_more_passes_than_it_needs(networks, conditions, guida
     prediction(networks, conditions, "compositional", guidance=guidance)
     handle.remove()
     assert len(count) == passes
+
+
+@pytest.mark.parametrize("guidance", [(1.0, 1.0), (3.0, 1.0)])
+@torch.no_grad()
+def test_mixed_precision_ends_with_the_networks(networks, conditions, guidance):
+    """The sum of the passes, and all that a sampler makes of it, is not rounded any further."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        noise = prediction(networks, conditions, "compositional", guidance=guidance)
+    assert noise.dtype == torch.float32
+
+
+def test_a_generator_cannot_ask_for_uncertainties_without_a_prior(networks):
+    inferer = DualControlNetInferer(DPMSolverPlusPlus(50, **SCHEDULE), SCALE)
+    parts = inferer, networks["autoencoder"], networks["unet"], SHAPE, 2
+    with pytest.raises(ValueError, match=r"Uncertainty-ControlNet, but no prior.*Give the one it was trained with"):
+        Generator(*parts, uncertainty=networks["uncertainty"])
+
+
+def test_a_sheet_is_made_by_networks_at_rest(networks, tmp_path):
+    prompts = PromptEmbeddings(WordVectors(8, 2), tmp_path)
+    unet = build_unet(with_conditioning=True, cross_attention_dim=8, dropout_cattn=0.5).train()  # in training as yet
+    for weight in unet.parameters():
+        nn.init.normal_(weight, std=0.1)  # what is zero before a training hides the dropout
+    inferer = DualControlNetInferer(DPMSolverPlusPlus(50, **SCHEDULE), SCALE)
+    generator = Generator(inferer, networks["autoencoder"], unet, SHAPE, 2, prompts=prompts)
+    sheet = SampleSheet(generator, Requests(2, 0))
+    assert torch.equal(sheet(), sheet())
+    assert unet.training
 
 
 def test_what_a_generator_makes_can_be_trained_on(networks):

@@ -25,6 +25,7 @@ from monai.utils import set_determinism
 from unicorn_monai.checkpoints import BestWeights, TrainingState, read_whole
 from unicorn_monai.failures import NotFinite
 from unicorn_monai.handlers import Progress
+from unicorn_monai.random_state import random_state, set_random_state
 from unicorn_monai.training import EMA, ClipGradients, WarmupCosine, loss_metric
 
 EPOCHS, LENGTH = 3, 4
@@ -34,7 +35,15 @@ loss = torch.nn.MSELoss()
 class Training:
     """A training as the bundles have it: random order, random transforms, dropout, averages, early stopping."""
 
-    def __init__(self, folder: Path, resume: bool = False, minutes: float = 0.0, workers: int = 0, **options) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        resume: bool = False,
+        minutes: float = 0.0,
+        workers: int = 0,
+        several: int = 1,
+        **options,
+    ) -> None:
         set_determinism(7)
         random_numbers = np.random.default_rng(0)
         items = [
@@ -71,8 +80,9 @@ class Training:
             self.state,
         ]
         self.trainer = SupervisedTrainer(
-            torch.device("cpu"), EPOCHS, loader, network, optimizer, loss, train_handlers=handlers
-        )
+            torch.device("cpu"), EPOCHS, loader, network, optimizer, loss, train_handlers=handlers,
+            accumulation_steps=several,
+        )  # fmt: skip
 
     def run(self, until: int | None = None, by: Any = None) -> None:
         """Train, to the end or until iteration ``until`` is done, and then ``by()``."""
@@ -123,6 +133,15 @@ def test_a_training_interrupted_again_and_again_ends_the_same(whole, tmp_path):
             Training(tmp_path, resume=True).run(i, lights_out)
     Training(tmp_path, resume=True).run()
     assert same(read_whole(tmp_path / "last.pt"), whole)
+
+
+def test_gradients_of_a_step_that_was_not_taken_are_not_lost(tmp_path):
+    """Steps after batches 3 and 4 of an epoch: after the second of the second epoch, the sixth, one is half done."""
+    Training(tmp_path / "whole", several=3).run()
+    with pytest.raises(ConnectionAbortedError):
+        Training(tmp_path, several=3).run(6, lights_out)
+    Training(tmp_path, resume=True, several=3).run()
+    assert same(read_whole(tmp_path / "last.pt"), read_whole(tmp_path / "whole" / "last.pt"))
 
 
 def test_loader_processes_change_nothing_about_that(tmp_path):
@@ -204,6 +223,17 @@ def test_a_second_training_in_the_folder_is_refused_and_leaves_the_first_alone(w
     first.run(5, second)
     assert same(read_whole(tmp_path / "last.pt"), whole)
     assert not list(tmp_path.glob(".lock*"))
+
+
+def test_a_random_state_holds_the_second_number_of_a_pair():
+    """Python and NumPy draw two normal numbers at a time and keep one."""
+    random.gauss(0, 1), np.random.standard_normal(1)
+    state = random_state()
+    drawn = random.gauss(0, 1), np.random.standard_normal()
+    set_random_state(state)
+    assert (random.gauss(0, 1), np.random.standard_normal()) == drawn
+    del state["gauss"]  # written before it was kept
+    set_random_state(state)
 
 
 class Scaler:

@@ -100,6 +100,12 @@ def test_uncertainties_can_be_chosen():
     assert [request.uncertainty for request in Requests(count=2)] == [None, None]
 
 
+@pytest.mark.parametrize("wrong", [[], [0.1, 15], [-0.1], [float("nan")]])
+def test_chosen_uncertainties_are_shares(wrong):
+    with pytest.raises(ValueError, match=r"uncertainties is \[.*expected at least one number, each in \[0, 1\]"):
+        Requests(count=3, uncertainties=wrong)
+
+
 def test_no_image_is_no_request():
     with pytest.raises(ValueError, match="count is 0; expected at least one image"):
         Requests(count=0)

@@ -78,6 +78,9 @@ def test_a_timestep_shift_moves_the_median_to_s_over_s_plus_1():
         assert drawn.median().item() / 1000 == pytest.approx(shift / (shift + 1), abs=0.04)
         assert drawn.min() >= 0
         assert drawn.max() <= 999
+    torch.manual_seed(0)  # a large shift rounds to T, where there is no timestep
+    many = {key: torch.zeros(4096, 1, 1, 1) for key in ("mean", "std")} | {"index": torch.arange(4096)}
+    assert LatentPrepareBatch(1.0, 1000, timestep_shift=1e5)(many)[3]["timesteps"].max() == 999
     with pytest.raises(ValueError, match="timestep_shift is 0; expected above 0"):
         LatentPrepareBatch(1.0, timestep_shift=0)
 
@@ -379,6 +382,16 @@ def test_gradients_are_clipped_by_their_norm():
     assert network.weight.grad.norm().item() == pytest.approx(1.0, rel=1e-4)
     ClipGradients(network, max_norm=5.0)(None)
     assert network.weight.grad.norm().item() == pytest.approx(1.0, rel=1e-4)
+
+
+def test_gradients_that_a_gradscaler_enlarged_are_clipped_as_they_are():
+    network = nn.Linear(4, 1, bias=False)
+    optimizer, scaler = torch.optim.SGD(network.parameters(), lr=1.0), torch.amp.GradScaler("cpu", 2.0**16)
+    scaler.scale(network(torch.full((1, 4), 0.25)).sum()).backward()  # of norm 1/2
+    ClipGradients(network, max_norm=1.0)(SimpleNamespace(scaler=scaler, optimizer=optimizer))
+    before = network.weight.detach().clone()
+    scaler.step(optimizer)
+    assert (network.weight - before).norm().item() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("batches", "steps"), [(4, 2), (3, 2)])  # the end of an epoch steps too

@@ -94,17 +94,17 @@ class Measure:
         """One number per image, (batch,), in [0, 1].
 
         Args:
-            logits: (batch, labels, *spatial); (batch, samples, labels, *spatial) from a :class:`SampledInferer`.
+            logits: (batch, labels, *spatial); (batch, samples, labels, rows, columns) from a :class:`SampledInferer`.
         """
         if (self.acquisition, self.aggregation) == ("entropy", "mean"):
             return image_uncertainty(logits)
         if self.acquisition in SINGLE:
             pixels, mean = SINGLE[self.acquisition](logits), logits
         else:
-            if logits.ndim < 4 or logits.shape[1] < 2:
+            if logits.ndim != 5 or logits.shape[1] < 2:  # labels of a single prediction would pass for samples
                 raise ValueError(
                     f"'{self.acquisition}' got logits of shape {tuple(logits.shape)}; expected (batch, samples >= 2, "
-                    "labels, *spatial). Use the inferer of `make_inferer`."
+                    "labels, rows, columns). Use the inferer of `make_inferer`."
                 )
             pixels, mean = SAMPLED[self.acquisition](logits), mean_prediction(logits)
         return aggregate(pixels, mean, self.aggregation)

@@ -29,6 +29,7 @@ from unicorn_monai.durable import Occupied, atomic, flush, sweep
 from unicorn_monai.failures import STOPPED, NotFinite, on_failure, on_sigterm, trained_on
 from unicorn_monai.published import load_weights, read_metadata, save_weights, sha256
 from unicorn_monai.random_state import random_state, set_random_state
+from unicorn_monai.training import steps_now
 
 logger = logging.getLogger("unicorn_monai")
 
@@ -153,8 +154,8 @@ class TrainingState:
 
     def _within_epoch(self, engine: Engine) -> None:
         due = time.monotonic() - self._last >= 60 * self.minutes or self._told_to_end
-        whole_step = engine.state.iteration % getattr(engine, "accumulation_steps", 1) == 0
-        if due and whole_step and self.alone and engine.state.iteration < engine.state.epoch * _epoch_length(engine):
+        due = due and steps_now(engine)  # else gradients of the batches before would be lost
+        if due and self.alone and engine.state.iteration < engine.state.epoch * _epoch_length(engine):
             self._save(engine, engine.state.iteration - (engine.state.epoch - 1) * _epoch_length(engine))
             self._end_if_told()
 

@@ -89,9 +89,12 @@ def guided(
     timesteps: Tensor,
     context: Tensor | None = None,
 ) -> Tensor:
-    """Weighted sum of what the U-Net predicts under several sets of controls; one of weight 0 is not run."""
+    """Weighted sum of what the U-Net predicts under several sets of controls; one of weight 0 is not run.
+
+    Has the type of ``inputs``: what networks in lower precision say is rounded by themselves only.
+    """
     with shared_encoder(unet):
-        passes = [g * controlled(unet, controls, inputs, timesteps, context) for g, controls in terms if g != 0]
+        passes = [g * controlled(unet, c, inputs, timesteps, context).to(inputs.dtype) for g, c in terms if g != 0]
     return sum(passes, torch.zeros(()))
 
 

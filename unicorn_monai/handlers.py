@@ -168,7 +168,8 @@ class SampleImages:
     def __call__(self, engine: Engine) -> None:
         """Write a sheet if it is time."""
         epoch = engine.state.epoch
-        if epoch % self.interval and epoch != engine.state.max_epochs:
+        last = epoch == engine.state.max_epochs or engine.should_terminate
+        if epoch % self.interval and not last:
             return
         sheet = tile(self.sampler())
         self.output_dir.mkdir(parents=True, exist_ok=True)

@@ -93,6 +93,8 @@ class Requests(Sequence[Request]):
         self.template, self.subdomains = template, list(subdomains or [])
         self.items = maps if template is not None else {}
         self.uncertainties = None if uncertainties is None else [float(u) for u in uncertainties]
+        if self.uncertainties is not None and not (self.uncertainties and all(0 <= u <= 1 for u in self.uncertainties)):
+            raise ValueError(f"uncertainties is {self.uncertainties}; expected at least one number, each in [0, 1].")
         drawn = [derive_seed(seed, i) for i in range(min(len(self), 1000))] if self.uncertainties is None else []
         if prior is not None and (rejected := prior.rejected(drawn)):
             logger.info(

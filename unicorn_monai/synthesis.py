@@ -75,7 +75,7 @@ class Generator:
         semantic: ControlNet of the label map, or None.
         uncertainty: ControlNet of the uncertainty, or None.
         num_labels: of the label maps.
-        prior: scales the uncertainty.
+        prior: scales the uncertainty; needed for ``uncertainty``.
         compile: compile the networks of the denoising loop (``networks.compiled``); pays for thousands of images.
         prompts: gives the embeddings of the requests' prompts, to a U-Net that attends to them.
         precision: "float32", or "bfloat16" for automatic mixed precision.
@@ -97,6 +97,10 @@ class Generator:
         prompts: PromptEmbeddings | None = None,
         precision: str = "float32",
     ) -> None:
+        if uncertainty is not None and prior is None:
+            raise ValueError(
+                "There is an Uncertainty-ControlNet, but no prior to scale its hint. Give the one it was trained with."
+            )
         if compile:
             unet = compiled(unet)
             semantic, uncertainty = (n if n is None else compiled(n) for n in (semantic, uncertainty))
@@ -308,9 +312,8 @@ class SampleSheet:
 
     def __call__(self) -> Tensor:
         """(rows, columns, channels, height, width)."""
-        network_modes = [
-            (n, n.training) for n in (self.generator.semantic, self.generator.uncertainty) if n is not None
-        ]
+        networks = self.generator.unet, self.generator.semantic, self.generator.uncertainty
+        network_modes = [(n, n.training) for n in networks if n is not None]
         try:
             for network, _ in network_modes:
                 network.eval()

@@ -86,7 +86,8 @@ class LatentPrepareBatch:
             timesteps = ((torch.arange(batch) + 0.5) * self.num_train_timesteps / batch).long()
         else:
             r, s = torch.rand(batch), self.timestep_shift
-            timesteps = (s * r / (1 + (s - 1) * r) * self.num_train_timesteps).long()
+            shifted = s * r / (1 + (s - 1) * r)  # rounding may give 1
+            timesteps = (shifted * self.num_train_timesteps).long().clamp(max=self.num_train_timesteps - 1)
         extra = {"noise": noise, "timesteps": timesteps}
         if self.num_labels is not None:
             extra["semantic"] = one_hot(batchdata["label"], self.num_labels)
@@ -331,8 +332,11 @@ class ClipGradients:
         """Clip what the coming step will use."""
         if not steps_now(engine):
             return
+        scaler: Any = getattr(engine, "scaler", None)
+        if scaler is not None:  # its gradients are thousands of times too large until it steps
+            scaler.unscale_(engine.optimizer)  # type: ignore[attr-defined]
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
-        if not torch.isfinite(norm) and getattr(engine, "scaler", None) is None:  # a GradScaler leaves the step out
+        if not torch.isfinite(norm) and scaler is None:  # a GradScaler leaves the step out
             where = f"iteration {engine.state.iteration}{of_batch(engine)}"
             raise NotFinite(f"The gradient holds NaN or infinite values at {where}. Lower the learning rate.")
 
@@ -381,7 +385,7 @@ class WarmupCosine(torch.optim.lr_scheduler.LambdaLR):
 
 def loss_metric(loss_function: Callable[[Tensor, Tensor], Tensor]) -> Loss:
     """Ignite metric: mean of a loss over the validation set; the evaluator must not decollate."""
-    return Loss(loss_function, output_transform=_prediction_and_label)
+    return Loss(loss_function, output_transform=lambda output: (output["pred"], output["label"]))
 
 
 def autocast_settings(device: torch.device | str, precision: str) -> dict[str, Any]:
@@ -394,7 +398,3 @@ def _checked(precision: str) -> str:
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"Unknown precision '{precision}'; expected 'float32' or 'bfloat16'.")
     return precision
-
-
-def _prediction_and_label(output: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    return output["pred"], output["label"]
