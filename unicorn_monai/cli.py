@@ -111,7 +111,9 @@ def _simulate_street(name: str, folder: Path, small: bool, seed: int) -> tuple[i
 def experiment(
     labeled: Annotated[Path | None, typer.Option(help="Data set of the labelled domain.")] = None,
     unlabeled: Annotated[Path | None, typer.Option(help="Data set of the unlabelled domain.")] = None,
-    output: Output = Path("runs/experiment"),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Run folder; runs/experiment by default.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="JSON file with settings; options given here win.")] = None,
     preset: Annotated[str | None, typer.Option(help="quick or full: size of the networks, length of training.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything.")] = None,
@@ -122,14 +124,14 @@ def experiment(
     resume: Resume = False,
 ) -> None:
     """Run the whole method on two data sets of your own."""
-    settings: dict[str, Any] = {"output": str(output)}
+    settings: dict[str, Any] = {"output": "runs/experiment"}
     if config is not None:
         try:
             settings |= json.loads(config.read_text())
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"Cannot read the settings '{config}' ({error}). Expected a JSON object.") from error
-    given = {"labeled": labeled, "unlabeled": unlabeled, "preset": preset, "seed": seed, "device": device}
-    given |= {"samples_per_label": samples_per_label, "rounds": rounds}
+    given = {"labeled": labeled, "unlabeled": unlabeled, "output": output, "preset": preset, "seed": seed}
+    given |= {"device": device, "samples_per_label": samples_per_label, "rounds": rounds}
     settings |= {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if v is not None}
     if weight is not None:
         settings |= _weights(settings, weight)
@@ -334,7 +336,7 @@ def _run(settings: dict[str, Any], resume: bool) -> None:
         interval = scores["ci95"]
         text = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "not computed"
         means = [scores["mean_iou"], *([scores["mean_iou_layers"]] if layers else [])]
-        table.add_row(name, *(f"{mean:.3f}" for mean in means), text)
+        table.add_row(name, *("not computed" if mean is None else f"{mean:.3f}" for mean in means), text)
     Console().print(table)
     Console().print(f"report: {report}", soft_wrap=True)
 

@@ -263,12 +263,12 @@ class Settings:
             raise ValueError(f"rounds is {self.rounds}; further rounds need the first mode to be 'compositional'.")
         if self.features is not None:
             known = ["path", "sha256", "preprocessing", "arguments"] if "path" in self.features else ["iterations"]
-            kind = str if "path" in self.features else int
-            wrong = [key for key in known[:3] if not isinstance(self.features.get(key), kind)]
+            right = _FOLDER[0] if "path" in self.features else POSITIVE[0]
+            wrong = [key for key in known[:3] if not right(self.features.get(key))]
             if wrong or set(self.features) - set(known):
                 raise ValueError(
                     f"features is {self.features}; expected path, sha256, preprocessing and, where needed, arguments "
-                    "of a feature network, or iterations for one trained here."
+                    "of a feature network, or iterations (at least one) for one trained here."
                 )
             if "path" in self.features:  # before hours of training, not after
                 require_file(*(self.features[key] for key in known[:3]))
