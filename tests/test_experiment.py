@@ -334,6 +334,7 @@ def test_what_a_run_has_measured_names_its_files_after_it_was_moved(domains, tmp
     for path in (run.record("unicorn"), measured, run.marker("unicorn")):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"images": [image, other], "commands": f"run --dataset_dir {image} '{image}'"})
+    finished_at = run.marker("unicorn").stat().st_mtime_ns
     now.parent.mkdir(parents=True)
     before.rename(now)
     found, _ = settings_of(now)
@@ -341,6 +342,7 @@ def test_what_a_run_has_measured_names_its_files_after_it_was_moved(domains, tmp
         again = RunFolder(found, torch.device("cpu"))
         assert again.goes_on(resume=True)
         again.claim()
+        assert again.marker("unicorn").stat().st_mtime_ns == finished_at
         measured, moved = (
             again.bundle_dir("retinal_unet") / "models" / "uncertainties.json",
             image.replace("/begun/", "/more/begun/"),

@@ -12,6 +12,7 @@ has a segmentation network of its own, that of the round before, and so has its 
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -113,9 +114,10 @@ class RunFolder(Stages):
         whole = re.compile(rf"(?<![\w/.-]){re.escape(old)}(?=/)")  # not the end of another path, such as the new one
         for pattern in ("stages/*.json", "evaluation/*.json", "bundles*/*/models/*.json"):
             for path in self.run_dir.glob(pattern):
-                text = path.read_text(encoding="utf-8")
+                text, age = path.read_text(encoding="utf-8"), path.stat()
                 if whole.search(text):
                     write_text(path, whole.sub(lambda _: new, text))
+                    os.utime(path, ns=(age.st_atime_ns, age.st_mtime_ns))  # it tells the order of the stages
 
     # ------------------------------------------------------------------ variants
 
