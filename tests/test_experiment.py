@@ -385,6 +385,18 @@ def test_more_images_from_a_finished_run(finished, tmp_path):
     assert len(datalist(tmp_path / "more", "training", ("image", "label"))) == 4
 
 
+def test_more_images_of_a_run_that_was_moved(finished, tmp_path):
+    for name in ("bundles", "experiment.json", "results.json"):
+        copy = shutil.copytree if (finished.run_dir / name).is_dir() else shutil.copy2
+        copy(finished.run_dir / name, tmp_path / name)
+    for path in (tmp_path / "bundles").glob("*/configs/*.json"):
+        path.write_text(path.read_text().replace(str(finished.run_dir), "/nowhere"))
+    words = ["synthesize", "--run", str(tmp_path), "--count", "2", "--output", str(tmp_path / "more")]
+    done = CliRunner().invoke(app, [*words, "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    assert len(datalist(tmp_path / "more", "training", ("image", "label"))) == 2
+
+
 def test_more_images_at_a_url(finished, tmp_path, monkeypatch):
     monkeypatch.setenv("UNICORN_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

@@ -152,7 +152,7 @@ def synthesize(
 ) -> None:
     """Make more labelled synthetic images with the networks of a finished run."""
     from unicorn_monai.bundle import run_bundle
-    from unicorn_monai.settings import settings_of
+    from unicorn_monai.settings import places, settings_of
     from unicorn_monai.storage import absolute
 
     settings, chosen = settings_of(run)
@@ -163,6 +163,7 @@ def synthesize(
         run.resolve() / "bundles" / "synthesis" / "configs" / "inference.json",
         "infer",
         **settings.sampling(mode),
+        **places(run, settings),
         output_dir=absolute(output),
         count=count,
         seed=seed,

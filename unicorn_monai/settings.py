@@ -317,6 +317,16 @@ def settings_begun_with(run: Path) -> dict[str, Any]:
     return settings
 
 
+def places(run: Path, settings: Settings) -> dict[str, str]:
+    """Where the bundles of the first mode's synthesis are; its configuration tells where they were when it began."""
+    bundles, prior = Path(run).resolve() / "bundles", f"prior_{settings.scaling_of(settings.modes[0])}.json"
+    found = {name: str(bundles / name) for name in ("latent_diffusion", "retinal_unet")}
+    return found | {
+        "bundle_root": str(bundles / "synthesis"),
+        "prior_path": str(bundles / "retinal_unet" / "models" / prior),
+    }
+
+
 def require_data(values: Any, name: str) -> None:
     """Refuse what MONAI's configurations would run or read: settings come with runs of other people.
 
