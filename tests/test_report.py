@@ -324,6 +324,8 @@ def test_the_fusion_weights_have_a_row_and_a_picture_each(run: Path):
     html = report(run, weights={"unicorn": {"table": [line], "weight": 1.5, "reason": "weight 1.5: <best>"}})
     assert row(html, "1.5") == ["not computed"] * 3 + ["0.032", "0.71", "not computed"]
     assert "weight 1.5: &lt;best&gt;" in html
+    same = {"table": [], "weight": None, "reason": "no weight: all label maps are the same."}
+    assert "not computed : no weight: all label maps are the same." in text(report(run, weights={"unicorn": same}))
     none = {"table": [line], "weight": None, "reason": "no weight: give a better judge."}
     assert "take no weight: give a better judge. Label" in text(report(run, weights={"unicorn": none}))
     assert "not computed : needs the network of the set-up “Lower bound, augmented”." in text(report(run))

@@ -137,24 +137,25 @@ def over_weights(run: Experiment, variant: str) -> dict[str, Any]:
     """Control and label fidelity against the fusion weight, and the weight to take (see ``weights.py``).
 
     Returns:
-        "table" of :func:`control_over_weights`, "weight" and "reason" of :func:`choose_weight`, "judge", "oracle".
+        "table" of :func:`control_over_weights` (empty where all label maps are the same), "weight" and "reason" of
+        :func:`choose_weight`, "judge", "oracle".
     """
     name = run.setup(variant)
     generator = make_generator(run, variant, weight=0.0)
     prior, uncertainty = _prior_and_measure(run, variant)
     requests = Requests(WEIGHT_MAPS, run.settings.seed, run.labeled, "validation", prior=prior, **words(run))[:]
     oracle = "upper_bound" if run.has_upper else None
-    table = control_over_weights(
-        generator,
-        requests,
-        uncertainty,
-        network_of(run, "augmentation"),
-        folder=run.run_dir / "pictures" / f"weights_{name}",
-        oracle=None if oracle is None else network_of(run, oracle),
-    )
-    found = {"table": table, "judge": "augmentation", "oracle": oracle}
+    found: dict[str, Any] = {"table": [], "judge": "augmentation", "oracle": oracle}
     try:
-        weight, reason = choose_weight(table)
+        found["table"] = control_over_weights(
+            generator,
+            requests,
+            uncertainty,
+            network_of(run, "augmentation"),
+            folder=run.run_dir / "pictures" / f"weights_{name}",
+            oracle=None if oracle is None else network_of(run, oracle),
+        )
+        weight, reason = choose_weight(found["table"])
     except NoWeight as error:
         if run.settings.weight(run.mode(variant)) == "auto":
             raise

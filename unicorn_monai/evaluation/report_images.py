@@ -37,9 +37,12 @@ def weights(results: dict[str, Any], folder: Path) -> str:
         "augmentation) finds the label map, corrected for chance. Label fidelity: mean IoU of the label map and what a "
         "network trained with such labels sees.</p>"
     )
-    found = {name: value for name, value in nested(results, "weights").items() if value.get("table")}
+    measured = nested(results, "weights")
+    found = {name: value for name, value in measured.items() if value.get("table")}
     if not found:
-        return f"{text}<p>{MISSING}: needs the network of the set-up \u201c{name_of('augmentation')}\u201d.</p>"
+        needs = f"needs the network of the set-up \u201c{name_of('augmentation')}\u201d."
+        why = next((escaped(value["reason"]) for value in measured.values() if value.get("reason")), needs)
+        return f"{text}<p>{MISSING}: {why}</p>"
     columns = (
         ("Requested", "requested_mean", 3),
         ("Measured", "measured_mean", 3),
