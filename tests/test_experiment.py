@@ -461,6 +461,8 @@ def test_a_folder_on_the_command_line_wins_over_that_of_the_settings(domains, tm
     for name, more in (("given", ["--output", str(tmp_path / "given")]), ("configured", [])):
         done = CliRunner().invoke(app, [*words, *more])
         assert f"'{tmp_path / name}' already holds a run" in str(done.exception)
+    write_json(tmp_path / "settings.json", config | {"modes": []})
+    assert "modes is empty" in str(CliRunner().invoke(app, [*words, "--weight", "1"]).exception)
 
 
 def cli(*words) -> subprocess.CompletedProcess:

@@ -246,7 +246,7 @@ def check(
 def _weights(settings: dict[str, Any], weight: str) -> dict[str, Any]:
     """What ``--weight`` sets: a number is that of the first mode, "auto" holds for every mode and needs a judge."""
     if weight != "auto":
-        first = next(iter(settings.get("modes", ["compositional"])))
+        first = next(iter(settings.get("modes") or ["compositional"]))
         return {"paper_weight" if first == "paper" else "uncertainty_weight": _number(weight)}
     baselines = list(dict.fromkeys([*settings.get("baselines", []), "augmentation"]))
     return {"uncertainty_weight": "auto", "paper_weight": "auto", "baselines": baselines}
