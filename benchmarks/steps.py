@@ -23,7 +23,7 @@ from unicorn_monai.bundle import arguments, default_device
 from unicorn_monai.datasets import read_header
 from unicorn_monai.evaluation.segmentation import score_images
 from unicorn_monai.handlers import log_to_console, read_json
-from unicorn_monai.settings import settings_begun_with, settings_of
+from unicorn_monai.settings import places, settings_begun_with, settings_of
 from unicorn_monai.stages import Stages
 
 SAMPLERS = ("DDIM", "DPMSolverPlusPlus", "UniPC")
@@ -42,6 +42,7 @@ class Steps(Stages):
     def __init__(self, run: Path, output: Path, seed: int, sampler: str | None = None) -> None:
         self.settings, chosen = settings_of(run)
         self.bundles, self.unlabeled = run.resolve() / "bundles", Path(self.settings.unlabeled)
+        self.places = places(run, self.settings)
         self.weight = self.settings.weight_used(self.settings.modes[0], chosen)
         self.oracle, self.sampler = run.resolve() / "segmentation" / "upper_bound" / "model.pt", sampler
         if not self.oracle.is_file():
@@ -54,8 +55,8 @@ class Steps(Stages):
         """Seconds of synthesis, label fidelity and downstream mean IoU at ``n`` steps."""
         data, folder = self.run_dir / f"synthetic_{n}", self.run_dir / "segmentation" / str(n)
         self.stage(f"synthesis_{n}", lambda: self.synthesise(n, data))
-        places = {"dataset_dir": str(data), "validation_dir": str(data), "ckpt_dir": str(folder)}
-        train = {**places, "output_dir": str(folder)}
+        folders = {"dataset_dir": str(data), "validation_dir": str(data), "ckpt_dir": str(folder)}
+        train = {**folders, "output_dir": str(folder), "bundle_root": str(self.bundles / "retinal_unet")}
         self.stage(f"retraining_{n}", lambda: self.bundle(self.bundles / "retinal_unet", "train.json", **train))
         seconds = read_json(self.run_dir / "stages" / f"synthesis_{n}.json")["seconds"]
         scores = {
@@ -67,7 +68,7 @@ class Steps(Stages):
 
     def synthesise(self, n: int, data: Path) -> None:
         """The run's synthetic data set, at ``n`` steps."""
-        own: dict[str, Any] = {"output_dir": str(data), "num_inference_steps": n}
+        own: dict[str, Any] = {**self.places, "output_dir": str(data), "num_inference_steps": n}
         if self.sampler is not None:
             schedule = arguments(self.bundles / "latent_diffusion", "scheduler")
             own["scheduler"] = {"_target_": f"unicorn_monai.schedulers.{self.sampler}", **schedule}

@@ -322,6 +322,38 @@ def test_a_run_is_found_from_anywhere_and_after_it_was_moved_with_its_data(tmp_p
     assert found.output == str(tmp_path / "moved")
 
 
+def test_what_a_run_has_measured_names_its_files_after_it_was_moved(domains, tmp_path):
+    before, now = tmp_path / "begun" / "run", tmp_path / "more" / "begun" / "run"
+    for name, folder in domains.items():
+        shutil.copytree(folder, before / "data" / name)
+    begun = {name: before / "data" / name for name in domains}
+    run = RunFolder(settings(begun, before), torch.device("cpu"))
+    run.claim()
+    image, other = str(before / "data" / "unlabeled" / "images" / "0.nii.gz"), f"/of{before}/0.nii.gz"
+    measured = run.bundle_dir("retinal_unet") / "models" / "uncertainties.json"
+    for path in (run.record("unicorn"), measured, run.marker("unicorn")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"images": [image, other], "commands": f"run --dataset_dir {image} '{image}'"})
+    finished_at = run.marker("unicorn").stat().st_mtime_ns
+    now.parent.mkdir(parents=True)
+    before.rename(now)
+    found, _ = settings_of(now)
+    for _ in range(2):  # the second resumption has nothing to do
+        again = RunFolder(found, torch.device("cpu"))
+        assert again.goes_on(resume=True)
+        again.claim()
+        assert again.marker("unicorn").stat().st_mtime_ns == finished_at
+        measured, moved = (
+            again.bundle_dir("retinal_unet") / "models" / "uncertainties.json",
+            image.replace("/begun/", "/more/begun/"),
+        )
+        for path in (again.record("unicorn"), measured, again.marker("unicorn")):
+            assert json.loads(path.read_text()) == {
+                "images": [moved, other],
+                "commands": f"run --dataset_dir {moved} '{moved}'",
+            }
+
+
 def test_data_sets_and_weights_are_told_by_their_sha256(finished):
     results = json.loads((finished.run_dir / "results.json").read_text())
     assert results["sha256"]["labeled/dataset.json"] == sha256(finished.labeled / "dataset.json")
@@ -351,6 +383,18 @@ def test_more_images_from_a_finished_run(finished, tmp_path):
     done = cli("synthesize", "--run", finished.run_dir, "--count", 4, "--output", tmp_path / "more", "--device", "cpu")
     assert done.returncode == 0, done.stderr
     assert len(datalist(tmp_path / "more", "training", ("image", "label"))) == 4
+
+
+def test_more_images_of_a_run_that_was_moved(finished, tmp_path):
+    for name in ("bundles", "experiment.json", "results.json"):
+        copy = shutil.copytree if (finished.run_dir / name).is_dir() else shutil.copy2
+        copy(finished.run_dir / name, tmp_path / name)
+    for path in (tmp_path / "bundles").glob("*/configs/*.json"):
+        path.write_text(path.read_text().replace(str(finished.run_dir), "/nowhere"))
+    words = ["synthesize", "--run", str(tmp_path), "--count", "2", "--output", str(tmp_path / "more")]
+    done = CliRunner().invoke(app, [*words, "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    assert len(datalist(tmp_path / "more", "training", ("image", "label"))) == 2
 
 
 def test_more_images_at_a_url(finished, tmp_path, monkeypatch):
@@ -391,6 +435,34 @@ def test_a_summary_tells_what_only_some_runs_have(finished, tmp_path):
         assert "\n| another (1 of 2 runs) |" in text
         assert "| mean uncertainty, another (1 of 2 runs) |" in text
         assert "| lower_bound |" in text
+
+
+def test_a_summary_has_a_column_for_every_set_up_whose_control_was_measured(finished, tmp_path):
+    from unicorn_monai.evaluation.summary import summarise
+
+    assert "\n| measured | unicorn | unicorn_paper |\n" in summarise([finished.run_dir])
+    results = json.loads((finished.run_dir / "results.json").read_text())
+    results["control_round2"] = results.pop("control_paper")
+    results["control"]["spearman"], results["control_round2"]["spearman"] = 0.25, 0.75
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    text = summarise([tmp_path])
+    assert "\n| measured | unicorn | unicorn_round2 |\n|---|---|---|\n" in text
+    assert "| Spearman of requested and measured uncertainty | 0.250 | 0.750 |" in text
+
+
+def test_a_folder_on_the_command_line_wins_over_that_of_the_settings(domains, tmp_path):
+    for name in ("given", "configured"):  # both hold a run, so that nothing begins
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "experiment.json", {"settings": {}})
+    config = {"output": str(tmp_path / "configured"), "preset": "quick", "device": "cpu", "overrides": TINY}
+    config |= {name: str(folder) for name, folder in domains.items()}
+    write_json(tmp_path / "settings.json", config)
+    words = ["experiment", "--config", str(tmp_path / "settings.json")]
+    for name, more in (("given", ["--output", str(tmp_path / "given")]), ("configured", [])):
+        done = CliRunner().invoke(app, [*words, *more])
+        assert f"'{tmp_path / name}' already holds a run" in str(done.exception)
+    write_json(tmp_path / "settings.json", config | {"modes": []})
+    assert "modes is empty" in str(CliRunner().invoke(app, [*words, "--weight", "1"]).exception)
 
 
 def cli(*words) -> subprocess.CompletedProcess:
@@ -468,7 +540,8 @@ def cli(*words) -> subprocess.CompletedProcess:
         ({"scaling": "log"}, "scaling is 'log'; expected one of"),
         ({"paper_scaling": "log"}, "paper_scaling is 'log'; expected one of"),
         ({"features": {"path": "x.pt"}}, "expected path, sha256, preprocessing"),
-        ({"features": {"iteration": 5}}, "or iterations for one trained here"),
+        ({"features": {"iteration": 5}}, r"or iterations \(at least one\) for one trained here"),
+        ({"features": {"iterations": 0}}, r"or iterations \(at least one\) for one trained here"),
         ({"features": {"path": 5, "sha256": "0", "preprocessing": "unit"}}, "features is {'path': 5"),
         (
             {"features": {"path": "/nowhere.pt", "sha256": "0", "preprocessing": "unit"}},

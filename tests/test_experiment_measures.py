@@ -61,6 +61,12 @@ def test_results_are_json_without_nan(finished):
         assert 0 <= scores["broken_columns"]["share"] <= 1
 
 
+def test_the_judge_s_own_score_is_that_of_the_training_that_judges(finished):
+    lower = finished.results["segmentation"]["lower_bound"]
+    assert lower["trainings"]["mean_iou"][0] != lower["trainings"]["mean_iou"][1]
+    assert finished.results["control"]["oracle_mean_iou"] == lower["trainings"]["mean_iou"][0]
+
+
 def test_without_labels_to_train_on_the_upper_bound_is_left_out_and_that_is_said(finished):
     assert (finished.has_truth, finished.has_upper) == (True, False)
     assert list(finished.results["not_computed"]) == ["upper_bound"]

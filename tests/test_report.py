@@ -24,7 +24,15 @@ VOID = {"meta", "img", "wbr", "br"}
 
 def setup(mean: float, ci: list[float] | None = None) -> dict:
     iou = [0.954, mean, 0.345, float("nan")]
-    return {"iou": iou, "mean_iou": mean, "mean_iou_layers": 0.4321, "mean_dice": 0.7654, "n_test": 120, "ci95": ci}
+    return {
+        "iou": iou,
+        "mean_iou": mean,
+        "mean_iou_layers": 0.4321,
+        "mean_dice": 0.7654,
+        "n_test": 120,
+        "n_subjects": 14,
+        "ci95": ci,
+    }
 
 
 def results() -> dict:
@@ -193,6 +201,8 @@ def test_table_rounds_and_marks_the_best(run: Path):
     assert row(html, "Mean IoU, layers only") == ["0.432"] * 5
     assert row(html, "Mean Dice") == ["0.765"] * 5
     assert row(html, "Test images") == ["120"] * 5
+    assert row(html, "Test subjects") == ["14"] * 5
+    assert "Layers only: without vitreous and choroid." in text(html)
     assert 'class="best">UnIACorN + real <em class="tag">best</em>' in html
     assert html.count('class="tag"') == 1
     assert "UnIACorN, paper mode + real" in html
@@ -202,6 +212,12 @@ def test_table_rounds_and_marks_the_best(run: Path):
         "unicorn_paper+real": setup(0.2),
     }
     assert 'class="best">Lower bound <em' in report(run, segmentation=worse)
+
+
+def test_two_labels_are_all_layers(run: Path):
+    two = results()["segmentation"]["lower_bound"] | {"iou": [0.9, 0.8]}
+    seen = text(report(run, labels=["vitreous", "retina"], segmentation={"lower_bound": two}))
+    assert "Layers only: all labels." in seen
 
 
 def test_checks_control_times_and_provenance(run: Path):
@@ -224,6 +240,7 @@ def test_checks_control_times_and_provenance(run: Path):
     ):
         assert expected in seen
     assert "seed 7 git revision abc123 machine x86_64 monai 1.6.1" in seen
+    assert "Together 2 h 12 min, some side by side: 1 h 10 min by the clock." in text(report(run, wall_seconds=4200.2))
 
 
 def test_missing_is_called_so(run: Path):
@@ -307,6 +324,10 @@ def test_the_fusion_weights_have_a_row_and_a_picture_each(run: Path):
     html = report(run, weights={"unicorn": {"table": [line], "weight": 1.5, "reason": "weight 1.5: <best>"}})
     assert row(html, "1.5") == ["not computed"] * 3 + ["0.032", "0.71", "not computed"]
     assert "weight 1.5: &lt;best&gt;" in html
+    same = {"table": [], "weight": None, "reason": "no weight: all label maps are the same."}
+    assert "not computed : no weight: all label maps are the same." in text(report(run, weights={"unicorn": same}))
+    none = {"table": [line], "weight": None, "reason": "no weight: give a better judge."}
+    assert "take no weight: give a better judge. Label" in text(report(run, weights={"unicorn": none}))
     assert "not computed : needs the network of the set-up “Lower bound, augmented”." in text(report(run))
     assert html.count("data:image/png") == 2
 

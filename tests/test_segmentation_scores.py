@@ -54,6 +54,8 @@ def test_the_layers_are_all_labels_but_the_first_and_the_last():
     result = scores(matrix)
     assert result["iou"] == pytest.approx([1, 2 / 4, 4 / 6, 1])
     assert result["mean_iou_layers"] == pytest.approx((2 / 4 + 4 / 6) / 2)
+    assert scores(matrix[:3, :3])["mean_iou_layers"] == pytest.approx(2 / 4)  # the retina of three labels
+    assert scores(matrix[1:3, 1:3])["mean_iou_layers"] == pytest.approx((2 / 4 + 4 / 6) / 2)  # no others
 
 
 def test_a_perfect_and_a_wrong_segmentation():
@@ -313,6 +315,15 @@ def test_trainings_without_layers_have_no_surfaces(items, tmp_path):
     found = score_trainings([summarise(counts, seed=0)] * 2, [tmp_path / "1.json"] * 2, seed=0)
     assert found["boundary"] is None
     assert found["broken_columns"] is None
+
+
+def test_layers_that_no_training_has_seen_are_none(items, tmp_path):
+    found = [[[9, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 9]]] * len(items)
+    counts = Counts([str(item["image"]) for item in items], [str(item["subject"]) for item in items], found)
+    counts.save(tmp_path / "1.json")
+    both = score_trainings([summarise(counts, seed=0)] * 2, [tmp_path / "1.json"] * 2, seed=0)
+    assert both["mean_iou"] == 1
+    assert both["mean_iou_layers"] is None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from unicorn_monai.datasets import DatasetWriter, datalist, read_array
-from unicorn_monai.evaluation.segmentation import count, scores
+from unicorn_monai.evaluation.segmentation import Counts, count, scores
 from unicorn_monai.evaluation.subdomains import by_sub_domain, sub_domain_table
 from unicorn_monai.palette import paint, palette
 
@@ -43,6 +43,14 @@ def test_a_perfect_and_a_wrong_sub_domain_are_told_apart(data):
     assert twice["fog"]["n_test"] == 3
     pooled = scores(np.asarray(counts.confusion).sum(axis=0))
     assert 0 < pooled["mean_iou"] < 1
+
+
+def test_a_sub_domain_without_a_labelled_pixel_has_no_score_and_the_others_have():
+    counts = Counts(["a", "b"], ["s", "t"], [[[1, 0], [0, 1]], [[0, 0], [0, 0]]])
+    for each in ([counts], [counts, counts]):
+        found = by_sub_domain(each, {"a": "fog", "b": "rain"}, seed=0)
+        assert found["fog"]["mean_iou"] == 1
+        assert found["rain"] == {"iou": [None] * 2, "mean_iou": None, "ci95": None, "n_test": 1, "n_subjects": 1}
 
 
 def test_a_label_that_does_not_occur_in_a_sub_domain_has_no_score_there(data):

@@ -14,6 +14,7 @@ from unicorn_monai.checkpoints import save_weights, sha256
 from unicorn_monai.datasets import write_array
 from unicorn_monai.evaluation.weights import (
     GRIDS,
+    NoWeight,
     agreement,
     choose_weight,
     control_over_weights,
@@ -140,6 +141,8 @@ def test_agreement_is_what_was_counted_by_hand():
 def test_an_obedient_image_has_consistency_one_and_one_that_ignores_its_map_none():
     labels = torch.stack([torch.arange(8)[:, None].expand(8, 8) // (2 + i) for i in range(3)]).clamp(max=2)
     assert obedience(labels, labels, 3)["label_consistency"] == pytest.approx(1)
+    with pytest.raises(NoWeight, match="All label maps are the same"):  # an experiment goes on without the table
+        obedience(labels, labels[:1].expand_as(labels), 3)
     assert obedience(labels.roll(1, 0), labels, 3)["label_consistency"] == -1  # obeys the map of another
     same = labels[:1].expand(3, -1, -1)
     assert abs(obedience(same, labels, 3)["label_consistency"]) < 1e-9

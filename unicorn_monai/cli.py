@@ -111,7 +111,9 @@ def _simulate_street(name: str, folder: Path, small: bool, seed: int) -> tuple[i
 def experiment(
     labeled: Annotated[Path | None, typer.Option(help="Data set of the labelled domain.")] = None,
     unlabeled: Annotated[Path | None, typer.Option(help="Data set of the unlabelled domain.")] = None,
-    output: Output = Path("runs/experiment"),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Run folder; runs/experiment by default.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="JSON file with settings; options given here win.")] = None,
     preset: Annotated[str | None, typer.Option(help="quick or full: size of the networks, length of training.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything.")] = None,
@@ -122,14 +124,14 @@ def experiment(
     resume: Resume = False,
 ) -> None:
     """Run the whole method on two data sets of your own."""
-    settings: dict[str, Any] = {"output": str(output)}
+    settings: dict[str, Any] = {"output": "runs/experiment"}
     if config is not None:
         try:
             settings |= json.loads(config.read_text())
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"Cannot read the settings '{config}' ({error}). Expected a JSON object.") from error
-    given = {"labeled": labeled, "unlabeled": unlabeled, "preset": preset, "seed": seed, "device": device}
-    given |= {"samples_per_label": samples_per_label, "rounds": rounds}
+    given = {"labeled": labeled, "unlabeled": unlabeled, "output": output, "preset": preset, "seed": seed}
+    given |= {"device": device, "samples_per_label": samples_per_label, "rounds": rounds}
     settings |= {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if v is not None}
     if weight is not None:
         settings |= _weights(settings, weight)
@@ -150,7 +152,7 @@ def synthesize(
 ) -> None:
     """Make more labelled synthetic images with the networks of a finished run."""
     from unicorn_monai.bundle import run_bundle
-    from unicorn_monai.settings import settings_of
+    from unicorn_monai.settings import places, settings_of
     from unicorn_monai.storage import absolute
 
     settings, chosen = settings_of(run)
@@ -161,6 +163,7 @@ def synthesize(
         run.resolve() / "bundles" / "synthesis" / "configs" / "inference.json",
         "infer",
         **settings.sampling(mode),
+        **places(run, settings),
         output_dir=absolute(output),
         count=count,
         seed=seed,
@@ -243,7 +246,7 @@ def check(
 def _weights(settings: dict[str, Any], weight: str) -> dict[str, Any]:
     """What ``--weight`` sets: a number is that of the first mode, "auto" holds for every mode and needs a judge."""
     if weight != "auto":
-        first = next(iter(settings.get("modes", ["compositional"])))
+        first = next(iter(settings.get("modes") or ["compositional"]))
         return {"paper_weight" if first == "paper" else "uncertainty_weight": _number(weight)}
     baselines = list(dict.fromkeys([*settings.get("baselines", []), "augmentation"]))
     return {"uncertainty_weight": "auto", "paper_weight": "auto", "baselines": baselines}
@@ -334,7 +337,7 @@ def _run(settings: dict[str, Any], resume: bool) -> None:
         interval = scores["ci95"]
         text = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "not computed"
         means = [scores["mean_iou"], *([scores["mean_iou_layers"]] if layers else [])]
-        table.add_row(name, *(f"{mean:.3f}" for mean in means), text)
+        table.add_row(name, *("not computed" if mean is None else f"{mean:.3f}" for mean in means), text)
     Console().print(table)
     Console().print(f"report: {report}", soft_wrap=True)
 

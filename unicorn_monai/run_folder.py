@@ -12,6 +12,8 @@ has a segmentation network of its own, that of the round before, and so has its 
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,12 +22,13 @@ import torch
 from unicorn_monai.baselines.self_training import ROUNDS
 from unicorn_monai.bundle import definition, install
 from unicorn_monai.checkpoints import read_metadata, sha256
-from unicorn_monai.dataset_files import HEADER, SPLITS, local_folder
+from unicorn_monai.dataset_files import HEADER, SPLITS, local_folder, write_text
 from unicorn_monai.datasets import label_names, read_header, write_json
 from unicorn_monai.handlers import read_json
 from unicorn_monai.provenance import provenance
 from unicorn_monai.settings import PRESETS, STYLE_TRANSFER, Settings, settings_begun_with
 from unicorn_monai.stages import Stages
+from unicorn_monai.storage import absolute
 
 SHARED = ("latent_diffusion", "style_transfer")  # by all variants
 OWN = ("uncertainty_controlnet", "semantic_controlnet", "synthesis")  # of every variant
@@ -98,8 +101,23 @@ class RunFolder(Stages):
         start = first | {"resumed": [*first.get("resumed", []), now]} if first else now
         if first and set(first["settings"]["baselines"]) < set(self.settings.baselines):
             self.marker("distances").unlink(missing_ok=True)  # between all sets of images, of which there are more
+        if first:
+            self._bring_along(absolute(first["settings"]["output"]))
         (self.run_dir / "stages").mkdir(parents=True, exist_ok=True)
         write_json(self._begun, start | {"settings": asdict(self.settings)})
+
+    def _bring_along(self, before: str) -> None:
+        """Where the run was moved, let what it has measured name the files in it by their new place."""
+        old, new = (json.dumps(place)[1:-1] for place in (before, str(self.run_dir)))
+        if old == new:
+            return
+        whole = re.compile(rf"(?<![\w/.-]){re.escape(old)}(?=/)")  # not the end of another path, such as the new one
+        for pattern in ("stages/*.json", "evaluation/*.json", "bundles*/*/models/*.json"):
+            for path in self.run_dir.glob(pattern):
+                text, age = path.read_text(encoding="utf-8"), path.stat()
+                if whole.search(text):
+                    write_text(path, whole.sub(lambda _: new, text))
+                    os.utime(path, ns=(age.st_atime_ns, age.st_mtime_ns))  # it tells the order of the stages
 
     # ------------------------------------------------------------------ variants
 

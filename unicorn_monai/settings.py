@@ -263,12 +263,12 @@ class Settings:
             raise ValueError(f"rounds is {self.rounds}; further rounds need the first mode to be 'compositional'.")
         if self.features is not None:
             known = ["path", "sha256", "preprocessing", "arguments"] if "path" in self.features else ["iterations"]
-            kind = str if "path" in self.features else int
-            wrong = [key for key in known[:3] if not isinstance(self.features.get(key), kind)]
+            right = _FOLDER[0] if "path" in self.features else POSITIVE[0]
+            wrong = [key for key in known[:3] if not right(self.features.get(key))]
             if wrong or set(self.features) - set(known):
                 raise ValueError(
                     f"features is {self.features}; expected path, sha256, preprocessing and, where needed, arguments "
-                    "of a feature network, or iterations for one trained here."
+                    "of a feature network, or iterations (at least one) for one trained here."
                 )
             if "path" in self.features:  # before hours of training, not after
                 require_file(*(self.features[key] for key in known[:3]))
@@ -315,6 +315,16 @@ def settings_begun_with(run: Path) -> dict[str, Any]:
         inside = not is_url(settings[name]) and path.is_relative_to(before)
         settings[name] = str(now / path.relative_to(before)) if inside else absolute(settings[name])
     return settings
+
+
+def places(run: Path, settings: Settings) -> dict[str, str]:
+    """Where the bundles of the first mode's synthesis are; its configuration tells where they were when it began."""
+    bundles, prior = Path(run).resolve() / "bundles", f"prior_{settings.scaling_of(settings.modes[0])}.json"
+    found = {name: str(bundles / name) for name in ("latent_diffusion", "retinal_unet")}
+    return found | {
+        "bundle_root": str(bundles / "synthesis"),
+        "prior_path": str(bundles / "retinal_unet" / "models" / prior),
+    }
 
 
 def require_data(values: Any, name: str) -> None:

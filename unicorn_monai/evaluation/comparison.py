@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from unicorn_monai.dataset_files import or_none
 from unicorn_monai.datasets import PathLike
 from unicorn_monai.evaluation import bootstrap
 from unicorn_monai.evaluation.segmentation import Counts, mean_ratio, ratio, statistic
@@ -64,7 +65,7 @@ def score_trainings(each: Sequence[dict[str, Any]], records: Sequence[PathLike],
     """
     pooled = {key: over_seeds(records, seed, key) for key in MEANS}
     result: dict[str, Any] = {key: mean_of([one[key] for one in each]) for key in ("iou", "dice")}
-    result |= {key: pooled[key]["mean"] for key in MEANS}
+    result |= {key: or_none(pooled[key]["mean"]) for key in MEANS}
     result |= {
         "ci95": pooled["mean_iou"]["ci95"],
         "intervals": {key: pooled[key]["ci95"] for key in MEANS[1:]},

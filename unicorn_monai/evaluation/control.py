@@ -21,9 +21,9 @@ from unicorn_monai.bundle import definition, from_bundle, weights_metadata
 from unicorn_monai.datasets import datalist, write_json
 from unicorn_monai.evaluation.segmentation import confusion_matrix, predict_labels, scores
 from unicorn_monai.evaluation.weights import NoWeight, agreement, choose_weight, control_over_weights, measure_of
-from unicorn_monai.handlers import evenly, read_json
+from unicorn_monai.handlers import evenly
 from unicorn_monai.inferers import DualControlNetInferer
-from unicorn_monai.latents import LatentDataset
+from unicorn_monai.latents import LatentDataset, read_uncertainties
 from unicorn_monai.losses import high_pass_std
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.prompts import null_context
@@ -137,24 +137,25 @@ def over_weights(run: Experiment, variant: str) -> dict[str, Any]:
     """Control and label fidelity against the fusion weight, and the weight to take (see ``weights.py``).
 
     Returns:
-        "table" of :func:`control_over_weights`, "weight" and "reason" of :func:`choose_weight`, "judge", "oracle".
+        "table" of :func:`control_over_weights` (empty where all label maps are the same), "weight" and "reason" of
+        :func:`choose_weight`, "judge", "oracle".
     """
     name = run.setup(variant)
     generator = make_generator(run, variant, weight=0.0)
     prior, uncertainty = _prior_and_measure(run, variant)
     requests = Requests(WEIGHT_MAPS, run.settings.seed, run.labeled, "validation", prior=prior, **words(run))[:]
     oracle = "upper_bound" if run.has_upper else None
-    table = control_over_weights(
-        generator,
-        requests,
-        uncertainty,
-        network_of(run, "augmentation"),
-        folder=run.run_dir / "pictures" / f"weights_{name}",
-        oracle=None if oracle is None else network_of(run, oracle),
-    )
-    found = {"table": table, "judge": "augmentation", "oracle": oracle}
+    found: dict[str, Any] = {"table": [], "judge": "augmentation", "oracle": oracle}
     try:
-        weight, reason = choose_weight(table)
+        found["table"] = control_over_weights(
+            generator,
+            requests,
+            uncertainty,
+            network_of(run, "augmentation"),
+            folder=run.run_dir / "pictures" / f"weights_{name}",
+            oracle=None if oracle is None else network_of(run, oracle),
+        )
+        weight, reason = choose_weight(found["table"])
     except NoWeight as error:
         if run.settings.weight(run.mode(variant)) == "auto":
             raise
@@ -198,8 +199,14 @@ def label_fidelity(run: Experiment, synthetic: Path) -> dict[str, Any]:
     return {
         "label_fidelity_mean_iou": scores(confusion_matrix(prediction, truth, labels))["mean_iou"],
         "oracle": f"segmentation network of '{setup}'",
-        "oracle_mean_iou": run.results["segmentation"].get(setup, {}).get("mean_iou"),
+        "oracle_mean_iou": own_score(run.results["segmentation"].get(setup, {})),
     }
+
+
+def own_score(scores: dict[str, Any]) -> float | None:
+    """Mean IoU of the first training of a set-up, whose network it is that judges; that of the set-up is over all."""
+    trainings = scores.get("trainings")
+    return trainings["mean_iou"][0] if trainings else scores.get("mean_iou")
 
 
 def summarise_uncertainties(run: Experiment) -> None:
@@ -238,8 +245,8 @@ def _measured(
 
 
 def _uncertainties(run: Experiment, folder: Path, variant: str = "") -> np.ndarray:
-    table = read_json(run.bundle_dir("retinal_unet", variant) / "models" / "uncertainties.json")["images"]
-    return np.array([table[item["image"]] for item in datalist(folder, "training")])
+    table = run.bundle_dir("retinal_unet", variant) / "models" / "uncertainties.json"
+    return read_uncertainties(table, datalist(folder, "training")).double().numpy()
 
 
 def _segmentation(run: Experiment, variant: str = "") -> nn.Module:

@@ -4,10 +4,10 @@
    label-controlled speckle (``residual.py``) with ``candidates`` training images: half of them the nearest by features,
    half by the spectrum of the speckle (which finds copies of changed contrast, shifted and mirrored ones), and always
    the training image whose label map was used.
-2. How near is too near? The same search in held-out real images, which no network has seen, gives what the synthetic
-   images reach without copying: the 95th and the 99th percentile of it are the thresholds. (Real images against
-   training images would be no measure: synthetic speckle has another texture, on which it depends how much strangers
-   correlate.)
+2. How near is too near? The same search in held-out real images, which no generative network was trained on, gives
+   what the synthetic images reach without copying: the 95th and the 99th percentile of it are the thresholds. (Real
+   images against training images would be no measure: synthetic speckle has another texture, on which it depends how
+   much strangers correlate.)
    A synthetic image whose speckle lies above the 99th percentile is FLAGGED. An honest generator has about one in a
    hundred flagged for every held-out set's worth of training images.
 3. Images made from a training image's label map share its anatomy. The same numbers for images made from held-out label

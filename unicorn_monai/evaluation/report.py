@@ -75,7 +75,7 @@ def write_report(run_dir: PathLike) -> Path:
         "</div>",
         '<div class="pair">',
         section("Checks", _checks(results)),
-        section("Time per stage", report_repeat.seconds(nested(results, "seconds"))),
+        section("Time per stage", report_repeat.seconds(nested(results, "seconds"), results.get("wall_seconds"))),
         "</div>",
     ]
     if results.get("modality", "OCT") != "OCT":
@@ -202,7 +202,7 @@ def _scores(results: dict[str, Any], settings: dict[str, Any]) -> str:
     rows["Mean IoU, all labels"] = [fixed(c.get("mean_iou"), 3) for c in columns.values()]
     ends = [_interval(c) for c in columns.values()]
     rows["95\u00a0% interval of it"] = [f"{e[0]:.3f}\u2013{e[1]:.3f}" if e else MISSING for e in ends]
-    outer = f"without {escape(str(labels[0]))} and {escape(str(labels[-1]))}" if labels else "without the outer labels"
+    outer = f"without {escape(str(labels[0]))} and {escape(str(labels[-1]))}" if len(labels) > 2 else "all labels"
     for name in dict.fromkeys(name for column in columns.values() for name in column.get("sub_domains") or {}):
         each = (nested(nested(column, "sub_domains"), name) for column in columns.values())
         rows[f"Mean IoU, {escape(name)}"] = [fixed(part.get("mean_iou"), 3) for part in each]
@@ -221,6 +221,7 @@ def _scores(results: dict[str, Any], settings: dict[str, Any]) -> str:
     if any(nested(c, "trainings") for c in columns.values()):
         rows["Std over trainings"] = [fixed(nested(c, "trainings").get("std"), 3) for c in columns.values()]
     rows["Test images"] = [fixed(c.get("n_test"), 0) for c in columns.values()]
+    rows["Test subjects"] = [fixed(c.get("n_subjects"), 0) for c in columns.values()]
     mode = f" UnIACorN without a named mode is {escape(str(settings['modes'][0]))}." if settings.get("modes") else ""
     surfaces = _surfaces(columns, labels)
     return (

@@ -37,9 +37,12 @@ def weights(results: dict[str, Any], folder: Path) -> str:
         "augmentation) finds the label map, corrected for chance. Label fidelity: mean IoU of the label map and what a "
         "network trained with such labels sees.</p>"
     )
-    found = {name: value for name, value in nested(results, "weights").items() if value.get("table")}
+    measured = nested(results, "weights")
+    found = {name: value for name, value in measured.items() if value.get("table")}
     if not found:
-        return f"{text}<p>{MISSING}: needs the network of the set-up \u201c{name_of('augmentation')}\u201d.</p>"
+        needs = f"needs the network of the set-up \u201c{name_of('augmentation')}\u201d."
+        why = next((escaped(value["reason"]) for value in measured.values() if value.get("reason")), needs)
+        return f"{text}<p>{MISSING}: {why}</p>"
     columns = (
         ("Requested", "requested_mean", 3),
         ("Measured", "measured_mean", 3),
@@ -54,7 +57,7 @@ def weights(results: dict[str, Any], folder: Path) -> str:
         judged = (
             "" if value.get("oracle") else " Label fidelity: no labels of the unlabelled device to train a judge with."
         )
-        text += f'<p class="fine">Without labels one would take {escaped(value.get("reason"))}.{judged}</p>'
+        text += f'<p class="fine">Without labels one would take {escaped(value.get("reason")).rstrip(".")}.{judged}</p>'
         pictures = ""
         for row in value["table"]:
             file = folder / f"weights_{name}" / str(row.get("picture"))
@@ -109,7 +112,7 @@ def copies(results: dict[str, Any], folder: Path) -> str:
     text = (
         "<p>Does a synthetic image copy a training image? Images made from one label map share its anatomy; compared "
         "is what the label map does not explain, the speckle. Too near is nearer than 99 % of the synthetic images are "
-        "to held-out real images, which no network has seen.</p>"
+        "to held-out real images, which no generative network was trained on.</p>"
     )
     if not audit.get("sets"):
         why = f": {escaped(audit['not_computed'])}" if audit.get("not_computed") else ""

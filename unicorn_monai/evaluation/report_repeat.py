@@ -34,15 +34,16 @@ def budget(results: dict[str, Any]) -> str:
     )
 
 
-def seconds(found: dict[str, Any]) -> str:
-    """Time of every stage, as bars."""
+def seconds(found: dict[str, Any], wall: Any = None) -> str:
+    """Time of every stage, as bars; their sum, and by the clock, which is less where stages ran side by side."""
     known = {key: value for key, value in found.items() if number(value) is not None}
     most, items = max(known.values(), default=0) or 1, ""
     for key, value in found.items():
         bar = f'<rect width="{100 * known.get(key, 0) / most:.1f}" height="8"/>'
         svg = f'<svg viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">{bar}</svg>'
         items += f"<li><span>{escape(key).replace('_', '_<wbr>')}</span>{svg}<span>{duration(value)}</span></li>"
-    total = f'<p>Together {duration(sum(known.values()))}.</p><ul class="stages">{items}</ul>'
+    clock = "" if number(wall) is None else f", some side by side: {duration(wall)} by the clock"
+    total = f'<p>Together {duration(sum(known.values()))}{clock}.</p><ul class="stages">{items}</ul>'
     return total if items else f"<p>{MISSING}</p>"
 
 

@@ -3,8 +3,8 @@
     IoU_k = TP_k / (TP_k + FP_k + FN_k),      Dice_k = 2 TP_k / (2 TP_k + FP_k + FN_k)
 
 ``iou`` is that of the confusion matrix pooled over the test set (the headline), ``per_image`` the mean over images.
-``mean_iou`` is over all labels, ``mean_iou_layers`` leaves out the first and the last (vitreous, choroid). Pixels
-labelled 255 do not count. Absent labels:
+``mean_iou`` is over all labels, ``mean_iou_layers`` leaves out the first and the last (vitreous, choroid) where there
+are more than these two. Pixels labelled 255 do not count. Absent labels:
 
 - pooled: a label that neither occurs nor is predicted in the whole test set has no score and does not enter a mean;
 - per image: a label that neither occurs nor is predicted in an image has no score there (``excluded`` counts these
@@ -61,7 +61,7 @@ def overlap(confusion: Array) -> dict[str, Array]:
     union = confusion.sum(-1) + confusion.sum(-2) - hit
     with np.errstate(invalid="ignore", divide="ignore"):
         iou, dice = hit / union, 2 * hit / (union + hit)
-        layers = iou[..., 1:-1] if iou.shape[-1] > 3 else iou
+        layers = iou[..., 1:-1] if iou.shape[-1] > 2 else iou
         return {
             "iou": iou,
             "dice": dice,

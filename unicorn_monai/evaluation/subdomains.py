@@ -1,7 +1,7 @@
 """Scores of each sub-domain of a test set: fog, night, rain and snow are different problems with one mean.
 
 An item's ``sub_domain`` in dataset.json says where it belongs. The pooled mean IoU of a sub-domain is that of its own
-images; labels that do not occur there do not enter its mean.
+images; labels that do not occur there do not enter its mean, and without a labelled pixel it has no score (None).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from unicorn_monai.dataset_files import or_none
 from unicorn_monai.datasets import PathLike, datalist, write_json
 from unicorn_monai.evaluation import bootstrap
 from unicorn_monai.evaluation.comparison import mean_of
-from unicorn_monai.evaluation.segmentation import Counts, confusion_matrix, scores, statistic
+from unicorn_monai.evaluation.segmentation import Counts, confusion_matrix, overlap, statistic
 
 SHOWN = ("iou", "mean_iou")
 
@@ -54,7 +54,7 @@ def by_sub_domain(each: Sequence[Counts], table: Mapping[str, str], seed: int) -
     result = {}
     for name in dict.fromkeys(table.values()):
         subjects = [_subjects(counts, table, name) for counts in each]
-        found = [scores(counted.sum(axis=0)) for counted in subjects]
+        found = [overlap(counted.sum(axis=0)) for counted in subjects]
         if len(subjects) == 1:
             interval = bootstrap.confidence(subjects[0], statistic("mean_iou"), seed)
         else:
@@ -113,5 +113,5 @@ class SubDomainWriter:
 
     def _write(self, engine: Engine) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        found = {name: scores(confusion) for name, confusion in self.confusion.items()}
+        found = {name: overlap(confusion) for name, confusion in self.confusion.items()}
         write_json(self.path, {name: {key: or_none(part[key]) for key in SHOWN} for name, part in found.items()})

@@ -43,17 +43,16 @@ def summarise(run_dirs: Sequence[PathLike]) -> str:
         ends = [c[1] for c in closed if c is not None and c[1] is not None]
         cells.append("; ".join(f"{100 * low:.0f} to {100 * high:.0f} %" for low, high in ends))
         lines.append(f"| {setup}{_of(having, runs)} | {' | '.join(cells)} |")
-    lines += ["", "| measured | compositional | paper |", "|---|---|---|"]
+    controls = dict.fromkeys(key for run in runs for key in run if key.split("_")[0] == "control")
+    setups = [key.replace("control", "unicorn") for key in controls]
+    lines += ["", f"| {' | '.join(['measured', *setups])} |", "|---" * (1 + len(setups)) + "|"]
     for name, key in (
         ("Spearman of requested and measured uncertainty", "spearman"),
         ("mean absolute error of the uncertainty", "mean_absolute_error"),
         ("label fidelity (mean IoU)", "label_fidelity_mean_iou"),
         ("the oracle's own mean IoU on real images", "oracle_mean_iou"),
     ):
-        row = [
-            _spread([c[key] for run in runs if (c := run.get(mode)) is not None])
-            for mode in ("control", "control_paper")
-        ]
+        row = [_spread([c[key] for run in runs if (c := run.get(control)) is not None]) for control in controls]
         lines.append(f"| {name} | {' | '.join(row)} |")
     lines += ["", "| check | value |", "|---|---|"]
     for domain in ("labeled", "unlabeled"):

@@ -45,7 +45,7 @@ SHOWN = 8  # images in the picture of a weight
 
 
 class NoWeight(ValueError):
-    """At no weight are the label maps obeyed."""
+    """At no weight are the label maps obeyed, or nobody can tell."""
 
 
 def image_measure(
@@ -118,6 +118,7 @@ def control_over_weights(
         without one), "n", and "picture" (file name, None without folder).
 
     Raises:
+        NoWeight: all label maps are the same.
         ValueError: nothing to measure, a generator without both ControlNets, requests without uncertainties.
     """
     if generator.semantic is None or generator.uncertainty is None:
@@ -181,7 +182,7 @@ def obedience(seen: Tensor, labels: Tensor, num_labels: int) -> dict[str, float]
         num_labels: number of labels.
     """
     if (labels == labels[:1]).all():
-        raise ValueError("All label maps are the same, so nobody can tell whether they were obeyed; request different.")
+        raise NoWeight("All label maps are the same, so nobody can tell whether they were obeyed; request different.")
     others = labels.roll(1, dims=0)
     own, other = (overlap_of(seen, maps, num_labels) for maps in (labels, others))
     return {
