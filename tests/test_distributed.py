@@ -15,6 +15,7 @@ from torch import nn
 from unicorn_monai.checkpoints import read_metadata
 from unicorn_monai.distributed import (
     RankSeeds,
+    SharedOrder,
     average_gradients,
     bare,
     from_main,
@@ -109,6 +110,22 @@ def torchrun(processes: int, script: str | Path, folder: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.mark.parametrize("iterations", [None, 2, 5])
+def test_processes_share_an_epoch_of_the_length_asked_for(iterations):
+    several = [SharedOrder(range(12), 3, iterations, processes=2, number=k) for k in (0, 1)]
+    epochs = []
+    for epoch in (0, 1):
+        for order in several:
+            order.set_epoch(epoch)
+        epochs.append([list(order) for order in several])
+    length = 6 if iterations is None else 3 * iterations
+    for both in epochs:
+        assert [len(one) for one in both] == [len(order) for order in several] == [length, length]
+        counts = [both[0].count(position) + both[1].count(position) for position in range(12)]
+        assert max(counts) - min(counts) <= 1, "none is drawn twice before all are drawn once"
+    assert epochs[0] != epochs[1]
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -21,6 +21,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data.distributed import DistributedSampler
 
 
 def start(hours: float = 6.0) -> None:
@@ -97,6 +98,40 @@ def main_first() -> Iterator[None]:
     yield
     if _active() and is_main():
         distributed.barrier()
+
+
+class SharedOrder(DistributedSampler):
+    """Sampler of a shuffled epoch of which every process has its share; the trainer tells it the epoch.
+
+    Args:
+        dataset: to draw from.
+        batch_size: of one process.
+        iterations: batches of an epoch in each process, whatever the size of the data set; None: every image once.
+        processes: how many share; those that were started by default.
+        number: of this process, likewise.
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        batch_size: int,
+        iterations: int | None = None,
+        processes: int | None = None,
+        number: int | None = None,
+    ) -> None:
+        super().__init__(dataset, processes, number, shuffle=True)  # type: ignore[arg-type]  # its length is asked for
+        self.draws = None if iterations is None else iterations * batch_size
+        if self.draws is not None:
+            self.num_samples, self.total_size = self.draws, self.draws * self.num_replicas
+
+    def __iter__(self) -> Iterator[int]:
+        """Positions in the data set; one order after the other where it has fewer images than an epoch."""
+        if self.draws is None:
+            return super().__iter__()
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        size = len(self.dataset)  # type: ignore[arg-type]
+        orders = [torch.randperm(size, generator=generator) for _ in range(-(-self.total_size // size))]
+        return iter(torch.cat(orders)[: self.total_size][self.rank :: self.num_replicas].tolist())
 
 
 class RankSeeds:

@@ -185,8 +185,8 @@ class LatentLoader(DataLoader):
         dataset: the latents.
         batch_size: at most the whole data set.
         shuffle: a new order in every epoch.
-        sampler: decides the order, e.g. for several processes.
-        iterations: batches in an epoch, whatever the size of the data set; with ``shuffle`` only.
+        sampler: decides the order and the length of an epoch, e.g. for several processes.
+        iterations: batches in an epoch, whatever the size of the data set; with ``shuffle`` and no sampler.
     """
 
     def __init__(
