@@ -204,7 +204,7 @@ class DatasetWriter:
             inside(self.root, entry, f"'{entry}' of '{self.root}'")
         if not resume and begun(self.root, finished_too=True):
             raise ValueError(f"'{self.root}' already holds a data set. Choose another folder, or remove it first.")
-        self._rows = Rows(self.root)
+        self._rows = Rows(self.root, total)
         self._lock = ExitStack()
         self._lock.enter_context(Occupied(self.root / f".lock-{share[0]}-of-{share[1]}"))
         try:
@@ -240,7 +240,7 @@ class DatasetWriter:
                 for item in header.get(split, []):
                     index = int(Path(item["image"]).name.split(".")[0])
                     if index not in self._rows:
-                        self._rows.append({"index": index, "split": split, **item})
+                        self._rows.append({**item, "index": index, "split": split})
         self.commit()
 
     def _read_journals(self) -> bool:
@@ -305,13 +305,15 @@ class DatasetWriter:
             **fields: more entries of the item, e.g. ``synthetic={...}``.
 
         Raises:
-            ValueError: unknown split, an index that is taken, an image or label map of wrong type, shape or values.
+            ValueError: unknown split, an index that is taken or too large, an image or label map of wrong type, shape or values.
         """
         if split not in SPLITS:
             raise ValueError(f"Unknown split '{split}'; expected one of {list(SPLITS)}.")
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
             raise ValueError(f"Image has dtype {image.dtype} and shape {image.shape}; expected uint8, 2D or RGB.")
         index = self._rows.next if index is None else index
+        if not 0 <= index < self._rows.limit:
+            raise ValueError(f"Item {index} of '{self.root}': expected an index from 0 to {self._rows.limit - 1}.")
         if index in self:
             raise ValueError(f"Item {index} of '{self.root}' is written already; skip it, or give another index.")
         name = f"{index:06d}{self.suffix}"
