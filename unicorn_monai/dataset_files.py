@@ -235,6 +235,16 @@ def open_picture(path: Path, pages: bool = False) -> Image.Image:
     return picture
 
 
+def turn_to(picture: Image.Image, page: int) -> None:
+    """Go to a page of an image file, unless that is too large: each has a size of its own.
+
+    Raises:
+        ValueError: naming what was found.
+    """
+    picture.seek(page)
+    _require_not_huge(picture.size)
+
+
 def _require_not_huge(shape: Sequence[int]) -> None:
     if math.prod(int(n) for n in shape) > 3 * MOST_PIXELS or math.prod(int(n) for n in shape[:2]) > MOST_PIXELS:
         raise ValueError(f"it has shape {tuple(shape)}, expected at most {MOST_PIXELS // 1_000_000} megapixels")
