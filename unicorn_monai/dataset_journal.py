@@ -145,8 +145,8 @@ class Rows:
     def _set(self, index: int, journal: Path, place: int) -> None:
         if not 0 <= index < self.limit:
             raise ValueError(
-                f"Item {index} in '{journal}': expected 0 to {self.limit - 1}, as many as the data set can hold. Is the "
-                "file from elsewhere? Remove the folder and begin anew."
+                f"Item {index} in '{journal}': expected 0 to {self.limit - 1}, as many as the data set can hold. Is "
+                "the file from elsewhere? Remove the folder and begin anew."
             )
         if index >= len(self._places):
             self._places.extend(array("q", [-1]) * (index + 1 - len(self._places)))

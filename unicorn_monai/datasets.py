@@ -185,7 +185,8 @@ class DatasetWriter:
     ) -> None:
         self.remote = Remote(root) if is_url(root) else None
         self.root = local_side(root)
-        if self.remote is not None and not self.remote.receive([HEADER]) and not begun(self.root):
+        self._announced = self.remote is None or self.remote.receive([HEADER])  # where readers look for it
+        if not self._announced and not begun(self.root):
             (self.root / HEADER).unlink(missing_ok=True)  # it was removed there
         self.header: dict[str, Any] = {
             "name": name,
@@ -227,7 +228,7 @@ class DatasetWriter:
         if header is not None:
             self._require_same(header)
         items = sum(len(header.get(split, [])) for split in SPLITS) if header is not None else 0
-        if vanished or (self.total is not None and items >= self.total):
+        if vanished or (self.total is not None and items >= self.total and self._announced):
             self.finished = True
             return
         for folder in (self.root, self.root / "images", self.root / "labels"):
@@ -305,7 +306,7 @@ class DatasetWriter:
             **fields: more entries of the item, e.g. ``synthetic={...}``.
 
         Raises:
-            ValueError: unknown split, an index that is taken or too large, an image or label map of wrong type, shape or values.
+            ValueError: unknown split, a wrong or taken index, an image or label map of wrong type, shape or values.
         """
         if split not in SPLITS:
             raise ValueError(f"Unknown split '{split}'; expected one of {list(SPLITS)}.")
