@@ -30,12 +30,12 @@ from numpy.typing import NDArray
 from data_prep.convert import Report, Scan, Source, convert, summarise
 from data_prep.grey import to_grey
 from data_prep.options import files_below, parser_for, relative, run, subject_of, validate
+from unicorn_monai.dataset_files import MILLIMETRES
 
 SUFFIXES = (".nii", ".nii.gz", ".mhd", ".mha", ".nrrd", ".nhdr")
 MHD_DATA = re.compile(rb"\s*ElementDataFile\s*[=:]\s*(.*)")
 NRRD_DATA = re.compile(rb"\s*data ?file\s*:\s*(.*)", re.IGNORECASE)
 MOST_VOXELS = 4_000_000_000
-MILLIMETRES = {"mm": 1.0, "micron": 1e-3, "meter": 1e3, "unknown": 1.0}
 
 
 def find(options: Namespace, report: Report) -> list[Source]:
