@@ -117,3 +117,10 @@ def test_one_process_cannot_enter_twice_but_again(tmp_path):
         ):
             pass
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_a_temporary_name_is_left_alone(tmp_path):
+    (tmp_path / ".tmp-app").mkdir()
+    os.utime(tmp_path / ".tmp-app", (0, 0))
+    sweep(tmp_path)
+    assert (tmp_path / ".tmp-app").is_dir()

@@ -114,6 +114,8 @@ def sweep(folder: Path, below: bool = False) -> None:
         below: in its folders, too.
     """
     for path in (folder.rglob if below else folder.glob)(f"{TEMPORARY}*"):
+        if path.is_dir():  # not made by :func:`atomic`
+            continue
         host, pid, *_ = [*path.name.removeprefix(TEMPORARY).split("-", 2), "", ""]
         here = host == _HOST and pid.isdigit()
         try:

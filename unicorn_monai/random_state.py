@@ -17,6 +17,7 @@ def random_state() -> dict[str, Any]:
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "numpy": [version, torch.from_numpy(np.array(numbers, dtype=np.int64)), position, has_gauss, float(cached)],
         "python": list(random.getstate()[1]),
+        "python_gauss": random.getstate()[2],
     }
 
 
@@ -27,4 +28,4 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
     version, numbers, position, has_gauss, cached = state["numpy"]
     np.random.set_state((version, numbers.numpy().astype(np.uint32), position, has_gauss, cached))
-    random.setstate((3, tuple(state["python"]), None))
+    random.setstate((3, tuple(state["python"]), state.get("python_gauss")))  # absent from older states
