@@ -1,4 +1,4 @@
-"""Sources of other people: what leads out of INPUT, is half a label object or is labelled in part, gets through nowhere."""
+"""Sources of other people: what leads out of INPUT, or is half a label object, gets through nowhere."""
 
 from __future__ import annotations
 

@@ -727,7 +727,9 @@ BUNDLES = {
         "calls 'torch.load'",
     ),
     "a module that a known package imports": (
-        edited(INFERENCE, lambda c, root: c.update(more={"_target_": "monai.bundle.scripts.os.system", "command": "x"})),
+        edited(
+            INFERENCE, lambda c, root: c.update(more={"_target_": "monai.bundle.scripts.os.system", "command": "x"})
+        ),
         "calls 'monai.bundle.scripts.os.system'",
     ),
     "a function of Python": (
@@ -735,7 +737,7 @@ BUNDLES = {
         "calls 'open'",
     ),
     "a configuration in capitals": (
-        written("configs/TRAIN.JSON", '{"a": "$__import__(\'os\').system(\'touch witness\')"}'),
+        written("configs/TRAIN.JSON", "{\"a\": \"$__import__('os').system('touch witness')\"}"),
         "TRAIN.JSON: a: runs the expression",
     ),
     "another file": (edited(INFERENCE, lambda c, root: c.update(more="%/etc/hostname")), "takes in another file"),
