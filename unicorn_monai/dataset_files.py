@@ -196,7 +196,7 @@ def read_spacing(path: PathLike) -> tuple[float, float] | None:
         return None
     header = nib.Nifti1Image.from_filename(path).header
     try:
-        unit = MILLIMETRES[header.get_xyzt_units()[0]]
+        unit = MILLIMETRES[str(header.get_xyzt_units()[0])]
     except KeyError:  # a number that stands for no unit
         unit = 1.0
     zooms = [float(z) * unit for z in header.get_zooms()]
