@@ -126,7 +126,7 @@ def test_a_folder_with_a_temporary_name_is_left_alone(tmp_path):
     assert (tmp_path / ".tmp-app").is_dir()
 
 
-@pytest.mark.parametrize("look", [1, 2])
+@pytest.mark.parametrize("look", [1, 2, 3])
 def test_a_lock_that_its_holder_removes_meanwhile_is_made_anew(tmp_path, look):
     class Removed(type(tmp_path)):
         looks = 0
