@@ -28,6 +28,7 @@ from unicorn_monai.datasets import SPLITS, DatasetWriter, problems, read_array
 from unicorn_monai.surfaces import IGNORE, label_map, order_surfaces, resize_surfaces
 
 LATERALITIES = {"R": "OD", "OD": "OD", "L": "OS", "OS": "OS"}
+DECIDING = ("squeeze", "axes", "modality", "first_row", "reflectivity")  # options of single sources
 SHOWN = 10  # skipped files that are told one by one
 
 
@@ -129,6 +130,7 @@ def convert(
     free = [subject for subject in subjects if subject not in fixed]
     parts = fixed | (split_by_subject(free, options.split, options.seed) if free else {})
     files = "\n".join(f"{relative(s.path, options.input)} {names[s.subject]}" for s in sources)
+    how = repr([scheme, *(getattr(options, key, None) for key in ("label", "mat_image", "mat_surfaces"))])
     settings = {
         "size": options.size,
         "split": options.split,
@@ -136,8 +138,8 @@ def convert(
         "labels": options.labels != "none",
         "spacing_mm": options.spacing_mm,
         "window": getattr(options, "window", None),
-        **({"squeeze": options.squeeze} if hasattr(options, "squeeze") else {}),
-        "input": hashlib.sha256(("".join(sorted(names.values())) + files).encode()).hexdigest()[:16],
+        **{key: getattr(options, key) for key in DECIDING if hasattr(options, key)},
+        "input": hashlib.sha256(("".join(sorted(names.values())) + files + how).encode()).hexdigest()[:16],
     }
     if scheme is not None and scheme.palette is not None:
         header["colours"] = scheme.palette

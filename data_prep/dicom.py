@@ -21,7 +21,6 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
 from data_prep.convert import LATERALITIES, Report, Scan, Source, convert, summarise
 from data_prep.dicom_labels import LABEL_OBJECTS, Labels, read_labels
@@ -50,11 +49,14 @@ def find(options: Namespace, report: Report) -> tuple[list[Source], Labels]:
     for path in _files(options.input):
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, force=False)
-        except (InvalidDicomError, OSError, EOFError, ValueError, AttributeError, KeyError) as error:
+            state = str(header.get("PatientIdentityRemoved", "")).strip().upper()
+            kind, frames = str(header.get("SOPClassUID", "")), int(header.get("NumberOfFrames") or 1)
+            name = str(header.get("SOPInstanceUID" if frames > 1 else "SeriesInstanceUID", path))
+            number = int(header.get("InstanceNumber") or 0)
+        except Exception as error:  # of many kinds, and some only when a value is asked for
             report.skip(path, f"file: found no readable DICOM ({type(error).__name__}); expected a DICOM file")
             continue
-        _require_deidentified(path, header, options)
-        kind = str(header.get("SOPClassUID", ""))
+        _require_deidentified(path, state, options)
         if kind in LABEL_OBJECTS:
             objects.append(path)
         elif kind in NOT_BSCANS:
@@ -62,9 +64,7 @@ def find(options: Namespace, report: Report) -> tuple[list[Source], Labels]:
         elif "Rows" not in header:
             report.skip(path, f"Rows: found no image ({header.get('Modality', 'unknown modality')}); expected B-scans")
         else:
-            frames = int(header.get("NumberOfFrames") or 1)
-            name = str(header.get("SOPInstanceUID" if frames > 1 else "SeriesInstanceUID", path))
-            series.setdefault(name, []).append((int(header.get("InstanceNumber") or 0), path, header))
+            series.setdefault(name, []).append((number, path, header))
     labels = read_labels(objects if options.labels != "none" else [], report)
     sources = []
     for group in series.values():
@@ -75,8 +75,8 @@ def find(options: Namespace, report: Report) -> tuple[list[Source], Labels]:
             if len(people) > 1:
                 raise ValueError(f"PatientID: found {len(people)} patients in one series; expected one")
             subject = subject_of(path, options, people.pop())
-        except ValueError as error:
-            report.skip(path, error)
+        except Exception as error:
+            report.skip(path, _told(error))
             continue
         sources.append(Source(path, subject, partial(read, [entry[1] for entry in group], labels, options, report)))
     return sources, labels
@@ -95,8 +95,14 @@ def _files(root: Path) -> list[Path]:
     return paths
 
 
-def _require_deidentified(path: Path, header: Dataset, options: Namespace) -> None:
-    state = str(header.get("PatientIdentityRemoved", "")).strip().upper()
+def _told(error: Exception) -> str:
+    """The sentence of an error of ours; of others the first line, behind what kind it is."""
+    if type(error) is ValueError:
+        return str(error)
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+
+
+def _require_deidentified(path: Path, state: str, options: Namespace) -> None:
     if state != "YES" and not options.i_have_deidentified:
         raise ValueError(
             f"'{path}': PatientIdentityRemoved: found {state or 'nothing'}; expected YES. De-identify the files first "
@@ -117,22 +123,23 @@ def read(paths: list[Path], labels: Labels, options: Namespace, report: Report) 
         try:
             dataset = pydicom.dcmread(path)
             frames = read_frames(dataset, options)
-        except (ValueError, OSError, EOFError, InvalidDicomError) as error:
-            yield ValueError(f"'{path.name}': {error}")
+            burnt_in = str(dataset.get("BurnedInAnnotation", "")).upper() == "YES"
+            uid, device = str(dataset.get("SOPInstanceUID", "")), device_of(dataset)
+        except Exception as error:  # as above
+            yield ValueError(f"'{path.name}': {_told(error)}")
             continue
-        if str(dataset.get("BurnedInAnnotation", "")).upper() == "YES":
+        if burnt_in:
             report.note("BurnedInAnnotation is YES: text is drawn into the images; look at them before you share them")
-        uid = str(dataset.get("SOPInstanceUID", ""))
         for k, image in enumerate(frames):
             try:
                 groups = functional_groups(dataset, k)
                 surfaces, label = labels.of_frame(uid, k, image.shape, groups)
                 spacing = None if options.spacing_mm else spacing_of(dataset, groups)
-            except ValueError as error:
-                yield ValueError(f"'{path.name}', frame {k + 1}: {error}")
-            else:
                 fields = {"scan": scan, "laterality": _laterality(dataset, groups)}
-                yield Scan(image, spacing, surfaces, label, device=device_of(dataset), fields=fields)
+            except Exception as error:
+                yield ValueError(f"'{path.name}', frame {k + 1}: {_told(error)}")
+            else:
+                yield Scan(image, spacing, surfaces, label, device=device, fields=fields)
             scan += 1
 
 

@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 
 from data_prep.convert import Report
 from data_prep.label_schemes import Scheme
+from unicorn_monai.dataset_files import IGNORE_LABEL
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 SURFACES = "1.2.840.10008.5.1.4.1.1.66.5"
@@ -106,23 +107,26 @@ def _read_maps(dataset: Dataset, labels: Labels) -> None:
     segments = {k: f"{name} {k}" if name in doubled else name for k, name in segments.items()}
     if labels.names and labels.names != segments:
         raise _Contradiction(f"SegmentSequence: found {segments} and {labels.names}; expected the same in all files")
-    labels.names = segments
     pixels = dataset.pixel_array
     pixels = pixels.reshape(-1, *pixels.shape[-2:])
     is_map = dataset.SOPClassUID == LABEL_MAP
+    if is_map and pixels.max(initial=0) > IGNORE_LABEL:
+        raise ValueError(f"pixels are up to {pixels.max()}, expected at most {IGNORE_LABEL}")
+    found: dict[tuple[str, int], NDArray[np.uint8]] = {}  # half of a broken object is worse than nothing
     for k, own in enumerate(dataset.PerFrameFunctionalGroupsSequence):
         image = own.DerivationImageSequence[0].SourceImageSequence[0]
         frame = image.get("ReferencedFrameNumber", 1)
         frame = int(frame[0] if isinstance(frame, pydicom.multival.MultiValue) else frame) - 1
-        place = labels.maps.setdefault(
-            (str(image.ReferencedSOPInstanceUID), frame), np.zeros(pixels.shape[1:], np.uint8)
-        )
+        key = (str(image.ReferencedSOPInstanceUID), frame)
+        place = found.setdefault(key, np.array(labels.maps.get(key, np.zeros(pixels.shape[1:], np.uint8))))
         if is_map:
             place[:] = pixels[k]
         else:
             number = int(own.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
             share = 1 if dataset.SegmentationType == "BINARY" else int(dataset.MaximumFractionalValue) / 2
             place[pixels[k] >= share] = number
+    labels.names = segments
+    labels.maps |= found
 
 
 def _read_surfaces(dataset: Dataset, labels: Labels) -> None:

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from data_prep.convert import LATERALITIES, Report, Scan, Source, convert, summarise
 from data_prep.grey import INVALID, from_reflectivity, mask_white_border, to_grey
 from data_prep.label_schemes import PAPER
 from data_prep.options import files_below, parser_for, run, subject_of, validate
+from unicorn_monai.dataset_files import open_picture
 
 DEVICE = "Spectralis"
 VERSIONS = (b"HSF-OCT", b"ep-v")  # HEYEX, eyepy
@@ -158,9 +158,9 @@ def read_xml(path: Path) -> Iterator[Scan | ValueError]:
         try:
             if not picture.resolve().is_relative_to(path.parent.resolve()):
                 raise ValueError(f"image: '{meta['scan_name']}' lies outside the export; refused")
-            with Image.open(picture) as opened:
+            with open_picture(picture) as opened:
                 image = to_grey(np.asarray(opened.convert("L") if opened.mode in ("RGB", "RGBA", "P") else opened))
-        except (OSError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError) as error:
             yield ValueError(f"B-scan {k}: {error}")
             continue
         fields = _fields(k, values["scan_position"], meta["quality"])
@@ -197,22 +197,28 @@ def read_e2e(path: Path, series_id: int) -> Iterator[Scan | ValueError]:
     from eyepy.io.he.vol_reader import SEG_MAPPING
 
     with HeE2eReader(path) as reader:
-        series = next(series for series in reader.series if series.id == series_id)
-        lateral = series.get_x_scale_derivation()["scaling_x_um_per_pixel"]
-        sides = series.folders.get(TypesEnum.laterality, [])
-        side = getattr(sides[0].data.laterality, "name", None) if sides else None
+        try:
+            series = next(series for series in reader.series if series.id == series_id)
+            lateral = series.get_x_scale_derivation()["scaling_x_um_per_pixel"]
+            sides = series.folders.get(TypesEnum.laterality, [])
+            side = getattr(sides[0].data.laterality, "name", None) if sides else None
+        except Exception as error:  # as for a whole file
+            told = next(iter(str(error).splitlines()), "")
+            raise ValueError(
+                f"series {series_id}: found no readable header ({type(error).__name__}: {told})"
+            ) from error
         for k, slice_ in enumerate(sorted(series.slices.values(), key=lambda s: s.id)):
             try:
                 meta = slice_.get_meta()
                 image, valid = from_reflectivity(np.array(slice_.get_bscan(), dtype=np.float64))
                 layers = slice_.get_layers() if TypesEnum.layer_annotation in slice_.folders else {}
+                rows = {name: np.array(layers[i], dtype=np.float64) for name, i in SEG_MAPPING.items() if i in layers}
+                axial, quality = float(meta["scale_y"]), meta["quality_ui"]
             except Exception as error:  # as for a whole file
                 yield ValueError(f"B-scan {k}: found no readable image or header ({type(error).__name__}: {error})")
                 continue
-            axial = float(meta["scale_y"])
             spacing = (axial, lateral / 1000) if lateral and axial > 0 else None
-            rows = {name: np.array(layers[i], dtype=np.float64) for name, i in SEG_MAPPING.items() if i in layers}
-            fields = _fields(k, side, meta["quality_ui"])
+            fields = _fields(k, side, quality)
             fields["lateral_spacing"] = "estimated" if spacing else None
             yield Scan(image, spacing, _existing(rows) or None, valid=valid, device=DEVICE, fields=fields)
 

@@ -29,7 +29,7 @@ from data_prep.label_schemes import Scheme, numbered
 from data_prep.options import files_below, parser_for, relative, run, subject_of, validate
 from data_prep.surface_files import KINDS, load_mat, read_surfaces
 from unicorn_monai.dataset_checks import LOSSY
-from unicorn_monai.dataset_files import open_picture
+from unicorn_monai.dataset_files import open_picture, turn_to
 
 IMAGES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".mat")
 LABEL_IMAGES = (".png", ".tif", ".tiff", ".bmp")
@@ -38,6 +38,8 @@ LABEL_IMAGES = (".png", ".tif", ".tiff", ".bmp")
 def find(options: Namespace, report: Report) -> list[Source]:
     """One source per folder of images, in natural order, with their labels."""
     root, labels = options.input, None
+    if not root.is_dir():
+        raise ValueError(f"INPUT '{root}' is a file; expected the folder that holds the images.")
     if (root / "images").is_dir():
         root, labels = root / "images", options.input / "labels"
     sources = []
@@ -66,8 +68,12 @@ def _volume_file(labels: Path | None, folder: Path, root: Path) -> Path | None:
     """Surfaces of all images of a folder: labels/FOLDER.xml or .mat."""
     if labels is None or folder == root:
         return None
-    beside = [(labels / folder.relative_to(root)).with_suffix(kind) for kind in (".xml", ".mat")]
-    return next((path for path in beside if path.is_file()), None)
+    place = labels / folder.relative_to(root)
+    beside = [place.with_name(place.name + kind) for kind in (".xml", ".mat")]  # names may have dots of their own
+    found = next((path for path in beside if path.is_file()), None)
+    if found is not None and not found.resolve().is_relative_to(labels.resolve()):
+        raise ValueError(f"label: '{found}' is a link that leads out of '{labels}'; refused")
+    return found
 
 
 def read(
@@ -83,6 +89,7 @@ def read(
                 if whole is not None and options.labels != "none":
                     if volume is None:
                         volume = read_surfaces(whole, image.shape[1], options.first_row, options.mat_surfaces)
+                    _require_one_page(whole, page)
                     surfaces = _slice(volume, paths.index(path), len(paths), whole)
                 elif labels is not None and options.labels != "none":
                     surfaces, label = _labels_of(path, root, labels, page, image.shape[1], options)
@@ -106,7 +113,7 @@ def read_pages(path: Path, options: Namespace) -> Iterator[NDArray]:
     try:
         with open_picture(path, pages=True) as picture:
             for page in range(getattr(picture, "n_frames", 1)):
-                picture.seek(page)
+                turn_to(picture, page)
                 yield _pixels(picture)
     except (OSError, SyntaxError) as error:
         raise ValueError(f"image: found no readable image ({error}); export it anew") from error
@@ -149,6 +156,13 @@ def _slice(volume: dict[str, NDArray], k: int, n: int, whole: Path) -> dict[str,
     return {name: np.atleast_2d(rows)[k] for name, rows in volume.items()}
 
 
+def _require_one_page(surfaces: Path, page: int) -> None:
+    if page:
+        raise ValueError(
+            f"surfaces: '{surfaces.name}' holds one B-scan for each image; expected images of one page. Split the image"
+        )
+
+
 def _labels_of(
     path: Path, root: Path, labels: Path, page: int, columns: int, options: Namespace
 ) -> tuple[dict[str, NDArray] | None, NDArray | None]:
@@ -163,6 +177,7 @@ def _labels_of(
     if not found[0].resolve().is_relative_to(labels.resolve()):
         raise ValueError(f"label: '{found[0]}' is a link that leads out of '{labels}'; refused")
     if found[0].suffix.lower() in KINDS:
+        _require_one_page(found[0], page)
         surfaces = read_surfaces(found[0], columns, options.first_row, options.mat_surfaces)
         if any(rows.ndim == 2 for rows in surfaces.values()):
             raise ValueError(f"surfaces: '{found[0].name}' holds a volume; expected one B-scan. Name it as the folder")
@@ -174,7 +189,7 @@ def _labels_of(
         with open_picture(found[0], pages=True) as picture:
             if getattr(picture, "n_frames", 1) <= page:
                 raise ValueError(f"label: '{found[0].name}' has no page {page}; expected one for each of the image")
-            picture.seek(page)
+            turn_to(picture, page)
             return None, np.asarray(picture)  # of a palette image: the indices
     except (OSError, SyntaxError) as error:
         raise ValueError(f"label: found no readable image '{found[0].name}' ({error}); export it anew") from error

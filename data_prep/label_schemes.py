@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from operator import index
 from pathlib import Path
 
 import numpy as np
@@ -156,12 +157,14 @@ def read_scheme(text: str) -> Scheme:
     labels, surfaces, values = content["labels"], content.get("surfaces"), content.get("values", {})
     if set(labels) != {str(k) for k in range(len(labels))} or not labels:
         raise ValueError(f"--labels: '{path}' has the values {list(labels)}; expected 0, 1, ... without gaps.")
+    if surfaces is not None and not (isinstance(surfaces, list) and all(isinstance(s, str) for s in surfaces)):
+        raise ValueError(f"--labels: 'surfaces' of '{path}' is {surfaces!r}; expected a list of names.")
     if surfaces is not None and len(surfaces) != len(labels) - 1:
         raise ValueError(
             f"--labels: '{path}' has {len(surfaces)} surfaces; expected {len(labels) - 1}, one between two labels."
         )
     try:
-        pairs = tuple((int(found), int(label)) for found, label in values.items())
+        pairs = tuple((int(found), index(label)) for found, label in values.items())
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"--labels: 'values' of '{path}' is {values}; expected e.g. {{'128': 1}}.") from error
     if wrong := sorted({label for _, label in pairs} - set(range(len(labels))) - {IGNORE_LABEL}):

@@ -113,7 +113,7 @@ def files_below(root: Path, suffixes: Sequence[str]) -> list[Path]:
 
 def natural(path: Path) -> list[tuple[int, str]]:
     """Sort key in which 2 comes before 10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.as_posix()) if part]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.as_posix()) if part]
 
 
 def run(work: Callable[[], int]) -> int:

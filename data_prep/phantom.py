@@ -96,7 +96,14 @@ def write_phantom(
         simulated_anatomy=True,
         phantom=phantom,
         resume=begun(output),
-        settings={"size": size, "labelled": labels, **phantom},
+        settings={
+            "size": size,
+            "labelled": labels,
+            "device": device,
+            "split": list(split),
+            "first_subject": first,
+            **phantom,
+        },
     ) as writer:
         for index, scan in enumerate(simulate(optics, n_subjects, scans_per_subject, size, seed, first_subject=first)):
             if index in writer:

@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from unicorn_monai.durable import flush
+
 KEY_VARIABLE = "UNICORN_KEY_FILE"
 KEY_BYTES = 32
 
@@ -45,6 +47,8 @@ def read_key(path: Path, output: Path) -> bytes:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_hex(KEY_BYTES) + "\n")
+        flush(path)  # a power cut must not take the key of data sets that are on the disk
+        flush(path.parent)
     status = path.stat()
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise ValueError(f"The key file '{path}' can be read by others; run `chmod 600` on it.")

@@ -32,6 +32,8 @@ SUFFIXES = ("", "_label", "_labels", "_labelIds", "_labelTrainIds")
 def find(options: Namespace, report: Report) -> list[Source]:
     """One source per subject and folder."""
     root, labels = options.input, None
+    if not root.is_dir():
+        raise ValueError(f"INPUT '{root}' is a file; expected the folder that holds the pictures.")
     if (root / "images").is_dir():
         root, labels = root / "images", options.input / "labels"
     if options.labels == "none":

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
 from data_prep.convert import Report, summarise
 from data_prep.splits import split_by_subject
+from unicorn_monai.dataset_files import open_picture
 from unicorn_monai.datasets import SPLITS, DatasetWriter
 from unicorn_monai.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
 
@@ -89,7 +89,7 @@ def read_bscans(folder: str | Path, subject: int) -> Iterator[BScan]:
     rows = np.stack(tables) - MATLAB_ORIGIN  # (surface, column, B-scan)
     for path in sorted((folder / "images").glob(f"Subject{subject}_*.png")):
         scan = int(path.stem.split("_")[1])
-        with Image.open(path) as opened:
+        with open_picture(path) as opened:
             image = np.asarray(opened.convert("L"))
         if not 1 <= scan <= rows.shape[2] or image.shape[1] != rows.shape[1]:
             raise ValueError(

@@ -59,8 +59,10 @@ def _label_of(path: Path, layout: Layout, options: Namespace) -> NDArray | None:
     stem = path.name.removesuffix(layout.picture)
     folder = options.input / layout.labels / path.parent.relative_to(options.input / layout.pictures)
     for ending, scheme in layout.label.items():
-        if (folder / f"{stem}{ending}").is_file():
-            return scheme.replace(read_label_image(folder / f"{stem}{ending}"))
+        if (found := folder / f"{stem}{ending}").is_file():
+            if not found.resolve().is_relative_to((options.input / layout.labels).resolve()):
+                raise ValueError(f"label: '{found}' is a link that leads out of '{layout.labels}'; refused")
+            return scheme.replace(read_label_image(found))
     raise ValueError(f"label: found neither of {[stem + end for end in layout.label]} in '{folder}'. {layout.remedy}")
 
 

@@ -15,6 +15,7 @@ text reaches the data set.
 
 from __future__ import annotations
 
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -29,10 +30,12 @@ from numpy.typing import NDArray
 from data_prep.convert import Report, Scan, Source, convert, summarise
 from data_prep.grey import to_grey
 from data_prep.options import files_below, parser_for, relative, run, subject_of, validate
+from unicorn_monai.dataset_files import MILLIMETRES
 
 SUFFIXES = (".nii", ".nii.gz", ".mhd", ".mha", ".nrrd", ".nhdr")
+MHD_DATA = re.compile(rb"\s*ElementDataFile\s*[=:]\s*(.*)")
+NRRD_DATA = re.compile(rb"\s*data ?file\s*:\s*(.*)", re.IGNORECASE)
 MOST_VOXELS = 4_000_000_000
-MILLIMETRES = {"mm": 1.0, "micron": 1e-3, "meter": 1e3, "unknown": 1.0}
 
 
 def find(options: Namespace, report: Report) -> list[Source]:
@@ -140,8 +143,32 @@ def _read_itk(path: Path) -> tuple[NDArray, tuple[float, ...]]:
     return np.array(array.transpose()), tuple(float(s) for s in image.GetSpacing())  # itk's arrays are z, y, x
 
 
+def require_inside(path: Path, root: Path) -> None:
+    """Refuse a header that takes its voxels from a file outside INPUT: MHD and NRRD name other files.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    root = root if root.is_dir() else root.parent
+    meta, entries, listed = path.suffix.lower() in (".mhd", ".mha"), [], False
+    with path.open("rb") as file:
+        while (line := file.readline(4096)) and (meta or listed or line.strip()):  # an empty line ends that of a NRRD
+            found = (MHD_DATA if meta else NRRD_DATA).match(line)
+            if found or listed:
+                entries.append((found[1] if found else line).decode("latin-1").strip())
+                listed = listed or entries[-1].upper().startswith("LIST")
+            if found and meta and not listed:
+                break
+    for entry in entries:
+        if "\0" in entry or not (path.parent / entry).resolve().is_relative_to(root.resolve()):
+            raise ValueError(f"file: found its voxels in '{entry[:80]}', outside INPUT; refused. Copy that file")
+
+
 def read(path: Path, label: Path | None, options: Namespace) -> Iterator[Scan | ValueError]:
     """B-scans of a volume."""
+    for file in (path, label):
+        if file is not None and not file.name.lower().endswith((".nii", ".nii.gz")):
+            require_inside(file, options.input)
     array, spacing = read_volume(path, options.spacing_mm is None)
     axes = options.axes if array.ndim == 3 else options.axes.replace("b", "")
     if array.ndim != len(axes):

@@ -12,6 +12,7 @@ from monai.data import load_decathlon_datalist
 from monai.transforms import LoadImage
 from PIL import Image
 
+from unicorn_monai.dataset_files import read_spacing
 from unicorn_monai.datasets import (
     HEADER,
     JOURNAL,
@@ -22,6 +23,7 @@ from unicorn_monai.datasets import (
     folders_of,
     image_size,
     label_names,
+    problems,
     read_array,
     read_header,
     write_array,
@@ -558,3 +560,34 @@ def test_check_of_a_set_without_images_says_so(tmp_path):
 def test_check_refuses_what_is_no_data_set(tmp_path):
     with pytest.raises(ValueError, match=r"holds no dataset\.json"):
         check(tmp_path)
+
+
+@pytest.mark.parametrize("spacing", [["a", 0.01], [{}, 0.01], [True, 0.01]])
+def test_a_spacing_that_is_no_numbers_is_one_problem(tmp_path, spacing):
+    with DatasetWriter(tmp_path, name="n", device="d", labels={0: "a"}, spacing_mm=(0.004, 0.01)) as writer:
+        for k in range(2):
+            image = np.random.default_rng(k).integers(0, 255, (8, 8)).astype(np.uint8)
+            writer.add("training", image, subject=f"s{k}")
+    header = json.loads((tmp_path / HEADER).read_text())
+    header["training"][0]["spacing_mm"] = spacing
+    (tmp_path / HEADER).write_text(json.dumps(header))
+    (problem,) = [problem for problem in problems(tmp_path) if problem.fatal]
+    assert (problem.file, problem.field) == ("images/000000.nii.gz", "spacing_mm")
+
+
+@pytest.mark.parametrize("kind", [np.complex64, [("R", "u1"), ("G", "u1"), ("B", "u1")]])
+def test_pixels_that_are_no_numbers_are_refused(tmp_path, kind):
+    nib.save(nib.Nifti1Image(np.zeros((8, 8), kind), np.eye(4)), tmp_path / "a.nii.gz")
+    with pytest.raises(ValueError, match=r"it holds pixels of type .*, expected whole or floating-point numbers"):
+        read_array(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize(("unit", "expected"), [("micron", 0.004), ("mm", 4.0), ("meter", 4000.0), (7, 4.0)])
+def test_the_spacing_of_a_file_is_in_millimetres_whatever_its_unit(tmp_path, unit, expected):
+    image = nib.Nifti1Image(np.zeros((8, 8), np.uint8), np.diag([4.0, 4.0, 1.0, 1.0]))
+    if unit == 7:
+        image.header["xyzt_units"] = unit
+    else:
+        image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "a.nii.gz")
+    assert read_spacing(tmp_path / "a.nii.gz") == pytest.approx((expected, expected))

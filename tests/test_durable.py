@@ -117,3 +117,25 @@ def test_one_process_cannot_enter_twice_but_again(tmp_path):
         ):
             pass
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_a_temporary_name_is_left_alone(tmp_path):
+    (tmp_path / ".tmp-app").mkdir()
+    os.utime(tmp_path / ".tmp-app", (0, 0))
+    sweep(tmp_path)
+    assert (tmp_path / ".tmp-app").is_dir()
+
+
+@pytest.mark.parametrize("look", [1, 2, 3])
+def test_a_lock_that_its_holder_removes_meanwhile_is_made_anew(tmp_path, look):
+    class Removed(type(tmp_path)):
+        looks = 0
+
+        def stat(self, **options):
+            Removed.looks += self.name == ".lock"
+            if self.name == ".lock" and Removed.looks == look:
+                self.unlink()
+            return super().stat(**options)
+
+    with Occupied(Removed(tmp_path / ".lock"), place=tmp_path):
+        assert (tmp_path / ".lock").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import pytest
 import torch
 from ignite.engine import Engine
 
+from unicorn_monai import provenance
 from unicorn_monai.bundle import bundle_root
 from unicorn_monai.failures import NotFinite, explain, of_batch, on_failure, on_sigterm
 from unicorn_monai.networks import in_parts, require_finite
+from unicorn_monai.random_state import random_state, set_random_state
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
 
@@ -135,3 +138,30 @@ def test_finite_values_pass():
     for bad in (float("nan"), float("inf"), -float("inf")):
         with pytest.raises(NotFinite, match="It holds NaN or infinite"):
             require_finite("It", torch.tensor(bad))
+
+
+def test_a_machine_without_git_can_run_an_experiment(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance.provenance()["git_revision"] is None
+
+
+def test_the_revision_is_not_that_of_a_repository_around_an_installation(monkeypatch, tmp_path):
+    installed = tmp_path / ".venv" / "provenance.py"
+    installed.parent.mkdir()
+    installed.write_text("")
+    git = ["git", "-c", "user.name=n", "-c", "user.email=e", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    monkeypatch.setattr(provenance, "__file__", str(installed))
+    assert provenance.provenance()["git_revision"] is None
+    subprocess.run([*git, "add", str(installed)], check=True)
+    assert len(provenance.provenance()["git_revision"]) == 40
+
+
+def test_random_numbers_go_on_where_they_were():
+    random.seed(0)
+    random.gauss(0, 1)  # makes two numbers and keeps one
+    state = random_state()
+    expected = random.gauss(0, 1)
+    set_random_state(state)
+    assert random.gauss(0, 1) == expected

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unicorn_monai.dataset_journal import Rows, begun, cut_torn_line
+from unicorn_monai.dataset_journal import MOST_ITEMS, Rows, begun, cut_torn_line
 from unicorn_monai.datasets import HEADER, JOURNAL, DatasetWriter, datalist
 
 ARGUMENTS = {"name": "n", "device": "d", "labels": {0: "a", 1: "b"}, "settings": {"seed": 1}}
@@ -18,7 +18,7 @@ TOTAL = 7
 
 
 def writer(root: Path, rank: int, processes: int = 2, **changes) -> DatasetWriter:
-    return DatasetWriter(root, resume=True, share=(rank, processes), total=TOTAL, **(ARGUMENTS | changes))
+    return DatasetWriter(root, resume=True, share=(rank, processes), **({"total": TOTAL} | ARGUMENTS | changes))
 
 
 def write(writer: DatasetWriter, indices) -> list[int]:
@@ -177,3 +177,48 @@ def test_a_torn_line_is_cut_off_however_long(tmp_path, length):
 def test_a_journal_is_not_written_before_it_is_opened(tmp_path):
     with pytest.raises(ValueError, match="not open for writing"):
         Rows(tmp_path).append({"index": 0})
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"index": TOTAL, "split": "training", "image": "a.png"}, r"Item 7 in '.*items.jsonl': expected 0 to 6"),
+        ({"index": -1, "split": "training", "image": "a.png"}, "Item -1 in"),
+        ({"index": "1", "split": "training", "image": "a.png"}, "expected an item with 'index', 'split' and 'image'"),
+        ({"index": 1.0, "split": "training", "image": "a.png"}, "expected an item"),
+        ({"index": 1, "image": "a.png"}, "expected an item"),
+        (5, r"items.jsonl' has the line b'5\\n'; expected an item"),
+    ],
+    ids=["too large", "negative", "text", "fraction", "no split", "no table"],
+)
+def test_a_line_that_no_writer_wrote_is_refused_with_its_file(tmp_path, line, message):
+    with contextlib.suppress(KeyboardInterrupt), writer(tmp_path, 0, 1) as part:
+        write(part, [0, 1])
+        raise KeyboardInterrupt
+    with (tmp_path / JOURNAL).open("a") as journal:
+        journal.write(json.dumps(line) + "\n")
+    with pytest.raises(ValueError, match=message):
+        writer(tmp_path, 0, 1)
+
+
+def test_a_huge_index_does_not_fill_the_memory(tmp_path):
+    (tmp_path / JOURNAL).write_text(json.dumps({"index": 10**15, "split": "training", "image": "a.png"}) + "\n")
+    with pytest.raises(ValueError, match=f"expected 0 to {MOST_ITEMS - 1}"):
+        writer(tmp_path, 0, 1, total=None)
+    (tmp_path / JOURNAL).unlink()
+    with writer(tmp_path, 0, 1, total=None) as alone:
+        with pytest.raises(ValueError, match=f"expected an index from 0 to {MOST_ITEMS - 1}"):
+            alone.add("training", np.full((4, 6), 1, np.uint8), subject="s", index=10**15)
+        write(alone, [0])
+    assert not (tmp_path / "images" / f"{10**15}.nii.gz").exists()
+
+
+def test_what_an_item_says_does_not_change_its_place(tmp_path):
+    with writer(tmp_path, 0, 1, total=3) as all_:
+        write(all_, range(3))
+    header = json.loads((tmp_path / HEADER).read_text())
+    header["training"][1] |= {"index": 6, "split": "test"}
+    (tmp_path / HEADER).write_text(json.dumps(header))
+    with writer(tmp_path, 0, 1, total=None) as more:
+        assert [index for index in range(TOTAL) if index in more] == [0, 1, 2]
+    assert len(datalist(tmp_path, "training")) == 3

@@ -249,3 +249,35 @@ def test_a_flipped_bit_is_noticed(network, file):
 def test_weights_of_another_architecture_are_refused(file, other):
     with pytest.raises(ValueError, match="belong to a network of another architecture"):
         load_weights(other, file)
+
+
+def test_a_number_repeated_a_billion_times_does_not_fill_the_memory(tmp_path):
+    torch.save({"state": {"weight": torch.zeros(1).expand(10**12)}}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"is refused: a tensor has 4000000000000 bytes, the file \d+"):
+        published.load_tensors_only(tmp_path / "model.pt")
+
+
+def test_tensors_that_have_no_names_are_no_state_dictionary(tmp_path):
+    torch.save({0: torch.zeros(1)}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="expected tensors by name"):
+        published.read_tensors(tmp_path / "model.pt")
+
+
+def test_an_encrypted_archive_is_told(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save({"weight": torch.zeros(1)}, path)
+    content = bytearray(path.read_bytes())
+    for mark, flags in ((b"PK\1\2", 8), (b"PK\3\4", 6)):
+        place = -1
+        while (place := content.find(mark, place + 1)) >= 0:
+            content[place + flags] |= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model.pt' is no archive of torch.save \(File .* is encrypted"):
+        published.require_tensors_only(path)
+
+
+def test_a_description_that_is_no_text_is_told_with_its_file(network, tmp_path):
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    (tmp_path / "model.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"The description '.*model.json' is not valid JSON"):
+        published.read_metadata(tmp_path / "model.pt")

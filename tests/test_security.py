@@ -726,6 +726,20 @@ BUNDLES = {
         edited(INFERENCE, lambda c, root: c.update(more={"_target_": "torch.load", "weights_only": False})),
         "calls 'torch.load'",
     ),
+    "a module that a known package imports": (
+        edited(
+            INFERENCE, lambda c, root: c.update(more={"_target_": "monai.bundle.scripts.os.system", "command": "x"})
+        ),
+        "calls 'monai.bundle.scripts.os.system'",
+    ),
+    "a function of Python": (
+        edited(INFERENCE, lambda c, root: c.update(more={"_target_": "open", "file": "witness", "mode": "w"})),
+        "calls 'open'",
+    ),
+    "a configuration in capitals": (
+        written("configs/TRAIN.JSON", "{\"a\": \"$__import__('os').system('touch witness')\"}"),
+        "TRAIN.JSON: a: runs the expression",
+    ),
     "another file": (edited(INFERENCE, lambda c, root: c.update(more="%/etc/hostname")), "takes in another file"),
     "a path out of the folder": (
         edited(INFERENCE, lambda c, root: c.update(output_dir="$@bundle_root + '/../../outside'")),
@@ -738,6 +752,14 @@ BUNDLES = {
     ),
     "a log with code": (
         written("configs/logging.conf", "[handler_f]\nargs = (__import__('os').system('touch witness'),)\n"),
+        "logs to something else",
+    ),
+    "a log with code in another place": (
+        written("configs/logging.conf", "[handler_f]\nkwargs = __import__('os').system('touch witness') or {}\n"),
+        "logs to something else",
+    ),
+    "a log with code in a format": (
+        written("configs/logging.conf", "[formatter_f]\ndefaults = __import__('os').system('touch witness') or {}\n"),
         "logs to something else",
     ),
     "a module": (written("scripts/__init__.py", "open('witness', 'w')"), "scripts/__init__.py: may hold code"),

@@ -224,3 +224,20 @@ def test_a_finished_synthesis_is_left_as_it_is_on_a_machine_that_has_not_seen_it
     shutil.rmtree(cache)
     with pytest.raises(ValueError, match="was begun with the settings"):
         synthesizer(maps, url, count=4, resume=True).run()
+
+
+def test_a_header_that_never_left_is_sent_later(memory, url, monkeypatch):
+    send = storage.Remote.send
+
+    def stopped(self, entries, keep=False):
+        if HEADER in entries:
+            raise KeyboardInterrupt
+        send(self, entries, keep)
+
+    with monkeypatch.context() as until_then:
+        until_then.setattr(storage.Remote, "send", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            write(url, total=3)
+    assert HEADER not in files(memory, url)
+    write(url, resume=True, total=3)
+    assert files(memory, url) == EXPECTED

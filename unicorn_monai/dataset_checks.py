@@ -153,7 +153,7 @@ def _spacing_problems(file: str, spacing: Any, oct_: bool) -> Iterator[Problem]:
     if spacing is None:
         return
     numbers = isinstance(spacing, list | tuple) and len(spacing) == 2
-    if not numbers or not all(isinstance(s, int | float) and math.isfinite(s) and s > 0 for s in spacing):
+    if not numbers or not all(type(s) in (int, float) and math.isfinite(s) and s > 0 for s in spacing):
         expected = "[axial, lateral] in mm, finite and positive, or null"
         yield Problem(file, "spacing_mm", repr(spacing), expected, "Correct it, or write null where it is unknown.")
     elif oct_ and not all(SMALLEST_SPACING_MM <= s <= LARGEST_SPACING_MM for s in spacing):
@@ -273,7 +273,7 @@ class _Survey:
 
     def _stored_spacing(self, item: Mapping[str, Any], resolved: Mapping[str, Any]) -> Iterator[Problem]:
         stated, stored = item.get("spacing_mm", self.spacing), read_spacing(resolved["image"])
-        if stated is None or stored is None or not isinstance(stated, list) or len(stated) != 2:
+        if stated is None or stored is None or any(p.fatal for p in _spacing_problems("", stated, self.oct)):
             return
         if not np.allclose(np.asarray(stated, dtype=float), stored, rtol=0.01):
             found, expected = f"{tuple(round(s, 6) for s in stored)} mm in the file", f"{stated} as in {HEADER}"

@@ -31,6 +31,7 @@ LABELS_EXAMPLE = '{"0": "vitreous", "1": "RNFL"}'
 ITEM_EXAMPLE = '{"image": "images/000000.nii.gz", "label": "labels/000000.nii.gz", "subject": "s001"}'
 _FILES = ("image", "label")
 COLOURS = {"P": "RGB", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "RGB": "RGB", "LA": "L"}  # mode -> read as
+MILLIMETRES = {"mm": 1.0, "micron": 1e-3, "meter": 1e3, "unknown": 1.0}  # units of NIfTI
 MOST_PIXELS = 100_000_000  # an image beyond this is a mistake, or an attack on the memory
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "PPM", "WEBP")  # Pillow starts Ghostscript for EPS
 
@@ -159,6 +160,8 @@ def read_array(path: PathLike) -> np.ndarray:
             image = nib.Nifti1Image.from_filename(path)
             _require_not_huge(image.shape)
             array = np.asarray(image.dataobj)
+            if array.dtype.kind not in "biuf":
+                raise ValueError(f"it holds pixels of type {array.dtype}, expected whole or floating-point numbers")
         else:
             with open_picture(path) as picture:
                 array = np.asarray(picture.convert(COLOURS[picture.mode]) if picture.mode in COLOURS else picture)
@@ -191,7 +194,12 @@ def read_spacing(path: PathLike) -> tuple[float, float] | None:
     """(axial, lateral) pixel spacing stored in a NIfTI file, mm; None for other formats."""
     if not _is_nifti(Path(path)):
         return None
-    zooms = [float(z) for z in nib.Nifti1Image.from_filename(path).header.get_zooms()]
+    header = nib.Nifti1Image.from_filename(path).header
+    try:
+        unit = MILLIMETRES[str(header.get_xyzt_units()[0])]
+    except KeyError:  # a number that stands for no unit
+        unit = 1.0
+    zooms = [float(z) * unit for z in header.get_zooms()]
     return zooms[0], zooms[1]
 
 
@@ -233,6 +241,16 @@ def open_picture(path: Path, pages: bool = False) -> Image.Image:
         picture.close()
         raise
     return picture
+
+
+def turn_to(picture: Image.Image, page: int) -> None:
+    """Go to a page of an image file, unless that is too large: each has a size of its own.
+
+    Raises:
+        ValueError: naming what was found.
+    """
+    picture.seek(page)
+    _require_not_huge(picture.size)
 
 
 def _require_not_huge(shape: Sequence[int]) -> None:

@@ -19,6 +19,7 @@ from unicorn_monai.dataset_files import HEADER, PathLike
 from unicorn_monai.durable import failing_at
 
 JOURNAL = "items.jsonl"
+MOST_ITEMS = 10_000_000  # an index beyond it is a mistake, or an attack on the memory
 _FILE_BITS = 20  # of the number of a journal in a place; the rest is the line's offset
 
 
@@ -42,15 +43,31 @@ def _before(file: IO[bytes], end: int, length: int = 4096) -> bytes:
     return file.read(min(length, end))
 
 
+def _parsed(line: bytes, journal: Path) -> dict[str, Any]:
+    """A line of a journal: an item, or what the data set was begun with."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    item = isinstance(row, dict) and "index" in row
+    if not isinstance(row, dict) or (item and (type(row["index"]) is not int or not {"split", "image"} <= row.keys())):
+        raise ValueError(
+            f"'{journal}' has the line {line[:80]!r}; expected an item with 'index', 'split' and 'image'. Remove the "
+            "folder and begin anew."
+        )
+    return row
+
+
 class Rows:
     """The lines of all journals, by index.
 
     Args:
         root: folder of the data set.
+        total: items of the finished data set, whose indices are below it; without it they are below ``MOST_ITEMS``.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, total: int | None = None) -> None:
+        self.root, self.limit = root, MOST_ITEMS if total is None else total
         self._places = array("q")  # index -> place, -1 where there is no item yet
         self._count = 0
         self._files: dict[Path, tuple[int, IO[bytes]]] = {}
@@ -81,12 +98,13 @@ class Rows:
 
         Raises:
             FileNotFoundError: a journal was removed, since another process has finished the data set.
+            ValueError: a line that no writer wrote.
         """
         for journal in self.journals():
             file = self._file(journal)
             place = file.seek(self._read_to.get(journal, 0))
             while (line := file.readline()).endswith(b"\n"):
-                row = json.loads(line)
+                row = _parsed(line, journal)
                 if "index" in row:
                     self._set(row["index"], journal, place)
                 else:
@@ -97,7 +115,11 @@ class Rows:
             raise FileNotFoundError(str(gone[0]))
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add a line; it counts here at once, and on the disk when it is committed."""
+        """Add a line; it counts here at once, and on the disk when it is committed.
+
+        Raises:
+            ValueError: not open for writing, or an index that the data set cannot have.
+        """
         if self._own is None:
             raise ValueError(f"'{self.root}' is not open for writing.")
         if "index" in row:
@@ -121,8 +143,13 @@ class Rows:
         self.waiting.clear()
 
     def _set(self, index: int, journal: Path, place: int) -> None:
+        if not 0 <= index < self.limit:
+            raise ValueError(
+                f"Item {index} in '{journal}': expected 0 to {self.limit - 1}, as many as the data set can hold. Is "
+                "the file from elsewhere? Remove the folder and begin anew."
+            )
         if index >= len(self._places):
-            self._places.extend([-1] * (index + 1 - len(self._places)))
+            self._places.extend(array("q", [-1]) * (index + 1 - len(self._places)))
         self._count += self._places[index] < 0
         self._places[index] = place << _FILE_BITS | self._files[journal][0]
 

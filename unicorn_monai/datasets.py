@@ -185,7 +185,8 @@ class DatasetWriter:
     ) -> None:
         self.remote = Remote(root) if is_url(root) else None
         self.root = local_side(root)
-        if self.remote is not None and not self.remote.receive([HEADER]) and not begun(self.root):
+        self._announced = self.remote is None or self.remote.receive([HEADER])  # where readers look for it
+        if not self._announced and not begun(self.root):
             (self.root / HEADER).unlink(missing_ok=True)  # it was removed there
         self.header: dict[str, Any] = {
             "name": name,
@@ -204,7 +205,7 @@ class DatasetWriter:
             inside(self.root, entry, f"'{entry}' of '{self.root}'")
         if not resume and begun(self.root, finished_too=True):
             raise ValueError(f"'{self.root}' already holds a data set. Choose another folder, or remove it first.")
-        self._rows = Rows(self.root)
+        self._rows = Rows(self.root, total)
         self._lock = ExitStack()
         self._lock.enter_context(Occupied(self.root / f".lock-{share[0]}-of-{share[1]}"))
         try:
@@ -227,7 +228,7 @@ class DatasetWriter:
         if header is not None:
             self._require_same(header)
         items = sum(len(header.get(split, [])) for split in SPLITS) if header is not None else 0
-        if vanished or (self.total is not None and items >= self.total):
+        if vanished or (self.total is not None and items >= self.total and self._announced):
             self.finished = True
             return
         for folder in (self.root, self.root / "images", self.root / "labels"):
@@ -240,7 +241,7 @@ class DatasetWriter:
                 for item in header.get(split, []):
                     index = int(Path(item["image"]).name.split(".")[0])
                     if index not in self._rows:
-                        self._rows.append({"index": index, "split": split, **item})
+                        self._rows.append({**item, "index": index, "split": split})
         self.commit()
 
     def _read_journals(self) -> bool:
@@ -305,13 +306,15 @@ class DatasetWriter:
             **fields: more entries of the item, e.g. ``synthetic={...}``.
 
         Raises:
-            ValueError: unknown split, an index that is taken, an image or label map of wrong type, shape or values.
+            ValueError: unknown split, a wrong or taken index, an image or label map of wrong type, shape or values.
         """
         if split not in SPLITS:
             raise ValueError(f"Unknown split '{split}'; expected one of {list(SPLITS)}.")
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
             raise ValueError(f"Image has dtype {image.dtype} and shape {image.shape}; expected uint8, 2D or RGB.")
         index = self._rows.next if index is None else index
+        if not 0 <= index < self._rows.limit:
+            raise ValueError(f"Item {index} of '{self.root}': expected an index from 0 to {self._rows.limit - 1}.")
         if index in self:
             raise ValueError(f"Item {index} of '{self.root}' is written already; skip it, or give another index.")
         name = f"{index:06d}{self.suffix}"

@@ -114,6 +114,8 @@ def sweep(folder: Path, below: bool = False) -> None:
         below: in its folders, too.
     """
     for path in (folder.rglob if below else folder.glob)(f"{TEMPORARY}*"):
+        if path.is_dir():  # not made by :func:`atomic`
+            continue
         host, pid, *_ = [*path.name.removeprefix(TEMPORARY).split("-", 2), "", ""]
         here = host == _HOST and pid.isdigit()
         try:
@@ -172,9 +174,13 @@ class Occupied:
                 raise ValueError(self._refusal(holder or "unknown")) from None
             except OSError as error:
                 logger.warning(f"'{self.path}' cannot be locked ({error}); start no second process in there.")
-            if self.path.exists() and os.fstat(file.fileno()).st_ino == self.path.stat().st_ino:
+            try:
+                there = os.fstat(file.fileno()).st_ino == self.path.stat().st_ino
+            except FileNotFoundError:  # its holder has removed it meanwhile
+                there = False
+            if there:
                 self._file = file
-            else:  # its holder has removed it between the two lines above
+            else:  # removed, or made anew by a third process
                 file.close()
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}")

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from unicorn_monai.bundle import from_bundle
 from unicorn_monai.dataset_files import PathLike
-from unicorn_monai.published import load_tensors_only, save_weights, sha256
+from unicorn_monai.published import is_state, load_tensors_only, save_weights, sha256
 
 _IMAGE_ATTENTION = re.compile(r"(?P<block>.+)\.attn\.(?P<part>to_q|to_k|to_v|qkv|out_proj)\.(?P<kind>weight|bias)")
 _TRANSFORMER = re.compile(r"(?P<block>.+\.attn[12])\.(?P<part>qkv|out_proj)\.(?P<kind>weight|bias)")
@@ -124,7 +124,7 @@ def read_checkpoint(path: PathLike, entry: str | None = None) -> dict[str, Tenso
 
 
 def _is_state(content: Any) -> bool:
-    return isinstance(content, dict) and bool(content) and all(isinstance(value, Tensor) for value in content.values())
+    return is_state(content) and bool(content)
 
 
 def import_weights(

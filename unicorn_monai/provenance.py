@@ -14,14 +14,25 @@ from typing import Any
 def provenance() -> dict[str, Any]:
     """What is needed to repeat a run: command, package versions, revision of the source."""
     packages = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "unicorn-monai")
-    revision = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    ).stdout.strip()
     return {
         "command": shlex.join(["unicorn-monai", *sys.argv[1:]]),
-        "git_revision": revision or None,
+        "git_revision": _git("rev-parse", "HEAD") if _git("ls-files", Path(__file__).name) else None,
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in packages},
     }
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says about the folder of this file, None without git or a repository.
+
+    A package installed below somebody's repository is in it without being part of it: then nothing is listed.
+    """
+    try:
+        found = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return found.stdout.strip() or None
 
 
 def _version(package: str) -> str | None:

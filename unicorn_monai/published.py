@@ -17,7 +17,8 @@ import json
 import pickletools
 import re
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ _MEMBER = re.compile(
     rf"|{re.escape(RECORD)})"
 )
 _TENSORS = re.compile(r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage")
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError)  # or encrypted
 _NAMES_HIDDEN = ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4")
 
 
@@ -187,9 +189,14 @@ def read_tensors(path: PathLike) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise ValueError(f"'{path}' is no safetensors file, or damaged ({error}).") from error
     content = load_tensors_only(path)
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not is_state(content):
         raise ValueError(f"'{path}' holds no state dictionary; expected tensors by name.")
     return content
+
+
+def is_state(content: Any) -> bool:
+    """Whether something is a state dictionary: tensors by name."""
+    return isinstance(content, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
 
 
 def load_tensors_only(path: PathLike) -> Any:
@@ -200,9 +207,23 @@ def load_tensors_only(path: PathLike) -> Any:
     """
     require_tensors_only(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes of the reader
         raise ValueError(f"Cannot read '{path}' ({error}). It is damaged or holds more than tensors.") from error
+    size = Path(path).stat().st_size
+    for value in _tensors(content):
+        if value.nbytes > size:  # one number that is repeated takes no place in the file
+            raise ValueError(
+                f"'{path}' is refused: a tensor has {value.nbytes} bytes, the file {size}. It is no weights."
+            )
+    return content
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    if isinstance(content, Tensor):
+        yield content
+    for part in content.values() if isinstance(content, dict) else content if isinstance(content, list | tuple) else ():
+        yield from _tensors(part)
 
 
 def require_tensors_only(path: PathLike) -> None:
@@ -226,7 +247,7 @@ def require_tensors_only(path: PathLike) -> None:
                 if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
                     raise ValueError(f"{refuse} '{member.filename}' is packed; torch.save stores tensors as they are.")
             content = [archive.read(name) for name in names if name.endswith("/data.pkl")]
-    except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"'{path}' is no archive of torch.save ({error}). Expected tensors written by it.") from error
     try:
         named = [(code.name, str(argument)) for code, argument, _ in pickletools.genops(content[0])]
@@ -253,8 +274,8 @@ def description_in(path: PathLike) -> dict[str, Any] | None:
                 found = [m for m in archive.infolist() if m.filename.endswith(f"/{RECORD}")]
                 if any(m.file_size > MOST_DESCRIPTION for m in found):
                     raise ValueError(f"The description in '{path}' has {found[0].file_size} bytes; refused.")
-                text = archive.read(found[0]).decode() if found else None
-    except (SafetensorError, zipfile.BadZipFile, NotImplementedError, OSError) as error:
+                text = archive.read(found[0]).decode(errors="replace") if found else None
+    except (SafetensorError, *_UNREADABLE) as error:
         raise ValueError(f"'{path}' is no file of weights, or damaged ({error}). Train again.") from error
     return None if text is None else _parsed(text, f"in '{path}'", ("architecture", "tensors_sha256"))
 
@@ -262,7 +283,9 @@ def description_in(path: PathLike) -> dict[str, Any] | None:
 def _description_beside(path: Path) -> dict[str, Any]:
     """What ``.json`` beside a weights file says; empty where there is none."""
     beside = path.with_suffix(".json")
-    return _parsed(beside.read_text(), f"'{beside}'", ("sha256", "architecture")) if beside.is_file() else {}
+    if not beside.is_file():
+        return {}
+    return _parsed(beside.read_text(errors="replace"), f"'{beside}'", ("sha256", "architecture"))
 
 
 def _parsed(text: str, where: str, needed: tuple[str, ...]) -> dict[str, Any]:

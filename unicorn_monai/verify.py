@@ -13,10 +13,14 @@ from __future__ import annotations
 
 import json
 import os
+import pydoc
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from monai.bundle.config_item import ComponentLocator
 
 from unicorn_monai.dataset_files import PathLike, parse_json, write_text
 from unicorn_monai.published import (
@@ -57,8 +61,10 @@ WIRING = re.compile(
     r"|torch\.(float32|float16|bfloat16|int64|uint8)"
 )
 # A bare name is looked up in MONAI.
-KNOWN = re.compile(r"\w+|(unicorn_monai|monai|ignite|torch\.(nn|optim|utils\.data))\.[\w.]+|copy\.deepcopy")
+KNOWN = re.compile(r"(unicorn_monai|monai|ignite|torch\.(nn|optim|utils\.data))\.[\w.]+|copy\.deepcopy")
+# Python evaluates the values of `args`, `kwargs` and `defaults`.
 LOGGING = {"class": re.compile(r"StreamHandler"), "args": re.compile(r"\(\s*(sys\.std(out|err),?\s*)?\)")}
+LOGGING_ENTRY = re.compile(r"\s*(class|args|kwargs|defaults)\s*[=:]\s*(.*?)\s*$", re.IGNORECASE)
 _SIBLING = re.compile(r"'/\.\./\w+'")  # another bundle beside this one
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
@@ -141,16 +147,17 @@ def _sum_findings(root: Path, sums_sha256: str | None) -> Iterator[str]:
 def _config_findings(root: Path) -> Iterator[str]:
     for path in sorted(p for folder in ("configs", "presets") for p in (root / folder).rglob("*")):
         name = path.relative_to(root).as_posix()
-        if path.suffix == ".json" and not path.is_symlink():
+        if path.suffix.lower() == ".json" and not path.is_symlink():
             try:
                 for key, text in _texts(parse_json(path)):
                     yield from (f"{name}: {key}: {what}" for what in _code_in(key, text))
             except ValueError as error:
                 yield f"{name}: {error}"
-        elif path.suffix == ".conf" and not path.is_symlink():
+        elif path.suffix.lower() == ".conf" and not path.is_symlink():
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                found = re.match(r"\s*(class|args)\s*[=:]\s*(.*?)\s*$", line, re.IGNORECASE)
-                if found and not LOGGING[found[1].lower()].fullmatch(found[2]):
+                found = LOGGING_ENTRY.match(line)
+                allowed = LOGGING.get(found[1].lower()) if found else None
+                if found and not (allowed and allowed.fullmatch(found[2])):
                     yield f"{name}: '{line[:80]}' logs to something else than the console"
 
 
@@ -170,10 +177,31 @@ def _code_in(key: str, text: str) -> Iterator[str]:
         yield f"leads out of the folder of the bundles, {text[:120]!r}"
     elif text.startswith("%"):
         yield f"takes in another file, {text[:120]!r}"
-    elif last == "_target_" and not KNOWN.fullmatch(text):
+    elif last == "_target_" and not _is_component(text):
         yield f"calls '{text[:120]}', which is in none of the packages that bundles are made of"
     elif last == "base_bundle" and not text.isidentifier():
         yield f"is built on '{text[:120]}', which is no bundle beside it"
+
+
+def _is_component(target: str) -> bool:
+    """Whether a name leads to something that one of the known packages has itself, not to what it imports.
+
+    ``monai.bundle.scripts.os.system`` begins with a known package, too; a bare name that MONAI lacks may be Python's.
+    """
+    if target.isidentifier():
+        return _components().get_component_module_name(target) is not None
+    if not KNOWN.fullmatch(target):
+        return False
+    try:
+        module = getattr(pydoc.locate(target), "__module__", None)
+    except pydoc.ErrorDuringImport:
+        return False
+    return target == "copy.deepcopy" or KNOWN.fullmatch(f"{module}.{target.rpartition('.')[2]}") is not None
+
+
+@cache
+def _components() -> ComponentLocator:
+    return ComponentLocator()
 
 
 def _weight_findings(root: Path) -> Iterator[str]:

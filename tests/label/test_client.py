@@ -104,3 +104,11 @@ def test_names_that_would_leave_the_folder_are_refused(name):
 
 def test_ordinary_names_may_become_files():
     assert file_name("image id", "OCT_1 left-2.3+x") == "OCT_1 left-2.3+x"
+
+
+def test_limits_hold_to_the_last_digit_and_beyond_any_float():
+    check = number(0, 2**63 - 1, whole=True)
+    assert check("seed", 2**63 - 1) == 2**63 - 1
+    for value in (2**63, 10**400):
+        with pytest.raises(ValueError, match=r"'seed' is .*; expected a whole number from 0 to 9223372036854775807"):
+            check("seed", value)

@@ -96,6 +96,17 @@ def test_fractions_are_no_labels(tmp_path):
         read_client_label(nifti(tmp_path / "l.nii.gz", MAP.astype(np.float32) / 2), image, NAMES)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("nrrd") is None, reason="pynrrd comes with MONAI Label")
+@pytest.mark.parametrize("field", ["data file", "Data File", "datafile"])
+def test_a_label_map_that_names_a_file_of_the_server_is_refused(image, tmp_path, field):
+    (tmp_path / "secret").write_bytes(bytes(MAP.size))
+    sizes = " ".join(map(str, MAP.T.shape))
+    header = f"NRRD0004\ntype: uint8\ndimension: 2\nsizes: {sizes}\nencoding: raw\n{field}: {tmp_path}/secret\n\n"
+    (tmp_path / "l.nrrd").write_text(header)
+    with pytest.raises(ValueError, match="names another file"):
+        read_client_label(tmp_path / "l.nrrd", image, NAMES)
+
+
 @pytest.mark.parametrize("name", ["l.jpg", "l.seg.nrrd", "l.mha", "l"])
 def test_formats_that_change_labels_or_are_not_read_are_refused(name, tmp_path):
     image = png(tmp_path / "image.png", np.zeros(MAP.shape, np.uint8))

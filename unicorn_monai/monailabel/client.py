@@ -75,9 +75,10 @@ def number(low: float, high: float, whole: bool = False) -> Check:
     def check(name: str, value: Any) -> Any:
         try:
             result = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             result = float("nan")
-        if isinstance(value, bool) or not low <= result <= high or (whole and result != int(result)):
+        exact = value if isinstance(value, int) else result  # a float has no 2**63 - 1
+        if isinstance(value, bool) or not low <= exact <= high or (whole and result != int(result)):
             kind = "a whole number" if whole else "a number"
             raise ValueError(f"'{name}' is {str(value)[:80]!r}; expected {kind} from {low} to {high}.")
         return int(value if isinstance(value, int) else result) if whole else result

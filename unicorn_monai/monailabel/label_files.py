@@ -91,6 +91,8 @@ def write_like(array: np.ndarray, path: Path, image: PathLike) -> None:
 def _read_nrrd(path: PathLike) -> np.ndarray:
     import nrrd  # comes with MONAI Label
 
+    if {"datafile", "data file"} & {field.lower() for field in nrrd.read_header(str(path))}:
+        raise ValueError("The label map names another file that holds its pixels; expected them in the file itself.")
     array, _ = nrrd.read(str(path))
     return array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
 

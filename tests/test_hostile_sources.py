@@ -1,0 +1,274 @@
+"""Sources of other people: what leads out of INPUT, or is half a label object, gets through nowhere."""
+
+from __future__ import annotations
+
+import json
+import os
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from oct_files import binary_segmentation, bscan, e2e, label, label_map, opt, picture, save, surfaces
+from PIL import Image
+
+from data_prep import dicom, heidelberg, image_folder, phantom, rgb_folder, spectralis_healthy, volumes
+from data_prep.image_folder import read_pages
+from data_prep.label_schemes import TRAIN_IDS, read_scheme
+from data_prep.options import natural
+from data_prep.privacy import read_key
+from data_prep.street_frames import Layout, read_frames
+from unicorn_monai.datasets import HEADER, SPLITS, DatasetWriter, datalist, read_header
+
+
+def convert(source, root: Path, *more: str) -> tuple[int, Path]:
+    output, key = root.parent / "out", str(root.parent / "key")
+    options = ["--split", "1", "0", "0", "--size", "48", "--key-file", key, *more]
+    return source.main([str(root), str(output), *options]), output
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    (tmp_path / "in" / "p1").mkdir(parents=True)
+    return tmp_path / "in"
+
+
+MHD = "ObjectType = Image\nNDims = 3\nDimSize = 40 32 1\nElementType = MET_UCHAR\n"
+NRRD = "NRRD0004\ntype: unsigned char\ndimension: 3\nsizes: 40 32 1\nencoding: raw\n"
+ELSEWHERE = {
+    "MHD": ("a.mhd", MHD + "ElementDataFile = ../../secret.raw\n"),
+    "MHD with a decoy": ("a.mhd", MHD + "elementdatafile = a.raw\n\nElementDataFile = ../../secret.raw\n"),
+    "MHD of a list": ("a.mhd", MHD + "ElementDataFile = LIST\n../../secret.raw\n"),
+    "NRRD": ("a.nhdr", NRRD + "data file: ../../secret.raw\n"),
+    "NRRD with a decoy": ("a.nhdr", NRRD + "data file:=a.raw\ndata file: ../../secret.raw\n"),
+    "NRRD of a list": ("a.nrrd", NRRD + "data file: LIST\n../../secret.raw\n"),
+}
+
+
+@pytest.mark.parametrize("case", ELSEWHERE)
+def test_a_header_takes_no_voxels_from_outside_the_input(root, capsys, case):
+    name, text = ELSEWHERE[case]
+    (root.parent / "secret.raw").write_bytes(bscan(0)[:32, :40].tobytes().ljust(1280, b"\1"))
+    (root / "p1" / name).write_text(text)
+    status, output = convert(volumes, root)
+    assert status == 1
+    assert "outside INPUT; refused" in capsys.readouterr().err
+    assert not (output / HEADER).exists()
+
+
+def test_a_header_takes_voxels_from_beside_it(root):
+    (root / "p1" / "a.raw").write_bytes(np.arange(1280).astype(np.uint8).tobytes())
+    (root / "p1" / "a.mhd").write_text(MHD + "ElementDataFile = a.raw\n")
+    status, output = convert(volumes, root)
+    assert status == 0
+    assert len(datalist(output, "training")) == 1
+
+
+def test_a_label_image_of_a_street_is_no_link_out_of_its_folder(root, tmp_path):
+    for folder in ("pictures", "labels"):
+        (root / folder).mkdir()
+    Image.new("RGB", (64, 64), (1, 2, 3)).save(root / "pictures" / "a.png")
+    Image.new("L", (64, 64)).save(tmp_path / "secret.png")
+    (root / "labels" / "a_ids.png").symlink_to(tmp_path / "secret.png")
+    layout = Layout("pictures", ".png", "labels", {"_ids.png": TRAIN_IDS}, "")
+    options = Namespace(input=root, labels=None, squeeze=True, size=(64, 64))
+    (found,) = read_frames([root / "pictures" / "a.png"], layout, None, options)
+    assert isinstance(found, ValueError)
+    assert "is a link that leads out of 'labels'; refused" in str(found)
+
+
+# ---------------------------------------------------------------- DICOM and Heidelberg
+
+
+@pytest.mark.parametrize("value", [[1, 2], "xy"])
+def test_a_number_that_is_none_leaves_out_one_file(root, capsys, value):
+    save(opt(InstanceNumber=77 if value == "xy" else value), root / "a.dcm")
+    save(opt(), root / "b.dcm")
+    stored = (root / "a.dcm").read_bytes()
+    (root / "a.dcm").write_bytes(stored.replace(b"IS\x02\x0077", b"IS\x02\x00xy"))
+    status, output = convert(dicom, root)
+    assert status == 0
+    assert "a.dcm: file: found no readable DICOM" in capsys.readouterr().out
+    assert len(datalist(output, "training")) == 3
+
+
+def test_half_of_a_broken_segmentation_labels_nothing(root, capsys):
+    image = opt()
+    segmentation = binary_segmentation(image)
+    del segmentation.PerFrameFunctionalGroupsSequence[-1].DerivationImageSequence
+    save(image, root / "a.dcm")
+    save(segmentation, root / "s.dcm")
+    status, output = convert(dicom, root)
+    assert status == 0
+    assert "s.dcm: segmentation: found nothing usable" in capsys.readouterr().out
+    assert not any("label" in item for item in read_header(output)["training"])
+
+
+def test_a_label_beyond_8_bits_does_not_become_another_one(root, capsys):
+    image = opt()
+    segmentation = label_map(image)
+    values = segmentation.pixel_array.astype("<u2")
+    values[:, :4] = 257  # 1 in 8 bits
+    segmentation.BitsAllocated, segmentation.BitsStored, segmentation.HighBit = 16, 16, 15
+    segmentation.PixelData = values.tobytes()
+    save(image, root / "a.dcm")
+    save(segmentation, root / "s.dcm")
+    _, output = convert(dicom, root)
+    assert "pixels are up to 257, expected at most 255" in capsys.readouterr().out
+    assert not any("label" in item for item in read_header(output)["training"])
+
+
+def test_a_damaged_series_of_an_e2e_file_is_told(root, capsys):
+    pytest.importorskip("eyepy", reason="eyepy reads Heidelberg's exports: pip install 'unicorn-monai[heidelberg]'")
+    e2e(root / "a.e2e")
+    good, rng = (root / "a.e2e").read_bytes(), np.random.default_rng(3)
+    for _ in range(30):
+        damaged = bytearray(good)
+        for place in rng.integers(0, 4000, 10):
+            damaged[place] = int(rng.integers(256))
+        (root / "a.e2e").write_bytes(damaged)
+        status, _ = convert(heidelberg, root, "--resume")
+        assert status in (0, 1)
+        assert "Traceback" not in capsys.readouterr().err
+
+
+def test_pictures_of_an_export_are_opened_as_all_others(root, tmp_path):
+    (root / "images").mkdir()
+    (root / "boundaries").mkdir()
+    for k in range(1, 9):
+        (root / "boundaries" / f"Subject1_{k}.txt").write_text("1\n" * 8)
+    (root / "images" / "Subject1_01.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n")
+    with pytest.raises(OSError, match="cannot identify image file"):
+        next(spectralis_healthy.read_bscans(root, 1))
+
+
+# ---------------------------------------------------------------- folders of images
+
+
+def table(rows: np.ndarray) -> str:
+    return "\n".join(",".join(f"{value:.3f}" for value in line) for line in rows.T)
+
+
+def test_surfaces_of_one_b_scan_do_not_label_the_other_pages(root, capsys):
+    for folder in ("images", "labels"):
+        (root / folder / "p1").mkdir(parents=True)
+    pages = [Image.fromarray(bscan(k)) for k in range(2)]
+    pages[0].save(root / "images/p1/0.tif", save_all=True, append_images=pages[1:])
+    (root / "labels/p1/0.csv").write_text(table(surfaces(0)))
+    _, output = convert(image_folder, root)
+    assert len(datalist(output, "training", ("image", "label"))) == 1
+    assert "'0.csv' holds one B-scan for each image" in capsys.readouterr().out
+
+
+def test_surfaces_of_a_folder_with_dots_in_its_name_are_found(root, monkeypatch):
+    scans = "".join(f"<y>{y:.3f}</y>" for y in surfaces(0)[0])
+    size = f"<surface_size><x>{surfaces(0).shape[1]}</x><z>1</z></surface_size>"
+    for name in ("p.1", "p.2"):
+        picture(root / "images" / name / "0.png", bscan(int(name[-1])))
+    (root / "labels").mkdir()
+    text = f"<surfaces>{size}<surface><name>ILM</name><bscan>{scans}</bscan></surface></surfaces>"
+    (root / "labels" / "p.1.xml").write_text(text)
+    scheme = root.parent / "two.json"
+    scheme.write_text(json.dumps({"labels": {"0": "above", "1": "below"}, "surfaces": ["ILM"]}))
+    _, output = convert(image_folder, root, "--labels", str(scheme))
+    labelled = [item["subject"] for item in read_header(output)["training"] if "label" in item]
+    assert len(labelled) == 1
+    (root / "labels" / "p.1.xml").rename(root.parent / "p.1.xml")
+    (root / "labels" / "p.1.xml").symlink_to(root.parent / "p.1.xml")
+    assert image_folder.main([str(root), str(root.parent / "again"), "--labels", str(scheme)]) == 1
+
+
+def test_every_page_is_measured_before_it_is_read(tmp_path):
+    large = Image.new("L", (11_000, 10_000))
+    Image.new("L", (8, 8)).save(tmp_path / "a.tif", save_all=True, append_images=[large], compression="tiff_deflate")
+    pages = read_pages(tmp_path / "a.tif", Namespace())
+    assert next(pages).shape == (8, 8)
+    with pytest.raises(ValueError, match="expected at most 100 megapixels"):
+        next(pages)
+
+
+@pytest.mark.parametrize("source", [image_folder, rgb_folder])
+def test_a_file_in_place_of_a_folder_is_named(root, capsys, source):
+    Image.fromarray(bscan(0)).save(root / "a.png")
+    options = ["--subject-pattern", "(a)", "--size", "64"]
+    assert source.main([str(root / "a.png"), str(root.parent / "out"), *options]) == 1
+    assert "a.png' is a file; expected the folder" in capsys.readouterr().err
+
+
+def test_digits_that_are_no_numbers_do_not_stop_the_sorting():
+    assert sorted([Path("a5²10.png"), Path("a5²9.png")], key=natural) == [Path("a5²9.png"), Path("a5²10.png")]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [({"surfaces": 1}, "expected a list of names"), ({"values": {"7": 0.5}}, "'values' of .* expected e.g.")],
+)
+def test_a_label_file_of_wrong_types_is_refused(tmp_path, entry, message):
+    (tmp_path / "l.json").write_text(json.dumps({"labels": {"0": "a", "1": "b"}} | entry))
+    with pytest.raises(ValueError, match=message):
+        read_scheme(str(tmp_path / "l.json"))
+
+
+# ---------------------------------------------------------------- what is resumed
+
+
+def stop_after(monkeypatch, items: int) -> None:
+    add = DatasetWriter.add
+
+    def interrupted(self, *args, **fields):
+        if len(self) == items:
+            raise KeyboardInterrupt
+        add(self, *args, **fields)
+
+    monkeypatch.setattr(DatasetWriter, "add", interrupted)
+
+
+def test_a_phantom_is_not_continued_as_another_device(tmp_path, monkeypatch):
+    stop_after(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        phantom.write_phantom(tmp_path / "set", "spectralis", 3, 2, 32)
+    monkeypatch.undo()
+    for device, split in (("home_oct", (0.7, 0.1, 0.2)), ("spectralis", (0.2, 0.1, 0.7))):
+        with pytest.raises(ValueError, match="was begun with the settings"):
+            phantom.write_phantom(tmp_path / "set", device, 3, 2, 32, split=split)
+    folder = phantom.write_phantom(tmp_path / "set", "spectralis", 3, 2, 32)
+    assert sum(len(read_header(folder)[split]) for split in SPLITS) == 6
+
+
+@pytest.mark.parametrize("changed", ["axes", "values"])
+def test_a_conversion_is_not_continued_with_other_axes_or_label_values(root, monkeypatch, capsys, changed):
+    import nibabel as nib
+
+    for folder in ("images", "labels"):
+        (root / folder / "p1").mkdir(parents=True)
+    volume = np.stack([bscan(k).T for k in range(3)], axis=2)
+    values = np.stack([label(k).T for k in range(3)], axis=2).astype(np.uint8)
+    nib.save(nib.Nifti1Image(volume, np.diag([0.012, 0.004, 0.1, 1])), root / "images/p1/a.nii.gz")
+    nib.save(nib.Nifti1Image(values, np.eye(4)), root / "labels/p1/a.nii.gz")
+    names = {str(k): f"layer {k}" for k in range(4)}
+    scheme = root.parent / "labels.json"
+    scheme.write_text(json.dumps({"labels": names, "values": {"0": 0, "1": 1, "2": 2, "3": 3}}))
+    options = ["--labels", str(scheme), "--resume"]
+    stop_after(monkeypatch, 1)
+    assert convert(volumes, root, *options)[0] == 1
+    monkeypatch.undo()
+    before = scheme.read_text()
+    if changed == "values":
+        scheme.write_text(json.dumps({"labels": names, "values": {"0": 0, "1": 2, "2": 1, "3": 3}}))
+    capsys.readouterr()
+    assert convert(volumes, root, *options, *(["--axes", "dab"] if changed == "axes" else []))[0] == 1
+    assert "was begun with the settings" in capsys.readouterr().err
+    scheme.write_text(before)
+    assert convert(volumes, root, *options)[0] == 0
+
+
+def test_the_key_is_on_the_disk_before_it_is_used(tmp_path, monkeypatch):
+    sync, flushed = os.fsync, []
+
+    def noting(descriptor: int) -> None:
+        sync(descriptor)
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    read_key(tmp_path / "keys" / "key", tmp_path / "out")
+    assert flushed == ["key", "keys"]
