@@ -288,6 +288,12 @@ def client(world, tmp_path_factory):
             yield client
 
 
+def black() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
 def small_label(array: np.ndarray) -> dict:
     data = io.BytesIO()
     Image.fromarray(array).save(data, "png")
@@ -394,6 +400,13 @@ REFUSED = {
         {"files": {"file": ("a.png", b"x")}},
         400,
         "The image id '../x' cannot",
+    ),
+    "id of another image": (
+        "PUT",
+        "/datastore/image?image=oct_1",
+        {"files": {"file": ("a.png", black())}},
+        400,
+        "There is another image 'oct_1', whose labels would become this one's",
     ),
     "no image at all": ("POST", "/infer/retinal_unet", {}, 400, "There is nothing to work on"),
     "settings that are no JSON": (

@@ -60,10 +60,17 @@ class Studies(LocalDatastore):
         return self.get_label_uri(image_id, tag)
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Copy an image into the folder, if it is one."""
+        """Copy an image into the folder, if it is one; an id that another image has is refused, with its labels."""
         suffix = suffix_of(image_filename, IMAGES)
         image_id = file_name("image id", image_id or Path(image_filename).name.removesuffix(suffix))
         read_image(image_filename, self.num_channels)
+        if image_id in self.list_images():
+            if Path(self.get_image_uri(image_id)).read_bytes() == Path(image_filename).read_bytes():
+                return image_id
+            raise ValueError(
+                f"There is another image '{image_id}', whose labels would become this one's. Remove it first, or give "
+                "another id."
+            )
         return super().add_image(image_id, image_filename, image_info)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
