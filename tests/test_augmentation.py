@@ -9,11 +9,12 @@ from monai.transforms import Compose, RandFlipd
 from unicorn_monai.augmentation import (
     RandSpeckle,
     RandStrongIntensityd,
-    intensity_augmentation,
     strong_intensity,
+    training_augmentation,
     write_augmented,
 )
 from unicorn_monai.datasets import DatasetWriter, check, datalist, read_array
+from unicorn_monai.geometry import RandGeometryd
 
 
 def test_one_look_speckle_of_the_linear_intensity_has_contrast_one():
@@ -108,13 +109,28 @@ def test_a_cached_data_set_caches_the_image_not_its_augmentation():
 
 
 def test_none_changes_nothing_and_draws_nothing():
-    with_none = Compose([RandFlipd(["image"], prob=0.5), intensity_augmentation("none")]).set_random_state(3)
+    with_none = Compose([RandFlipd(["image"], prob=0.5), training_augmentation("none")]).set_random_state(3)
     without = Compose([RandFlipd(["image"], prob=0.5)]).set_random_state(3)
     for _ in range(10):
         assert torch.equal(with_none(item())["image"], without(item())["image"])
 
 
 def test_the_augmentation_of_a_training_is_named():
-    assert isinstance(intensity_augmentation("strong"), RandStrongIntensityd)
-    with pytest.raises(ValueError, match=r"Unknown augmentation 'weak'; expected one of \['none', 'strong'\]"):
-        intensity_augmentation("weak")
+    assert isinstance(training_augmentation("strong"), RandStrongIntensityd)
+    kinds = [type(one) for one in training_augmentation("strong+geometry").transforms]
+    assert kinds == [RandGeometryd, RandStrongIntensityd], "intensities last: speckle is not stretched with the image"
+    with pytest.raises(ValueError, match=r"Unknown augmentation 'weak'; expected one of \['none', 'strong', "):
+        training_augmentation("weak")
+
+
+def test_an_image_is_bent_with_its_label_map():
+    label = torch.zeros(1, 48, 64)
+    label[:, 20:] = 1
+    change = RandGeometryd(prob=1.0).set_random_state(0)
+    for _ in range(10):
+        bent = change({"image": label.clone(), "label": label.to(torch.uint8)})
+        assert bent["label"].dtype == torch.uint8
+        assert not torch.equal(bent["label"], label.to(torch.uint8))
+        assert ((bent["image"] > 0.5) == (bent["label"] == 1)).float().mean() > 0.97, "but for half a pixel"
+    left = RandGeometryd(prob=0.0)({"image": label, "label": label})
+    assert torch.equal(left["image"], label)

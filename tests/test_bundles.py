@@ -618,7 +618,7 @@ def test_translation_runs_from_the_shell(world, translators, tmp_path):
 def test_no_augmentation_is_the_training_without_the_setting(world, tmp_path):
     config = read_json(world.config("retinal_unet", "train"))
     removed = config["train"]["preprocessing"]["transforms"].pop()
-    assert removed["_target_"].endswith("intensity_augmentation")
+    assert removed["_target_"].endswith("training_augmentation")
     world.config("retinal_unet", "train").with_name("train_before.json").write_text(json.dumps(config))
     for name, augmentation in (("train", None), ("train_before", None), ("train", "strong")):
         folder = tmp_path / f"{name}{augmentation or ''}"

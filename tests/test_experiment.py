@@ -63,7 +63,8 @@ def test_results_hold_every_key_of_the_contract(finished):
     results = json.loads((finished.run_dir / "results.json").read_text())
     assert set(results["segmentation"]) == {
         "lower_bound", "upper_bound", "unicorn", "unicorn+real", "unicorn_paper", "unicorn_paper+real",
-        "augmentation", "unicorn+real+augmentation", "self_training", "cyclegan", "cyclegan+real", "cut", "cut+real",
+        "augmentation", "augmentation+geometry", "unicorn+real+augmentation", "unicorn+real+augmentation+geometry",
+        "self_training", "cyclegan", "cyclegan+real", "cut", "cut+real",
     }  # fmt: skip
     for scores in results["segmentation"].values():
         assert len(scores["iou"]) == 10

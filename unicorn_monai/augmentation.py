@@ -28,6 +28,7 @@ from monai.transforms import (
 from torch import Tensor
 
 from unicorn_monai.datasets import DatasetWriter, PathLike, begun, datalist, layout_of, read_array, read_header
+from unicorn_monai.geometry import RandGeometryd
 from unicorn_monai.transforms import read_image, to_uint8
 
 
@@ -99,14 +100,21 @@ class RandStrongIntensityd(RandomizableTransform, MapTransform):
         return result
 
 
-AUGMENTATIONS = ("none", "strong")
+AUGMENTATIONS = ("none", "strong", "strong+geometry")
 
 
-def intensity_augmentation(name: str, keys: Sequence[str] = ("image",)) -> MapTransform:
-    """The transform that a training's setting ``augmentation`` names: "none" or "strong"."""
+def training_augmentation(name: str) -> MapTransform | Compose:
+    """The transform of "image" and "label" that a training's setting ``augmentation`` names.
+
+    Args:
+        name: "none"; "strong", of intensities; or "strong+geometry", which bends, scales and shifts them first.
+    """
     if name not in AUGMENTATIONS:
         raise ValueError(f"Unknown augmentation '{name}'; expected one of {list(AUGMENTATIONS)}.")
-    return Identityd(keys) if name == "none" else RandStrongIntensityd(keys)
+    if name == "none":
+        return Identityd(["image"])
+    strong = RandStrongIntensityd(["image"])
+    return strong if name == "strong" else Compose([RandGeometryd(), strong])
 
 
 def write_augmented(dataset_dir: PathLike, output: PathLike, seed: int = 0) -> None:

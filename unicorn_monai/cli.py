@@ -68,7 +68,7 @@ def demo(
         raise typer.BadParameter(f"--size is {size}; expected 64 or 256, the sizes there are networks for")
     small = preset == "quick" if size is None else size == 64
     from unicorn_monai.datasets import begun
-    from unicorn_monai.settings import BASELINES, SEMANTIC_ONLY
+    from unicorn_monai.settings import BASELINES, GEOMETRY, SEMANTIC_ONLY
 
     folders = {name: output / "data" / name for name in ("labeled", "unlabeled")}
     for name, folder in folders.items():
@@ -76,6 +76,8 @@ def demo(
             count, what = (_simulate_oct if scene == "oct" else _simulate_street)(name, folder, small, seed)
             console.print(f"simulated {count} {what}: {folder}")
     baselines = list(BASELINES) if preset == "full" else ["augmentation"]
+    if scene == "street":
+        baselines = [name for name in baselines if name != GEOMETRY]
     _run(
         {
             "labeled": str(folders["labeled"]),

@@ -32,14 +32,14 @@ from unicorn_monai.handlers import log_to_console, read_json
 from unicorn_monai.provenance import provenance
 from unicorn_monai.published import copy_weights
 from unicorn_monai.run_folder import RunFolder, nth
-from unicorn_monai.settings import SEMANTIC_ONLY, SYNTHETIC, Settings
+from unicorn_monai.settings import GEOMETRY, SEMANTIC_ONLY, SYNTHETIC, Settings
 from unicorn_monai.stages import Branch, Chain, side_by_side
 from unicorn_monai.tracking import Tracker
 
 logger = logging.getLogger("unicorn_monai")
 
 CONTROLNETS = ("uncertainty_controlnet", "semantic_controlnet")  # in order: the second may build on the first
-REFERENCES = ("lower_bound", "cut+real", "augmentation", SEMANTIC_ONLY)  # compared with, subject by subject
+REFERENCES = ("lower_bound", "cut+real", "augmentation", GEOMETRY, SEMANTIC_ONLY)  # compared with, subject by subject
 
 
 class Experiment(RunFolder):
@@ -96,7 +96,7 @@ class Experiment(RunFolder):
         """UnIACorN in its variants and the baselines; those whose budget of compute is measured come last."""
         s = self.settings
         last = [name for name in s.baselines if name in SYNTHETIC]
-        others = [name for name in s.baselines if name not in ("augmentation", *SYNTHETIC)]
+        others = [name for name in s.baselines if name not in ("augmentation", GEOMETRY, *SYNTHETIC)]
         self.parallel(
             *[[("generate", mode), *self.retrainings(mode)] for mode in s.modes],
             *[[("baseline", name)] for name in others],
@@ -114,6 +114,8 @@ class Experiment(RunFolder):
             self.stage("styles", lambda: write_augmented(self.labeled, self.augmented, s.seed))
         if s.with_augmentation:
             self.train_segmentation("augmentation", self.labeled, self.labeled, augmentation="strong")
+        if GEOMETRY in s.baselines:
+            self.train_segmentation(GEOMETRY, self.labeled, self.labeled, augmentation="strong+geometry")
         if s.teaches:
             self.stage("pseudo_labels", lambda: self.guess_labels(s.modes[0], self.weights("augmentation")))
         self.stage("uncertainty", lambda: self.measure_uncertainty(s.modes[0]))
@@ -156,13 +158,15 @@ class Experiment(RunFolder):
         recipes = ["", "+real"]
         if variant == self.settings.modes[0] and self.settings.with_augmentation:
             recipes.append("+real+augmentation")
+            recipes += [f"+real+{GEOMETRY}"] * (GEOMETRY in self.settings.baselines)
         return [("retrain", variant, recipe) for recipe in recipes]
 
     def retrain(self, variant: str, recipe: str) -> None:
-        """Train a segmentation network on the synthetic images of a variant, "+real" images, "+augmentation"."""
+        """Train a segmentation network on the synthetic images of a variant, "+real" images, augmented as it says."""
         synthetic = self.synthetic(variant)
         data = [synthetic, self.labeled] if "+real" in recipe else synthetic
         strong = {"augmentation": "strong"} if "+augmentation" in recipe else {}
+        strong |= {"augmentation": "strong+geometry"} if GEOMETRY in recipe else {}
         self.train_segmentation(self.setup(variant) + recipe, data, synthetic, **strong)
 
     def generate_rounds(self) -> None:

@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
 
 from unicorn_monai.datasets import PathLike, datalist
 from unicorn_monai.prior import UncertaintyPrior
@@ -63,7 +60,7 @@ class Requests(Sequence[Request]):
         split: splits whose label maps are used, e.g. ["training", "validation"].
         prior: uncertainties are drawn from it; None without uncertainty control.
         uncertainties: take these in turn instead of drawing (a sweep, as in the paper's Fig. 5).
-        augment: change the label maps' geometry a little (see :func:`augment_label`).
+        augment: change the label maps' geometry a little (``geometry.augment_label``).
         template: makes the prompts from the label maps' items.
         subdomains: the prompts name these in turn instead of the label maps' own, e.g. ["fog", "rain"].
     """
@@ -155,65 +152,6 @@ def _file(path: str | None) -> tuple[str, str] | None:
 def derive_seed(*numbers: int) -> int:
     """One 63-bit seed from several numbers, e.g. (run seed, index)."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How a label map is changed; lengths in halves of its height and width.
-
-    Args:
-        bends: (height, phase) of cosines of rising frequency over the width.
-        depth: how many times as high everything becomes.
-        down: where the middle row comes from.
-        width: how much of the width is shown; negative mirrors it.
-        aside: where the middle column comes from.
-    """
-
-    bends: tuple[tuple[float, float], ...]
-    depth: float
-    down: float
-    width: float
-    aside: float
-
-
-def geometry(seed: int) -> Geometry:
-    """The change that a seed stands for."""
-    random = np.random.default_rng(seed)
-    bends = tuple((random.normal(0, 0.04 / k), random.uniform(0, 2 * np.pi)) for k in (1, 2, 3))
-    depth, down = random.uniform(0.85, 1.3), random.uniform(-0.12, 0.12)
-    width = random.uniform(0.8, 1.0) * random.choice([-1.0, 1.0])
-    return Geometry(bends, depth, down, width, aside=random.uniform(-0.1, 0.1))
-
-
-def augment_label(label: Tensor, seed: int) -> Tensor:
-    """Change a label map's geometry: mirror, shift, depth and lateral scale, smooth bending, of all layers alike.
-
-    Two devices differ in depth range, field of view and in how the eye sits before them; the label maps of one do not
-    cover the other's. Rows and columns outside the map repeat its border. No layer becomes thicker than the others.
-
-    Args:
-        label: (1, rows, columns).
-        seed: of the change.
-    """
-    change = geometry(seed)
-    _, rows, columns = label.shape
-    y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
-    bend = sum(
-        height * torch.cos(k * torch.pi * x / 2 + phase) for k, (height, phase) in enumerate(change.bends, start=1)
-    )
-    y = y / change.depth + change.down + bend
-    x = x * change.width + change.aside
-    grid = torch.stack([x, y], dim=-1)[None].float()
-    warped = functional.grid_sample(
-        label[None].float(), grid, mode="nearest", padding_mode="border", align_corners=True
-    )
-    return warped[0].to(label.dtype)
-
-
-def augmented_spacing(spacing_mm: Sequence[float], seed: int) -> tuple[float, float]:
-    """(axial, lateral) size of a pixel of a changed label map, mm: what fills more pixels is seen in smaller ones."""
-    change = geometry(seed)
-    return round(spacing_mm[0] / change.depth, 8), round(spacing_mm[1] * abs(change.width), 8)
 
 
 def with_uncertainty(requests: Sequence[Request], uncertainty: float) -> list[Request]:

@@ -30,7 +30,8 @@ from unicorn_monai.prompts import WEATHER
 from unicorn_monai.storage import absolute, is_url
 
 STYLE_TRANSFER = ("cyclegan", "cut")
-BASELINES = ("augmentation", "self_training", *STYLE_TRANSFER)
+GEOMETRY = "augmentation+geometry"  # of images and label maps, as the synthesis changes label maps
+BASELINES = ("augmentation", GEOMETRY, "self_training", *STYLE_TRANSFER)
 SEMANTIC_ONLY = "semantic_only"  # the paper's comparison on street scenes: the Semantic-ControlNet without the other
 SYNTHETIC = (*STYLE_TRANSFER, SEMANTIC_ONLY)  # baselines that write a data set, once the method itself is trained
 PLACES = ("labeled", "unlabeled", "output")  # absolute from the start, so that a run can be gone on with from anywhere
@@ -88,9 +89,9 @@ class Settings:
         uncertainty_weight: weight of the Uncertainty-ControlNet in ``compositional`` mode; "auto": the one that
             ``evaluation.weights.choose_weight`` takes.
         paper_weight: w in ``paper`` mode, (1 - w, w), or "auto".
-        baselines: what else to compare with, some of "augmentation", "self_training", "cyclegan", "cut" and
-            "semantic_only". The last takes the Semantic-ControlNet of the mode "paper" alone, with the words if there
-            are any.
+        baselines: what else to compare with, some of "augmentation", "augmentation+geometry" (OCT only, since streets
+            do not bend), "self_training", "cyclegan", "cut" and "semantic_only". The last takes the
+            Semantic-ControlNet of the mode "paper" alone, with the words if there are any.
         confidence: of the network that a pixel's pseudo-label needs to count in ``self_training``.
         guidance: of the uncertainty and of the label map in ``compositional`` mode; (1, 1) is none. With ``words``
             there may be a third, of the text, for all modes.
@@ -245,6 +246,8 @@ class Settings:
             check_overrides(self.overrides)
         if SEMANTIC_ONLY in self.baselines and "paper" not in self.modes:
             raise ValueError(f"'{SEMANTIC_ONLY}' needs the mode 'paper'; modes are {list(self.modes)}. Add it.")
+        if GEOMETRY in self.baselines and read_header(self.labeled).get("modality", "OCT") != "OCT":
+            raise ValueError(f"'{GEOMETRY}' bends images as OCT may be bent, which streets may not. Leave it out.")
         if not self.modes:
             raise ValueError(f"modes is empty; expected some of {list(MODES)}.")
         if not self.words and tuple(self.guidance[2:]) not in ((), (1.0,)):

@@ -29,6 +29,7 @@ from unicorn_monai.datasets import (
 from unicorn_monai.distributed import share
 from unicorn_monai.failures import named
 from unicorn_monai.fusion import Weight
+from unicorn_monai.geometry import augment_label, augmented_spacing
 from unicorn_monai.handlers import evenly, tile
 from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.latents import StoredAutoencoder
@@ -38,8 +39,6 @@ from unicorn_monai.prompts import PromptEmbeddings
 from unicorn_monai.requested import (
     Request,
     Requests,
-    augment_label,
-    augmented_spacing,
     derive_seed,
     with_uncertainty,
 )

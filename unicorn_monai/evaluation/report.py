@@ -334,7 +334,7 @@ def _read(path: Path, kind: type) -> Any:
 
 
 def _setups(segmentation: dict[str, Any]) -> list[str]:
-    others = ("unicorn_paper+real", "unicorn_paper", "augmentation", "self_training")
+    others = ("unicorn_paper+real", "unicorn_paper", "augmentation", "augmentation+geometry", "self_training")
     return ordered([*CORE, *(key for key in segmentation if key not in CORE)], (*CORE, *others)) if segmentation else []
 
 

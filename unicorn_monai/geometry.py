@@ -1,0 +1,110 @@
+"""Changed geometry: mirror, shift, depth and lateral scale, and smooth bending, of all layers of a B-scan alike.
+
+    y' = y / depth + down + sum_k h_k cos(k pi x / 2 + p_k),      x' = x width + aside,      x, y in [-1, 1]
+
+Two devices differ in depth range, field of view and in how the eye sits before them; the label maps of one do not cover
+the other's. No layer becomes thicker than the others. Used on label maps before an image is made for them, and on
+images together with their label maps in the training of a segmentation network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import MapTransform, RandomizableTransform
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What is changed; lengths in halves of the height and the width.
+
+    Args:
+        bends: (height, phase) of cosines of rising frequency over the width.
+        depth: how many times as high everything becomes.
+        down: where the middle row comes from.
+        width: how much of the width is shown; negative mirrors it.
+        aside: where the middle column comes from.
+    """
+
+    bends: tuple[tuple[float, float], ...]
+    depth: float
+    down: float
+    width: float
+    aside: float
+
+
+def geometry(seed: int) -> Geometry:
+    """The change that a seed stands for."""
+    random = np.random.default_rng(seed)
+    bends = tuple((random.normal(0, 0.04 / k), random.uniform(0, 2 * np.pi)) for k in (1, 2, 3))
+    depth, down = random.uniform(0.85, 1.3), random.uniform(-0.12, 0.12)
+    width = random.uniform(0.8, 1.0) * random.choice([-1.0, 1.0])
+    return Geometry(bends, depth, down, width, aside=random.uniform(-0.1, 0.1))
+
+
+def warp(image: Tensor, seed: int, mode: str) -> Tensor:
+    """Change an image or a label map; rows and columns from outside repeat its border.
+
+    Args:
+        image: (channels, rows, columns).
+        seed: of the change.
+        mode: of the interpolation, "nearest" for label maps, "bilinear" for images.
+    """
+    change = geometry(seed)
+    _, rows, columns = image.shape
+    y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
+    bend = sum(
+        height * torch.cos(k * torch.pi * x / 2 + phase) for k, (height, phase) in enumerate(change.bends, start=1)
+    )
+    y = y / change.depth + change.down + bend
+    x = x * change.width + change.aside
+    grid = torch.stack([x, y], dim=-1)[None].float()
+    warped = functional.grid_sample(image[None].float(), grid, mode=mode, padding_mode="border", align_corners=True)
+    return warped[0].to(image.dtype)
+
+
+def augment_label(label: Tensor, seed: int) -> Tensor:
+    """Change a label map, (1, rows, columns), as a seed says."""
+    return warp(label, seed, "nearest")
+
+
+def augmented_spacing(spacing_mm: Sequence[float], seed: int) -> tuple[float, float]:
+    """(axial, lateral) size of a pixel of a changed label map, mm: what fills more pixels is seen in smaller ones."""
+    change = geometry(seed)
+    return round(spacing_mm[0] / change.depth, 8), round(spacing_mm[1] * abs(change.width), 8)
+
+
+class RandGeometryd(RandomizableTransform, MapTransform):
+    """Change images and their label maps alike, anew at every call.
+
+    Args:
+        keys: images and label maps (channels, rows, columns).
+        modes: of the interpolation, one for each key.
+        prob: how often.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str] = ("image", "label"),
+        modes: Sequence[str] = ("bilinear", "nearest"),
+        prob: float = 0.8,
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.modes = tuple(modes)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """All of one item by the same change."""
+        result = dict(data)
+        self.randomize(None)
+        if self._do_transform:
+            seed = int(self.R.randint(2**31))
+            for key, mode in self.key_iterator(result, self.modes):
+                result[key] = warp(torch.as_tensor(result[key]), seed, mode)
+        return result
