@@ -1,7 +1,7 @@
 """Keep freed memory for the next tensors.
 
 Under Linux the memory of large tensors is else given back to the system when they are freed, and the next ones get
-pages that have to be mapped and filled with zeros first: about a tenth of a training step of small networks on a CPU
+pages that have to be mapped and filled with zeros first: up to a tenth of a training of small networks on a CPU
 (docs/benchmarks.md). Results are the same.
 """
 
