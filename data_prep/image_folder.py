@@ -26,7 +26,7 @@ from PIL import Image
 from data_prep.convert import Report, Scan, Source, convert, summarise
 from data_prep.grey import INVALID, from_reflectivity, mask_white_border, to_grey
 from data_prep.label_schemes import Scheme, numbered
-from data_prep.options import files_below, parser_for, relative, run, subject_of, validate
+from data_prep.options import files_below, parser_for, relative, require_label_below, run, subject_of, validate
 from data_prep.surface_files import KINDS, load_mat, read_surfaces
 from unicorn_monai.dataset_checks import LOSSY
 from unicorn_monai.dataset_files import open_picture, turn_to
@@ -70,10 +70,7 @@ def _volume_file(labels: Path | None, folder: Path, root: Path) -> Path | None:
         return None
     place = labels / folder.relative_to(root)
     beside = [place.with_name(place.name + kind) for kind in (".xml", ".mat")]  # names may have dots of their own
-    found = next((path for path in beside if path.is_file()), None)
-    if found is not None and not found.resolve().is_relative_to(labels.resolve()):
-        raise ValueError(f"label: '{found}' is a link that leads out of '{labels}'; refused")
-    return found
+    return next((require_label_below(path, labels) for path in beside if path.is_file()), None)
 
 
 def read(
@@ -174,8 +171,7 @@ def _labels_of(
         raise ValueError(f"label: found {[f.name for f in found]}; expected one. Remove the others")
     if not found:
         return None, None
-    if not found[0].resolve().is_relative_to(labels.resolve()):
-        raise ValueError(f"label: '{found[0]}' is a link that leads out of '{labels}'; refused")
+    require_label_below(found[0], labels)
     if found[0].suffix.lower() in KINDS:
         _require_one_page(found[0], page)
         surfaces = read_surfaces(found[0], columns, options.first_row, options.mat_surfaces)

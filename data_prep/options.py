@@ -111,6 +111,22 @@ def files_below(root: Path, suffixes: Sequence[str]) -> list[Path]:
     return found
 
 
+def require_label_below(path: Path, labels: Path, name: object = None) -> Path:
+    """A label file that lies in the folder of labels, not behind a link that leads out of it.
+
+    Args:
+        path: the file.
+        labels: the folder.
+        name: how the message calls the folder; the folder itself by default.
+
+    Raises:
+        ValueError: a link leads out.
+    """
+    if not path.resolve().is_relative_to(labels.resolve()):
+        raise ValueError(f"label: '{path}' is a link that leads out of '{name or labels}'; refused")
+    return path
+
+
 def natural(path: Path) -> list[tuple[int, str]]:
     """Sort key in which 2 comes before 10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.as_posix()) if part]

@@ -21,7 +21,7 @@ from pathlib import Path
 from data_prep.colour import add_colour_options, fitted, read_colours, read_label_image, validate_colour
 from data_prep.convert import Report, Scan, Source, convert, summarise
 from data_prep.label_schemes import Scheme, read_scheme
-from data_prep.options import files_below, parser_for, run, subject_of, validate
+from data_prep.options import files_below, parser_for, require_label_below, run, subject_of, validate
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 LABEL_IMAGES = (".png", ".tif", ".tiff", ".bmp")
@@ -96,9 +96,7 @@ def _label_file(path: Path, root: Path, labels: Path) -> Path | None:
     found = [name for name in names if name.is_file()]
     if len(found) > 1:
         raise ValueError(f"label: found {[f.name for f in found]}; expected one. Remove the others")
-    if found and not found[0].resolve().is_relative_to(labels.resolve()):
-        raise ValueError(f"label: '{found[0]}' is a link that leads out of '{labels}'; refused")
-    return found[0] if found else None
+    return require_label_below(found[0], labels) if found else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
