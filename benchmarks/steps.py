@@ -23,7 +23,7 @@ from unicorn_monai.bundle import arguments, default_device
 from unicorn_monai.datasets import read_header
 from unicorn_monai.evaluation.segmentation import score_images
 from unicorn_monai.handlers import log_to_console, read_json
-from unicorn_monai.settings import places, settings_begun_with, settings_of
+from unicorn_monai.settings import bundle_places, settings_begun_with, settings_of
 from unicorn_monai.stages import Stages
 
 SAMPLERS = ("DDIM", "DPMSolverPlusPlus", "UniPC")
@@ -42,7 +42,7 @@ class Steps(Stages):
     def __init__(self, run: Path, output: Path, seed: int, sampler: str | None = None) -> None:
         self.settings, chosen = settings_of(run)
         self.bundles, self.unlabeled = run.resolve() / "bundles", Path(self.settings.unlabeled)
-        self.places = places(run, self.settings)
+        self.places = bundle_places(self.bundles, self.settings)
         self.weight = self.settings.weight_used(self.settings.modes[0], chosen)
         self.oracle, self.sampler = run.resolve() / "segmentation" / "upper_bound" / "model.pt", sampler
         if not self.oracle.is_file():

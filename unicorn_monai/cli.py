@@ -154,7 +154,7 @@ def synthesize(
 ) -> None:
     """Make more labelled synthetic images with the networks of a finished run."""
     from unicorn_monai.bundle import run_bundle
-    from unicorn_monai.settings import places, settings_of
+    from unicorn_monai.settings import bundle_places, settings_of
     from unicorn_monai.storage import absolute
 
     settings, chosen = settings_of(run)
@@ -165,7 +165,7 @@ def synthesize(
         run.resolve() / "bundles" / "synthesis" / "configs" / "inference.json",
         "infer",
         **settings.sampling(mode),
-        **places(run, settings),
+        **bundle_places(run.resolve() / "bundles", settings),
         output_dir=absolute(output),
         count=count,
         seed=seed,

@@ -32,14 +32,14 @@ from unicorn_monai.handlers import log_to_console, read_json
 from unicorn_monai.provenance import provenance
 from unicorn_monai.published import copy_weights
 from unicorn_monai.run_folder import RunFolder, nth
-from unicorn_monai.settings import GEOMETRY, SEMANTIC_ONLY, SYNTHETIC, Settings
+from unicorn_monai.settings import AUGMENTED, SEMANTIC_ONLY, SYNTHETIC, Settings, prior_file
 from unicorn_monai.stages import Branch, Chain, side_by_side
 from unicorn_monai.tracking import Tracker
 
 logger = logging.getLogger("unicorn_monai")
 
 CONTROLNETS = ("uncertainty_controlnet", "semantic_controlnet")  # in order: the second may build on the first
-REFERENCES = ("lower_bound", "cut+real", "augmentation", GEOMETRY, SEMANTIC_ONLY)  # compared with, subject by subject
+REFERENCES = ("lower_bound", "cut+real", *AUGMENTED, SEMANTIC_ONLY)  # compared with, subject by subject
 
 
 class Experiment(RunFolder):
@@ -96,7 +96,7 @@ class Experiment(RunFolder):
         """UnIACorN in its variants and the baselines; those whose budget of compute is measured come last."""
         s = self.settings
         last = [name for name in s.baselines if name in SYNTHETIC]
-        others = [name for name in s.baselines if name not in ("augmentation", GEOMETRY, *SYNTHETIC)]
+        others = [name for name in s.baselines if name not in (*AUGMENTED, *SYNTHETIC)]
         self.parallel(
             *[[("generate", mode), *self.retrainings(mode)] for mode in s.modes],
             *[[("baseline", name)] for name in others],
@@ -112,10 +112,8 @@ class Experiment(RunFolder):
             self.train_segmentation("upper_bound", self.unlabeled, self.unlabeled)
         if s.style_augmentation and "compositional" in s.modes:
             self.stage("styles", lambda: write_augmented(self.labeled, self.augmented, s.seed))
-        if s.with_augmentation:
-            self.train_segmentation("augmentation", self.labeled, self.labeled, augmentation="strong")
-        if GEOMETRY in s.baselines:
-            self.train_segmentation(GEOMETRY, self.labeled, self.labeled, augmentation="strong+geometry")
+        for name in s.augmented:
+            self.train_segmentation(name, self.labeled, self.labeled, augmentation=AUGMENTED[name])
         if s.teaches:
             self.stage("pseudo_labels", lambda: self.guess_labels(s.modes[0], self.weights("augmentation")))
         self.stage("uncertainty", lambda: self.measure_uncertainty(s.modes[0]))
@@ -156,18 +154,17 @@ class Experiment(RunFolder):
     def retrainings(self, variant: str) -> list[Branch]:
         """The segmentation networks that are trained on the synthetic images of a variant, as branches."""
         recipes = ["", "+real"]
-        if variant == self.settings.modes[0] and self.settings.with_augmentation:
-            recipes.append("+real+augmentation")
-            recipes += [f"+real+{GEOMETRY}"] * (GEOMETRY in self.settings.baselines)
+        if variant == self.settings.modes[0]:
+            recipes += [f"+real+{name}" for name in self.settings.augmented]
         return [("retrain", variant, recipe) for recipe in recipes]
 
     def retrain(self, variant: str, recipe: str) -> None:
         """Train a segmentation network on the synthetic images of a variant, "+real" images, augmented as it says."""
         synthetic = self.synthetic(variant)
         data = [synthetic, self.labeled] if "+real" in recipe else synthetic
-        strong = {"augmentation": "strong"} if "+augmentation" in recipe else {}
-        strong |= {"augmentation": "strong+geometry"} if GEOMETRY in recipe else {}
-        self.train_segmentation(self.setup(variant) + recipe, data, synthetic, **strong)
+        name = recipe.removeprefix("+real+")
+        own = {"augmentation": AUGMENTED[name]} if name in AUGMENTED else {}
+        self.train_segmentation(self.setup(variant) + recipe, data, synthetic, **own)
 
     def generate_rounds(self) -> None:
         """Further rounds: the retrained network's uncertainties steer the next synthesis."""
@@ -310,7 +307,7 @@ class Experiment(RunFolder):
                 unlabeled_dir=str(self.unlabeled),
                 measured_too=self.also_labeled(variant),
                 scaling=scaling,
-                prior_path=str(root / "models" / f"prior_{scaling}.json"),
+                prior_path=str(root / "models" / prior_file(scaling)),
             )
 
     def start_round(self, variant: str) -> None:

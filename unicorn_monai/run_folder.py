@@ -26,7 +26,7 @@ from unicorn_monai.dataset_files import HEADER, SPLITS, local_folder, write_text
 from unicorn_monai.datasets import label_names, read_header, write_json
 from unicorn_monai.handlers import read_json
 from unicorn_monai.provenance import provenance
-from unicorn_monai.settings import PRESETS, STYLE_TRANSFER, Settings, settings_begun_with
+from unicorn_monai.settings import PRESETS, STYLE_TRANSFER, Settings, prior_file, settings_begun_with
 from unicorn_monai.stages import Stages
 from unicorn_monai.storage import absolute
 
@@ -165,8 +165,8 @@ class RunFolder(Stages):
 
     def prior(self, variant: str) -> str:
         """File of the prior, in the scaling of the variant's mode."""
-        scaling = self.settings.scaling_of(self.mode(variant))
-        return str(self.bundle_dir("retinal_unet", variant) / "models" / f"prior_{scaling}.json")
+        name = prior_file(self.settings.scaling_of(self.mode(variant)))
+        return str(self.bundle_dir("retinal_unet", variant) / "models" / name)
 
     def synthetic(self, variant: str) -> Path:
         """The synthetic data set of a variant; the main one has the plain name."""

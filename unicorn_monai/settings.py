@@ -31,7 +31,8 @@ from unicorn_monai.storage import absolute, is_url
 
 STYLE_TRANSFER = ("cyclegan", "cut")
 GEOMETRY = "augmentation+geometry"  # of images and label maps, as the synthesis changes label maps
-BASELINES = ("augmentation", GEOMETRY, "self_training", *STYLE_TRANSFER)
+AUGMENTED = {"augmentation": "strong", GEOMETRY: "strong+geometry"}  # and what trainings call it
+BASELINES = (*AUGMENTED, "self_training", *STYLE_TRANSFER)
 SEMANTIC_ONLY = "semantic_only"  # the paper's comparison on street scenes: the Semantic-ControlNet without the other
 SYNTHETIC = (*STYLE_TRANSFER, SEMANTIC_ONLY)  # baselines that write a data set, once the method itself is trained
 PLACES = ("labeled", "unlabeled", "output")  # absolute from the start, so that a run can be gone on with from anywhere
@@ -200,6 +201,12 @@ class Settings:
         """Whether a network is trained with strong augmentation: a baseline, a judge of weights, a teacher."""
         return "augmentation" in self.baselines or self.teaches
 
+    @property
+    def augmented(self) -> list[str]:
+        """Which of ``AUGMENTED`` are trained, by themselves and on top of synthetic and real images."""
+        chosen = {*self.baselines, "augmentation"} if self.with_augmentation else set(self.baselines)
+        return [name for name in AUGMENTED if name in chosen]
+
     def scaling_of(self, mode: str) -> str:
         """Scaling of the hint in a mode."""
         return self.paper_scaling if mode == "paper" else self.scaling
@@ -320,14 +327,22 @@ def settings_begun_with(run: Path) -> dict[str, Any]:
     return settings
 
 
-def places(run: Path, settings: Settings) -> dict[str, str]:
-    """Where the bundles of the first mode's synthesis are; its configuration tells where they were when it began."""
-    bundles, prior = Path(run).resolve() / "bundles", f"prior_{settings.scaling_of(settings.modes[0])}.json"
-    found = {name: str(bundles / name) for name in ("latent_diffusion", "retinal_unet")}
-    return found | {
-        "bundle_root": str(bundles / "synthesis"),
-        "prior_path": str(bundles / "retinal_unet" / "models" / prior),
-    }
+def prior_file(scaling: str) -> str:
+    """Name of the file under the ``models`` of a run's ``retinal_unet`` that holds the prior of a scaling."""
+    return f"prior_{scaling}.json"
+
+
+def bundle_places(bundles: Path, settings: Settings, name: str = "synthesis") -> dict[str, str]:
+    """Where a generative bundle finds itself and the others; its configuration tells where they were when it began.
+
+    Args:
+        bundles: folder that holds them now.
+        settings: of the run; the prior is that of its first mode.
+        name: the bundle.
+    """
+    found = {other: str(bundles / other) for other in ("latent_diffusion", "retinal_unet")}
+    prior = bundles / "retinal_unet" / "models" / prior_file(settings.scaling_of(settings.modes[0]))
+    return found | {"bundle_root": str(bundles / name), "prior_path": str(prior)}
 
 
 def require_data(values: Any, name: str) -> None:

@@ -20,7 +20,7 @@ from unicorn_monai.checkpoints import read_metadata
 from unicorn_monai.datasets import PathLike, write_json
 from unicorn_monai.handlers import read_json
 from unicorn_monai.published import copy_weights
-from unicorn_monai.settings import settings_of
+from unicorn_monai.settings import bundle_places, settings_of
 
 SEGMENTATION = "retinal_unet"
 GENERATOR = (SEGMENTATION, "latent_diffusion", "uncertainty_controlnet", "semantic_controlnet", "synthesis")
@@ -74,12 +74,8 @@ def make_app(app_dir: PathLike, run: PathLike | None, setup: str | None = None) 
         _copy(run / "bundles" / name, temporary / "generator" / name)
     _copy(run / "bundles" / SEGMENTATION, temporary / "model" / SEGMENTATION)
     copy_weights(weights, temporary / "model" / SEGMENTATION / "models" / "model.pt")
-    prior = f"prior_{settings.scaling_of(mode)}.json"
-    generator = app_dir / "generator"
-    paths = {name: str(generator / name) for name in (SEGMENTATION, "latent_diffusion")}
-    paths["prior_path"] = str(generator / SEGMENTATION / "models" / prior)
     for name in GENERATOR:
-        _set(temporary / "generator" / name, {**paths, "bundle_root": str(generator / name)})
+        _set(temporary / "generator" / name, bundle_places(app_dir / "generator", settings, name))
     served = temporary / "model" / SEGMENTATION
     _set(served, {"bundle_root": str(app_dir / "model" / SEGMENTATION)})
     _name_labels(served / "configs" / "metadata.json", labels)
