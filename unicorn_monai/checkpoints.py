@@ -29,7 +29,6 @@ from unicorn_monai.durable import Occupied, atomic, flush, sweep
 from unicorn_monai.failures import STOPPED, NotFinite, on_failure, on_sigterm, trained_on
 from unicorn_monai.published import load_weights, read_metadata, save_weights, sha256
 from unicorn_monai.random_state import random_state, set_random_state
-from unicorn_monai.training import steps_now
 
 logger = logging.getLogger("unicorn_monai")
 
@@ -267,6 +266,16 @@ class _Behind:
             next(batches)
         self.caught_up()
         return batches
+
+
+def steps_now(engine: Engine) -> bool:
+    """Whether the optimizer steps in this iteration: MONAI's trainer may add up the gradients of several batches."""
+    several = getattr(engine, "accumulation_steps", 1)
+    if several == 1:
+        return True
+    length = int(engine.state.epoch_length or 0)
+    position = (engine.state.iteration - 1) % length + 1 if length else engine.state.iteration
+    return position % several == 0 or position == length
 
 
 def _epoch_length(engine: Engine) -> int:

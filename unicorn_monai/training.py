@@ -23,6 +23,7 @@ from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor, nn
 from torch.utils.data import RandomSampler
 
+from unicorn_monai.checkpoints import steps_now
 from unicorn_monai.distributed import bare
 from unicorn_monai.failures import NotFinite, of_batch
 from unicorn_monai.fusion import control, controlled
@@ -339,16 +340,6 @@ class ClipGradients:
         if not torch.isfinite(norm) and scaler is None:  # a GradScaler leaves the step out
             where = f"iteration {engine.state.iteration}{of_batch(engine)}"
             raise NotFinite(f"The gradient holds NaN or infinite values at {where}. Lower the learning rate.")
-
-
-def steps_now(engine: Engine) -> bool:
-    """Whether the optimizer steps in this iteration: MONAI's trainer may add up the gradients of several batches."""
-    several = getattr(engine, "accumulation_steps", 1)
-    if several == 1:
-        return True
-    length = int(engine.state.epoch_length or 0)
-    position = (engine.state.iteration - 1) % length + 1 if length else engine.state.iteration
-    return position % several == 0 or position == length
 
 
 def random_order(dataset: Sized, batch_size: int, iterations: int | None = None) -> RandomSampler:
