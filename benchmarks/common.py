@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from unicorn_monai.networks import freeze
 from unicorn_monai.provenance import provenance
+
+T = TypeVar("T")
 
 PRESETS = {64: "small", 256: None}  # of the bundles, by the size of the images
 
@@ -47,9 +49,9 @@ def seconds(work: Callable[[], Any], device: torch.device) -> float:
     return now(device) - started
 
 
-def alternate(works: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def alternate(works: dict[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
     """What each of several works measured in every round; they take turns, so that all see the same machine."""
-    measured: dict[str, list[float]] = {name: [] for name in works}
+    measured: dict[str, list[T]] = {name: [] for name in works}
     for i in range(rounds):
         names = list(works)
         for name in names[i % len(names) :] + names[: i % len(names)]:

@@ -14,17 +14,19 @@ import resource
 import statistics
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.common import now, ratio, table, where
+from benchmarks.common import alternate, ratio, seconds, table, where
 from unicorn_monai.bundle import definition, from_bundle, install
 from unicorn_monai.memory import keep_freed_memory
 
 NETWORKS = {"segmentation U-Net": "retinal_unet", "diffusion U-Net": "latent_diffusion"}
-SIZE, WARMUP = 64, 3
+SIZE, WARMUP, CPU = 64, 3, torch.device("cpu")
 
 
 def measure(folder: Path, bundle: str, keep: bool, batch_size: int, steps: int) -> tuple[float, float]:
@@ -37,18 +39,25 @@ def measure(folder: Path, bundle: str, keep: bool, batch_size: int, steps: int) 
     side = SIZE // 2 ** (len(definition(root, "autoencoder_def")["channels"]) - 1) if diffuses else SIZE
     images = torch.randn(batch_size, next(network.parameters()).shape[1], side, side)
     conditions = [torch.randint(0, 1000, (batch_size,))] if diffuses else []
-    seconds, pages = [], 0
-    for step in range(WARMUP + steps):
-        if step == WARMUP:
-            pages = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        started = now(torch.device("cpu"))
+
+    def step() -> None:
         made = network(images, *conditions)
         optimizer.zero_grad()
         nn.functional.mse_loss(made, torch.zeros_like(made)).backward()
         optimizer.step()
-        seconds.append(now(torch.device("cpu")) - started)
+
+    for _ in range(WARMUP):
+        step()
+    pages = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    times = [seconds(step, CPU) for _ in range(steps)]
     new = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - pages
-    return statistics.median(seconds[WARMUP:]), new / steps
+    return statistics.median(times), new / steps
+
+
+def apart(*arguments: Any) -> tuple[float, float]:
+    """:func:`measure` in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, *arguments).result()
 
 
 def compare(batch_size: int, steps: int, rounds: int) -> str:
@@ -56,14 +65,13 @@ def compare(batch_size: int, steps: int, rounds: int) -> str:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for title, bundle in NETWORKS.items():
-            found: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
-            for _ in range(rounds):
-                for keep, results in found.items():
-                    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                        results.append(pool.submit(measure, Path(folder), bundle, keep, batch_size, steps).result())
-            left, kept = ([s for s, _ in found[keep]] for keep in (False, True))
-            pages = [f"{statistics.median(p for _, p in found[keep]):.0f}" for keep in (False, True)]
-            times = [f"{1000 * statistics.median(seconds):.1f}" for seconds in (left, kept)]
+            ways = {
+                name: partial(apart, Path(folder), bundle, name == "kept", batch_size, steps)
+                for name in ("left", "kept")
+            }
+            (left, left_pages), (kept, kept_pages) = (zip(*r, strict=True) for r in alternate(ways, rounds).values())
+            times = [f"{1000 * statistics.median(each):.1f}" for each in (left, kept)]
+            pages = [f"{statistics.median(each):.0f}" for each in (left_pages, kept_pages)]
             rows.append([title, *times, f"{ratio(left, kept):.2f}", *pages])
     header = ["a training step", "left, ms", "kept, ms", "ratio", "left, new pages", "kept, new pages"]
     return table(header, rows)
@@ -76,7 +84,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     s = parser.parse_args()
-    place = where(torch.device("cpu"))
+    place = where(CPU)
     print(compare(s.batch_size, s.steps, s.rounds))
     print(f"\n{SIZE} x {SIZE}, batch of {s.batch_size}, {s.steps} steps, {s.rounds} rounds; {place}")
 

@@ -63,7 +63,7 @@ def test_every_stage_is_timed_against_the_loop():
 
 
 def test_layout_supervision_costs_time_and_memory():
-    lines = layout.compare(64, unroll=[1], batch_size=4, iterations=1).splitlines()
+    lines = layout.compare(64, unroll=[1], batch_size=4, iterations=5).splitlines()
     assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == ["without", "with layout supervision, K = 1"]
     (_, _, once, memory, none), (_, _, times, more, _) = ([c.strip("| ") for c in x.split(" | ")] for x in lines[2:])
     assert (float(once), float(none)) == (1, 0)

@@ -135,21 +135,22 @@ def test_a_training_interrupted_again_and_again_ends_the_same(whole, tmp_path):
     assert same(read_whole(tmp_path / "last.pt"), whole)
 
 
+def interrupted_after_six(folder: Path, **settings: int) -> bool:
+    """Whether a training that was interrupted after its sixth batch ends as one that was not."""
+    Training(folder / "whole", **settings).run()
+    with pytest.raises(ConnectionAbortedError):
+        Training(folder, **settings).run(6, lights_out)
+    Training(folder, resume=True, **settings).run()
+    return same(read_whole(folder / "last.pt"), read_whole(folder / "whole" / "last.pt"))
+
+
 def test_gradients_of_a_step_that_was_not_taken_are_not_lost(tmp_path):
     """Steps after batches 3 and 4 of an epoch: after the second of the second epoch, the sixth, one is half done."""
-    Training(tmp_path / "whole", several=3).run()
-    with pytest.raises(ConnectionAbortedError):
-        Training(tmp_path, several=3).run(6, lights_out)
-    Training(tmp_path, resume=True, several=3).run()
-    assert same(read_whole(tmp_path / "last.pt"), read_whole(tmp_path / "whole" / "last.pt"))
+    assert interrupted_after_six(tmp_path, several=3)
 
 
 def test_loader_processes_change_nothing_about_that(tmp_path):
-    Training(tmp_path / "whole", workers=2).run()
-    with pytest.raises(ConnectionAbortedError):
-        Training(tmp_path, workers=2).run(6, lights_out)
-    Training(tmp_path, resume=True, workers=2).run()
-    assert same(read_whole(tmp_path / "last.pt"), read_whole(tmp_path / "whole" / "last.pt"))
+    assert interrupted_after_six(tmp_path, workers=2)
 
 
 def test_a_training_that_is_told_to_end_saves_its_state_first(whole, tmp_path):
