@@ -3,6 +3,7 @@
     python -m benchmarks.sampling                          both sizes, batches of 1, 8 and 32 (256 x 256: few steps)
     python -m benchmarks.sampling --size 64 --options      what else was tried, each against the stock loop
     python -m benchmarks.sampling --size 64 --compiled     the compiled networks too
+    python -m benchmarks.sampling --half                   on a GPU: bfloat16 and CUDA graphs too
 
 (a) the loop a user writes from MONAI's parts: two `ControlNet` calls and one `DiffusionModelUNet` call per step, the
 networks with MONAI's default attention; (b) `DualControlNetInferer`; (c) the bare forward passes of the three networks
@@ -16,15 +17,12 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from monai.networks.blocks.selfattention import SABlock
-from monai.networks.nets import AutoencoderKL, ControlNet, DiffusionModelUNet
+from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
 from benchmarks.common import (
@@ -32,171 +30,30 @@ from benchmarks.common import (
     alternate,
     difference,
     kinds_of,
-    now,
     ratio,
     recorder,
     seconds,
     table,
-    wake,
     where,
 )
-from unicorn_monai.bundle import arguments, default_device, definition, from_bundle, install
-from unicorn_monai.inferers import DualControlNetInferer
-from unicorn_monai.networks import compiled, encoded_condition
-from unicorn_monai.schedulers import DDIM
-from unicorn_monai.synthesis import downsampling
-from unicorn_monai.transforms import one_hot
-
-WEIGHT = 0.5
-GUIDED = ("compositional", 1.0, (3, 1))
-STEP = ("unet", "semantic", "uncertainty")
-BUNDLES = ("latent_diffusion", "retinal_unet", "uncertainty_controlnet", "semantic_controlnet")
+from benchmarks.sampling_loops import GUIDED, Form, Setup, attention, decode, floor, forms_of, inferer, stock
+from unicorn_monai.bundle import default_device
+from unicorn_monai.networks import encoded_condition
 
 
-@dataclass
-class Setup:
-    """The networks of the bundles and a batch of conditions."""
-
-    autoencoder: AutoencoderKL
-    unet: DiffusionModelUNet
-    semantic: ControlNet
-    uncertainty: ControlNet
-    scheduler: DDIM
-    label_map: Tensor
-    hint: Tensor
-    latent_shape: tuple[int, ...]
-    steps: int
-
-    @classmethod
-    def build(cls, size: int, batch: int, steps: int, device: torch.device) -> Setup:
-        """From the bundles' configurations; DDIM, the cheapest step."""
-        torch.manual_seed(0)
-        with tempfile.TemporaryDirectory() as folder:
-            roots = {name: install(name, folder, PRESETS[size]) for name in BUNDLES}
-            ldm = roots["latent_diffusion"]
-            nets = [
-                wake(from_bundle(root, id)).to(device)
-                for root, id in (
-                    (ldm, "autoencoder_def"),
-                    (ldm, "network_def"),
-                    (roots["semantic_controlnet"], "network_def"),
-                    (roots["uncertainty_controlnet"], "network_def"),
-                )
-            ]
-            scheduler = DDIM(**arguments(ldm, "scheduler"))
-            labels, channels = definition(roots["retinal_unet"], "num_labels"), nets[1].in_channels
-        rows = torch.arange(size).reshape(-1, 1).expand(size, size)
-        maps = torch.stack([(rows * labels // size + i) % labels for i in range(batch)])[:, None]
-        side = size // downsampling(nets[0])
-        hint = torch.linspace(-1, 2, batch).to(device)
-        label_map = one_hot(maps, labels).to(device)
-        return cls(*nets, scheduler, label_map, hint, (channels, side, side), steps)
-
-    def changed(self, change: Callable[[nn.Module], nn.Module]) -> Setup:
-        """The same with copies of the three networks of a step, changed."""
-        return replace(self, **{name: change(copy.deepcopy(getattr(self, name))) for name in STEP})
-
-    def hint_image(self) -> Tensor:
-        """One number per image as a constant image."""
-        return self.hint.reshape(-1, 1, 1, 1).expand(-1, 1, *self.label_map.shape[2:])
-
-    def noise(self) -> Tensor:
-        """What the inferer starts from with the seeds 0, 1, ..."""
-        draw = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(i)) for i in range(self.batch)]
-        return torch.stack(draw).to(self.label_map.device)
-
-    @property
-    def batch(self) -> int:
-        """Images."""
-        return len(self.label_map)
-
-
-class NoDecoder(nn.Module):
-    """Stands for the autoencoder where its time is not to count."""
-
-    def decode_stage_2_outputs(self, latents: Tensor) -> Tensor:
-        """The latents themselves."""
-        return latents
-
-
-@torch.no_grad()
-def stock(s: Setup, mode: str = "paper", weight: float = WEIGHT, guidance: tuple[float, float] = (1, 1)) -> Tensor:
-    """(a): latents, by what MONAI has; with guidance the U-Net is asked three times."""
-    x, hint = s.noise(), s.hint_image()
-    semantic_weight = 1 - weight if mode == "paper" else 1.0
-    s.scheduler.set_timesteps(s.steps)
-    for t in s.scheduler.timesteps:
-        at = torch.tensor([int(t)], device=x.device)
-        down_sem, mid_sem = s.semantic(x, at, controlnet_cond=s.label_map)
-        down_unc, mid_unc = s.uncertainty(x, at, controlnet_cond=hint)
-        style, style_mid = [weight * b for b in down_unc], weight * mid_unc
-        down = [semantic_weight * a + b for a, b in zip(down_sem, style, strict=True)]
-        mid = semantic_weight * mid_sem + style_mid
-        noise = s.unet(x, at, down_block_additional_residuals=down, mid_block_additional_residual=mid)
-        if guidance != (1, 1):
-            alone, (g_unc, g_sem) = s.unet(x, at), guidance
-            unc = s.unet(x, at, down_block_additional_residuals=style, mid_block_additional_residual=style_mid)
-            noise = alone + g_unc * (unc - alone) + g_sem * (noise - unc)
-        x, _ = s.scheduler.step(noise, int(t), x)
-    return x
-
-
-def inferer(s: Setup, mode: str = "paper", weight: float = WEIGHT, guidance: tuple[float, float] = (1, 1)) -> Tensor:
-    """(b): latents."""
-    sampler = DualControlNetInferer(s.scheduler, 1.0, weight, mode, guidance)
-    return sampler.sample(  # type: ignore[return-value]  # no intermediates
-        s.label_map,
-        s.hint,
-        NoDecoder(),  # type: ignore[arg-type]
-        s.unet,
-        s.semantic,
-        s.uncertainty,
-        s.latent_shape,
-        range(s.batch),
-        s.steps,
-        decode_batch_size=s.batch,
-    )
-
-
-@torch.no_grad()
-def floor(s: Setup) -> float:
-    """(c): seconds of the passes alone."""
-    x, size, device = s.noise(), s.latent_shape[1:], s.label_map.device
-    s.scheduler.set_timesteps(s.steps)
-    with (
-        encoded_condition(s.semantic, s.label_map, size=size) as label,
-        encoded_condition(s.uncertainty, s.hint_image(), size=size) as hint,
-    ):
-        started = now(device)
-        for t in s.scheduler.timesteps:
-            at = torch.tensor([int(t)], device=device)
-            down, mid = s.semantic(x, at, controlnet_cond=label)
-            s.uncertainty(x, at, controlnet_cond=hint)
-            s.unet(x, at, down_block_additional_residuals=down, mid_block_additional_residual=mid)
-        return now(device) - started
-
-
-def attention(network: nn.Module, fused: bool) -> nn.Module:
-    """Let a network's attention be PyTorch's fused one, or MONAI's default, which writes the whole matrix."""
-    for module in network.modules():
-        if isinstance(module, SABlock):
-            module.use_flash_attention = fused
-    return network
-
-
-def compare(s: Setup, rounds: int, device: torch.device, with_compiled: bool) -> list[list[str]]:
+def compare(s: Setup, rounds: int, device: torch.device, forms: dict[str, Form]) -> list[list[str]]:
     """Rows of one size and batch: the loops in turns, and how far their images are apart."""
-    plain, pairs = s.changed(partial(attention, fused=False)), {"as it is": s}
-    if with_compiled:
-        pairs["compiled"] = s.changed(compiled)
+    plain = s.changed(partial(attention, fused=False))
     image, works = decode(s, stock(plain)), {"stock": lambda: seconds(lambda: stock(plain), device)}
-    differences = {name: difference(image, decode(s, inferer(setup))) for name, setup in pairs.items()}
-    for name, setup in pairs.items():
-        works[name] = lambda setup=setup: seconds(lambda: inferer(setup), device)
-        works[f"floor, {name}"] = lambda setup=setup: floor(setup)
-        floor(setup)  # once, so that nothing is compiled in the rounds
+    differences = {}
+    for name, form in forms.items():
+        sample, floor_of = form.sampler(), form.floor()
+        differences[name] = difference(image, decode(s, sample()))  # and nothing is compiled or recorded in the rounds
+        floor_of()
+        works[name] = lambda sample=sample: seconds(sample, device)
+        works[f"floor, {name}"] = floor_of
     found, rows = alternate(works, rounds), []
-    for name in pairs:
+    for name in forms:
         own, bare = found[name], found[f"floor, {name}"]
         each = [f"{1000 * statistics.median(t) / s.steps:.1f}" for t in (found["stock"], own, bare)]
         ratios = [f"{ratio(found['stock'], own):.2f}", f"{ratio(own, bare):.3f}", f"{differences[name]:.0e}"]
@@ -304,20 +161,18 @@ def shared_pass(s: Setup, how: str, device: torch.device) -> Callable[[], float]
     return lambda: seconds(together if "vmapped" in how else apart, device)
 
 
-def guided(s: Setup, rounds: int, device: torch.device, with_compiled: bool) -> list[list[str]]:
+def guided(s: Setup, rounds: int, device: torch.device, forms: dict[str, Form]) -> list[list[str]]:
     """Rows of `compositional` with guidance (3, 1), the default of the synthesis, which asks the U-Net three times."""
     plain, whole = s.changed(partial(attention, fused=False)), s.changed(lambda network: network)
     whole.unet.__class__ = WholePasses
-    setups = {"as it is": s, "with three whole passes of the U-Net": whole}
-    if with_compiled:
-        setups["compiled"] = s.changed(compiled)
+    forms = forms | {"with three whole passes of the U-Net": Form(whole)}
+    samples = {name: form.sampler(*GUIDED) for name, form in forms.items()}
     image = decode(s, stock(plain, *GUIDED))
-    differences = {name: difference(image, decode(s, inferer(setup, *GUIDED))) for name, setup in setups.items()}
+    differences = {name: difference(image, decode(s, sample())) for name, sample in samples.items()}
     works = {"stock": lambda: seconds(lambda: stock(plain, *GUIDED), device)}
-    for name, setup in setups.items():
-        works[name] = lambda setup=setup: seconds(lambda: inferer(setup, *GUIDED), device)
+    works |= {name: lambda sample=sample: seconds(sample, device) for name, sample in samples.items()}
     found, rows = alternate(works, rounds), []
-    for name in setups:
+    for name in forms:
         each = [f"{1000 * statistics.median(found[key]) / s.steps:.1f}" for key in ("stock", name)]
         cells = [*each, f"{ratio(found['stock'], found[name]):.2f}", f"{differences[name]:.0e}"]
         rows.append([f"{s.label_map.shape[-1]}", str(s.batch), str(s.steps), name, *cells])
@@ -334,12 +189,6 @@ def profiled(s: Setup) -> list[str]:
         inferer(s)
     shares = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in kinds_of(found).items() if share > 0.01)
     return [f"{s.label_map.shape[-1]}", str(s.batch), shares]
-
-
-@torch.no_grad()
-def decode(s: Setup, latents: Tensor) -> Tensor:
-    """Images."""
-    return torch.cat([s.autoencoder.decode_stage_2_outputs(z) for z in latents.split(1)])
 
 
 HEADER = [
@@ -366,9 +215,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="20 at 64 x 64, 4 at 256 x 256 by default")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compiled", action="store_true", help="compile the networks too (minutes)")
+    parser.add_argument("--half", action="store_true", help="bfloat16 and CUDA graphs too (needs a GPU)")
     parser.add_argument("--options", action="store_true", help="what else was tried, instead")
     settings = parser.parse_args()
     device, rounds, tables = default_device(), settings.rounds, dict[str, list[list[str]]]()
+    if settings.half and device.type != "cuda":
+        parser.error(f"--half needs a GPU; there is only '{device}'.")
     place = where(device)  # now: the checkout may move on while this runs
     for size in settings.size:
         for batch in settings.batch:
@@ -379,8 +231,9 @@ def main() -> None:
                     f"{size} x {size}, batch {batch}:\n\n{table(TRIED, try_options(s, rounds, device))}\n", flush=True
                 )
                 continue
-            tables.setdefault("loops", []).extend(compare(s, rounds, device, settings.compiled))
-            tables.setdefault("guided", []).extend(guided(s, rounds, device, settings.compiled))
+            forms = forms_of(s, settings.compiled, settings.half)
+            tables.setdefault("loops", []).extend(compare(s, rounds, device, forms))
+            tables.setdefault("guided", []).extend(guided(s, rounds, device, forms))
             tables.setdefault("profile", []).append(profiled(s))
     for name, header in (
         ("loops", HEADER),

@@ -2,6 +2,7 @@
 
     python -m benchmarks.training                       both sizes (256 x 256: few iterations)
     python -m benchmarks.training --size 64 --stages diffusion semantic_controlnet
+    python -m benchmarks.training --precision bfloat16  both sides in automatic mixed precision
 
 The stages run as their bundles' `train.json` says. The straightforward loop trains a copy of the same network on the
 same images (cached in memory by MONAI's `CacheDataset`) with the same losses and optimizer, but encodes every
@@ -34,7 +35,9 @@ from benchmarks.common import PRESETS, kinds_of, now, ratio, recorder, table, wh
 from data_prep.phantom import write_phantom
 from unicorn_monai.bundle import default_device, definition, from_bundle, install, run_bundle
 from unicorn_monai.datasets import datalist
+from unicorn_monai.preflight import PRECISIONS
 from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.training import autocast_settings
 from unicorn_monai.transforms import LoadPixelsd, collate, one_hot
 from unicorn_monai.uncertainty import image_uncertainty
 
@@ -122,6 +125,7 @@ class Loop:
         crop: rows and columns cropped at random, or None.
         engine: the bundle's trainer; its network is copied, its losses are used.
         device: where to run.
+        precision: "float32" or "bfloat16".
     """
 
     def __init__(
@@ -133,8 +137,10 @@ class Loop:
         crop: tuple[int, int] | None,
         engine: Engine,
         device: torch.device,
+        precision: str = "float32",
     ) -> None:
         trainer: Any = engine
+        self.autocast = autocast_settings(device, precision)
         self.work, self.device, self.loss = getattr(self, f"of_{stage}"), device, trainer.loss_function
         self.network = copy.deepcopy(trainer.network).train()
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4)
@@ -165,9 +171,10 @@ class Loop:
             for key in ("image", "label")
             if key in batch
         }
-        loss = self.work(batch)
+        with torch.autocast(**self.autocast):
+            loss = self.work(batch)
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.float().backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
 
@@ -244,7 +251,15 @@ def batches(
         yield from loader
 
 
-def compare(size: int, stages: list[str], images: int, batch_size: int | None, iterations: int, rounds: int) -> str:
+def compare(
+    size: int,
+    stages: list[str],
+    images: int,
+    batch_size: int | None,
+    iterations: int,
+    rounds: int,
+    precision: str = "float32",
+) -> str:
     """Tables of one size: samples per second of every stage against the loop, and where the trainers' time goes."""
     device, rows, profiles = default_device(), [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -253,11 +268,14 @@ def compare(size: int, stages: list[str], images: int, batch_size: int | None, i
         for stage in STAGES[: 1 + max(STAGES.index(s) for s in stages)]:
             turns = (iterations, rounds) if stage in stages else (1, 1)
             root, config, data, settings = recipe(stage, roots, domains, needed(*turns))
+            settings["precision"] = precision
             if batch_size is not None:
                 settings["batch_size"] = batch_size
             batch = settings.get("batch_size") or definition(root, "batch_size", config)
             crop = tuple(definition(root, "patch_size", config)) if stage == "autoencoder" else None
-            rounds_of = Rounds(lambda e, s=(stage, roots, data, batch, crop): Loop(*s, e, device), *turns, device)
+            rounds_of = Rounds(
+                lambda e, s=(stage, roots, data, batch, crop): Loop(*s, e, device, precision), *turns, device
+            )
             run_bundle(root / "configs" / config, "train", [rounds_of], device=str(device), **settings)
             if stage in stages:
                 own, other = statistics.median(rounds_of.own), statistics.median(rounds_of.others)
@@ -317,11 +335,13 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, help="the bundle's by default")
     parser.add_argument("--iterations", type=int, default=5, help="of one turn")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     s = parser.parse_args()
     place = where(default_device())  # now: the checkout may move on while this runs
     for size in s.size:
-        print(f"\n{size} x {size}:\n\n{compare(size, s.stages, s.images, s.batch_size, s.iterations, s.rounds)}")
-    print(f"\nturns of {s.iterations} iterations, medians of {s.rounds} rounds; {place}")
+        found = compare(size, s.stages, s.images, s.batch_size, s.iterations, s.rounds, s.precision)
+        print(f"\n{size} x {size}:\n\n{found}")
+    print(f"\n{s.precision}, turns of {s.iterations} iterations, medians of {s.rounds} rounds; {place}")
 
 
 if __name__ == "__main__":

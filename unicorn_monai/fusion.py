@@ -30,6 +30,12 @@ def mode_weights(mode: str, uncertainty_weight: Weight) -> tuple[Weight, Weight]
     return (1.0 - uncertainty_weight if mode == "paper" else 1.0), uncertainty_weight
 
 
+def at_every_step(weight: Weight | Sequence[Weight], steps: int, device: torch.device) -> list[Weight]:
+    """One weight, or a list with one per step, as such a list; tensors are brought to the device."""
+    each = weight if isinstance(weight, Sequence) else [weight] * steps
+    return [w.to(device) if isinstance(w, Tensor) else w for w in each]
+
+
 def fuse_residuals(residuals: Sequence[Residuals], weights: Sequence[Weight]) -> Residuals:
     """Weighted sum of the residuals of several ControlNets, Eqs. (6) and (7).
 

@@ -25,7 +25,8 @@ from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from unicorn_monai.fusion import Control, Weight, control, guided, mode_weights
+from unicorn_monai.cuda_graphs import CudaGraphs
+from unicorn_monai.fusion import Control, Weight, at_every_step, control, guided, mode_weights
 from unicorn_monai.networks import encoded_condition, in_parts, require
 from unicorn_monai.schedulers import Sampler, prepare_timesteps, seeded_step
 
@@ -41,19 +42,20 @@ class DualControlNetInferer:
         guidance: (g_unc, g_sem) or (g_unc, g_sem, g_text); each that differs from the one before it, (1, g_unc), costs
             a pass of the decoder, a g_text that is not 1 one of all networks.
         null_context: encoding of the empty prompt, (1, tokens, dimensions); needed for g_text.
+        cuda_graphs: record a step on the GPU and replay it (:class:`CudaGraphs`), for many batches of one size.
     """
 
     def __init__(
-        self, scheduler: Sampler, scale_factor: float = 1.0, uncertainty_weight: Weight = 0.5,
-        mode: str = "paper", guidance: Sequence[float] = (1.0, 1.0), null_context: Tensor | None = None,
+        self, scheduler: Sampler, scale_factor: float = 1.0, uncertainty_weight: Weight = 0.5, mode: str = "paper",
+        guidance: Sequence[float] = (1.0, 1.0), null_context: Tensor | None = None, cuda_graphs: bool = False,
     ) -> None:  # fmt: skip
         require(scale_factor > 0, f"scale_factor is {scale_factor}; expected 1 / std of the latents, above 0.")
         mode_weights(mode, uncertainty_weight)  # refuses an unknown mode
-        g_unc, g_sem, g_text = (*guidance, 1.0)[:3]
+        *_, g_text = self.guidance = (*guidance, 1.0)[:3]
         require(g_text == 1 or null_context is not None, f"g_text is {g_text}, but there is no null_context to leave.")
         self.scheduler, self.scale_factor = scheduler, float(scale_factor)
         self.uncertainty_weight, self.mode, self.null_context = uncertainty_weight, mode, null_context
-        self.guidance = g_unc, g_sem, g_text
+        self.predict = CudaGraphs(self) if cuda_graphs else self
 
     def __call__(
         self, inputs: Tensor, unet: nn.Module, semantic: nn.Module | None, uncertainty: nn.Module | None,
@@ -110,7 +112,8 @@ class DualControlNetInferer:
         """
         n, shape, device, dims = len(label_map), tuple(latent_shape), label_map.device, label_map.ndim - 2
         steps = prepare_timesteps(self.scheduler, num_inference_steps)
-        weights = uncertainty_weight if isinstance(uncertainty_weight, Sequence) else [uncertainty_weight] * len(steps)
+        given = self.uncertainty_weight if uncertainty_weight is None else uncertainty_weight
+        weights = at_every_step(given, len(steps), device)
         real, skip = start or (torch.zeros(n, *shape), 0)
         require(n == len(hint) == len(seeds), f"Got {n} label maps, {len(hint)} hints, {len(seeds)} seeds; match.")
         require(len(shape) == dims + 1, f"latent_shape is {shape}; expected (channels, *latent) of {dims} dimensions.")
@@ -134,7 +137,7 @@ class DualControlNetInferer:
         ):
             for i, t in enumerate(tqdm(steps[skip:], desc="denoising", disable=not verbose), start=skip):
                 at = torch.tensor([t], device=device)
-                noise = self(latents, unet, semantic, uncertainty, at, label_map, hint, context, weights[i])
+                noise = self.predict(latents, unet, semantic, uncertainty, at, label_map, hint, context, weights[i])
                 latents, x0 = seeded_step(self.scheduler, noise, t, latents, generators)
                 if intermediate_steps and i % intermediate_steps == 0:
                     intermediates.append(self.decode(latents if x0 is None else x0, autoencoder, decode_batch_size))

@@ -67,7 +67,7 @@ RULES: dict[str, Rule] = {
     ),
     **dict.fromkeys(("nce_weight", "identity_weight", "cycle_weight", "uncertainty_weight"), WEIGHT),
     "save_minutes": WEIGHT,
-    **dict.fromkeys(("resume", "augment", "compile"), SWITCH),
+    **dict.fromkeys(("resume", "augment", "compile", "cuda_graphs"), SWITCH),
     **dict.fromkeys(("threshold", "decay_start"), SHARE),
     "max_seconds": (lambda v: v is None or (_number(v) and v > 0), "a number above 0, or null for no limit"),
     "seed": (lambda v: _whole(v) and 0 <= v < 2**32, "a whole number, 0 to 4294967295"),
@@ -98,6 +98,8 @@ def check_settings(device: torch.device | str | None = None, **settings: Any) ->
         _check_value(name, value)
     if device is not None:
         check_device(device)
+        if settings.get("cuda_graphs") and torch.device(device).type != "cuda":
+            raise ValueError(f"cuda_graphs is true, but device is '{device}'; expected a GPU. Set it to false.")
 
 
 def require_rule(name: str, value: Any, rule: Rule) -> None:

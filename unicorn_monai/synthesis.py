@@ -103,6 +103,8 @@ class Generator:
         if compile:
             unet = compiled(unet)
             semantic, uncertainty = (n if n is None else compiled(n) for n in (semantic, uncertainty))
+        if inferer.null_context is not None:
+            inferer.null_context = inferer.null_context.to(device)
         self.inferer, self.autoencoder, self.unet = inferer, autoencoder, unet
         self.semantic, self.uncertainty = semantic, uncertainty
         self.latent_shape, self.steps, self.device = tuple(latent_shape), num_inference_steps, torch.device(device)

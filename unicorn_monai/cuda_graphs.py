@@ -1,0 +1,81 @@
+"""A denoising step as one CUDA graph: its kernels are recorded once and then launched together.
+
+A step of small networks is hundreds of short kernels, and Python takes longer to launch them than the GPU to run them.
+Replaying a graph runs the same kernels on the same addresses, so the result is the same to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WARM_UP = 3  # calls before the recording: libraries choose their algorithms and take their workspace then
+
+
+@dataclass
+class _Recording:
+    graph: torch.cuda.CUDAGraph
+    inputs: list[Tensor]  # the graph reads from these ...
+    output: Tensor  # ... and writes to this
+
+
+class CudaGraphs:
+    """A function on one GPU that is recorded at its first call and replayed from then on.
+
+    Arguments that are tensors may differ from call to call. For each set of their shapes and of all other arguments
+    (networks, numbers, None) there is a recording of its own; weights are read where they were when it was made.
+
+    Args:
+        function: gives a tensor; it must not wait for the GPU, nor bring anything there.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function, self.recordings = function, dict[Hashable, _Recording]()
+        self.pool: Any = None  # of memory, common to all recordings: they are never replayed at the same time
+
+    def __call__(self, *arguments: Any) -> Tensor:
+        """``function(*arguments)``; the answer is the caller's own.
+
+        Raises:
+            ValueError: a tensor is not on a GPU.
+        """
+        inputs = [x for x in arguments if isinstance(x, Tensor)]
+        away = sorted({str(x.device) for x in inputs if not x.is_cuda})
+        if away:
+            raise ValueError(f"cuda_graphs is on, but there are tensors on {away}; expected a GPU. Switch it off.")
+        layout = tuple((tuple(x.shape), x.dtype, x.device) for x in inputs)
+        others = tuple(None if isinstance(x, Tensor) else x for x in arguments)
+        # Lower precision means other kernels, and inference tensors cannot be written to outside that mode.
+        key = (layout, others, _autocast(), torch.is_inference_mode_enabled())
+        if key not in self.recordings:
+            self.recordings[key] = self._record(arguments)
+        recording = self.recordings[key]
+        for kept, given in zip(recording.inputs, inputs, strict=True):
+            kept.copy_(given)
+        recording.graph.replay()
+        return recording.output.clone()
+
+    @torch.no_grad()
+    def _record(self, arguments: tuple[Any, ...]) -> _Recording:
+        own = [x.clone() if isinstance(x, Tensor) else x for x in arguments]
+        graph, beside, current = torch.cuda.CUDAGraph(), torch.cuda.Stream(), torch.cuda.current_stream()
+        self.pool = self.pool or torch.cuda.graph_pool_handle()
+        enabled, dtype = _autocast()
+        # Without its cache: weights that it keeps until its block ends would be gone when the graph is replayed.
+        with torch.autocast("cuda", dtype, enabled, cache_enabled=False):
+            beside.wait_stream(current)
+            with torch.cuda.stream(beside):
+                for _ in range(WARM_UP):
+                    self.function(*own)
+            current.wait_stream(beside)
+            with torch.cuda.graph(graph, pool=self.pool):
+                output = self.function(*own)
+        return _Recording(graph, [x for x in own if isinstance(x, Tensor)], output)
+
+
+def _autocast() -> tuple[bool, torch.dtype]:
+    return torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
