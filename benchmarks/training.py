@@ -185,13 +185,13 @@ class Loop:
     def of_autoencoder(self, batch: Batch) -> Tensor:
         """Image -> image, against a discriminator, which has its step first."""
         image = batch["image"]
-        reconstruction, mean, std = self.network(image)
+        reconstruction, mean, std = (found.float() for found in self.network(image))
         self.other_optimizer.zero_grad()
         both = torch.cat([image, reconstruction.detach()])
-        real, fake = self.discriminator(both)[-1].chunk(2)
+        real, fake = self.discriminator(both)[-1].float().chunk(2)
         self.loss.discriminator(real, fake).backward()
         self.other_optimizer.step()
-        scores = self.discriminator.requires_grad_(False)(reconstruction)[-1]
+        scores = self.discriminator.requires_grad_(False)(reconstruction)[-1].float()
         self.discriminator.requires_grad_(True)
         return self.loss(reconstruction, image, mean, std, scores)["loss"]
 
