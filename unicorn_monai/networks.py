@@ -113,6 +113,16 @@ def narrow_posterior(autoencoder: nn.Module, log_variance: float = -6.0) -> nn.M
     return autoencoder
 
 
+def to_train(network: nn.Module, device: torch.device | str) -> nn.Module:
+    """Bring a network that takes part in a training to its device.
+
+    On a CPU with the channels last in memory, where convolutions of few channels train faster; on a GPU PyTorch's group
+    normalisation would bring every tensor back to the usual order.
+    """
+    cpu = torch.device(device).type == "cpu"
+    return network.to(device, memory_format=torch.channels_last if cpu else None)  # type: ignore[call-overload]
+
+
 def freeze(network: nn.Module) -> nn.Module:
     """Evaluation mode, no gradients."""
     return network.eval().requires_grad_(False)

@@ -27,7 +27,7 @@ from unicorn_monai.checkpoints import steps_now
 from unicorn_monai.distributed import bare
 from unicorn_monai.failures import NotFinite, of_batch
 from unicorn_monai.fusion import control, controlled
-from unicorn_monai.networks import require
+from unicorn_monai.networks import require, to_train
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.transforms import one_hot
 
@@ -169,6 +169,9 @@ class ControlNetInferer(NoisePredictionInferer):
         precision: str = "float32",
     ) -> None:
         super().__init__(scheduler, precision)
+        for network in (unet, base):  # frozen, but part of every step
+            if network is not None:
+                to_train(network, next(network.parameters()).device)
         self.unet, self.condition, self.base, self.base_condition = unet, condition, base, base_condition
 
     def predict(self, noisy: Tensor, network: nn.Module, timesteps: Tensor, conditions: dict[str, Tensor]) -> Tensor:
