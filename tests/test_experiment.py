@@ -25,7 +25,7 @@ from unicorn_monai.experiment import Experiment
 from unicorn_monai.failures import explain, root_cause
 from unicorn_monai.preflight import check_overrides
 from unicorn_monai.run_folder import RunFolder
-from unicorn_monai.settings import BASELINES, SETTINGS, Settings, settings_of
+from unicorn_monai.settings import BASELINES, SELF_TRAINED, SETTINGS, Settings, settings_of
 
 NAN, INFINITE = float("nan"), float("inf")
 COMPARED = {"baselines": BASELINES, "confidence": 0.11}  # a network of one epoch is sure of nothing
@@ -59,12 +59,23 @@ def test_images_that_are_not_kept_are_warned_of(finished, caplog):
         assert f"{expected}; found {found}. What follows rests on it" in caplog.text
 
 
+@pytest.mark.parametrize("setup", SELF_TRAINED)
+def test_self_training_starts_from_its_teacher_and_augments_as_it_says(finished, setup):
+    teacher, augmentation = SELF_TRAINED[setup]
+    guessed = finished.weights(setup).parents[1] / "round_1" / "pseudo_labelled"
+    origins = {item["pseudo_label"]["segmentation_sha256"] for item in datalist(guessed, "training")}
+    assert origins == {sha256(finished.weights(teacher))}
+    for stage in (f"{setup}_1", f"{setup}_3"):
+        (command,) = json.loads(finished.marker(stage).read_text())["commands"].values()
+        assert f"--augmentation {augmentation} " in command
+
+
 def test_results_hold_every_key_of_the_contract(finished):
     results = json.loads((finished.run_dir / "results.json").read_text())
     assert set(results["segmentation"]) == {
         "lower_bound", "upper_bound", "unicorn", "unicorn+real", "unicorn_paper", "unicorn_paper+real",
         "augmentation", "augmentation+geometry", "unicorn+real+augmentation", "unicorn+real+augmentation+geometry",
-        "self_training", "cyclegan", "cyclegan+real", "cut", "cut+real",
+        "self_training", "self_training+geometry", "cyclegan", "cyclegan+real", "cut", "cut+real",
     }  # fmt: skip
     for scores in results["segmentation"].values():
         assert len(scores["iou"]) == 10

@@ -56,7 +56,7 @@ def test_an_output_that_is_not_a_number_is_refused():
 
 
 def test_every_round_asks_the_network_of_the_round_before():
-    found = steps("lower.pt", "A", "B", "out", rounds=3, threshold=0.8)
+    found = steps("lower.pt", "A", "B", "out", rounds=3, threshold=0.8, augmentation="strong")
     assert [(config, kind) for config, kind, _ in found] == [
         ("pseudo_label.json", "infer"),
         ("train.json", "train"),
@@ -67,6 +67,7 @@ def test_every_round_asks_the_network_of_the_round_before():
     for i, settings in enumerate(training, start=1):
         assert settings["dataset_dir"] == settings["validation_dir"] == ["A", f"out/round_{i}/pseudo_labelled"]
         assert settings["ckpt_dir"] == f"out/round_{i}"
+        assert settings["augmentation"] == "strong"
 
 
 def test_no_round_is_refused():

@@ -32,7 +32,7 @@ from unicorn_monai.handlers import log_to_console, read_json
 from unicorn_monai.provenance import provenance
 from unicorn_monai.published import copy_weights
 from unicorn_monai.run_folder import RunFolder, nth
-from unicorn_monai.settings import AUGMENTED, SEMANTIC_ONLY, SYNTHETIC, Settings, prior_file
+from unicorn_monai.settings import AUGMENTED, SELF_TRAINED, SEMANTIC_ONLY, SYNTHETIC, Settings, prior_file
 from unicorn_monai.stages import Branch, Chain, side_by_side
 from unicorn_monai.tracking import Tracker
 
@@ -176,7 +176,7 @@ class Experiment(RunFolder):
 
     def baseline(self, name: str) -> None:
         """What one would do without UnIACorN: pseudo-labels, or a transfer of the style."""
-        if name == "self_training":
+        if name in SELF_TRAINED:
             for i in range(self.settings.trainings):
                 self.self_train(name, i)
             self.evaluate(name)
@@ -245,10 +245,11 @@ class Experiment(RunFolder):
         self.evaluate(setup)
 
     def self_train(self, setup: str, training: int) -> None:
-        """Pseudo-labels of the lower bound's network on the unlabelled images, and training with them, in rounds."""
-        folder, teacher = self.weights(setup, training).parents[1], self.weights("lower_bound", training)
-        confidence = self.settings.confidence
-        steps = self_training.steps(teacher, self.labeled, self.unlabeled, folder, self_training.ROUNDS, confidence)
+        """Pseudo-labels of a network of the labelled images on the unlabelled ones, training with them, in rounds."""
+        teacher, augmentation = SELF_TRAINED[setup]
+        data, folder = (self.labeled, self.unlabeled), self.weights(setup, training).parents[1]
+        recipe = self_training.ROUNDS, self.settings.confidence, augmentation
+        steps = self_training.steps(self.weights(teacher, training), *data, folder, *recipe)
         for i, (config, kind, overrides) in enumerate(steps):
             own = {"seed": self.seed + training} if kind == "train" else {}
             work = partial(self.bundle, self.bundle_dir("retinal_unet"), config, kind, **overrides, **own)

@@ -32,7 +32,11 @@ from unicorn_monai.storage import absolute, is_url
 STYLE_TRANSFER = ("cyclegan", "cut")
 GEOMETRY = "augmentation+geometry"  # of images and label maps, as the synthesis changes label maps
 AUGMENTED = {"augmentation": "strong", GEOMETRY: "strong+geometry"}  # and what trainings call it
-BASELINES = (*AUGMENTED, "self_training", *STYLE_TRANSFER)
+SELF_TRAINED = {  # first teacher, and how its pupils are trained
+    "self_training": ("lower_bound", "none"),
+    "self_training+geometry": (GEOMETRY, AUGMENTED[GEOMETRY]),
+}
+BASELINES = (*AUGMENTED, *SELF_TRAINED, *STYLE_TRANSFER)
 SEMANTIC_ONLY = "semantic_only"  # the paper's comparison on street scenes: the Semantic-ControlNet without the other
 SYNTHETIC = (*STYLE_TRANSFER, SEMANTIC_ONLY)  # baselines that write a data set, once the method itself is trained
 PLACES = ("labeled", "unlabeled", "output")  # absolute from the start, so that a run can be gone on with from anywhere
@@ -91,9 +95,10 @@ class Settings:
             ``evaluation.weights.choose_weight`` takes.
         paper_weight: w in ``paper`` mode, (1 - w, w), or "auto".
         baselines: what else to compare with, some of "augmentation", "augmentation+geometry" (OCT only, since streets
-            do not bend), "self_training", "cyclegan", "cut" and "semantic_only". The last takes the
-            Semantic-ControlNet of the mode "paper" alone, with the words if there are any.
-        confidence: of the network that a pixel's pseudo-label needs to count in ``self_training``.
+            do not bend), "self_training", "self_training+geometry" (the same from the network of
+            "augmentation+geometry" on, with its augmentation), "cyclegan", "cut" and "semantic_only". The last takes
+            the Semantic-ControlNet of the mode "paper" alone, with the words if there are any.
+        confidence: of the network that a pixel's pseudo-label needs to count in self-training.
         guidance: of the uncertainty and of the label map in ``compositional`` mode; (1, 1) is none. With ``words``
             there may be a third, of the text, for all modes.
         count: synthetic training images; ``samples_per_label`` for each labelled one by default.
@@ -204,7 +209,8 @@ class Settings:
     @property
     def augmented(self) -> list[str]:
         """Which of ``AUGMENTED`` are trained, by themselves and on top of synthetic and real images."""
-        chosen = {*self.baselines, "augmentation"} if self.with_augmentation else set(self.baselines)
+        teachers = {teacher for name, (teacher, _) in SELF_TRAINED.items() if name in self.baselines}
+        chosen = {*self.baselines, *teachers, *["augmentation"] * self.with_augmentation}
         return [name for name in AUGMENTED if name in chosen]
 
     def scaling_of(self, mode: str) -> str:
@@ -253,8 +259,9 @@ class Settings:
             check_overrides(self.overrides)
         if SEMANTIC_ONLY in self.baselines and "paper" not in self.modes:
             raise ValueError(f"'{SEMANTIC_ONLY}' needs the mode 'paper'; modes are {list(self.modes)}. Add it.")
-        if GEOMETRY in self.baselines and read_header(self.labeled).get("modality", "OCT") != "OCT":
-            raise ValueError(f"'{GEOMETRY}' bends images as OCT may be bent, which streets may not. Leave it out.")
+        if GEOMETRY in self.augmented and read_header(self.labeled).get("modality", "OCT") != "OCT":
+            named = [name for name in self.baselines if name.endswith("geometry")]
+            raise ValueError(f"{named} bend images as OCT may be bent, which streets may not. Leave them out.")
         if not self.modes:
             raise ValueError(f"modes is empty; expected some of {list(MODES)}.")
         if not self.words and tuple(self.guidance[2:]) not in ((), (1.0,)):
@@ -290,7 +297,7 @@ class Settings:
         self._check_words()
         translates = bool(set(STYLE_TRANSFER) & set(self.baselines))
         factors = multiples(PRESETS[self.preset], self.overrides, translates)
-        check_domains(self.labeled, self.unlabeled, factors, self.teaches or "self_training" in self.baselines)
+        check_domains(self.labeled, self.unlabeled, factors, self.teaches or bool({*SELF_TRAINED} & {*self.baselines}))
 
     def _check_words(self) -> None:
         named = self.named()

@@ -141,6 +141,7 @@ def steps(
     output_dir: PathLike,
     rounds: int = 2,
     threshold: float = 0.9,
+    augmentation: str = "none",
 ) -> list[Step]:
     """What self-training runs, in order: (configuration of retinal_unet, "infer" or "train", settings).
 
@@ -153,6 +154,7 @@ def steps(
         output_dir: gets a folder for every round.
         rounds: how often labels are guessed and the network is trained.
         threshold: see :func:`pseudo_label`.
+        augmentation: of the trainings, one of ``augmentation.AUGMENTATIONS``.
     """
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}; expected at least 1, 2 is usual.")
@@ -164,7 +166,7 @@ def steps(
         both = [str(labeled_dir), guessed]
         labelling = {"dataset_dir": str(unlabeled_dir), "output_dir": guessed, "ckpt_path": teacher}
         result.append(("pseudo_label.json", "infer", labelling | {"threshold": threshold}))
-        folders = {"ckpt_dir": str(folder), "output_dir": str(folder)}
+        folders = {"ckpt_dir": str(folder), "output_dir": str(folder), "augmentation": augmentation}
         result.append(("train.json", "train", {"dataset_dir": both, "validation_dir": both, "resume": True} | folders))
         teacher = str(folder / "model.pt")
     return result

@@ -36,7 +36,7 @@ from unicorn_monai.evaluation.markup import (
     table,
 )
 from unicorn_monai.prompts import WEATHER
-from unicorn_monai.settings import SEMANTIC_ONLY
+from unicorn_monai.settings import AUGMENTED, SELF_TRAINED, SEMANTIC_ONLY
 
 MAIN = "unicorn+real"
 CORE = ("lower_bound", "upper_bound", MAIN, "unicorn")  # always have a column, the first ones
@@ -334,7 +334,7 @@ def _read(path: Path, kind: type) -> Any:
 
 
 def _setups(segmentation: dict[str, Any]) -> list[str]:
-    others = ("unicorn_paper+real", "unicorn_paper", "augmentation", "augmentation+geometry", "self_training")
+    others = ("unicorn_paper+real", "unicorn_paper", *AUGMENTED, *SELF_TRAINED)
     return ordered([*CORE, *(key for key in segmentation if key not in CORE)], (*CORE, *others)) if segmentation else []
 
 
