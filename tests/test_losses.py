@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from monai.losses import JukeboxLoss
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as divergence
 from torch.nn import functional
@@ -14,6 +15,7 @@ from unicorn_monai.losses import (
     kl_divergence,
     mean_squared_error,
     speckle_contrast,
+    spectral_distance,
 )
 
 LABELS = 3
@@ -103,6 +105,30 @@ def test_the_loss_of_the_autoencoder_is_the_weighted_sum_of_its_terms():
     wanted = terms["l1"] + sum(weight * terms[name] for name, weight in weights.items())
     assert terms["loss"].item() == pytest.approx(wanted.item(), rel=1e-5)
     assert "adversarial" not in loss(reconstruction, image, mean, std, fake_scores=None)
+
+
+def test_the_spectral_distance_is_that_of_monai():
+    image, other = torch.rand(2, 3, 3, 16, 12)
+    expected = JukeboxLoss(spatial_dims=2, reduction="mean")(image, other)
+    torch.testing.assert_close(spectral_distance(image, other), expected)
+
+
+FLAT = {
+    "black": torch.zeros(2, 1, 16, 16),
+    "grey": torch.full((2, 1, 16, 16), 0.25),
+    "one image": torch.zeros(2, 1, 16, 16),
+}
+FLAT["one image"][0] = torch.rand(1, 16, 16)
+
+
+@pytest.mark.parametrize("flat", FLAT.values(), ids=FLAT)
+def test_a_reconstruction_of_one_grey_value_has_a_gradient(flat):
+    reconstruction, image = flat.clone().requires_grad_(True), torch.rand(2, 1, 16, 16)
+    latents = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
+    AutoencoderLoss()(reconstruction, image, *latents, None)["loss"].backward()
+    assert reconstruction.grad is not None
+    assert torch.isfinite(reconstruction.grad).all()
+    assert reconstruction.grad.any()
 
 
 def test_a_perfect_reconstruction_costs_its_divergence_only():

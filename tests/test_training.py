@@ -13,6 +13,7 @@ from monai.networks.nets import PatchDiscriminator
 from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
+from unicorn_monai.failures import NotFinite
 from unicorn_monai.losses import AutoencoderLoss
 from unicorn_monai.networks import controlnet_for
 from unicorn_monai.prior import UncertaintyPrior
@@ -314,6 +315,21 @@ def test_the_step_of_the_autoencoder_does_not_move_the_discriminator():
     before = {key: value.clone() for key, value in engine.discriminator.named_parameters()}
     engine.run()
     assert all(torch.equal(value, before[key]) for key, value in engine.discriminator.named_parameters())
+
+
+class NoGradient(nn.Module):
+    """A finite loss with a gradient of NaN: sqrt(0 * x) at 0."""
+
+    def forward(self, reconstruction, *_):
+        return {"loss": (0 * reconstruction).sqrt().sum()}
+
+
+def test_a_gradient_of_nan_does_not_get_into_the_autoencoder():
+    engine = trainer(1, loss_function=NoGradient())
+    before = weights(engine.network)
+    with pytest.raises(NotFinite, match="The gradient holds NaN or infinite values at iteration 1"):
+        engine.run()
+    assert not changed(engine.network, before)
 
 
 def test_a_loader_without_batches_is_refused():

@@ -5,8 +5,8 @@
                    + adversarial_weight * A(x') [+ perceptual_weight * P(x', x)]
     discriminator: least squares, D(x) -> 1, D(x') -> 0
 
-S compares the amplitudes of the Fourier transforms (``monai.losses.JukeboxLoss``): it asks for the right texture
-without a downloaded perceptual network. C compares the local contrast of the speckle, |c(x) - c(x')| with c the
+S compares the amplitudes of the Fourier transforms: it asks for the right texture without a downloaded perceptual
+network. C compares the local contrast of the speckle, |c(x) - c(x')| with c the
 standard deviation of the high-pass image in 7 x 7 windows: absolute differences alone are smallest for an image without
 speckle. P is a perceptual network, where one is given.
 """
@@ -14,7 +14,7 @@ speckle. P is a perceptual network, where one is given.
 from __future__ import annotations
 
 import torch
-from monai.losses import DiceLoss, JukeboxLoss, PatchAdversarialLoss
+from monai.losses import DiceLoss, PatchAdversarialLoss
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -74,7 +74,6 @@ class AutoencoderLoss(nn.Module):
         self.speckle_weight = speckle_weight
         self.perceptual = None if perceptual is None else freeze(perceptual)
         self.perceptual_weight = perceptual_weight
-        self.spectral = JukeboxLoss(spatial_dims=2, reduction="mean")
         self.adversarial = PatchAdversarialLoss(criterion="least_squares")
 
     def forward(
@@ -92,7 +91,7 @@ class AutoencoderLoss(nn.Module):
         terms = {
             "l1": (reconstruction - image).abs().mean(),
             "kl": kl_divergence(mean, std),
-            "spectral": self.spectral(reconstruction, image),
+            "spectral": spectral_distance(reconstruction, image),
             "speckle": (speckle_contrast(reconstruction) - speckle_contrast(image)).abs().mean(),
         }
         loss = terms["l1"] + self.kl_weight * terms["kl"] + self.spectral_weight * terms["spectral"]
@@ -116,6 +115,17 @@ def kl_divergence(mean: Tensor, std: Tensor) -> Tensor:
     """KL(N(mean, std^2) || N(0, 1)), summed over each latent and averaged over the batch: a scalar."""
     divergence = 0.5 * (mean.square() + std.square() - 2 * std.clamp_min(1e-12).log() - 1)
     return divergence.flatten(1).sum(dim=1).mean()
+
+
+def spectral_distance(image: Tensor, other: Tensor) -> Tensor:
+    """Mean squared difference of the Fourier amplitudes (Dhariwal et al. 2020, Section 3.3): a scalar.
+
+    The value of ``monai.losses.JukeboxLoss``, whose gradient is NaN where an amplitude is 0, as those of a patch of one
+    grey value are; here it is 0.
+    """
+    dims = tuple(range(1, image.ndim))
+    amplitudes = [torch.fft.fftn(x, dim=dims, norm="ortho").abs() for x in (image, other)]
+    return functional.mse_loss(*amplitudes)
 
 
 def high_pass_std(image: Tensor) -> Tensor:

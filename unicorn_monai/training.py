@@ -17,7 +17,6 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.metrics import Loss
 from monai.engines import IterationEvents, Trainer
-from monai.losses import JukeboxLoss
 from monai.networks.nets import AutoencoderKL
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from unicorn_monai.checkpoints import steps_now
 from unicorn_monai.distributed import bare
 from unicorn_monai.failures import NotFinite, of_batch
 from unicorn_monai.fusion import control, controlled
+from unicorn_monai.losses import spectral_distance
 from unicorn_monai.networks import require, to_train
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.transforms import one_hot
@@ -243,7 +243,7 @@ class AutoencoderTrainer(Trainer):
         terms = self.loss_function(reconstruction.float(), image, mean.float(), std.float(), scores)
         self.optimizer.zero_grad()
         terms["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        require_finite_gradient(torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0), engine)
         self.optimizer.step()
 
         if adversarial:
@@ -268,10 +268,9 @@ class ReconstructionInferer:
 
 def reconstruction_metric(spectral_weight: float = 1.0) -> Loss:
     """Ignite metric: mean absolute error plus the weighted spectral term over the validation set; smaller is better."""
-    spectral = JukeboxLoss(spatial_dims=2, reduction="mean")
 
     def error(prediction: Tensor, image: Tensor) -> Tensor:
-        return (prediction - image).abs().mean() + spectral_weight * spectral(prediction, image)
+        return (prediction - image).abs().mean() + spectral_weight * spectral_distance(prediction, image)
 
     return Loss(error, output_transform=lambda output: (output["pred"], output["image"]))
 
@@ -340,9 +339,15 @@ class ClipGradients:
         if scaler is not None:  # its gradients are thousands of times too large until it steps
             scaler.unscale_(engine.optimizer)  # type: ignore[attr-defined]
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
-        if not torch.isfinite(norm) and scaler is None:  # a GradScaler leaves the step out
-            where = f"iteration {engine.state.iteration}{of_batch(engine)}"
-            raise NotFinite(f"The gradient holds NaN or infinite values at {where}. Lower the learning rate.")
+        if scaler is None:  # it leaves out the step of a gradient that is not finite
+            require_finite_gradient(norm, engine)
+
+
+def require_finite_gradient(norm: Tensor, engine: Engine) -> None:
+    """End the training, by the name of its batch, where the norm of the gradients is NaN or infinite."""
+    if not torch.isfinite(norm):
+        where = f"iteration {engine.state.iteration}{of_batch(engine)}"
+        raise NotFinite(f"The gradient holds NaN or infinite values at {where}. Lower the learning rate.")
 
 
 def random_order(dataset: Sized, batch_size: int, iterations: int | None = None) -> RandomSampler:
