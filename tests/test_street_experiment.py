@@ -3,18 +3,20 @@
 import json
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from conftest import TINY
 from typer.testing import CliRunner
 
 from data_prep.street_phantom import BAD_WEATHER, write_streets
+from unicorn_monai import cli
 from unicorn_monai.cli import app
 from unicorn_monai.datasets import check, datalist, read_header
 from unicorn_monai.evaluation import control
 from unicorn_monai.experiment import Experiment
 from unicorn_monai.prompts import WEATHER
-from unicorn_monai.settings import Settings
+from unicorn_monai.settings import BASELINES, BENT, Settings
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +113,32 @@ def test_the_label_map_alone_needs_the_mode_it_is_taken_from(finished):
     )
     with pytest.raises(ValueError, match="'semantic_only' needs the mode 'paper'"):
         settings.validate()
+
+
+@pytest.mark.parametrize("name", BENT)
+def test_baselines_that_bend_images_are_refused(finished, name):
+    settings = Settings(str(finished.labeled), str(finished.unlabeled), "r", baselines=(name,))
+    with pytest.raises(ValueError, match=re.escape(f"['{name}'] bend images as OCT may be bent")):
+        settings.validate()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], ["augmentation", "augmentation+geometry"]),
+        (["--preset", "full"], list(BASELINES)),
+        (["--scene", "street"], ["augmentation", "semantic_only"]),
+        (
+            ["--scene", "street", "--preset", "full"],
+            ["augmentation", "self_training", "cyclegan", "cut", "semantic_only"],
+        ),
+    ],
+)
+def test_what_the_demo_compares_with(words, expected, monkeypatch, tmp_path):
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(cli, "_run", lambda settings, resume: asked.update(settings))
+    for simulate in ("_simulate_oct", "_simulate_street"):
+        monkeypatch.setattr(cli, simulate, lambda *_: (0, "images"))
+    done = CliRunner().invoke(cli.app, ["demo", *words, "--output", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert asked["baselines"] == expected

@@ -68,16 +68,16 @@ def demo(
         raise typer.BadParameter(f"--size is {size}; expected 64 or 256, the sizes there are networks for")
     small = preset == "quick" if size is None else size == 64
     from unicorn_monai.datasets import begun
-    from unicorn_monai.settings import BASELINES, GEOMETRY, SEMANTIC_ONLY
+    from unicorn_monai.settings import AUGMENTED, BASELINES, BENT, SEMANTIC_ONLY
 
     folders = {name: output / "data" / name for name in ("labeled", "unlabeled")}
     for name, folder in folders.items():
         if begun(folder) or not (folder / "dataset.json").is_file():
             count, what = (_simulate_oct if scene == "oct" else _simulate_street)(name, folder, small, seed)
             console.print(f"simulated {count} {what}: {folder}")
-    baselines = list(BASELINES) if preset == "full" else ["augmentation"]
+    baselines = [*(BASELINES if preset == "full" else AUGMENTED)]
     if scene == "street":
-        baselines = [name for name in baselines if name != GEOMETRY]
+        baselines = [name for name in baselines if name not in BENT]
     _run(
         {
             "labeled": str(folders["labeled"]),

@@ -36,6 +36,7 @@ SELF_TRAINED = {  # first teacher, and how its pupils are trained
     "self_training": ("lower_bound", "none"),
     "self_training+geometry": (GEOMETRY, AUGMENTED[GEOMETRY]),
 }
+BENT = (GEOMETRY, *(name for name, (teacher, _) in SELF_TRAINED.items() if teacher == GEOMETRY))  # OCT only
 BASELINES = (*AUGMENTED, *SELF_TRAINED, *STYLE_TRANSFER)
 SEMANTIC_ONLY = "semantic_only"  # the paper's comparison on street scenes: the Semantic-ControlNet without the other
 SYNTHETIC = (*STYLE_TRANSFER, SEMANTIC_ONLY)  # baselines that write a data set, once the method itself is trained
@@ -259,9 +260,9 @@ class Settings:
             check_overrides(self.overrides)
         if SEMANTIC_ONLY in self.baselines and "paper" not in self.modes:
             raise ValueError(f"'{SEMANTIC_ONLY}' needs the mode 'paper'; modes are {list(self.modes)}. Add it.")
-        if GEOMETRY in self.augmented and read_header(self.labeled).get("modality", "OCT") != "OCT":
-            named = [name for name in self.baselines if name.endswith("geometry")]
-            raise ValueError(f"{named} bend images as OCT may be bent, which streets may not. Leave them out.")
+        bent = [name for name in self.baselines if name in BENT]
+        if bent and read_header(self.labeled).get("modality", "OCT") != "OCT":
+            raise ValueError(f"{bent} bend images as OCT may be bent, which streets may not. Leave them out.")
         if not self.modes:
             raise ValueError(f"modes is empty; expected some of {list(MODES)}.")
         if not self.words and tuple(self.guidance[2:]) not in ((), (1.0,)):
