@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ SUFFIXES = (".nii", ".nii.gz", ".mhd", ".mha", ".nrrd", ".nhdr")
 MHD_DATA = re.compile(rb"\s*ElementDataFile\s*[=:]\s*(.*)")
 NRRD_DATA = re.compile(rb"\s*data ?file\s*:\s*(.*)", re.IGNORECASE)
 MOST_VOXELS = 4_000_000_000
+TURNED = 0.01  # of a unit vector: headers are rounded
 
 
 def find(options: Namespace, report: Report) -> list[Source]:
@@ -98,17 +99,28 @@ def label_of(path: Path, options: Namespace) -> Path | None:
     return candidates[0] if candidates else None
 
 
-def read_volume(path: Path, need_spacing: bool = True) -> tuple[NDArray, tuple[float, ...] | None]:
-    """Voxels in the axis order of the file (x, y, z), and their spacing in mm, None where unknown.
+class Volume(NamedTuple):
+    """Voxels in the axis order of the file (x, y, z), their spacing in mm, and the directions of the axes in space.
+
+    Spacing and directions are None where the file does not tell them; the directions are the columns of a matrix.
+    """
+
+    array: NDArray
+    spacing: tuple[float, ...] | None
+    directions: NDArray | None
+
+
+def read_volume(path: Path, need_spacing: bool = True) -> Volume:
+    """A volume from a file.
 
     Raises:
         ValueError: unreadable, too large, or spacing that is not finite and positive.
     """
     try:
         if path.name.lower().endswith((".nii", ".nii.gz")):
-            array, spacing = _read_nifti(path)
+            array, spacing, directions = _read_nifti(path)
         else:
-            array, spacing = _read_itk(path)
+            array, spacing, directions = _read_itk(path)
     except ValueError:
         raise
     except Exception as error:  # both readers raise many kinds
@@ -120,27 +132,31 @@ def read_volume(path: Path, need_spacing: bool = True) -> tuple[NDArray, tuple[f
         raise ValueError(f"spacing: found {spacing}; expected finite and positive numbers. Repair it, or --spacing-mm")
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
-    return array, None if all(s == 1 for s in spacing[:2]) else spacing
+    return Volume(array, None if all(s == 1 for s in spacing[:2]) else spacing, directions)
 
 
-def _read_nifti(path: Path) -> tuple[NDArray, tuple[float, ...]]:
+def _read_nifti(path: Path) -> tuple[NDArray, tuple[float, ...], NDArray | None]:
     import nibabel as nib
 
     image: Any = nib.load(path)
     if int(np.prod(image.shape, dtype=np.int64)) > MOST_VOXELS:
         raise ValueError(f"file: found shape {image.shape}; expected at most {MOST_VOXELS:.0e} voxels")
     unit = MILLIMETRES[image.header.get_xyzt_units()[0]]
-    return np.asanyarray(image.dataobj), tuple(float(z) * unit for z in image.header.get_zooms()[:3])
+    told = int(image.header["sform_code"]) > 0 or int(image.header["qform_code"]) > 0
+    axes = image.affine[:3, :3] / np.maximum(np.linalg.norm(image.affine[:3, :3], axis=0), 1e-12)
+    spacing = tuple(float(z) * unit for z in image.header.get_zooms()[:3])
+    return np.asanyarray(image.dataobj), spacing, axes if told else None
 
 
-def _read_itk(path: Path) -> tuple[NDArray, tuple[float, ...]]:
+def _read_itk(path: Path) -> tuple[NDArray, tuple[float, ...], NDArray | None]:
     import itk
 
     image = itk.imread(str(path))
     array = np.asarray(itk.array_view_from_image(image))
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise ValueError(f"file: found {image.GetNumberOfComponentsPerPixel()} values per voxel; expected one")
-    return np.array(array.transpose()), tuple(float(s) for s in image.GetSpacing())  # itk's arrays are z, y, x
+    spacing, axes = tuple(float(s) for s in image.GetSpacing()), np.asarray(image.GetDirection())
+    return np.array(array.transpose()), spacing, axes  # itk's arrays are z, y, x
 
 
 def require_inside(path: Path, root: Path) -> None:
@@ -169,21 +185,38 @@ def read(path: Path, label: Path | None, options: Namespace) -> Iterator[Scan | 
     for file in (path, label):
         if file is not None and not file.name.lower().endswith((".nii", ".nii.gz")):
             require_inside(file, options.input)
-    array, spacing = read_volume(path, options.spacing_mm is None)
+    array, spacing, directions = read_volume(path, options.spacing_mm is None)
     axes = options.axes if array.ndim == 3 else options.axes.replace("b", "")
     if array.ndim != len(axes):
         raise ValueError(f"file: found {array.ndim} dimensions {array.shape}; expected {len(axes)}, as in --axes")
     grey = _order(to_grey(array, options.window), axes)
     labels = None
     if label is not None:
-        values, _ = read_volume(label, need_spacing=False)
+        values, _, own = read_volume(label, need_spacing=False)
+        name = relative(label, options.input)
         if values.shape != array.shape:
-            name = relative(label, options.input)
             raise ValueError(f"label: found shape {values.shape} in '{name}'; expected the image's, {array.shape}")
+        if _turned(path, directions, label, own):
+            raise ValueError(
+                f"label: found '{name}' mirrored or turned against the image by its header; expected the same "
+                "directions of the axes. Resample it to the image's grid, or, if only the header is wrong, copy the "
+                "image's affine into it"
+            )
         labels = _order(values, axes)
     pixel = None if spacing is None else (spacing[axes.index("d")], spacing[axes.index("a")])
     for k in range(len(grey)):
         yield Scan(grey[k], pixel, None, None if labels is None else labels[k], fields={"scan": k})
+
+
+def _turned(path: Path, directions: NDArray | None, label: Path, others: NDArray | None) -> bool:
+    """Whether the axes of a label volume point elsewhere, as far as both headers tell.
+
+    NIfTI counts to the right and to the front, ITK's formats to the left and to the back; the two are not compared.
+    """
+    kinds = {p.name.lower().endswith((".nii", ".nii.gz")) for p in (path, label)}
+    if directions is None or others is None or len(kinds) > 1:
+        return False
+    return directions.shape != others.shape or bool(np.abs(directions - others).max() > TURNED)
 
 
 def _order(array: NDArray, axes: str) -> NDArray:

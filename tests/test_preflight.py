@@ -60,6 +60,13 @@ def test_every_configuration_checks_its_own_settings_first(path):
         assert json.loads(parallel.read_text())["initialize"][0] == "@checks"
 
 
+def test_in_paper_mode_a_weight_is_a_share():
+    check_settings(mode="paper", uncertainty_weight=1.0)
+    check_settings(mode="compositional", uncertainty_weight=2.0)
+    with pytest.raises(ValueError, match=r"uncertainty_weight is 1.5; the mode 'paper' weighs by \(1 - w, w\)"):
+        check_settings(mode="paper", uncertainty_weight=1.5)
+
+
 def test_settings_without_a_rule_are_a_mistake_of_the_configuration():
     with pytest.raises(ValueError, match="There is no rule for 'max_epoch'; expected some of"):
         check_settings(max_epoch=3)

@@ -278,6 +278,47 @@ def test_label_volumes_are_found(image, labels, options, tmp_path):
         np.testing.assert_array_equal(read_array(item["label"]), label(k))
 
 
+MIRRORED, TOLD = np.diag([-0.012, 0.004, 0.12, 1.0]), np.diag([0.012, 0.004, 0.12, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("image", "labels", "refused"),
+    [(TOLD, TOLD, False), (MIRRORED, MIRRORED, False), (TOLD, MIRRORED, True), (TOLD, None, False)],
+    ids=["the same", "both mirrored", "mirrored", "not told"],
+)
+def test_a_label_volume_that_is_mirrored_by_its_header_is_refused(image, labels, refused, tmp_path, capsys):
+    for folder, affine, planes in (("images", image, bscan), ("labels", labels, label)):
+        volume = nib.Nifti1Image(np.stack([planes(k).T for k in range(3)], axis=2), affine)
+        volume.header.set_xyzt_units("mm")
+        path = tmp_path / "in" / folder / "p1" / "v.nii.gz"
+        path.parent.mkdir(parents=True)
+        nib.save(volume, path)
+    options = ["--axes", "adb", "--spacing-mm", "0.004", "0.012", *SAME, "--split", "1", "0", "0"]
+    options += ["--labels", four_labels(tmp_path)]
+    arguments = [str(tmp_path / "in"), str(tmp_path / "out"), *options]
+    assert (volumes.main(arguments) == 0) == (not refused)
+    told = capsys.readouterr()
+    assert ("mirrored or turned against the image by its header" in told.out + told.err) == refused
+
+
+@pytest.mark.parametrize(("sign", "refused"), [(1, False), (-1, True)])
+def test_a_label_volume_of_itk_is_compared_too(sign, refused, tmp_path, capsys):
+    import itk
+
+    for folder, planes, way in (("images", bscan, 1), ("labels", label, sign)):
+        image = itk.image_from_array(np.stack([planes(k).astype(np.uint8) for k in range(3)]))
+        image.SetSpacing([0.012, 0.004, 0.12])
+        image.SetDirection(np.diag([way, 1.0, 1.0]))
+        path = tmp_path / "in" / folder / "p1" / "v.mha"
+        path.parent.mkdir(parents=True)
+        itk.imwrite(image, str(path))
+    options = [*SAME, "--split", "1", "0", "0", "--labels", four_labels(tmp_path)]
+    arguments = [str(tmp_path / "in"), str(tmp_path / "out"), *options]
+    assert (volumes.main(arguments) == 0) == (not refused)
+    told = capsys.readouterr()
+    assert ("mirrored or turned against the image by its header" in told.out + told.err) == refused
+
+
 # ---------------------------------------------------------------- image folders
 
 

@@ -96,6 +96,9 @@ def check_settings(device: torch.device | str | None = None, **settings: Any) ->
         if name not in RULES | CHOICES:
             raise ValueError(f"There is no rule for '{name}'; expected some of {sorted(RULES | CHOICES)}.")
         _check_value(name, value)
+    if settings.get("mode") == "paper" and settings.get("uncertainty_weight", 0) > 1:
+        weight = settings["uncertainty_weight"]
+        raise ValueError(f"uncertainty_weight is {weight}; the mode 'paper' weighs by (1 - w, w), expected 0 to 1.")
     if device is not None:
         check_device(device)
         if settings.get("cuda_graphs") and torch.device(device).type != "cuda":
