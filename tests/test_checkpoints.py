@@ -93,6 +93,35 @@ def test_without_resume_a_training_begins_anew(tmp_path):
     assert sha256(tmp_path / "last.pt") != before
 
 
+@pytest.mark.parametrize(("seconds", "expected"), [(0.4, [*range(1, 13)]), (10.0, [1, 8, 12])])
+def test_states_take_a_twentieth_of_the_time_at_most(seconds, expected, tmp_path, monkeypatch):
+    now, saved = [0.0], []
+
+    def write(content, path, keep=None):
+        now[0] += seconds
+        saved.append(content["epoch"])
+
+    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(checkpoints, "save_atomically", write)
+    trainer, data = engine()
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda _: now.__setitem__(0, now[0] + 30.0))
+    trainer.state.max_epochs, trainer.state.epoch_length = 12, len(data)
+    TrainingState(tmp_path / "last.pt", {"network": nn.Linear(2, 2)}).attach(trainer)
+    trainer.run(data, max_epochs=12)
+    assert saved == expected
+
+
+def test_the_state_of_a_training_that_stops_early_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "QUICK", -1.0)
+    monkeypatch.setattr(checkpoints, "SHARE", 1e-12)  # no state pays
+    trainer, data = engine()
+    trainer.state.max_epochs, trainer.state.epoch_length = 9, len(data)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED(once=3), lambda trainer: trainer.terminate())
+    TrainingState(tmp_path / "last.pt", {"network": nn.Linear(2, 2)}).attach(trainer)
+    trainer.run(data, max_epochs=9)
+    assert checkpoints.read_whole(tmp_path / "last.pt")["epoch"] == 3
+
+
 def test_resuming_without_a_state_begins_anew(tmp_path):
     assert train(tmp_path / "last.pt", nn.Linear(2, 2), 2, resume=True).epoch == 2
 

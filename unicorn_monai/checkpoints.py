@@ -32,6 +32,9 @@ from unicorn_monai.random_state import random_state, set_random_state
 
 logger = logging.getLogger("unicorn_monai")
 
+SHARE = 0.05  # of the time, at most, for states at the end of epochs; but
+QUICK = 0.5  # seconds: one that is written as fast is written always
+
 __all__ = [
     "BestWeights",
     "TrainingState",
@@ -87,7 +90,8 @@ class TrainingState:
     """Ignite handler: the whole state of a training, so that an interrupted one goes on where it stopped.
 
     Written at the end of every epoch, after ``minutes`` within one, and when the process is told to end (SIGTERM); the
-    one before is kept, and taken where the newest is damaged. Holds the given objects (anything with ``state_dict`` and
+    one before is kept, and taken where the newest is damaged. Where writing takes long for the length of an epoch (large
+    networks on a GPU), epochs are passed over so that it takes a twentieth of the time at most. Holds the given objects (anything with ``state_dict`` and
     ``load_state_dict``), the trainer's GradScaler where it has one, the position in the data and the random number
     generators: on a CPU a training that goes on ends as the uninterrupted one, bit for bit. MONAI's random transforms
     have generators of their own, which are seeded anew at every epoch. Trainings of several processes are saved at the
@@ -130,7 +134,7 @@ class TrainingState:
         if self.alone:
             self._held.enter_context(on_sigterm(self._end))
         self.seed = torch.initial_seed() if self.saved is None else self.saved.get("seed", torch.initial_seed())
-        self._last, self._told_to_end = time.monotonic(), False
+        self._last, self._cost, self._told_to_end = time.monotonic(), 0.0, False
         self._own = self.saved is not None  # whether the file at `path` is of this training
         if self.saved is not None:
             self._go_on(engine, self.saved)
@@ -160,7 +164,9 @@ class TrainingState:
 
     def save(self, engine: Engine) -> None:
         """Write the state at the end of an epoch."""
-        if is_main():
+        last = engine.should_terminate or self._told_to_end or engine.state.epoch == engine.state.max_epochs
+        quick = self._cost < QUICK or time.monotonic() - self._last >= self._cost / SHARE
+        if is_main() and (last or quick):
             self._save(engine, 0)
         self._end_if_told()
 
@@ -170,6 +176,7 @@ class TrainingState:
             raise SystemExit(STOPPED)
 
     def _save(self, engine: Engine, position: int) -> None:
+        started = time.monotonic()
         state = {name: thing.state_dict() for name, thing in self._all(engine).items()}
         with trained_on(engine):
             for name, value in _tensors(state):
@@ -187,6 +194,7 @@ class TrainingState:
         save_atomically(content, self.path, keep=self.before if self._own else None)
         self._own = True
         self._last = time.monotonic()
+        self._cost = self._last - started
 
     def _all(self, engine: Engine) -> dict[str, Any]:
         scaler = getattr(engine, "scaler", None)
