@@ -90,12 +90,14 @@ class TrainingState:
     """Ignite handler: the whole state of a training, so that an interrupted one goes on where it stopped.
 
     Written at the end of every epoch, after ``minutes`` within one, and when the process is told to end (SIGTERM); the
-    one before is kept, and taken where the newest is damaged. Where writing takes long for the length of an epoch (large
-    networks on a GPU), epochs are passed over so that it takes a twentieth of the time at most. Holds the given objects (anything with ``state_dict`` and
-    ``load_state_dict``), the trainer's GradScaler where it has one, the position in the data and the random number
-    generators: on a CPU a training that goes on ends as the uninterrupted one, bit for bit. MONAI's random transforms
-    have generators of their own, which are seeded anew at every epoch. Trainings of several processes are saved at the
-    end of an epoch only.
+    one before is kept, and taken where the newest is damaged. Where writing is slow for the length of an epoch (large
+    networks on a GPU), epochs are passed over, so that it takes a twentieth of the time at most. Trainings of several
+    processes are saved at the end of an epoch only.
+
+    Holds the given objects (anything with ``state_dict`` and ``load_state_dict``), the trainer's GradScaler if it has
+    one, the position in the data and the random number generators: on a CPU a training that goes on ends as the
+    uninterrupted one, bit for bit. MONAI's random transforms have generators of their own, which are seeded anew at
+    every epoch.
 
     A batch that was seen before the interruption is loaded again, not trained on: so the data come in the same order.
 
