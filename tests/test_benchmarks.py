@@ -46,6 +46,9 @@ def test_the_stock_loop_and_the_inferer_give_the_same_images():
     plain = setup.changed(lambda network: sampling.attention(network, fused=False))
     images = [sampling.decode(s, loop(s)) for s, loop in ((plain, sampling.stock), (setup, sampling.inferer))]
     assert sampling.difference(*images) <= 1e-4
+    for name, form in sampling.forms_of(setup, with_compiled=False, with_half=False).items():
+        assert torch.equal(sampling.decode(setup, form.sampler()()), images[1]), name
+        assert form.floor()() > 0
     assert images[0].std() > 0.1  # large enough for that to mean something
     assert sampling.floor(setup) > 0
 
