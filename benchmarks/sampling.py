@@ -68,9 +68,9 @@ def try_options(s: Setup, rounds: int, device: torch.device) -> list[list[str]]:
         "(a) the stock loop": lambda: stock(plain),
         "(b) with MONAI's attention: condition embeddings once": lambda: inferer(plain),
         "(b) as it is: and fused attention": lambda: inferer(s),
-        "(b) in inference_mode, as `synthesis.Generator` runs it": lambda: in_inference_mode(s),
+        "(b) in inference_mode, as `synthesis.Generator` runs it": Form(s, inference=True).sampler(),
         "(b) with channels last": lambda: inferer(last),
-        "(b) in bfloat16 autocast, latents in float32": lambda: in_bfloat16(s, device),
+        "(b) in bfloat16 autocast, latents in float32": Form(s, half=True).sampler(),
     }
     image = decode(s, stock(plain))
     differences = {name: f"{difference(image, decode(s, sample())):.0e}" for name, sample in samples.items()}
@@ -94,18 +94,6 @@ def try_options(s: Setup, rounds: int, device: torch.device) -> list[list[str]]:
 def channels_last(network: nn.Module) -> nn.Module:
     """Weights, and with them what is between the convolutions, with the channels last in memory."""
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-@torch.inference_mode()
-def in_inference_mode(s: Setup) -> Tensor:
-    """(b) without autograd's bookkeeping."""
-    return inferer(s).clone()
-
-
-def in_bfloat16(s: Setup, device: torch.device) -> Tensor:
-    """(b) with the networks in half precision; the latents are added up in float32."""
-    with torch.autocast(device.type, dtype=torch.bfloat16):
-        return inferer(s)
 
 
 class Constant(nn.Module):

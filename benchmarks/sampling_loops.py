@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -118,22 +119,33 @@ def stock(s: Setup, mode: str = "paper", weight: float = WEIGHT, guidance: tuple
 
 @dataclass
 class Form:
-    """How (b) and (c) run: their networks, in which precision, and whether a step is recorded as a CUDA graph."""
+    """How (b) and (c) run.
+
+    Args:
+        setup: their networks.
+        half: automatic mixed precision; the latents are added up in float32.
+        graphs: a step is recorded as a CUDA graph.
+        inference: without autograd's bookkeeping, as `synthesis.Generator` samples.
+    """
 
     setup: Setup
     half: bool = False
     graphs: bool = False
+    inference: bool = False
 
-    def precision(self) -> torch.autocast:
-        """Automatic mixed precision, or none."""
-        return torch.autocast(self.setup.label_map.device.type, torch.bfloat16, self.half)
+    @contextmanager
+    def modes(self) -> Iterator[None]:
+        """Where both run."""
+        device = self.setup.label_map.device.type
+        with torch.inference_mode(self.inference), torch.autocast(device, torch.bfloat16, self.half):
+            yield
 
     def sampler(self, *mode: Any) -> Callable[[], Tensor]:
         """(b): a function that gives latents; it keeps its recordings from call to call, as between two batches."""
         made = make_inferer(self.setup, *mode, graphs=self.graphs)
 
         def sample() -> Tensor:
-            with torch.inference_mode(self.graphs or self.half), self.precision():
+            with self.modes():
                 return sampled(self.setup, made).clone()
 
         return sample
@@ -143,7 +155,7 @@ class Form:
         passes = CudaGraphs(bare_passes) if self.graphs else bare_passes
 
         def measure() -> float:
-            with torch.inference_mode(self.graphs or self.half), self.precision():
+            with self.modes():
                 return floor(self.setup, passes)
 
         return measure
@@ -224,12 +236,12 @@ def forms_of(s: Setup, with_compiled: bool, with_half: bool) -> dict[str, Form]:
     """The forms of (b) to compare, by name."""
     forms = {"as they are": Form(s)}
     if with_half:
-        forms["CUDA graphs"] = Form(s, graphs=True)
-        forms["bfloat16"] = Form(s, half=True)
-        forms["bfloat16, CUDA graphs"] = Form(s, half=True, graphs=True)
+        forms["CUDA graphs"] = Form(s, graphs=True, inference=True)
+        forms["bfloat16"] = Form(s, half=True, inference=True)
+        forms["bfloat16, CUDA graphs"] = Form(s, half=True, graphs=True, inference=True)
     if with_compiled:
         fast = s.changed(compiled)
         forms["compiled"] = Form(fast)
         if with_half:
-            forms["compiled, bfloat16, CUDA graphs"] = Form(fast, half=True, graphs=True)
+            forms["compiled, bfloat16, CUDA graphs"] = Form(fast, half=True, graphs=True, inference=True)
     return forms

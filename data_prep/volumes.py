@@ -32,7 +32,8 @@ from data_prep.grey import to_grey
 from data_prep.options import files_below, parser_for, relative, run, subject_of, validate
 from unicorn_monai.dataset_files import MILLIMETRES
 
-SUFFIXES = (".nii", ".nii.gz", ".mhd", ".mha", ".nrrd", ".nhdr")
+NIFTI = (".nii", ".nii.gz")
+SUFFIXES = (*NIFTI, ".mhd", ".mha", ".nrrd", ".nhdr")
 MHD_DATA = re.compile(rb"\s*ElementDataFile\s*[=:]\s*(.*)")
 NRRD_DATA = re.compile(rb"\s*data ?file\s*:\s*(.*)", re.IGNORECASE)
 MOST_VOXELS = 4_000_000_000
@@ -117,7 +118,7 @@ def read_volume(path: Path, need_spacing: bool = True) -> Volume:
         ValueError: unreadable, too large, or spacing that is not finite and positive.
     """
     try:
-        if path.name.lower().endswith((".nii", ".nii.gz")):
+        if _is_nifti(path):
             array, spacing, directions = _read_nifti(path)
         else:
             array, spacing, directions = _read_itk(path)
@@ -133,6 +134,10 @@ def read_volume(path: Path, need_spacing: bool = True) -> Volume:
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
     return Volume(array, None if all(s == 1 for s in spacing[:2]) else spacing, directions)
+
+
+def _is_nifti(path: Path) -> bool:
+    return path.name.lower().endswith(NIFTI)
 
 
 def _read_nifti(path: Path) -> tuple[NDArray, tuple[float, ...], NDArray | None]:
@@ -183,7 +188,7 @@ def require_inside(path: Path, root: Path) -> None:
 def read(path: Path, label: Path | None, options: Namespace) -> Iterator[Scan | ValueError]:
     """B-scans of a volume."""
     for file in (path, label):
-        if file is not None and not file.name.lower().endswith((".nii", ".nii.gz")):
+        if file is not None and not _is_nifti(file):
             require_inside(file, options.input)
     array, spacing, directions = read_volume(path, options.spacing_mm is None)
     axes = options.axes if array.ndim == 3 else options.axes.replace("b", "")
@@ -213,8 +218,7 @@ def _turned(path: Path, directions: NDArray | None, label: Path, others: NDArray
 
     NIfTI counts to the right and to the front, ITK's formats to the left and to the back; the two are not compared.
     """
-    kinds = {p.name.lower().endswith((".nii", ".nii.gz")) for p in (path, label)}
-    if directions is None or others is None or len(kinds) > 1:
+    if directions is None or others is None or _is_nifti(path) != _is_nifti(label):
         return False
     return directions.shape != others.shape or bool(np.abs(directions - others).max() > TURNED)
 

@@ -13,6 +13,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -232,14 +233,13 @@ def open_picture(path: Path, pages: bool = False) -> Image.Image:
             picture = Image.open(path, formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise ValueError(f"{error}; expected at most {MOST_PIXELS // 1_000_000} megapixels") from error
-    try:
+    with ExitStack() as refused:
+        refused.callback(picture.close)
         _require_not_huge(picture.size)
         count = getattr(picture, "n_frames", 1)
         if count > 1 and not pages:
             raise ValueError(f"it holds {count} pages, expected one image")
-    except Exception:
-        picture.close()
-        raise
+        refused.pop_all()
     return picture
 
 

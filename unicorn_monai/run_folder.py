@@ -26,7 +26,7 @@ from unicorn_monai.dataset_files import HEADER, SPLITS, local_folder, write_text
 from unicorn_monai.datasets import label_names, read_header, write_json
 from unicorn_monai.handlers import read_json
 from unicorn_monai.provenance import provenance
-from unicorn_monai.settings import PRESETS, STYLE_TRANSFER, Settings, prior_file, settings_begun_with
+from unicorn_monai.settings import PRESETS, SELF_TRAINED, STYLE_TRANSFER, Settings, prior_file, settings_begun_with
 from unicorn_monai.stages import Stages
 from unicorn_monai.storage import absolute
 
@@ -195,7 +195,7 @@ class RunFolder(Stages):
         if setup == "lower_bound" and not training:
             return self.bundle_dir("retinal_unet") / "models" / "model.pt"
         folder = self.run_dir / "segmentation" / nth(setup, training)
-        return (folder / f"round_{ROUNDS}" if setup.startswith("self_training") else folder) / "model.pt"
+        return (folder / f"round_{ROUNDS}" if setup in SELF_TRAINED else folder) / "model.pt"
 
     def record(self, setup: str, training: int = 0) -> Path:
         """What was counted in the test images for a set-up."""

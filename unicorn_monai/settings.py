@@ -298,7 +298,8 @@ class Settings:
         self._check_words()
         translates = bool(set(STYLE_TRANSFER) & set(self.baselines))
         factors = multiples(PRESETS[self.preset], self.overrides, translates)
-        check_domains(self.labeled, self.unlabeled, factors, self.teaches or bool({*SELF_TRAINED} & {*self.baselines}))
+        guesses = self.teaches or bool(set(SELF_TRAINED) & set(self.baselines))
+        check_domains(self.labeled, self.unlabeled, factors, guesses)
 
     def _check_words(self) -> None:
         named = self.named()
