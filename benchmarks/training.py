@@ -3,6 +3,7 @@
     python -m benchmarks.training                       both sizes (256 x 256: few iterations)
     python -m benchmarks.training --size 64 --stages diffusion semantic_controlnet
     python -m benchmarks.training --precision bfloat16  both sides in automatic mixed precision
+    python -m benchmarks.training --cuda-graphs         on a GPU: the bundles' trainings replay recorded passes
 
 The stages run as their bundles' `train.json` says. The straightforward loop trains a copy of the same network on the
 same images (cached in memory by MONAI's `CacheDataset`) with the same losses and optimizer, but encodes every
@@ -259,6 +260,7 @@ def compare(
     iterations: int,
     rounds: int,
     precision: str = "float32",
+    cuda_graphs: bool = False,
 ) -> str:
     """Tables of one size: samples per second of every stage against the loop, and where the trainers' time goes."""
     device, rows, profiles = default_device(), [], []
@@ -268,7 +270,7 @@ def compare(
         for stage in STAGES[: 1 + max(STAGES.index(s) for s in stages)]:
             turns = (iterations, rounds) if stage in stages else (1, 1)
             root, config, data, settings = recipe(stage, roots, domains, needed(*turns))
-            settings["precision"] = precision
+            settings |= {"precision": precision, "cuda_graphs": cuda_graphs}
             if batch_size is not None:
                 settings["batch_size"] = batch_size
             batch = settings.get("batch_size") or definition(root, "batch_size", config)
@@ -336,12 +338,14 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=5, help="of one turn")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--cuda-graphs", action="store_true", help="here, not in the loop")
     s = parser.parse_args()
     place = where(default_device())  # now: the checkout may move on while this runs
     for size in s.size:
-        found = compare(size, s.stages, s.images, s.batch_size, s.iterations, s.rounds, s.precision)
+        found = compare(size, s.stages, s.images, s.batch_size, s.iterations, s.rounds, s.precision, s.cuda_graphs)
         print(f"\n{size} x {size}:\n\n{found}")
-    print(f"\n{s.precision}, turns of {s.iterations} iterations, medians of {s.rounds} rounds; {place}")
+    graphs = ", CUDA graphs here" if s.cuda_graphs else ""
+    print(f"\n{s.precision}{graphs}, turns of {s.iterations} iterations, medians of {s.rounds} rounds; {place}")
 
 
 if __name__ == "__main__":

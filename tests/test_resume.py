@@ -23,10 +23,11 @@ from monai.transforms import Compose, RandFlipd, RandGaussianNoised
 from monai.utils import set_determinism
 
 from unicorn_monai.checkpoints import BestWeights, TrainingState, read_whole
+from unicorn_monai.ema import EMA
 from unicorn_monai.failures import NotFinite
 from unicorn_monai.handlers import Progress
 from unicorn_monai.random_state import random_state, set_random_state
-from unicorn_monai.training import EMA, ClipGradients, WarmupCosine, loss_metric
+from unicorn_monai.training import ClipGradients, WarmupCosine, loss_metric
 
 EPOCHS, LENGTH = 3, 4
 loss = torch.nn.MSELoss()

@@ -1,6 +1,7 @@
 """Branches of stages side by side: what waits for what, and what a failure ends."""
 
 import json
+import multiprocessing
 import time
 from concurrent.futures import wait
 from pathlib import Path
@@ -89,13 +90,13 @@ def note(folder: Path, before: list, branch: tuple, threads: int) -> None:
         time.sleep(0.1)
     else:
         raise RuntimeError(f"{name} was not to wait for its own chain, and {awaited} never came")
-    (folder / name).write_text(f"{[b[0] for b in before]} {threads}")
+    (folder / name).write_text(f"{[b[0] for b in before]} {multiprocessing.get_start_method()} {threads}")
 
 
 def test_the_others_of_a_chain_wait_for_its_first_and_not_for_other_chains(tmp_path):
     chains = [[("patient", "after_quick_2"), ("after_patient",)], [("quick",), ("after_quick_1",), ("after_quick_2",)]]
     side_by_side(note, chains, 2, tmp_path)
-    found = {path.name: path.read_text().rsplit(" ", 1)[0] for path in tmp_path.iterdir()}
+    found = {path.name: path.read_text().rsplit(" ", 2)[0] for path in tmp_path.iterdir()}
     assert found == {
         "patient": "[]",
         "quick": "[]",
@@ -108,6 +109,11 @@ def test_the_others_of_a_chain_wait_for_its_first_and_not_for_other_chains(tmp_p
 def test_cores_are_shared_among_the_processes(tmp_path):
     side_by_side(note, [[("one",)], [("two",)]], 2, tmp_path)
     assert (tmp_path / "one").read_text().split()[-1] == str(max(1, torch.get_num_threads() // 2))
+
+
+def test_a_branch_starts_processes_of_its_own_as_any_program_does(tmp_path):
+    side_by_side(note, [[("one",)]], 1, tmp_path)  # the branch itself is spawned
+    assert (tmp_path / "one").read_text().split()[-2] == multiprocessing.get_start_method()
 
 
 def test_the_first_failure_ends_all_and_its_error_arrives(tmp_path):

@@ -13,12 +13,12 @@ from monai.networks.nets import PatchDiscriminator
 from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
+from unicorn_monai.ema import EMA
 from unicorn_monai.failures import NotFinite
 from unicorn_monai.losses import AutoencoderLoss
 from unicorn_monai.networks import controlnet_for
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.training import (
-    EMA,
     AutoencoderTrainer,
     ClipGradients,
     ControlNetInferer,

@@ -68,6 +68,11 @@ class LayoutSupervision(ControlNetInferer):
         balanced: bool = True,
         **inferer: Any,
     ) -> None:
+        require(
+            not inferer.get("cuda_graphs"),
+            "cuda_graphs is on, but layout supervision decides anew at every step "
+            "what to compute, which no graph can. Set it to false.",
+        )
         super().__init__(**inferer)
         require(unroll >= 1 and stride >= 1, f"unroll is {unroll}, stride {stride}; expected at least 1 each.")
         require(weight >= 0 and fake_weight >= 0, f"The weights are {weight} and {fake_weight}; expected at least 0.")

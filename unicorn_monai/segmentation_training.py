@@ -9,6 +9,7 @@ import torch
 from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
+from unicorn_monai.cuda_graphs import TrainingGraphs
 from unicorn_monai.distributed import bare
 from unicorn_monai.handlers import evenly
 from unicorn_monai.palette import paint, palette
@@ -21,17 +22,19 @@ class SegmentationInferer(SimpleInferer):
 
     Args:
         precision: "float32", or "bfloat16", which needs no scaling of gradients.
+        cuda_graphs: record both passes on the GPU and replay them (:class:`TrainingGraphs`).
     """
 
-    def __init__(self, precision: str = "float32") -> None:
+    def __init__(self, precision: str = "float32", cuda_graphs: bool = False) -> None:
         super().__init__()
         self.precision = precision
+        self.run = TrainingGraphs(super().__call__) if cuda_graphs else super().__call__
         autocast_settings("cpu", precision)  # refuses another one now, not in the first iteration
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """Logits (batch, labels, *spatial), float32."""
         with torch.autocast(**autocast_settings(inputs.device, self.precision)):
-            return super().__call__(inputs, network, *args, **kwargs).float()
+            return self.run(inputs, network, *args, **kwargs).float()
 
 
 class SegmentationSheet:

@@ -236,6 +236,9 @@ def _work(work: Callable[..., None], *arguments: Any) -> None:
 def _end_with_parent() -> None:
     """Set up a process of the pool: it ends by SIGTERM when its parent is gone; Ctrl-C reaches it by the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # It was spawned, since PyTorch's threads and GPUs do not survive a fork; processes that load data, which use
+    # neither, would inherit that and import everything anew, one after the other, in every epoch.
+    multiprocessing.set_start_method(None, force=True)
     parent = multiprocessing.parent_process()
     if parent is None:
         raise RuntimeError("A process of the pool has no parent; start it by `side_by_side`.")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sized
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from ignite.metrics import Loss
 from monai.engines import IterationEvents, Trainer
 from monai.networks.nets import AutoencoderKL
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import RandomSampler
 
 from unicorn_monai.checkpoints import steps_now
+from unicorn_monai.cuda_graphs import TrainingGraphs
 from unicorn_monai.distributed import bare
 from unicorn_monai.failures import NotFinite, of_batch
 from unicorn_monai.fusion import control, controlled
@@ -127,10 +128,12 @@ class NoisePredictionInferer:
     Args:
         scheduler: gives x_t.
         precision: "float32", or "bfloat16" for automatic mixed precision.
+        cuda_graphs: record both passes on the GPU and replay them (:class:`TrainingGraphs`).
     """
 
-    def __init__(self, scheduler: Scheduler, precision: str = "float32") -> None:
+    def __init__(self, scheduler: Scheduler, precision: str = "float32", cuda_graphs: bool = False) -> None:
         self.scheduler, self.precision = scheduler, _checked(precision)
+        self.run = TrainingGraphs(self.predict) if cuda_graphs else self.predict
 
     def __call__(
         self, latents: Tensor, network: nn.Module, noise: Tensor, timesteps: Tensor, **conditions: Any
@@ -138,7 +141,7 @@ class NoisePredictionInferer:
         """Noise prediction, float32, of the latents' shape."""
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
-            prediction = self.predict(noisy, network, timesteps, conditions)
+            prediction = self.run(noisy, network, timesteps, conditions)
         return prediction.float()
 
     def predict(self, noisy: Tensor, network: nn.Module, timesteps: Tensor, conditions: dict[str, Tensor]) -> Tensor:
@@ -157,6 +160,7 @@ class ControlNetInferer(NoisePredictionInferer):
             learns what the label map adds to the uncertainty.
         base_condition: which condition ``base`` sees.
         precision: "float32" or "bfloat16".
+        cuda_graphs: as there.
     """
 
     def __init__(
@@ -167,8 +171,9 @@ class ControlNetInferer(NoisePredictionInferer):
         base: nn.Module | None = None,
         base_condition: str = "uncertainty",
         precision: str = "float32",
+        cuda_graphs: bool = False,
     ) -> None:
-        super().__init__(scheduler, precision)
+        super().__init__(scheduler, precision, cuda_graphs)
         for network in (unet, base):  # frozen, but part of every step
             if network is not None:
                 to_train(network, next(network.parameters()).device)
@@ -198,6 +203,7 @@ class AutoencoderTrainer(Trainer):
         loss_function: ``unicorn_monai.losses.AutoencoderLoss``.
         adversarial_start: iterations before the discriminator takes part.
         precision: "float32" or "bfloat16".
+        cuda_graphs: record the autoencoder's passes on the GPU and replay them (:class:`TrainingGraphs`).
         epoch_length: iterations of an epoch; the data loader's length by default.
         train_handlers: Ignite handlers.
     """
@@ -214,6 +220,7 @@ class AutoencoderTrainer(Trainer):
         loss_function: nn.Module,
         adversarial_start: int = 0,
         precision: str = "float32",
+        cuda_graphs: bool = False,
         epoch_length: int | None = None,
         train_handlers: list | None = None,
     ) -> None:
@@ -231,6 +238,7 @@ class AutoencoderTrainer(Trainer):
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
         self.loss_function, self.adversarial_start = loss_function, adversarial_start
         self.autocast = autocast_settings(device, precision)
+        self.reconstruct = TrainingGraphs(_reconstruct) if cuda_graphs else _reconstruct
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Tensor]) -> list[dict[str, float]]:  # type: ignore[override]
         image = batchdata["image"].to(self.state.device)
@@ -238,7 +246,7 @@ class AutoencoderTrainer(Trainer):
         self.network.train()
         self.discriminator.train().requires_grad_(False)
         with torch.autocast(**self.autocast):
-            reconstruction, mean, std = self.network(image)
+            reconstruction, mean, std = self.reconstruct(image, self.network)
             scores = bare(self.discriminator)(reconstruction)[-1].float() if adversarial else None
         terms = self.loss_function(reconstruction.float(), image, mean.float(), std.float(), scores)
         self.optimizer.zero_grad()
@@ -258,6 +266,10 @@ class AutoencoderTrainer(Trainer):
         return [{key: value.item() for key, value in terms.items()}]  # a list, as MONAI's decollated outputs are
 
 
+def _reconstruct(image: Tensor, network: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+    return network(image)
+
+
 class ReconstructionInferer:
     """Image -> reconstruction from the mean latent, for validation."""
 
@@ -273,45 +285,6 @@ def reconstruction_metric(spectral_weight: float = 1.0) -> Loss:
         return (prediction - image).abs().mean() + spectral_weight * spectral_distance(prediction, image)
 
     return Loss(error, output_transform=lambda output: (output["pred"], output["image"]))
-
-
-class EMA:
-    """Ignite handler: exponential moving average of the weights, which samples better images than the last weights.
-
-    Args:
-        network: being trained.
-        averaged: a copy of it, which holds the average.
-        decay: share of the average kept at each iteration; smaller in the first iterations.
-    """
-
-    def __init__(self, network: nn.Module, averaged: nn.Module, decay: float = 0.999) -> None:
-        self.network, self.averaged, self.decay = network, averaged.requires_grad_(False), decay
-        self.iteration = 0
-
-    def attach(self, engine: Engine) -> None:
-        """Register with a trainer."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    @torch.no_grad()
-    def __call__(self, engine: Engine) -> None:
-        """One update after every step of the optimizer."""
-        if not steps_now(engine):
-            return
-        self.iteration += 1
-        decay = min(self.decay, (1 + self.iteration) / (10 + self.iteration))
-        averages: list[Tensor] = list(self.averaged.parameters())
-        torch._foreach_lerp_(averages, list[Tensor](self.network.parameters()), 1 - decay)
-        for average, value in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
-            average.copy_(value)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The average and its age."""
-        return {"averaged": self.averaged.state_dict(), "iteration": self.iteration}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
-        self.averaged.load_state_dict(state["averaged"])
-        self.iteration = state["iteration"]
 
 
 class ClipGradients:
