@@ -33,6 +33,14 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, ...; the first GP
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run folder; finished stages are skipped.")]
 Weight = Annotated[str | None, typer.Option(help="Weight of the Uncertainty-ControlNet, a number or auto.")]
 
+# Trainings of the quick demo, in epochs: two thirds of what the experiments of the documents use at this size.
+BRIEF: dict[str, dict[str, dict[str, int]]] = {
+    "retinal_unet": {"train.json": {"max_epochs": 15}},
+    "latent_diffusion": {"train_autoencoder.json": {"max_epochs": 9}, "train_diffusion.json": {"max_epochs": 26}},
+    "uncertainty_controlnet": {"train.json": {"max_epochs": 12}},
+    "semantic_controlnet": {"train.json": {"max_epochs": 12}},
+}
+
 
 @app.callback()
 def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
@@ -89,6 +97,7 @@ def demo(
             "baselines": [*baselines, *([SEMANTIC_ONLY] if scene == "street" else [])],
             "trainings": 3 if preset == "full" else 1,
             "words": scene == "street",
+            "overrides": BRIEF if scene == "oct" and preset == "quick" else None,
         },
         resume,
     )
