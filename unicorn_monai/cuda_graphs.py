@@ -86,7 +86,8 @@ class TrainingGraphs:
 
     Args:
         function: f(inputs, network, *more); inputs and outputs are tensors, or tuples or dictionaries of them. It must
-            not wait for the GPU, nor bring anything there, and use all trainable weights of the network.
+            not wait for the GPU, nor bring anything there, and use all trainable weights of the network. The backward
+            pass of a call comes before the next call.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -106,9 +107,7 @@ class TrainingGraphs:
         key = (_layout(tree_leaves(arguments)), network, network.training, _autocast())
         if key not in self.recordings:
             self.recordings[key] = self._record(arguments, network)
-        for (
-            weight
-        ) in network.parameters():  # one without .grad would take the graph's, which the next replay overwrites
+        for weight in network.parameters():  # without .grad it would take the graph's, which the next replay overwrites
             if weight.requires_grad and weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
         return tree_map(torch.clone, self.recordings[key](*arguments))
