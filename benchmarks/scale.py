@@ -95,25 +95,19 @@ def synthesise(folder: Path, items: int, size: int) -> None:
     semantic, uncertainty = (freeze(controlnet_for(unet, channels, (4, 4, 4))) for channels in (LABELS, 1))
     prior = UncertaintyPrior(0.2, 0.05, "zscore", 0.1, 0.1, "x")
     inferer = DualControlNetInferer(DPMSolverPlusPlus(1000, **SCHEDULE), 1.0, 1.0, "compositional")
-    generator = Generator(
+    meter = Meter("synthesis", items)
+
+    class Metered(Generator):
+        def __call__(self, *arguments: Any) -> torch.Tensor:
+            meter(len(arguments[0]))
+            return super().__call__(*arguments)
+
+    generator = Metered(
         inferer, autoencoder, unet, (LATENT, size // 4, size // 4), STEPS, "cpu", semantic, uncertainty, LABELS, prior
     )
-    meter = Meter("synthesis", items)
-    make = generator.__call__
-
-    class Metered:
-        steps, labels = generator.steps, staticmethod(generator.labels)
-
-        def __init__(self) -> None:
-            self.inferer = inferer
-
-        def __call__(self, requests: Any, labels: Any) -> torch.Tensor:
-            meter(len(requests))
-            return make(requests, labels)
-
     maps = label_maps(folder / "maps", size)
     requests = Requests(items, 0, maps, "training", prior)
-    Synthesizer(Metered(), requests, folder / "set", maps, batch_size=BATCH).run()  # type: ignore[arg-type]
+    Synthesizer(generator, requests, folder / "set", maps, batch_size=BATCH).run()
     meter.end()
 
 

@@ -10,7 +10,7 @@ import torch
 from conftest import TINY
 from monai.data import get_track_meta, set_track_meta
 
-from benchmarks import ablation, layout, memory, sampling, steps, training
+from benchmarks import ablation, layout, memory, sampling, scale, steps, training
 from benchmarks.common import alternate, kinds_of, ratio, recorder, table
 from data_prep.phantom import write_phantom
 from unicorn_monai.checkpoints import sha256
@@ -75,6 +75,15 @@ def test_layout_supervision_costs_time_and_memory():
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+def test_every_item_is_synthesised_encoded_and_trained_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["scale", "--items", "130", "--folder", str(tmp_path)])
+    scale.main()
+    told = capsys.readouterr().out
+    for stage, count in (("synthesis", 130), ("encoding", 260), ("training", 130)):
+        assert re.search(rf"^{stage} +{count} ", told, re.MULTILINE)
+    assert len(list((tmp_path / "set" / "images").iterdir())) == 130
+
+
 def test_kept_memory_saves_new_pages():
     lines = memory.compare(batch_size=16, steps=4, rounds=1).splitlines()
     assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == list(memory.NETWORKS)
