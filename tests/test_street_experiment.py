@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from typer.testing import CliRunner
 
 from data_prep.street_phantom import BAD_WEATHER, write_streets
 from unicorn_monai import cli
+from unicorn_monai.bundle import bundle_root
 from unicorn_monai.cli import app
 from unicorn_monai.datasets import check, datalist, read_header
 from unicorn_monai.evaluation import control
 from unicorn_monai.experiment import Experiment
+from unicorn_monai.preflight import check_overrides
 from unicorn_monai.prompts import WEATHER
 from unicorn_monai.settings import BASELINES, BENT, Settings
 
@@ -142,3 +145,13 @@ def test_what_the_demo_compares_with(words, expected, monkeypatch, tmp_path):
     done = CliRunner().invoke(cli.app, ["demo", *words, "--output", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert asked["baselines"] == expected
+    assert asked["overrides"] == (None if words else cli.BRIEF)
+
+
+def test_the_quick_demo_trains_for_a_shorter_time_than_the_experiments():
+    check_overrides(cli.BRIEF)
+    for bundle, files in cli.BRIEF.items():
+        usual = json.loads((Path(bundle_root(bundle)) / "presets" / "small.json").read_text())
+        for file, changes in files.items():
+            assert changes.keys() == {"max_epochs"}
+            assert changes["max_epochs"] < usual[file]["max_epochs"]
