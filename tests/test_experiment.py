@@ -51,6 +51,20 @@ def finished(domains, tmp_path_factory) -> Experiment:
     return run
 
 
+@pytest.mark.parametrize(("jobs", "beside"), [(1, False), (2, False), (3, True)])
+def test_where_there_is_room_the_diffusion_model_waits_for_the_autoencoder_only(
+    domains, tmp_path, monkeypatch, jobs, beside
+):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    run, order = Experiment(settings(domains, tmp_path / "r", jobs=jobs)), list[object]()
+    monkeypatch.setattr(run, "parallel", lambda *chains: order.append(chains))
+    monkeypatch.setattr(run, "learn_images", lambda: order.append("learn_images"))
+    monkeypatch.setattr(run, "check_images", lambda: None)
+    run.know_both_domains()
+    latents = [("learn_latents",), ("learn_images",)] if beside else [("learn_latents",)]
+    assert order == [(latents, [("segment",)]), *([] if beside else ["learn_images"])]
+
+
 def test_images_that_are_not_kept_are_warned_of(finished, caplog):
     outside = [(expected, found) for expected, found, good in image_checks(finished.results) if good is False]
     assert outside  # networks of seconds keep neither speckle nor spread

@@ -10,7 +10,6 @@ run, kept and resumed: ``stages.py``; where everything lies: ``run_folder.py``; 
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import time
 from functools import partial
@@ -88,8 +87,10 @@ class Experiment(RunFolder):
 
     def know_both_domains(self) -> None:
         """What comes before the ControlNets: the networks of the real images, the autoencoder, the diffusion model."""
-        self.parallel([("learn_latents",)], [("segment",)])
-        self.learn_images()
+        beside = self.jobs > 2  # else it has the cores alone: it is longer than all that could run beside it
+        self.parallel([("learn_latents",), *[("learn_images",)] * beside], [("segment",)])
+        if not beside:
+            self.learn_images()
         self.check_images()
 
     def compare(self) -> None:
@@ -123,7 +124,7 @@ class Experiment(RunFolder):
         self.stage("autoencoder", lambda: self.train_ldm("autoencoder"))
 
     def learn_images(self) -> None:
-        """Train the diffusion model: longer than all the rest that could run beside it, so it has the cores alone."""
+        """Train the diffusion model."""
         self.stage("diffusion", lambda: self.train_ldm("diffusion"))
 
     def learn_features(self) -> None:
@@ -226,7 +227,7 @@ class Experiment(RunFolder):
     def parallel(self, *chains: Chain) -> None:
         """Run methods of this experiment that do not depend on each other, side by side where there is room."""
         branches = [branch for chain in chains for branch in chain]
-        jobs = min(self.settings.jobs or (2 if self.device.type == "cpu" else 1), len(branches), os.cpu_count() or 1)
+        jobs = min(self.jobs, len(branches))
         if jobs > 1:
             side_by_side(_run_branch, chains, jobs, self.settings, self.tracker.parent, self.walked)
         for name, *arguments in branches:  # what ran elsewhere is finished now, and its results are picked up here

@@ -51,6 +51,8 @@ class RunFolder(Stages):
     def __init__(self, settings: Settings, device: torch.device) -> None:
         super().__init__(Path(settings.output).resolve(), device, settings.seed)
         self.settings = settings
+        jobs = settings.jobs or (2 if device.type == "cpu" else 1)
+        self.jobs = min(jobs, os.cpu_count() or 1)  # branches at a time
         self.labeled, self.unlabeled = (Path(local_folder(d)).resolve() for d in (settings.labeled, settings.unlabeled))
         header = read_header(self.unlabeled)
         labelled = {split: header.get(split) and all("label" in i for i in header[split]) for split in SPLITS}

@@ -118,7 +118,8 @@ class Settings:
         words: the generative networks are told each image's ``sub_domain`` in words ("foggy scene"), and synthetic
             images are asked for in those of the unlabelled domain in turn.
         device: "cpu", "cuda:0", ...; None takes the first GPU where there is one.
-        jobs: branches that do not depend on each other, run at the same time; None: 2 on a CPU, else 1.
+        jobs: branches that do not depend on each other, run at the same time; None: 2 on a CPU, else 1. From 3 on the
+            diffusion model, else alone, is trained beside the segmentation networks.
         tracking: keep an MLflow record.
         overrides: settings of single bundles, {bundle: {"train.json": {"max_epochs": 10}}}.
     """
