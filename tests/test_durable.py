@@ -119,6 +119,28 @@ def test_one_process_cannot_enter_twice_but_again(tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("error", [None, ValueError("no")])
+def test_what_a_library_leaves_beside_a_file_goes_with_the_folder(tmp_path, error):
+    with (
+        pytest.raises(ValueError, match="no") if error else contextlib.nullcontext(),
+        atomic(tmp_path / "a", apart=True) as file,
+    ):
+        file.write_text("whole")
+        file.with_name(".tmpAbCdEf").write_text("of safetensors, when it is killed")
+        if error:
+            raise error
+    assert [path.name for path in tmp_path.iterdir()] == ([] if error else ["a"])
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_the_folder_of_a_killed_process_is_swept_with_all_in_it(tmp_path, below):
+    for pid, name in ((ended(), "gone"), (os.getppid(), "stays")):
+        (tmp_path / f".tmp-{_HOST}-{pid}-{name}").mkdir()
+        (tmp_path / f".tmp-{_HOST}-{pid}-{name}" / ".tmpAbCdEf").write_text("half")
+    sweep(tmp_path, below)
+    assert [path.name.rsplit("-", 1)[1] for path in tmp_path.iterdir()] == ["stays"]
+
+
 def test_a_folder_with_a_temporary_name_is_left_alone(tmp_path):
     (tmp_path / ".tmp-app").mkdir()
     os.utime(tmp_path / ".tmp-app", (0, 0))

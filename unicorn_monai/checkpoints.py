@@ -65,7 +65,7 @@ def save_atomically(content: Any, path: PathLike, keep: Path | None = None) -> N
 def save_tensors(tensors: dict[str, Tensor], path: PathLike, **metadata: str) -> None:
     """Write a safetensors file under a temporary name, then rename it."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with atomic(Path(path)) as temporary:
+    with atomic(Path(path), apart=True) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata or None)
 
 

@@ -4,7 +4,7 @@
         write(temporary)
     with Occupied(folder / ".lock"):        a second process is refused
 
-A crash leaves at most a file ``.tmp-<host>-<pid>-<name>``, which :func:`sweep` removes at the next start.
+A crash leaves at most a file, or a folder, ``.tmp-<host>-<pid>-<name>``, which :func:`sweep` removes at the next start.
 """
 
 from __future__ import annotations
@@ -33,26 +33,34 @@ _HELD: WeakValueDictionary[Path, Occupied] = WeakValueDictionary()  # the system
 
 
 @contextmanager
-def atomic(path: Path, lasting: bool = True) -> Iterator[Path]:
+def atomic(path: Path, lasting: bool = True, apart: bool = False) -> Iterator[Path]:
     """Give a temporary name to write to; what was written gets its final name when the block ends without an error.
 
     Args:
         path: the final name.
         lasting: wait until the name is on the disk, too; who writes many files flushes their folder once.
+        apart: write in a temporary folder, for a library that leaves a temporary file of its own beside what it was
+            writing when it is killed (safetensors).
 
     Raises:
         OSError: with the final name, whatever failed to write (PyTorch and safetensors have errors of their own).
     """
-    temporary = path.with_name(f"{TEMPORARY}{_HOST}-{os.getpid()}-{path.name}")
+    own = path.with_name(f"{TEMPORARY}{_HOST}-{os.getpid()}-{path.name}")
+    temporary = own / path.name if apart else own
     try:
         with failing_at(path, temporary):
+            if apart:
+                own.mkdir(exist_ok=True)
             yield temporary
             flush(temporary)
             temporary.replace(path)
             if lasting:
                 flush(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        if apart:
+            shutil.rmtree(own, ignore_errors=True)
+        else:
+            own.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -107,20 +115,20 @@ def copy(source: Path, target: Path) -> None:
 
 
 def sweep(folder: Path, below: bool = False) -> None:
-    """Remove temporary files whose process has ended: this host tells it; of another host, those older than a day.
+    """Remove what :func:`atomic` left where its process has ended: this host tells it; of another, if older than a day.
 
     Args:
         folder: where they are; it need not exist.
         below: in its folders, too.
     """
-    for path in (folder.rglob if below else folder.glob)(f"{TEMPORARY}*"):
-        if path.is_dir():  # not made by :func:`atomic`
+    for path in list((folder.rglob if below else folder.glob)(f"{TEMPORARY}*")):
+        host, pid, name = [*path.name.removeprefix(TEMPORARY).split("-", 2), "", ""][:3]
+        here, apart = host == _HOST and pid.isdigit(), path.is_dir()
+        if apart and not (pid.isdigit() and name):  # not made by :func:`atomic`
             continue
-        host, pid, *_ = [*path.name.removeprefix(TEMPORARY).split("-", 2), "", ""]
-        here = host == _HOST and pid.isdigit()
         try:
             if _ended(int(pid)) if here else time.time() - path.stat().st_mtime > _DAY:
-                path.unlink(missing_ok=True)
+                shutil.rmtree(path) if apart else path.unlink(missing_ok=True)
         except FileNotFoundError:  # its process has renamed it meanwhile
             continue
 

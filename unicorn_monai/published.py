@@ -88,7 +88,7 @@ def save_weights(network: nn.Module, path: PathLike, **metadata: Any) -> None:
     text = json.dumps(description)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path.with_suffix(SAFETENSORS)) as twin, atomic(path) as file:
+    with atomic(path.with_suffix(SAFETENSORS), apart=True) as twin, atomic(path) as file:
         with failing_at(path.with_suffix(SAFETENSORS)):
             save_file(state, twin, {ENTRY: text})
         with file.open("wb") as stream:
