@@ -126,7 +126,7 @@ def unreadable(folder: Path) -> list[str]:
     """Published files that cannot be read; what has a temporary name is not published."""
     found = []
     for path in folder.rglob("*"):
-        if path.is_file() and not any(part.startswith((".tmp-", ".lock")) for part in path.parts):
+        if path.is_file() and not any(part.startswith((".tmp-", ".lock")) for part in path.relative_to(folder).parts):
             try:
                 _read(path)
             except FileNotFoundError:

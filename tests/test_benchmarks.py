@@ -74,7 +74,6 @@ def test_layout_supervision_costs_time_and_memory():
     assert min(float(memory), float(more)) > 100
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 def test_every_item_is_synthesised_encoded_and_trained_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["scale", "--items", "130", "--folder", str(tmp_path)])
     scale.main()
@@ -84,6 +83,7 @@ def test_every_item_is_synthesised_encoded_and_trained_on(tmp_path, monkeypatch,
     assert len(list((tmp_path / "set" / "images").iterdir())) == 130
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 def test_kept_memory_saves_new_pages():
     lines = memory.compare(batch_size=16, steps=4, rounds=1).splitlines()
     assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == list(memory.NETWORKS)
