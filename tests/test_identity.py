@@ -8,6 +8,7 @@ are run one after the other here; `test_bundles.py` runs them by torchrun.
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from pathlib import Path
 
@@ -120,4 +121,13 @@ def test_label_maps_are_known_by_their_content_wherever_they_lie(labels, tmp_pat
     label = read_array(path).copy()
     label[0, 0] += 1
     write_array(path, label)
+    assert synthesizer(tmp_path / "elsewhere", tmp_path / "set").requests.identity() != before
+
+
+def test_a_synthesis_does_not_go_on_where_the_label_maps_have_another_spacing(labels, tmp_path):
+    shutil.copytree(labels, tmp_path / "elsewhere")
+    before = synthesizer(labels, tmp_path / "set").requests.identity()
+    header = json.loads((tmp_path / "elsewhere" / HEADER).read_text())
+    header["training"][0]["spacing_mm"] = [0.004, 0.012]
+    (tmp_path / "elsewhere" / HEADER).write_text(json.dumps(header))
     assert synthesizer(tmp_path / "elsewhere", tmp_path / "set").requests.identity() != before

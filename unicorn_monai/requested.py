@@ -136,7 +136,7 @@ class Requests(Sequence[Request]):
 
     def identity(self) -> str:
         """Sha256 of what decides every request, the content of the label maps too; their folder does not."""
-        maps = {s: [(subject, _file(label)) for subject, label, _ in m] for s, m in self.maps.items()}
+        maps = {s: [(subject, _file(label), spacing) for subject, label, spacing in m] for s, m in self.maps.items()}
         prior = None if self.prior is None else asdict(self.prior)
         everything: list[Any] = [self.counts, self.seed, self.augment, self.uncertainties, prior, maps]
         if self.template is not None:
