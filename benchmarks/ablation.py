@@ -48,6 +48,8 @@ CHANGES = {
     "no_style_augmentation": Change("no strongly augmented images", {"style_augmentation": False}, CONTROLNETS[:1]),
     "same_label_maps": Change("label maps as they are", {"augment": False}, CONTROLNETS),
     "no_guidance": Change("no guidance", {"guidance": (1.0, 1.0)}, CONTROLNETS),
+    "two_of_a_label_map": Change("two images of each label map", {"samples_per_label": 2}, CONTROLNETS),
+    "four_of_a_label_map": Change("four images of each label map", {"samples_per_label": 4}, CONTROLNETS),
     "weight_2": Change("weight 2", {"uncertainty_weight": 2.0}, CONTROLNETS),
     "paper_mode": Change("paper mode", {"modes": ("paper",)}),
     "paper_mode_zscore": Change("paper mode, standardised hint", {"modes": ("paper",), "paper_scaling": "zscore"}),

@@ -482,6 +482,14 @@ def test_no_results(tmp_path: Path):
         write_report(tmp_path)
 
 
+def test_a_wide_table_begins_with_the_bounds_the_method_and_the_best(run: Path):
+    scores = results()["segmentation"] | {"cut": setup(0.55), "augmentation": setup(0.7), "cyclegan": {}}
+    html = report(run, segmentation=scores)
+    cells = row(html, "Mean IoU, all labels")
+    assert cells == ["0.500", "0.800", "0.680", "0.620", "0.700", "0.600", "0.550", "not computed"]
+    assert 'class="best">0.700' in html
+
+
 def test_axis_and_numbers():
     axis = charts.Axis.around([0.47, 0.82], 0, 400)
     assert (axis.low, axis.high, axis.step) == pytest.approx((0.4, 0.9, 0.1))
@@ -496,21 +504,42 @@ def test_axis_and_numbers():
     assert markup.fixed(float("inf"), 2) == markup.fixed(None, 2) == markup.fixed(True, 2) == markup.MISSING
 
 
+def chromium(folder: Path, *options: str) -> None:
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
+    command += ["--disable-background-networking", f"--user-data-dir={folder / 'profile'}", *options]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 @pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["dark", "light"])
 @pytest.mark.parametrize("width", [390, 1200])
-def test_renders(run: Path, tmp_path_factory: pytest.TempPathFactory, width: int):
+def test_renders(run: Path, tmp_path: Path, width: int, scheme: str):
     report(run)
-    folder = tmp_path_factory.mktemp("browser")
-    frame = folder / "frame.html"  # a window cannot be as narrow as a phone, a frame can
+    frame, picture = tmp_path / "frame.html", tmp_path / "picture.png"
+    # A window cannot be as narrow as a phone, a frame can.
     frame.write_text(
         f'<body style="margin:0"><iframe src="{(run / "report.html").as_uri()}" width="{width}" height="3000">'
     )
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
-    command += ["--disable-background-networking", f"--user-data-dir={folder / 'profile'}", "--window-size=1200,3000"]
-    picture = folder / "picture.png"
-    subprocess.run([*command, f"--screenshot={picture}", frame.as_uri()], check=True, capture_output=True, timeout=120)
+    preferred = f"--blink-settings=preferredColorScheme={['dark', 'light'].index(scheme)}"
+    chromium(tmp_path, preferred, "--window-size=1200,3000", f"--screenshot={picture}", frame.as_uri())
     shown = Image.open(picture).convert("RGB").crop((2, 2, width - 2, 3000))
     assert len(shown.getcolors(maxcolors=1 << 24)) > 50
     edge = shown.crop((width - 12, 100, width - 6, 2900))  # the margin right of the cards: nothing sticks out
-    assert len(edge.getcolors(maxcolors=1 << 24)) == 1
+    colours = edge.getcolors(maxcolors=1 << 24)
+    assert len(colours) == 1
+    page = max(colours[0][1])
+    assert page < 60 if scheme == "dark" else page > 200
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.slow
+def test_prints_on_few_white_pages(run: Path, tmp_path: Path):
+    report(run)
+    options = ("--no-pdf-header-footer", f"--print-to-pdf={tmp_path / 'report.pdf'}")
+    chromium(tmp_path, "--blink-settings=preferredColorScheme=0", *options, (run / "report.html").as_uri())
+    printed = (tmp_path / "report.pdf").read_bytes()
+    pages = max(map(int, re.findall(rb"/Type /Pages\s*/Count (\d+)", printed)))  # of a tree
+    assert printed.startswith(b"%PDF")
+    assert 2 <= pages <= 12
+    assert b"/MediaBox [0 0 594" in printed or b"/MediaBox [0 0 595" in printed  # A4

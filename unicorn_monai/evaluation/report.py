@@ -36,7 +36,7 @@ from unicorn_monai.evaluation.markup import (
     table,
 )
 from unicorn_monai.prompts import WEATHER
-from unicorn_monai.settings import AUGMENTED, SELF_TRAINED, SEMANTIC_ONLY
+from unicorn_monai.settings import SEMANTIC_ONLY
 
 MAIN = "unicorn+real"
 CORE = ("lower_bound", "upper_bound", MAIN, "unicorn")  # always have a column, the first ones
@@ -334,8 +334,10 @@ def _read(path: Path, kind: type) -> Any:
 
 
 def _setups(segmentation: dict[str, Any]) -> list[str]:
-    others = ("unicorn_paper+real", "unicorn_paper", *AUGMENTED, *SELF_TRAINED)
-    return ordered([*CORE, *(key for key in segmentation if key not in CORE)], (*CORE, *others)) if segmentation else []
+    """The core, then the best first: a wide table shows its first columns only."""
+    others = [key for key in segmentation if key not in CORE]
+    best = sorted(others, key=lambda key: -(_score(segmentation, key) or 0.0))
+    return [*CORE, *best] if segmentation else []
 
 
 def _score(segmentation: dict[str, Any], setup: str) -> float | None:
