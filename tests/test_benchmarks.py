@@ -10,7 +10,7 @@ import torch
 from conftest import TINY
 from monai.data import get_track_meta, set_track_meta
 
-from benchmarks import ablation, layout, memory, sampling, scale, steps, training
+from benchmarks import ablation, evaluation, layout, memory, sampling, scale, steps, training
 from benchmarks.common import alternate, kinds_of, ratio, recorder, table
 from data_prep.phantom import write_phantom
 from unicorn_monai.checkpoints import sha256
@@ -51,6 +51,16 @@ def test_the_stock_loop_and_the_inferer_give_the_same_images():
         assert form.floor()() > 0
     assert images[0].std() > 0.1  # large enough for that to mean something
     assert sampling.floor(setup) > 0
+
+
+def test_the_whole_evaluation_is_timed(capsys):
+    evaluation.main(["--count", "40", "--size", "64", "--preset", "small", "--steps", "2", "--width", "50"])
+    told = capsys.readouterr().out
+    assert len(re.findall(r" s of processor time\n", told)) == 10
+    ours, theirs = map(float, re.search(r"\(FID ([\d.]+) and ([\d.]+)\)", told).groups())
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    shares = json.loads(re.search(r"by speckle: (.*)", told)[1])
+    assert shares["exact"] == 1.0 > shares["synthetic"]
 
 
 def test_every_stage_is_timed_against_the_loop():
