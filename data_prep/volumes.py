@@ -36,6 +36,7 @@ NIFTI = (".nii", ".nii.gz")
 SUFFIXES = (*NIFTI, ".mhd", ".mha", ".nrrd", ".nhdr")
 MHD_DATA = re.compile(rb"\s*ElementDataFile\s*[=:]\s*(.*)")
 NRRD_DATA = re.compile(rb"\s*data ?file\s*:\s*(.*)", re.IGNORECASE)
+AXES = re.compile(rb"^\s*(TransformMatrix|Rotation|Orientation|space directions)\s*[=:]", re.IGNORECASE | re.MULTILINE)
 MOST_VOXELS = 4_000_000_000
 TURNED = 0.01  # of a unit vector: headers are rounded
 
@@ -161,7 +162,15 @@ def _read_itk(path: Path) -> tuple[NDArray, tuple[float, ...], NDArray | None]:
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise ValueError(f"file: found {image.GetNumberOfComponentsPerPixel()} values per voxel; expected one")
     spacing, axes = tuple(float(s) for s in image.GetSpacing()), np.asarray(image.GetDirection())
-    return np.array(array.transpose()), spacing, axes  # itk's arrays are z, y, x
+    return np.array(array.transpose()), spacing, axes if _tells_axes(path) else None  # itk's arrays are z, y, x
+
+
+def _tells_axes(path: Path) -> bool:
+    """Whether a header gives the directions of its axes; where it does not, ITK takes those of space."""
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    end = re.search(rb"\r?\n\r?\n", head) if path.suffix.lower() in (".nrrd", ".nhdr") else MHD_DATA.search(head)
+    return AXES.search(head, 0, end.start() if end else len(head)) is not None
 
 
 def require_inside(path: Path, root: Path) -> None:
@@ -220,7 +229,8 @@ def _turned(path: Path, directions: NDArray | None, label: Path, others: NDArray
     """
     if directions is None or others is None or _is_nifti(path) != _is_nifti(label):
         return False
-    return directions.shape != others.shape or bool(np.abs(directions - others).max() > TURNED)
+    size = min(len(directions), len(others))  # a last axis of one is left out
+    return bool(np.abs(directions[:size, :size] - others[:size, :size]).max() > TURNED)
 
 
 def _order(array: NDArray, axes: str) -> NDArray:

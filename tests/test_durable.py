@@ -132,6 +132,14 @@ def test_what_a_library_leaves_beside_a_file_goes_with_the_folder(tmp_path, erro
     assert [path.name for path in tmp_path.iterdir()] == ([] if error else ["a"])
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_failure_is_told_with_the_final_name(tmp_path, apart):
+    path = tmp_path / "missing" / "a"
+    with pytest.raises(FileNotFoundError) as failure, atomic(path, apart=apart) as file:
+        file.write_text("")
+    assert failure.value.filename == str(path)
+
+
 @pytest.mark.parametrize("below", [False, True])
 def test_the_folder_of_a_killed_process_is_swept_with_all_in_it(tmp_path, below):
     for pid, name in ((ended(), "gone"), (os.getppid(), "stays")):

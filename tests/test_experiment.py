@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from data_prep.phantom import write_phantom
 from unicorn_monai.checkpoints import sha256
 from unicorn_monai.cli import app
 from unicorn_monai.datasets import check, datalist, read_header, write_json
+from unicorn_monai.evaluation import pictures
 from unicorn_monai.evaluation.image_checks import image_checks
 from unicorn_monai.evaluation.image_sets import search_copies
 from unicorn_monai.experiment import Experiment
@@ -63,6 +65,30 @@ def test_where_there_is_room_the_diffusion_model_waits_for_the_autoencoder_only(
     run.know_both_domains()
     latents = [("learn_latents",), ("learn_images",)] if beside else [("learn_latents",)]
     assert order == [(latents, [("segment",)]), *([] if beside else ["learn_images"])]
+
+
+@pytest.mark.parametrize(
+    ("chains", "expected"), [([["a", "b"], ["c"]], 2), ([["a"], ["b"], ["c", "d", "e"]], 4), ([["a", "b"]], None)]
+)
+def test_no_more_processes_share_the_cores_than_can_run_at_a_time(domains, tmp_path, monkeypatch, chains, expected):
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    run, asked = Experiment(settings(domains, tmp_path / "r", jobs=8)), list[int]()
+    monkeypatch.setattr("unicorn_monai.experiment.side_by_side", lambda work, chains, jobs, *_: asked.append(jobs))
+    run.tracker = Namespace(parent=None)
+    for name in "abcde":
+        monkeypatch.setattr(run, name, lambda: None, raising=False)
+    run.parallel(*([(name,) for name in chain] for chain in chains))
+    assert asked == ([expected] if expected else [])
+
+
+def test_pictures_have_as_many_columns_as_there_are_validation_images(finished, monkeypatch):
+    images = pictures._images
+    monkeypatch.setattr(
+        pictures, "_images", lambda folder, *more: images(folder, *more)[: 2 if folder == finished.unlabeled else 8]
+    )
+    sheets = {name: sheet for name, _, _, sheet in pictures._sheets(finished)}
+    assert sheets["side_by_side_compositional"].shape[:2] == (5, 2)
+    assert sheets["rising_uncertainty_compositional"].shape[:2] == (2, 8)
 
 
 def test_images_that_are_not_kept_are_warned_of(finished, caplog):

@@ -124,10 +124,11 @@ def test_label_maps_are_known_by_their_content_wherever_they_lie(labels, tmp_pat
     assert synthesizer(tmp_path / "elsewhere", tmp_path / "set").requests.identity() != before
 
 
-def test_a_synthesis_does_not_go_on_where_the_label_maps_have_another_spacing(labels, tmp_path):
+@pytest.mark.parametrize("common", [True, False])
+def test_a_synthesis_does_not_go_on_where_the_label_maps_have_another_spacing(labels, tmp_path, common):
     shutil.copytree(labels, tmp_path / "elsewhere")
-    before = synthesizer(labels, tmp_path / "set").requests.identity()
+    before = synthesizer(labels, tmp_path / "set").settings()
     header = json.loads((tmp_path / "elsewhere" / HEADER).read_text())
-    header["training"][0]["spacing_mm"] = [0.004, 0.012]
+    (header if common else header["training"][0])["spacing_mm"] = [0.0041, 0.012]
     (tmp_path / "elsewhere" / HEADER).write_text(json.dumps(header))
-    assert synthesizer(tmp_path / "elsewhere", tmp_path / "set").requests.identity() != before
+    assert synthesizer(tmp_path / "elsewhere", tmp_path / "set").settings() != before

@@ -319,6 +319,23 @@ def test_a_label_volume_of_itk_is_compared_too(sign, refused, tmp_path, capsys):
     assert ("mirrored or turned against the image by its header" in told.out + told.err) == refused
 
 
+@pytest.mark.parametrize(("told", "refused"), [(True, True), (False, False)])
+def test_a_label_volume_whose_header_tells_no_directions_is_taken(told, refused, tmp_path, capsys):
+    rows, columns = bscan(0).shape
+    head = f"NRRD0004\ntype: unsigned char\ndimension: 3\nsizes: {columns} {rows} 3\nencoding: raw\n"
+    space = "space: left-posterior-superior\nspace directions: ({}0.012,0,0) (0,0.004,0) (0,0,0.12)\n"
+    for folder, planes, way in (("images", bscan, space.format("-")), ("labels", label, space.format("") * told)):
+        voxels = np.stack([planes(k).astype(np.uint8) for k in range(3)])
+        path = tmp_path / "in" / folder / "p1" / "v.nrrd"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(f"{head}{way}\n".encode() + voxels.tobytes())
+    options = [*SAME, "--split", "1", "0", "0", "--labels", four_labels(tmp_path)]
+    arguments = [str(tmp_path / "in"), str(tmp_path / "out"), *options]
+    assert (volumes.main(arguments) == 0) == (not refused)
+    given = capsys.readouterr()
+    assert ("mirrored or turned against the image by its header" in given.out + given.err) == refused
+
+
 # ---------------------------------------------------------------- image folders
 
 

@@ -130,6 +130,7 @@ def test_baselines_that_bend_images_are_refused(finished, name):
     [
         ([], ["augmentation", "augmentation+geometry"]),
         (["--preset", "full"], list(BASELINES)),
+        (["--size", "256"], ["augmentation", "augmentation+geometry"]),
         (["--scene", "street"], ["augmentation", "semantic_only"]),
         (
             ["--scene", "street", "--preset", "full"],
@@ -146,6 +147,7 @@ def test_what_the_demo_compares_with(words, expected, monkeypatch, tmp_path):
     assert done.exit_code == 0, done.output
     assert asked["baselines"] == expected
     assert asked["overrides"] == (None if words else cli.BRIEF)
+    assert asked["trainings"] == (3 if "full" in words else 1)
 
 
 def test_the_quick_demo_trains_for_a_shorter_time_than_the_experiments():

@@ -97,7 +97,7 @@ def demo(
             "baselines": [*baselines, *([SEMANTIC_ONLY] if scene == "street" else [])],
             "trainings": 3 if preset == "full" else 1,
             "words": scene == "street",
-            "overrides": BRIEF if scene == "oct" and preset == "quick" else None,
+            "overrides": BRIEF if scene == "oct" and preset == "quick" and small else None,
         },
         resume,
     )

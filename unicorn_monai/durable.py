@@ -48,7 +48,7 @@ def atomic(path: Path, lasting: bool = True, apart: bool = False) -> Iterator[Pa
     own = path.with_name(f"{TEMPORARY}{_HOST}-{os.getpid()}-{path.name}")
     temporary = own / path.name if apart else own
     try:
-        with failing_at(path, temporary):
+        with failing_at(path, temporary, own):
             if apart:
                 own.mkdir(exist_ok=True)
             yield temporary
@@ -64,17 +64,18 @@ def atomic(path: Path, lasting: bool = True, apart: bool = False) -> Iterator[Pa
 
 
 @contextmanager
-def failing_at(path: Path, temporary: Path | None = None) -> Iterator[None]:
+def failing_at(path: Path, *temporary: Path) -> Iterator[None]:
     """Tell a failure to write as an ``OSError`` with the file's name, which a full disk alone does not give.
 
     Args:
         path: what is written.
-        temporary: its name meanwhile.
+        temporary: its names meanwhile.
     """
     try:
         yield
     except OSError as error:
-        own = error.filename in (None, str(temporary)) or error.filename2 == str(temporary)  # the second: of a copy
+        names = [str(name) for name in temporary]
+        own = error.filename in (None, *names) or error.filename2 in names  # the second: of a copy
         if error.errno is None or not own:
             raise  # no failure of the system, or of another file
         raise OSError(error.errno, error.strerror, str(path)) from error

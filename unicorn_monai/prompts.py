@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from unicorn_monai.checkpoints import save_tensors, sha256
 from unicorn_monai.datasets import PathLike
+from unicorn_monai.durable import sweep
 from unicorn_monai.networks import freeze
 
 logger = logging.getLogger("unicorn_monai")
@@ -181,6 +182,7 @@ class PromptEmbeddings:
         unknown = sorted(set(prompts) - self._known.keys())
         missing = [prompt for prompt in unknown if not self._file(prompt).is_file()]
         if missing:
+            sweep(self.folder)
             for prompt, embedding in zip(missing, self.encoder.encode(missing), strict=True):
                 save_tensors({"embedding": embedding.float()}, self._file(prompt), prompt=prompt)
         self._known |= {prompt: self._load(prompt) for prompt in unknown}

@@ -37,6 +37,7 @@ from unicorn_monai.diffusers_layout import (
     vae_names,
     weights_file,
 )
+from unicorn_monai.durable import sweep
 from unicorn_monai.latents import StoredAutoencoder
 from unicorn_monai.networks import controlnet_for, freeze, require
 from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus
@@ -310,6 +311,7 @@ def export_diffusers(controlnet: ControlNet, folder: PathLike, stable_diffusion:
         "conditioning_embedding_out_channels": list(EMBEDDING_CHANNELS),
     }
     Path(folder).mkdir(parents=True, exist_ok=True)
+    sweep(Path(folder))
     write_json(Path(folder) / "config.json", written)
     save_tensors(tensors, Path(folder) / f"{WEIGHTS}.safetensors", format="pt")
 

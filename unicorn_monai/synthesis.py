@@ -237,6 +237,7 @@ class Synthesizer:
         inferer = self.generator.inferer
         return {
             "requests": self.requests.identity(),
+            "spacing_mm": read_header(self.label_dir).get("spacing_mm"),
             "models": self.models,
             "weight": self.weight,
             "guidance": self.guidance,

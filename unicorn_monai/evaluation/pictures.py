@@ -45,7 +45,8 @@ def _sheets(run: Experiment) -> Iterator[tuple[str, str, str, Tensor]]:
     }
     main = run.settings.modes[0]
     prior = UncertaintyPrior.load(run.prior(main))
-    requests = with_uncertainty(example_requests(run, COLUMNS), prior.mean)
+    columns = min(len(images) for images in real.values())  # at most COLUMNS
+    requests = with_uncertainty(example_requests(run, columns), prior.mean)
     colours, told = palette(read_header(run.labeled), channels), " and the words" if run.settings.words else ""
     for mode in run.settings.modes:
         generator = make_generator(run, mode)
@@ -59,9 +60,7 @@ def _sheets(run: Experiment) -> Iterator[tuple[str, str, str, Tensor]]:
             f"Rows: the label map; the image with the Semantic-ControlNet alone{told}; the image with both ControlNets "
             "at the unlabelled domain's mean uncertainty; real images of the unlabelled domain (other subjects); real "
             "images of the labelled domain. The first three rows of a column share label map and noise.",
-            torch.stack(
-                [shown, semantic.cpu(), both.cpu(), real["unlabeled"][: len(both)], real["labeled"][: len(both)]]
-            ),
+            torch.stack([shown, semantic.cpu(), both.cpu(), real["unlabeled"][:columns], real["labeled"][:columns]]),
         )
         grid = np.linspace(0.02, min(1.0, prior.mean + 2 * prior.std), COLUMNS)
         rows = [generator([*(with_uncertainty([r], float(u))[0] for u in grid)]).cpu() for r in requests[:3]]
