@@ -64,6 +64,15 @@ def train(data: Path, folder: Path, epochs: int = 6) -> None:
     run_bundle(config, "train", resume=True, dataset_dir=str(data / "phantom"), **settings, **output)
 
 
+def translate(data: Path, folder: Path) -> None:
+    """A training of two generators against two discriminators, with its pool of images."""
+    settings = {"max_epochs": 5, "batch_size": 2, "iterations_per_epoch": 3, "pool_size": 3, "sample_interval": 2}
+    output = {"ckpt_dir": str(folder / "models"), "output_dir": str(folder / "output")}
+    config = data / "bundles" / "style_transfer" / "configs" / "train_cyclegan.json"
+    folders = {"dataset_dir": str(data / "phantom"), "unlabeled_dir": str(data / "unlabeled")}
+    run_bundle(config, "train", resume=True, **folders, **settings, **output)
+
+
 def train_long(data: Path, folder: Path) -> None:
     """The same, of some seconds."""
     train(data, folder, 60)
@@ -95,7 +104,8 @@ def experiment(data: Path, folder: Path) -> None:
 
 
 STAGES: dict[str, Callable[[Path, Path], None]] = {
-    stage.__name__: stage for stage in (simulate, synthesise, encode, train, train_long, train_two, experiment)
+    stage.__name__: stage
+    for stage in (simulate, synthesise, encode, train, translate, train_long, train_two, experiment)
 }
 
 
@@ -104,7 +114,8 @@ def prepare(data: Path) -> Path:
     label_maps(data / "labels")
     for name, device in (("phantom", "spectralis"), ("unlabeled", "home_oct")):
         write_phantom(data / name, device, 6, 2, 32, split=(0.5, 0.25, 0.25))
-    install("retinal_unet", data / "bundles", "small", TINY["retinal_unet"])
+    for name in ("retinal_unet", "style_transfer"):
+        install(name, data / "bundles", "small", TINY[name])
     return data
 
 

@@ -569,10 +569,10 @@ def test_an_interrupted_translation_goes_on_but_not_with_other_weights(world, tr
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_generator_is_published_with_what_it_cost(world, translators, method):
+def test_the_generator_is_published_with_how_it_was_trained(world, translators, method):
     metadata = read_metadata(translators / method / "model.pt")
     assert (metadata["method"], metadata["epoch"], metadata["iteration"]) == (method, 1, 3)
-    assert metadata["seconds"] > 0
+    assert "seconds" not in metadata  # which no limit makes worth knowing, and which differ at every repetition
     assert metadata["max_seconds"] is None
     sheet = world.bundles / "style_transfer" / "output" / method / "samples" / "epoch_0001.png"
     assert Image.open(sheet).size == (4 * SIZE + 3 * 2, 3 * SIZE + 2 * 2)  # validation images: 4 of each domain

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from killed_stages import prepare, run, unreadable
 
-SHORT = ("simulate", "synthesise", "encode", "train")
+SHORT = ("simulate", "synthesise", "encode", "train", "translate")
 KILLS = 2  # of each short stage
 FULL_KILLS = {"simulate": 30, "synthesise": 50, "encode": 40, "train": 40, "experiment": 40}  # 200
+FULL_KILLS["translate"] = 20  # and these
 
 
 @pytest.fixture(scope="module")

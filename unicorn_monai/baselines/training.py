@@ -128,7 +128,7 @@ class LastWeights:
     Args:
         network: whose weights (the averaged ones where there are).
         path: e.g. ``models/cut/model.pt``.
-        budget: its seconds are noted with the weights.
+        budget: its seconds are noted with the weights where they are limited.
         metadata: stored with the weights.
     """
 
@@ -144,11 +144,9 @@ class LastWeights:
     def __call__(self, engine: Engine) -> None:
         """Write them."""
         if is_main():
-            progress = {
-                "epoch": engine.state.epoch,
-                "iteration": engine.state.iteration,
-                "seconds": round(self.budget.seconds, 1),
-            }
+            progress: dict[str, Any] = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
+            if self.budget.max_seconds is not None:  # else the file is the same at every repetition
+                progress["seconds"] = round(self.budget.seconds, 1)
             with trained_on(engine):
                 save_weights(self.network, self.path, **self.metadata, **progress)
 
