@@ -9,8 +9,7 @@ of a box of 3 rows x 15 columns within the layer. Contrast of layers 1 and 2 in 
 
 "Inside" leaves out the pixels that touch another layer: a traced border is seldom exact to a pixel.
 
-Real images: healthy Spectralis B-scans under $UNICORN_DATA (or ../shared/data beside the checkout), read by
-`data_prep.spectralis_healthy`.
+Real images: healthy Spectralis B-scans in $UNICORN_DATA/spectralis_healthy, read by `data_prep.spectralis_healthy`.
 """
 
 from __future__ import annotations
@@ -38,11 +37,6 @@ LAYERS = ("vitreous", "RNFL", "GCL+IPL", "INL", "OPL", "ONL+IS", "EZ/OS", "RPE")
 CONTRASTS = ((1, 5), (2, 3), (4, 5))
 TO_NINE = np.array([0, 1, 2, 3, 4, 5, 5, 6, 7, 8], dtype=np.uint8)  # the real images have no ELM: ONL and IS are one
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-
-
-def data_folder() -> Path:
-    """Folder of the real data: $UNICORN_DATA, or ../shared/data beside the checkout."""
-    return Path(os.environ.get("UNICORN_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
 def real_pairs(folder: Path, size: int) -> list[Pair]:
@@ -162,11 +156,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--output", type=Path, default=Path("docs"), help="receives images/simulation.png")
-    parser.add_argument("--real", type=Path, help="folder of the real B-scans; default: under $UNICORN_DATA")
+    parser.add_argument("--real", type=Path, help="real B-scans; default: $UNICORN_DATA/spectralis_healthy")
     parser.add_argument("--subjects", type=int, default=14, help="simulated subjects, 5 B-scans each")
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args(arguments)
-    folder = a.real or data_folder() / "spectralis_healthy"
+    folder = a.real or Path(os.environ.get("UNICORN_DATA", ".")) / "spectralis_healthy"
     try:
         real = real_pairs(folder, 256)
     except ValueError as error:

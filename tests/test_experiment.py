@@ -91,6 +91,17 @@ def test_pictures_have_as_many_columns_as_there_are_validation_images(finished, 
     assert sheets["rising_uncertainty_compositional"].shape[:2] == (2, 8)
 
 
+def test_after_ctrl_c_the_command_tells_how_to_go_on(domains, tmp_path, monkeypatch):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Experiment, "run", interrupted)
+    words = [f"--{name}={folder}" for name, folder in domains.items()]
+    done = CliRunner().invoke(app, ["experiment", *words, "--preset=quick", f"--output={tmp_path / 'r'}"])
+    assert done.exit_code == 130
+    assert "interrupted; go on with --resume" in done.stderr
+
+
 def test_images_that_are_not_kept_are_warned_of(finished, caplog):
     outside = [(expected, found) for expected, found, good in image_checks(finished.results) if good is False]
     assert outside  # networks of seconds keep neither speckle nor spread

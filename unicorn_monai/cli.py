@@ -1,7 +1,7 @@
 """The command line, ``unicorn-monai COMMAND``: from a demo to the check of a bundle.
 
 Exit status: 0 done, 1 failed (one paragraph, no traceback unless ``--debug``), 2 bad usage, 3 not finite (images,
-latents, losses, weights, outputs), 143 stopped by SIGTERM with the state saved.
+latents, losses, weights, outputs), 130 stopped by Ctrl-C, 143 stopped by SIGTERM with the state saved.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="UnIACorN: from labelled images of one device and unlabelled images of another to a segmentation network that "
     "works on the second. Exit status: 0 done, 1 failed, 2 bad usage, 3 NaN or infinity in images, latents, losses, "
-    "weights or outputs, 143 stopped by SIGTERM (go on with --resume).",
+    "weights or outputs, 130 stopped by Ctrl-C, 143 by SIGTERM (go on with --resume).",
 )
 console = Console(stderr=True)
 
@@ -339,7 +339,11 @@ def _run(settings: dict[str, Any], resume: bool) -> None:
     from unicorn_monai.settings import Settings
 
     run = Experiment(Settings.from_dict(settings), resume)
-    report = run.run()
+    try:
+        report = run.run()
+    except KeyboardInterrupt:
+        console.print("interrupted; go on with --resume", style="yellow")
+        raise typer.Exit(130) from None
     table = Table(title="Mean IoU on the unlabelled domain")
     layers = run.results.get("modality", "OCT") == "OCT"
     for column in ("trained on", "all labels", *(["layers"] if layers else []), "95 % interval"):
@@ -365,9 +369,6 @@ def main() -> None:
         cause = root_cause(error)
         console.print(f"error: {explain(cause)}", style="red", markup=False, soft_wrap=True)
         sys.exit(NOT_FINITE if isinstance(cause, NotFinite) else 1)
-    except KeyboardInterrupt:
-        console.print("interrupted; go on with --resume", style="yellow")
-        sys.exit(1)
 
 
 if __name__ == "__main__":
