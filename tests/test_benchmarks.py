@@ -54,7 +54,7 @@ def test_the_stock_loop_and_the_inferer_give_the_same_images():
 
 
 def test_the_whole_evaluation_is_timed(capsys):
-    evaluation.main(["--count", "40", "--size", "64", "--preset", "small", "--steps", "2", "--width", "50"])
+    evaluation.main(["--count", "40", "--size", "64", "--preset", "small", "--steps", "2", "--width", "30"])
     told = capsys.readouterr().out
     assert len(re.findall(r" s of processor time\n", told)) == 10
     ours, theirs = map(float, re.search(r"\(FID ([\d.]+) and ([\d.]+)\)", told).groups())
