@@ -141,6 +141,10 @@ def _is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(NIFTI)
 
 
+def _is_meta(path: Path) -> bool:
+    return path.suffix.lower() in (".mhd", ".mha")
+
+
 def _read_nifti(path: Path) -> tuple[NDArray, tuple[float, ...], NDArray | None]:
     import nibabel as nib
 
@@ -169,7 +173,7 @@ def _tells_axes(path: Path) -> bool:
     """Whether a header gives the directions of its axes; where it does not, ITK takes those of space."""
     with path.open("rb") as file:
         head = file.read(1 << 16)
-    end = re.search(rb"\r?\n\r?\n", head) if path.suffix.lower() in (".nrrd", ".nhdr") else MHD_DATA.search(head)
+    end = MHD_DATA.search(head) if _is_meta(path) else re.search(rb"\r?\n\r?\n", head)
     return AXES.search(head, 0, end.start() if end else len(head)) is not None
 
 
@@ -180,7 +184,7 @@ def require_inside(path: Path, root: Path) -> None:
         ValueError: naming the file.
     """
     root = root if root.is_dir() else root.parent
-    meta, entries, listed = path.suffix.lower() in (".mhd", ".mha"), [], False
+    meta, entries, listed = _is_meta(path), [], False
     with path.open("rb") as file:
         while (line := file.readline(4096)) and (meta or listed or line.strip()):  # an empty line ends that of a NRRD
             found = (MHD_DATA if meta else NRRD_DATA).match(line)

@@ -32,7 +32,7 @@ from unicorn_monai.provenance import provenance
 from unicorn_monai.published import copy_weights
 from unicorn_monai.run_folder import RunFolder, nth
 from unicorn_monai.settings import AUGMENTED, SELF_TRAINED, SEMANTIC_ONLY, SYNTHETIC, Settings, prior_file
-from unicorn_monai.stages import Branch, Chain, side_by_side
+from unicorn_monai.stages import Branch, Chain, side_by_side, widest
 from unicorn_monai.tracking import Tracker
 
 logger = logging.getLogger("unicorn_monai")
@@ -227,7 +227,7 @@ class Experiment(RunFolder):
     def parallel(self, *chains: Chain) -> None:
         """Run methods of this experiment that do not depend on each other, side by side where there is room."""
         branches = [branch for chain in chains for branch in chain]
-        jobs = min(self.jobs, sum(max(1, len(chain) - 1) for chain in chains))  # a chain's first runs alone
+        jobs = min(self.jobs, widest(chains))
         if jobs > 1:
             side_by_side(_run_branch, chains, jobs, self.settings, self.tracker.parent, self.walked)
         for name, *arguments in branches:  # what ran elsewhere is finished now, and its results are picked up here

@@ -207,6 +207,11 @@ def side_by_side(work: Callable[..., None], chains: Sequence[Chain], jobs: int, 
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
 
 
+def widest(chains: Sequence[Chain]) -> int:
+    """How many branches can run at a time: the first of a chain runs alone, the others beside each other."""
+    return sum(max(1, len(chain) - 1) for chain in chains)
+
+
 def _walk(submit: Callable[[list[Branch], Branch], Future], chains: Sequence[Chain]) -> None:
     """Begin the first branch of every chain, and the others when it is finished; the first failure is raised."""
     chain_of: dict[Future, Chain] = {submit([], chain[0]): chain for chain in chains}

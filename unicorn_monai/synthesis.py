@@ -7,6 +7,7 @@ A :class:`Request` says what one image is made of (`requested.py`). A :class:`Ge
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -203,15 +204,20 @@ class Synthesizer:
         self.output_dir, self.label_dir, self.device_name = output_dir, label_dir, device_name
         self.models, self.weight, self.guidance = models or {}, weight, list(guidance)
 
+    @cached_property
+    def header(self) -> dict[str, Any]:
+        """What is said of all label maps, such as their names and their size of a pixel."""
+        return read_header(self.label_dir)
+
     def run(self) -> None:
         """Make what is missing of this process's share."""
-        header, own = read_header(self.label_dir), share()
+        own = share()
         starts = range(own[0] * self.batch_size, len(self.requests), own[1] * self.batch_size)
         with DatasetWriter(
             self.output_dir,
             name=f"synthetic {self.device_name}",
             device=self.device_name,
-            **layout_of(header),
+            **layout_of(self.header),
             resume=self.resume or own[1] > 1 or begun(local_side(self.output_dir)),
             settings=self.settings(),
             share=own,
@@ -228,7 +234,7 @@ class Synthesizer:
                 images = self.generator(batch, labels)
                 for i, request in enumerate(batch):
                     if request.index not in writer:
-                        spacing = self.spacing_mm(request, header.get("spacing_mm"))
+                        spacing = self.spacing_mm(request)
                         self._write(writer, request, images[i], None if labels is None else labels[i, 0], **spacing)
                 writer.commit()
 
@@ -237,7 +243,7 @@ class Synthesizer:
         inferer = self.generator.inferer
         return {
             "requests": self.requests.identity(),
-            "spacing_mm": read_header(self.label_dir).get("spacing_mm"),
+            "spacing_mm": self.header.get("spacing_mm"),
             "models": self.models,
             "weight": self.weight,
             "guidance": self.guidance,
@@ -249,9 +255,9 @@ class Synthesizer:
             **({"compile": True} if self.generator.compile else {}),  # both round in another way
         }
 
-    def spacing_mm(self, request: Request, common: Sequence[float] | None) -> dict[str, list[float]]:
-        """The item's own size of a pixel, where it is not ``common``, that of the label maps' data set."""
-        stored = request.spacing_mm or common
+    def spacing_mm(self, request: Request) -> dict[str, list[float]]:
+        """The item's own size of a pixel, where it is not that of all label maps."""
+        stored = request.spacing_mm or self.header.get("spacing_mm")
         if stored is None or (request.augment is None and request.spacing_mm is None):
             return {}
         return {"spacing_mm": list(stored if request.augment is None else augmented_spacing(stored, request.augment))}
