@@ -5,12 +5,15 @@ import platform
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY
 from monai.data import get_track_meta, set_track_meta
+from PIL import Image
+from safetensors.torch import save_file
 
-from benchmarks import ablation, evaluation, layout, memory, sampling, scale, steps, training
+from benchmarks import ablation, evaluation, layout, memory, same_run, sampling, scale, steps, training
 from benchmarks.common import alternate, kinds_of, ratio, recorder, table
 from data_prep.phantom import write_phantom
 from unicorn_monai.checkpoints import sha256
@@ -181,3 +184,27 @@ def test_an_ablation_refuses_a_run_that_lacks_what_it_builds_on(finished, tmp_pa
     (tmp_path / "run" / "experiment.json").write_text((finished / "experiment.json").read_text())
     with pytest.raises(ValueError, match="has no folder 'bundles/retinal_unet'; expected a finished run"):
         ablation.compare(tmp_path / "run", tmp_path / "out", ["plain_hint"], [None])
+
+
+def test_two_runs_are_the_same_unless_a_weight_a_pixel_or_a_score_differs(tmp_path, capsys):
+    for name in ("before", "after"):
+        (tmp_path / name / "models").mkdir(parents=True)
+        save_file({"a": torch.arange(3.0), "b": torch.zeros(2)}, tmp_path / name / "models" / "model.safetensors")
+        Image.fromarray(np.eye(4, dtype=np.uint8)).save(tmp_path / name / "sheet.png")
+        results = {"segmentation": {"unicorn": {"iou": [0.5, 0.25]}}, "seconds": {"unicorn": len(name)}}
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+    runs = [str(tmp_path / name) for name in ("before", "after")]
+    assert same_run.main(runs) == 0  # seconds are no difference
+    results["segmentation"]["unicorn"]["iou"][1] = 0.250000001
+    (tmp_path / "after" / "results.json").write_text(json.dumps(results))
+    save_file({"a": torch.arange(3.0), "b": torch.tensor([0.0, -0.0])}, tmp_path / "after/models/model.safetensors")
+    Image.fromarray(np.eye(4, dtype=np.uint8)[::-1]).save(tmp_path / "after" / "sheet.png")
+    capsys.readouterr()
+    assert same_run.main(runs) == 1
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("differs: ")] == [
+        "differs: models/model.safetensors: b",
+        "differs: sheet.png",
+        "differs: results.json/segmentation/unicorn/iou/1",
+    ]
+    (tmp_path / "after" / "sheet.png").unlink()
+    assert f"only in '{runs[0]}': sheet.png" in same_run.differences(*map(Path, runs))
