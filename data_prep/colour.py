@@ -7,14 +7,12 @@ does not have the wanted ratio of sides is cut around its middle, not squeezed. 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageOps
 
-from unicorn_monai.dataset_checks import LOSSY
 from unicorn_monai.dataset_files import open_picture
 
 MULTIPLE = 64
@@ -57,31 +55,6 @@ def read_colours(path: Path) -> NDArray[np.uint8]:
             raise ValueError(f"image: found mode '{upright.mode}'; expected colours of 8 bits. Convert it to RGB")
     except (OSError, SyntaxError) as error:
         raise ValueError(f"image: found no readable picture ({error}); export it anew") from error
-
-
-def read_label_image(path: Path, colours: Sequence[tuple[int, int, int]] = ()) -> NDArray:
-    """A label image as stored, (rows, columns) values or (rows, columns, 3) colours.
-
-    Of a palette image the indices count, unless all its colours are among those that the labels name: programs that
-    reduce a colour image number its colours as they like.
-
-    Raises:
-        ValueError: unreadable or lossy.
-    """
-    with path.open("rb") as file:
-        if file.read(12).startswith(LOSSY):
-            raise ValueError(f"label: '{path.name}' is lossy (JPEG); expected PNG or TIFF. Export the labels anew")
-    try:
-        with open_picture(path) as picture:
-            if picture.mode in ("RGBA", "LA"):
-                picture = picture.convert(picture.mode[:-1])
-            if picture.mode == "P" and colours:
-                shown = np.asarray(picture.convert("RGB"))
-                if {tuple(c) for c in np.unique(shown.reshape(-1, 3), axis=0).tolist()} <= set(colours):
-                    return shown
-            return np.asarray(picture)
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"label: found no readable image '{path.name}' ({error}); export it anew") from error
 
 
 def cut(array: NDArray, size: tuple[int, int]) -> NDArray:

@@ -25,10 +25,10 @@ from PIL import Image
 
 from data_prep.convert import Report, Scan, Source, convert, summarise
 from data_prep.grey import INVALID, from_reflectivity, mask_white_border, to_grey
-from data_prep.label_schemes import Scheme, numbered
+from data_prep.label_images import read_label_image
+from data_prep.label_schemes import Scheme, numbered, read_scheme
 from data_prep.options import files_below, parser_for, relative, require_label_below, run, subject_of, validate
 from data_prep.surface_files import KINDS, load_mat, read_surfaces
-from unicorn_monai.dataset_checks import LOSSY
 from unicorn_monai.dataset_files import open_picture, turn_to
 
 IMAGES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".mat")
@@ -42,6 +42,7 @@ def find(options: Namespace, report: Report) -> list[Source]:
         raise ValueError(f"INPUT '{root}' is a file; expected the folder that holds the images.")
     if (root / "images").is_dir():
         root, labels = root / "images", options.input / "labels"
+    scheme = None if options.labels in (None, "none") else read_scheme(options.labels)
     sources = []
     suffixes = IMAGES if options.mat_image else tuple(s for s in IMAGES if s != ".mat")
     for folder, group in groupby(files_below(root, suffixes), key=lambda path: path.parent):
@@ -54,7 +55,7 @@ def find(options: Namespace, report: Report) -> list[Source]:
                 report.skip(path, error)
         whole = _volume_file(labels, folder, root)
         for subject, own in by_subject.items():
-            sources.append(Source(folder, subject, partial(read, own, paths, root, labels, whole, options)))
+            sources.append(Source(folder, subject, partial(read, own, paths, root, labels, whole, scheme, options)))
     return sources
 
 
@@ -74,7 +75,13 @@ def _volume_file(labels: Path | None, folder: Path, root: Path) -> Path | None:
 
 
 def read(
-    own: list[Path], paths: list[Path], root: Path, labels: Path | None, whole: Path | None, options: Namespace
+    own: list[Path],
+    paths: list[Path],
+    root: Path,
+    labels: Path | None,
+    whole: Path | None,
+    scheme: Scheme | None,
+    options: Namespace,
 ) -> Iterator[Scan | ValueError]:
     """B-scans of the images of one subject in a folder."""
     volume = None
@@ -89,7 +96,7 @@ def read(
                     _require_one_page(whole, page)
                     surfaces = _slice(volume, paths.index(path), len(paths), whole)
                 elif labels is not None and options.labels != "none":
-                    surfaces, label = _labels_of(path, root, labels, page, image.shape[1], options)
+                    surfaces, label = _labels_of(path, root, labels, page, image.shape[1], scheme, options)
                 scan = paths.index(path) if page == 0 else page
                 yield Scan(image, None, surfaces, label, valid, fields={"scan": scan})
         except (ValueError, OSError) as error:
@@ -161,7 +168,7 @@ def _require_one_page(surfaces: Path, page: int) -> None:
 
 
 def _labels_of(
-    path: Path, root: Path, labels: Path, page: int, columns: int, options: Namespace
+    path: Path, root: Path, labels: Path, page: int, columns: int, scheme: Scheme | None, options: Namespace
 ) -> tuple[dict[str, NDArray] | None, NDArray | None]:
     """Surfaces or label image that belong to an image, if there are any."""
     place = labels / path.relative_to(root)
@@ -178,17 +185,7 @@ def _labels_of(
         if any(rows.ndim == 2 for rows in surfaces.values()):
             raise ValueError(f"surfaces: '{found[0].name}' holds a volume; expected one B-scan. Name it as the folder")
         return surfaces, None
-    with found[0].open("rb") as file:
-        if file.read(12).startswith(LOSSY):
-            raise ValueError(f"label: '{found[0].name}' is lossy (JPEG); expected PNG or TIFF. Export the labels anew")
-    try:
-        with open_picture(found[0], pages=True) as picture:
-            if getattr(picture, "n_frames", 1) <= page:
-                raise ValueError(f"label: '{found[0].name}' has no page {page}; expected one for each of the image")
-            turn_to(picture, page)
-            return None, np.asarray(picture)  # of a palette image: the indices
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"label: found no readable image '{found[0].name}' ({error}); export it anew") from error
+    return None, read_label_image(found[0], scheme, page)
 
 
 def scheme_of(options: Namespace) -> Scheme | None:

@@ -18,8 +18,9 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from data_prep.colour import add_colour_options, fitted, read_colours, read_label_image, validate_colour
+from data_prep.colour import add_colour_options, fitted, read_colours, validate_colour
 from data_prep.convert import Report, Scan, Source, convert, summarise
+from data_prep.label_images import read_label_image
 from data_prep.label_schemes import Scheme, read_scheme
 from data_prep.options import files_below, parser_for, require_label_below, run, subject_of, validate
 
@@ -42,8 +43,7 @@ def find(options: Namespace, report: Report) -> list[Source]:
         raise ValueError(
             f"'{labels}' holds label images; say with --labels FILE what their values mean, or --labels none."
         )
-    colours = () if labels is None or options.labels is None else read_scheme(options.labels).colours
-    known = tuple(colour for colour, _ in colours)
+    scheme = None if labels is None or options.labels is None else read_scheme(options.labels)
     sources = []
     for folder, group in groupby(files_below(root, PICTURES), key=lambda path: path.parent):
         by_subject: dict[str, list[Path]] = {}
@@ -53,7 +53,7 @@ def find(options: Namespace, report: Report) -> list[Source]:
             except ValueError as error:
                 report.skip(path, error)
         for subject, own in by_subject.items():
-            sources.append(Source(folder, subject, partial(read, own, root, labels, known, options)))
+            sources.append(Source(folder, subject, partial(read, own, root, labels, scheme, options)))
     return sources
 
 
@@ -69,14 +69,14 @@ def _subject(path: Path, root: Path, options: Namespace) -> str | None:
 
 
 def read(
-    paths: list[Path], root: Path, labels: Path | None, colours: Sequence[tuple[int, int, int]], options: Namespace
+    paths: list[Path], root: Path, labels: Path | None, scheme: Scheme | None, options: Namespace
 ) -> Iterator[Scan | ValueError]:
     """The pictures of a subject, with their label maps where there are any."""
     for k, path in enumerate(paths):
         try:
             label = None
             if labels is not None and (found := _label_file(path, root, labels)):
-                label = read_label_image(found, colours)
+                label = read_label_image(found, scheme)
             image, label = fitted(read_colours(path), label, options)
             parts = _parts(path, root)
             if options.sub_domains and not parts:

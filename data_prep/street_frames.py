@@ -12,8 +12,9 @@ from pathlib import Path
 
 from numpy.typing import NDArray
 
-from data_prep.colour import fitted, read_colours, read_label_image
+from data_prep.colour import fitted, read_colours
 from data_prep.convert import Scan
+from data_prep.label_images import read_label_image
 from data_prep.label_schemes import Scheme
 from data_prep.options import require_label_below
 

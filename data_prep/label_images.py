@@ -1,0 +1,140 @@
+"""One reader of label images for all sources: what a pixel says, whatever way the file stores it.
+
+    grey, 16 bit       the values
+    1 bit              0 and 255, as every viewer shows them
+    colours            the colours; what the labels do not name is refused
+    palette            the colours, where the labels name colours; else the indices, unless greys contradict them
+
+An alpha channel is dropped where it is opaque and refused elsewhere; lossy formats are refused by their content.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_prep.label_schemes import Scheme
+from unicorn_monai.dataset_files import open_picture, turn_to
+
+LOSSY = ("JPEG", "JPEG2000", "MPO", "WEBP")  # formats as Pillow calls them; two of them can be lossless, few are
+LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
+OTHER_COLOURS = ("CMYK", "YCbCr", "HSV", "LAB")
+
+
+def read_label_image(path: Path, scheme: Scheme | None = None, page: int = 0) -> NDArray:
+    """A label image, (rows, columns) values or (rows, columns, 3) colours.
+
+    Args:
+        path: the file.
+        scheme: the labels; where they name colours, these are what a palette or a colour image says.
+        page: of a file with several.
+
+    Raises:
+        ValueError: unreadable, lossy, transparent, no such page, or a palette that can mean two things.
+    """
+    try:
+        with open_picture(path, pages=True) as picture:
+            pages = getattr(picture, "n_frames", 1)
+            if pages <= page:
+                raise ValueError(f"label: '{path.name}' has no page {page}; expected one for each of the image")
+            turn_to(picture, page)
+            _require_lossless(picture, path)
+            _require_whole_values(picture, path)
+            return _meaning(_opaque(picture, path), scheme, path)
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"label: found no readable image '{path.name}' ({error}); export it anew") from error
+
+
+def _require_lossless(picture: Image.Image, path: Path) -> None:
+    compression = picture.info.get("compression")
+    kind = picture.format if picture.format in LOSSY else compression if compression in LOSSY_TIFF else None
+    if kind:
+        raise ValueError(
+            f"label: '{path.name}' is lossy ({str(kind).upper()}); expected PNG or TIFF. Export the labels anew"
+        )
+
+
+def _require_whole_values(picture: Image.Image, path: Path) -> None:
+    """Pillow keeps the upper 8 bits of colours of 16, which would make nought of small values."""
+    if ";16" in repr(getattr(picture, "tile", "")) and not picture.mode.startswith("I"):
+        raise ValueError(
+            f"label: '{path.name}' has several channels of 16 bits; expected one channel, or colours of 8 bits. Export "
+            "the labels anew"
+        )
+
+
+def _opaque(picture: Image.Image, path: Path) -> Image.Image:
+    """The picture without its alpha channel or transparent colour."""
+    if "transparency" in picture.info and picture.mode in ("1", "L", "P", "RGB"):
+        alpha = picture.convert("RGBA").getchannel("A")
+    elif picture.mode in ("RGBA", "LA", "PA"):
+        alpha = picture.getchannel("A")
+    else:
+        return picture
+    if np.asarray(alpha).min() < 255:
+        raise ValueError(
+            f"label: '{path.name}' has transparent pixels; expected an opaque label image. Fill them with the value of "
+            "their label, or of 255 (ignore), and save it without transparency"
+        )
+    if picture.mode == "PA":
+        indices = Image.fromarray(np.asarray(picture)[..., 0], "P")
+        indices.putpalette(picture.getpalette("RGB"))  # type: ignore[arg-type]
+        return indices
+    return picture.convert(picture.mode[:-1]) if picture.mode in ("RGBA", "LA") else picture
+
+
+def _meaning(picture: Image.Image, scheme: Scheme | None, path: Path) -> NDArray:
+    """Values or colours of an opaque picture."""
+    colours = () if scheme is None else scheme.colours
+    if picture.mode == "P":
+        return _shown(picture, path) if colours else _indices(picture, path)
+    array = np.asarray(picture.convert("RGB") if picture.mode in OTHER_COLOURS else picture)
+    if array.dtype == bool:
+        array = np.where(array, np.uint8(255), np.uint8(0))
+    if array.ndim == 2 and _are_greys(scheme):
+        return np.repeat(array[..., None], 3, axis=2)
+    return array
+
+
+def _are_greys(scheme: Scheme | None) -> bool:
+    """Whether all colours of the labels are greys, so that grey images are in these colours too."""
+    named = scheme is not None and scheme.colours and not scheme.values
+    return bool(named) and all(len(set(colour)) == 1 for colour, _ in scheme.colours)  # type: ignore[union-attr]
+
+
+def _table(picture: Image.Image) -> NDArray[np.uint8]:
+    return np.array(picture.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
+
+
+def _shown(picture: Image.Image, path: Path) -> NDArray[np.uint8]:
+    """Colours of a palette image."""
+    indices, table = np.asarray(picture), _table(picture)
+    if indices.max(initial=0) >= len(table):
+        raise ValueError(
+            f"label: '{path.name}' has the index {indices.max()}, its palette {len(table)} colours; expected a colour "
+            "for each index. Export it anew"
+        )
+    return table[indices]
+
+
+def _indices(picture: Image.Image, path: Path) -> NDArray:
+    """Indices of a palette image; its colours are there to look at, unless they are greys of other values.
+
+    Raises:
+        ValueError: the palette is of greys, and one in use is another value than its index.
+    """
+    indices, table = np.asarray(picture), _table(picture)
+    used = np.unique(indices)
+    used = used[used < len(table)]  # an index without a colour is nothing but an index
+    differ = used[table[used, 0] != used]
+    if (table != table[:, :1]).any() or not differ.size:
+        return indices
+    shown = ", ".join(f"index {index} is grey {table[index, 0]}" for index in differ[:3])
+    raise ValueError(
+        f"label: '{path.name}' has a palette of greys that are other values than their indices ({shown}); expected one "
+        'meaning. Save it as plain grey values, or name the greys as "colours" in the --labels file, e.g. '
+        '{"0": [0, 0, 0], "1": [255, 255, 255]}'
+    )
