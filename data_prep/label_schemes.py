@@ -6,7 +6,8 @@
      "colours": {"0": [128, 64, 128], "255": [0, 0, 0]}}                  label -> its colour in colour label images
 
 `--labels` takes such a file ("surfaces", "values" and "colours" are optional, and the table of
-"labels" may stand alone), the name of a scheme below, or `none`.
+"labels" may stand alone), the name of a scheme below, or `none`. A label that "values" mentions on neither side, as 0
+here, stays what it is.
 """
 
 from __future__ import annotations
@@ -51,20 +52,28 @@ class Scheme:
                 f"label: found shape {label.shape}; expected one channel. Convert colours to values, or name them in a "
                 '--labels file ("colours")'
             )
-        table = {v: v for v in (*self.labels, IGNORE_LABEL)}
-        if self.values:
-            table = {IGNORE_LABEL: IGNORE_LABEL} | dict(self.values)
+        table = self._table()
         present = np.unique(label)
         if unknown := [v for v in present.tolist() if v not in table]:
             few = f"{unknown[:8]}{' ...' if len(unknown) > 8 else ''}"
+            own = [v for v in unknown if v in self.labels]
+            twice = (
+                f' "values" makes {own[0]} of another value; add "{own[0]}": {own[0]} if both mean it;' if own else ""
+            )
             raise ValueError(
                 f"label values: found {few}; expected {sorted(table)}. Name them in a --labels file, with "
-                '"values": {"found": label} where they differ; many values hint at a lossy or resampled label map'
+                f'"values": {{"found": label}} where they differ;{twice} many values hint at a lossy or resampled '
+                "label map"
             )
         out = np.empty(label.shape, dtype=np.uint8)
         for value in present.tolist():
             out[label == value] = table[value]
         return out
+
+    def _table(self) -> dict[int, int]:
+        """Value in a label image -> label. A label that "values" mentions on neither side stays what it is."""
+        made = {label for _, label in self.values}
+        return {v: v for v in (*self.labels, IGNORE_LABEL) if v not in made or v == IGNORE_LABEL} | dict(self.values)
 
     def _from_colours(self, label: NDArray) -> NDArray[np.uint8]:
         out = np.full(label.shape[:2], IGNORE_LABEL, dtype=np.uint8)

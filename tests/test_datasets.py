@@ -23,6 +23,7 @@ from unicorn_monai.datasets import (
     folders_of,
     image_size,
     label_names,
+    num_labels,
     problems,
     read_array,
     read_header,
@@ -101,7 +102,7 @@ def test_the_header_says_what_was_told(tmp_path):
 def test_labels_are_ordered_by_value_not_by_text(tmp_path):
     names = [f"layer {i}" for i in range(12)]
     with DatasetWriter(tmp_path, name="n", device="d", labels=dict(reversed(list(enumerate(names))))) as writer:
-        writer.add("training", picture(0), subject="a")
+        writer.add("training", picture(0), picture(0) // 255, subject="a")
     assert label_names(tmp_path) == names
 
 
@@ -314,7 +315,12 @@ BAD_SETS = {
     "bad JSON": (lambda root: truncate(root / HEADER), {}, "is not valid JSON .*Repair it"),
     "no text": (lambda root: (root / HEADER).write_bytes(b"\xff\xfe\x00"), {}, "is not valid JSON"),
     "a list": (lambda root: (root / HEADER).write_text("[]"), {}, "has no 'labels' table; expected e.g."),
-    "no labels": (lambda root: edit(root, lambda h: h.pop("labels")), {}, "has no 'labels' table"),
+    "no labels": (lambda root: edit(root, lambda h: h.pop("labels")), {}, "has label maps but no 'labels' table"),
+    "empty labels": (
+        lambda root: edit(root, lambda h: h.update(labels={})),
+        {},
+        "has label maps but no 'labels' table",
+    ),
     "labels as list": (lambda root: edit(root, lambda h: h.update(labels=["a"])), {}, "has no 'labels' table"),
     "gap in labels": (
         lambda root: edit(root, lambda h: h["labels"].pop("1")),
@@ -389,6 +395,35 @@ def test_a_bad_data_set_is_refused_by_name(dataset, damage, listing, message):
     damage(dataset)
     with pytest.raises(ValueError, match=message):
         datalist(dataset, **({"split": "training", "keys": ("image", "label")} | listing))
+
+
+@pytest.mark.parametrize("labels", [{}, {"0": "a", "1": "b"}, None], ids=["empty", "of others", "no table"])
+def test_labels_mean_nothing_where_no_image_has_a_label_map(tmp_path, dataset, labels):
+    with DatasetWriter(tmp_path / "bare", name="n", device="d", labels=LABELS) as writer:
+        writer.add("training", picture(7), subject="x")
+    assert json.loads((tmp_path / "bare" / HEADER).read_text())["labels"] == {}
+    edit(tmp_path / "bare", lambda h: h.update(labels=labels) if labels is not None else h.pop("labels"))
+    assert read_header(tmp_path / "bare")["labels"] == {}
+    assert label_names(tmp_path / "bare") == []
+    assert check(tmp_path / "bare") == []
+    with pytest.raises(ValueError, match="has no 'label', which this stage needs"):
+        datalist([dataset, tmp_path / "bare"], "training", ("image", "label"))
+    with pytest.raises(ValueError, match=r"/bare' has no labels, since none of its images has a label map"):
+        num_labels(tmp_path / "bare")
+
+
+def test_a_data_set_without_label_maps_is_resumed_with_the_labels_it_was_begun_with(tmp_path):
+    def write_one(labels, index, label=None):
+        with DatasetWriter(tmp_path / "d", name="n", device="d", labels=labels, resume=True) as writer:
+            if index not in writer:
+                writer.add("training", picture(index), label, subject=f"s{index}", index=index)
+
+    write_one(LABELS, 0)
+    write_one(LABELS, 0)
+    write_one(LABELS, 1, labelling(1))  # now there is one
+    assert label_names(tmp_path / "d") == list(LABELS.values())
+    with pytest.raises(ValueError, match="was begun with the labels"):
+        write_one({0: "other"}, 2)
 
 
 def test_sets_with_different_label_tables_are_refused(tmp_path, dataset):

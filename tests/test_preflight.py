@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -145,8 +146,10 @@ def test_the_shell_refuses_a_misspelt_option_before_anything_is_read(tmp_path):
 
 def test_another_number_of_labels_is_refused(tmp_path):
     for count in (2, 3):
-        with DatasetWriter(tmp_path / str(count), name="n", device="d", labels={i: "abc"[i] for i in range(count)}):
-            pass
+        with DatasetWriter(
+            tmp_path / str(count), name="n", device="d", labels={i: "abc"[i] for i in range(count)}
+        ) as writer:
+            writer.add("training", *np.eye(2, dtype=np.uint8)[None].repeat(2, 0), subject="s")
     check_labels([tmp_path / "2", [tmp_path / "2"]], 2)
     with pytest.raises(ValueError, match=r"/3' has 3 labels \(a, b, c\), the configuration num_labels 2"):
         check_labels([tmp_path / "2", tmp_path / "3"], 2)

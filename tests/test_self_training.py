@@ -94,11 +94,14 @@ def labeller(tmp_path):
             image = np.full((4, 4), 10 * i, np.uint8)
             image[2], image[3] = 250, 127  # certain, uncertain
             writer.add(split, image, subject=f"s{i}")
+    with DatasetWriter(tmp_path / "a", name="a", device="clinic", labels=LABELS) as writer:
+        writer.add("training", np.eye(4, dtype=np.uint8), np.eye(4, dtype=np.uint8), subject="other")
     network = bright_is_below()
     save_weights(network, tmp_path / "model.pt")
 
     def make(**settings):
         arguments = {"dataset_dir": tmp_path / "b", "output_dir": tmp_path / "c", "inferer": SimpleInferer()}
+        arguments["labeled_dir"] = tmp_path / "a"
         return PseudoLabeller(network, tmp_path / "model.pt", **(arguments | settings))
 
     return make
@@ -108,9 +111,8 @@ def test_the_data_set_has_the_images_the_confident_labels_and_their_origin(label
     labeller().run()
     assert check(tmp_path / "c", need_labels=True) == []
     header, real = read_header(tmp_path / "c"), read_header(tmp_path / "b")
-    assert [header[key] for key in ("device", "spacing_mm", "labels")] == [
-        real[key] for key in ("device", "spacing_mm", "labels")
-    ]
+    assert [header[key] for key in ("device", "spacing_mm")] == [real[key] for key in ("device", "spacing_mm")]
+    assert label_names(tmp_path / "c") == list(LABELS.values())
     assert [len(header[split]) for split in ("training", "validation", "test")] == [2, 1, 0]
     for split in ("training", "validation"):
         pairs = zip(datalist(tmp_path / "c", split, ("image", "label")), datalist(tmp_path / "b", split), strict=True)
@@ -123,9 +125,9 @@ def test_the_data_set_has_the_images_the_confident_labels_and_their_origin(label
             assert origin["segmentation_sha256"] == sha256(tmp_path / "model.pt")
 
 
-def test_names_of_labels_can_be_those_of_the_labelled_domain(labeller, tmp_path):
-    labeller(label_names=["vitreous", "rest"]).run()
-    assert label_names(tmp_path / "c") == ["vitreous", "rest"]
+def test_an_unlabelled_data_set_needs_the_names_of_the_labelled_domain(labeller, tmp_path):
+    with pytest.raises(ValueError, match=r"/b' names no labels.*Give labeled_dir, the data set that the segm"):
+        labeller(labeled_dir=None)
 
 
 def test_what_is_finished_is_left_alone(labeller, tmp_path, caplog):

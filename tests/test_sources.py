@@ -382,6 +382,42 @@ def test_label_images_are_renamed_by_a_scheme_and_png_text_is_dropped(tmp_path):
     assert_nobody_is_named(tmp_path / "out")
 
 
+VALUES = {  # "values" of the label file, label image, what it means; or why it is refused
+    "a named 0 is not mentioned": ({"128": 1, "255": 2}, [0, 128, 255], [0, 1, 2]),
+    "a named 2 is not mentioned": ({"7": 1}, [2, 7, 255], [2, 1, 255]),
+    "0 is ignored, 1 and 2 are not mentioned": ({"0": 255}, [0, 1, 2], [255, 1, 2]),
+    "labels change places": ({"0": 1, "1": 0}, [0, 1, 2], [1, 0, 2]),
+    "made of another value": (
+        {"128": 1, "255": 2},
+        [1, 0, 255],
+        r'\[1\]; expected \[0, 128, 255\].*add "1": 1 if both',
+    ),
+    "not named at all": ({"128": 1}, [3, 0, 0], r"found \[3\]; expected \[0, 2, 128, 255\]"),
+}
+
+
+@pytest.mark.parametrize(("values", "found", "meaning"), VALUES.values(), ids=VALUES.keys())
+def test_values_that_are_not_mentioned_stay_what_they_are(tmp_path, values, found, meaning):
+    (tmp_path / "scheme.json").write_text(json.dumps({"labels": {"0": "a", "1": "b", "2": "c"}, "values": values}))
+    scheme = read_scheme(str(tmp_path / "scheme.json"))
+    if isinstance(meaning, str):
+        with pytest.raises(ValueError, match=meaning):
+            scheme.replace(np.array([found]))
+    else:
+        assert scheme.replace(np.array([found])).tolist() == [meaning]
+
+
+@pytest.mark.parametrize("options", [["--labels", "none"], ["--labels", "retina"], []])
+def test_no_label_table_where_no_image_has_a_label(tmp_path, options):
+    picture(tmp_path / "in/images/p1/0.png", bscan(0))
+    if options == ["--labels", "none"]:
+        picture(tmp_path / "in/labels/p1/0.png", label(0))
+    for resumed in ([], ["--resume"]):
+        run(image_folder, tmp_path / "in", tmp_path / "out", *SAME, *options, *resumed)
+        assert json.loads((tmp_path / "out" / "dataset.json").read_text())["labels"] == {}
+    assert check(tmp_path / "out") == []
+
+
 def test_colour_images_become_a_colour_data_set(tmp_path):
     rng = np.random.default_rng(0)
     for k in range(2):

@@ -38,7 +38,7 @@ FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "PPM", "WEBP")  # Pi
 
 
 def read_header(dataset_dir: PathLike) -> dict[str, Any]:
-    """Read and check ``dataset.json``.
+    """Read and check ``dataset.json``; ``labels`` is {} where no image has a label map, whatever the file says there.
 
     Raises:
         ValueError: if the folder or the file is missing, is not JSON, or has no proper labels or items.
@@ -50,13 +50,17 @@ def read_header(dataset_dir: PathLike) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"'{dataset_dir}' holds no {HEADER}. Convert plain images with `unicorn-monai prepare`.")
     header = parse_json(path)
-    if not isinstance(header, dict) or not isinstance(header.get("labels"), dict) or not header["labels"]:
+    if not isinstance(header, dict) or not isinstance(header.setdefault("labels", {}), dict):
         raise ValueError(f"'{path}' has no 'labels' table; expected e.g. {LABELS_EXAMPLE}.")
     require_without_gaps(header["labels"], path)
     for split in SPLITS:
         items = header.get(split, [])
         if not isinstance(items, list) or not all(_is_item(item) for item in items):
             raise ValueError(f"'{split}' of '{path}' is not a list of items; expected e.g. [{ITEM_EXAMPLE}, ...].")
+    if not any("label" in item for split in SPLITS for item in header.get(split, [])):
+        header["labels"] = {}
+    elif not header["labels"]:
+        raise ValueError(f"'{path}' has label maps but no 'labels' table; expected e.g. {LABELS_EXAMPLE}.")
     return header
 
 
@@ -83,7 +87,7 @@ def _is_item(item: object) -> bool:
 
 
 def label_names(dataset_dir: PathLike) -> list[str]:
-    """Names of the labels, ordered by value."""
+    """Names of the labels, ordered by value; none where no image has a label map."""
     labels = read_header(dataset_dir)["labels"]
     return [labels[key] for key in sorted(labels, key=int)]
 

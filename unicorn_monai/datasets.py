@@ -83,7 +83,7 @@ def datalist(
     items: list[dict[str, Any]] = []
     if "label" in keys:
         tables = {str(folder): label_names(folder) for folder in folders}
-        if len({tuple(names) for names in tables.values()}) > 1:
+        if len({tuple(names) for names in tables.values() if names}) > 1:  # without label maps: said below, by item
             raise ValueError(f"The data sets have different label tables: {tables}. Use sets with the same labels.")
     for folder in folders:
         header, own = read_header(folder), []
@@ -121,8 +121,17 @@ def image_size(dataset_dir: PathLike | Sequence[PathLike], split: str = "trainin
 
 
 def num_labels(dataset_dir: PathLike | Sequence[PathLike]) -> int:
-    """Number of labels of a data set, of the first of several (for configurations)."""
-    return len(label_names(list_folders(dataset_dir)[0]))
+    """Number of labels of a data set, of the first of several (for configurations).
+
+    Raises:
+        ValueError: it has none.
+    """
+    folder = list_folders(dataset_dir)[0]
+    if not (names := label_names(folder)):
+        raise ValueError(
+            f"'{folder}' has no labels, since none of its images has a label map; expected a labelled one."
+        )
+    return len(names)
 
 
 def layout_of(header: dict[str, Any]) -> dict[str, Any]:
@@ -153,7 +162,7 @@ class DatasetWriter:
         root: folder of the data set, created; or a URL, see `storage.py`.
         name: name of the data set.
         device: the device the images come from, e.g. "Spectralis".
-        labels: value -> name.
+        labels: value -> name; written only if an item has a label map.
         modality: "OCT", "RGB", ...
         spacing_mm: (axial, lateral) in millimetres, or None where unknown.
         suffix: ".nii.gz" (keeps the spacing) or ".png".
@@ -226,7 +235,7 @@ class DatasetWriter:
         vanished = not self._read_journals()
         header = read_header(self.root) if (self.root / HEADER).exists() else None
         if header is not None:
-            self._require_same(header)
+            self._require_same(header if header["labels"] else header | {"labels": self.header["labels"]})
         items = sum(len(header.get(split, [])) for split in SPLITS) if header is not None else 0
         if vanished or (self.total is not None and items >= self.total and self._announced):
             self.finished = True
@@ -358,9 +367,13 @@ class DatasetWriter:
             journal.unlink(missing_ok=True)
 
     def _write_header(self) -> None:
-        """As ``json.dumps`` would, but an item at a time and on one line."""
+        """As ``json.dumps`` would, but an item at a time and on one line; no label table where no item has a label."""
+        header = dict(self.header)
+        if not any("label" in row for _, row in self.rows()):
+            header["labels"] = {}
+            header.pop("colours", None)
         with atomic(self.root / HEADER) as temporary, temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(self.header, indent=2).removesuffix("\n}"))
+            file.write(json.dumps(header, indent=2).removesuffix("\n}"))
             for split in SPLITS:
                 file.write(f',\n  "{split}": [')
                 separator = "\n    "

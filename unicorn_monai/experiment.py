@@ -294,7 +294,7 @@ class Experiment(RunFolder):
     def guess_labels(self, variant: str, teacher: Path) -> None:
         """Label the unlabelled images by a network, all their pixels: the Semantic-ControlNet sees whole label maps."""
         own = {"dataset_dir": str(self.unlabeled), "output_dir": str(self.guessed(variant))}
-        own |= {"ckpt_path": str(teacher), "threshold": 0.0}
+        own |= {"ckpt_path": str(teacher), "threshold": 0.0, "labeled_dir": str(self.labeled)}
         self.bundle(self.bundle_dir("retinal_unet"), "pseudo_label.json", "infer", **own)
 
     def measure_uncertainty(self, variant: str) -> None:

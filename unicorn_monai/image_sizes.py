@@ -16,7 +16,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from unicorn_monai.bundle import configured
-from unicorn_monai.dataset_files import SPLITS, PathLike, label_names, read_header, read_shape
+from unicorn_monai.dataset_files import PathLike, label_names, read_header, read_shape
 from unicorn_monai.datasets import datalist
 
 
@@ -44,14 +44,13 @@ def multiples(
     return found
 
 
-def check_domains(labeled: PathLike, unlabeled: PathLike, factors: Mapping[str, int], share_labels: bool) -> None:
+def check_domains(labeled: PathLike, unlabeled: PathLike, factors: Mapping[str, int]) -> None:
     """Refuse two data sets that the networks cannot see together; each is sound by itself.
 
     Args:
         labeled: data set of the labelled domain.
         unlabeled: data set of the unlabelled domain.
         factors: what image sides must be multiples of, by network.
-        share_labels: whether label maps of the second are used, or guessed.
 
     Raises:
         ValueError: naming size, channels or labels of both, and what to do.
@@ -83,8 +82,7 @@ def check_domains(labeled: PathLike, unlabeled: PathLike, factors: Mapping[str, 
             f"both again with another `--size` of data_prep, e.g. {fitting}."
         )
     names = [label_names(folder) for folder in (labeled, unlabeled)]
-    own = any("label" in item for split in SPLITS for item in read_header(unlabeled).get(split, []))
-    if (share_labels or own) and names[0] != names[1]:
+    if names[1] and names[0] != names[1]:  # without any label map nothing can disagree
         raise ValueError(
             f"The labels of '{labeled}' are {names[0]}, those of '{unlabeled}' {names[1]}; expected the same in the "
             "same order. Convert both with the same labels, or correct 'labels' in dataset.json."

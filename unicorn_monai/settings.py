@@ -299,8 +299,7 @@ class Settings:
         self._check_words()
         translates = bool(set(STYLE_TRANSFER) & set(self.baselines))
         factors = multiples(PRESETS[self.preset], self.overrides, translates)
-        guesses = self.teaches or bool(set(SELF_TRAINED) & set(self.baselines))
-        check_domains(self.labeled, self.unlabeled, factors, guesses)
+        check_domains(self.labeled, self.unlabeled, factors)
 
     def _check_words(self) -> None:
         named = self.named()

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from unicorn_monai.baselines.translation import require_same_origin
 from unicorn_monai.bundle import run_bundle
 from unicorn_monai.checkpoints import read_metadata
-from unicorn_monai.datasets import IGNORE_LABEL, DatasetWriter, PathLike, begun, datalist, read_header
+from unicorn_monai.datasets import IGNORE_LABEL, DatasetWriter, PathLike, begun, datalist, label_names, read_header
 from unicorn_monai.networks import require_finite
 from unicorn_monai.transforms import read_image, to_uint8
 
@@ -55,7 +55,8 @@ class PseudoLabeller:
         dataset_dir: data set of the unlabelled domain.
         output_dir: the new data set.
         inferer: ``(images, network) -> logits``.
-        label_names: value -> name, of the labelled domain.
+        labeled_dir: data set of the labelled domain, whose labels the network knows; by default they are those of
+            ``dataset_dir``, if it has any.
         threshold: see :func:`pseudo_label`.
         device: where to run.
         split: splits to label.
@@ -70,7 +71,7 @@ class PseudoLabeller:
         dataset_dir: PathLike,
         output_dir: PathLike,
         inferer: Callable[[Tensor, nn.Module], Tensor],
-        label_names: Sequence[str] | None = None,
+        labeled_dir: PathLike | None = None,
         threshold: float = 0.9,
         device: torch.device | str = "cpu",
         split: str | Sequence[str] = ("training", "validation"),
@@ -81,7 +82,13 @@ class PseudoLabeller:
         splits = [split] if isinstance(split, str) else list(split)
         self.items = [(s, item) for s in splits for item in datalist(dataset_dir, s)]
         self.network, self.inferer, self.device = network, inferer, torch.device(device)
-        self.dataset_dir, self.output_dir, self.label_names = dataset_dir, Path(output_dir), label_names
+        self.dataset_dir, self.output_dir = dataset_dir, Path(output_dir)
+        self.names = label_names(dataset_dir if labeled_dir is None else labeled_dir)
+        if not self.names:
+            raise ValueError(
+                f"'{labeled_dir or dataset_dir}' names no labels, since none of its images has a label map. Give "
+                "labeled_dir, the data set that the segmentation network was trained on."
+            )
         self.threshold, self.num_channels, self.batch_size = threshold, num_channels, batch_size
         self.origin = {"threshold": threshold, "segmentation_sha256": read_metadata(weights)["sha256"]}
 
@@ -93,12 +100,11 @@ class PseudoLabeller:
             ValueError: no pixel is confident, or the folder holds labels of another network or threshold.
         """
         header = read_header(self.dataset_dir)
-        names = self.label_names or [header["labels"][key] for key in sorted(header["labels"], key=int)]
         with DatasetWriter(
             self.output_dir,
             name=f"{header.get('name', 'data')}, pseudo-labels",
             device=header.get("device", "unknown"),
-            labels=dict(enumerate(names)),
+            labels=dict(enumerate(self.names)),
             modality=header.get("modality", "OCT"),
             spacing_mm=header.get("spacing_mm"),
             suffix=".png" if header.get("modality") == "RGB" else ".nii.gz",
@@ -165,6 +171,7 @@ def steps(
         guessed = str(folder / "pseudo_labelled")
         both = [str(labeled_dir), guessed]
         labelling = {"dataset_dir": str(unlabeled_dir), "output_dir": guessed, "ckpt_path": teacher}
+        labelling["labeled_dir"] = str(labeled_dir)
         result.append(("pseudo_label.json", "infer", labelling | {"threshold": threshold}))
         folders = {"ckpt_dir": str(folder), "output_dir": str(folder), "augmentation": augmentation}
         result.append(("train.json", "train", {"dataset_dir": both, "validation_dir": both, "resume": True} | folders))
