@@ -23,8 +23,9 @@ from pathlib import Path
 
 from data_prep.colour import add_colour_options, validate_colour
 from data_prep.convert import Report, Source, convert, summarise
+from data_prep.files import any_files_below
 from data_prep.label_schemes import LABEL_IDS, TRAIN_IDS
-from data_prep.options import files_below, parser_for, run, validate
+from data_prep.options import parser_for, run, validate
 from data_prep.street_frames import SPLIT_OF, Layout, read_frames, refuse_test_share
 
 WEATHERS = ("fog", "night", "rain", "snow")
@@ -56,7 +57,7 @@ def find(options: Namespace, report: Report) -> list[Source]:
         own = [
             _source(folder, name, paths, weather, ours, options)
             for folder, ours in ((root / weather / split, ours) for split, ours in SPLIT_OF.items())
-            for name, paths in _sequences(folder)
+            for name, paths in _sequences(folder, options, report)
         ]
         if not own:
             raise ValueError(
@@ -67,11 +68,10 @@ def find(options: Namespace, report: Report) -> list[Source]:
     return _disjoint(sources, report)
 
 
-def _sequences(folder: Path) -> list[tuple[str, list[Path]]]:
+def _sequences(folder: Path, options: Namespace, report: Report) -> list[tuple[str, list[Path]]]:
     """Name and pictures of every sequence in a folder; none where there is no such folder."""
-    if not folder.is_dir() or not any(folder.rglob(f"*{LAYOUT.picture}")):
-        return []
-    groups = groupby(files_below(folder, (LAYOUT.picture,)), key=lambda path: path.name.split("_frame_")[0])
+    found = any_files_below(folder, (LAYOUT.picture,), report, options.input) if folder.is_dir() else []
+    groups = groupby(found, key=lambda path: path.name.split("_frame_")[0])
     return [(name, list(paths)) for name, paths in groups]
 
 
@@ -85,7 +85,7 @@ def _flattened(root: Path, options: Namespace, report: Report) -> list[Source]:
     table = weather_table(options.weather_of) if options.weather_of else {}
     sources = []
     for split, ours in SPLIT_OF.items():
-        for name, paths in _sequences(root / split):
+        for name, paths in _sequences(root / split, options, report):
             weather = table.get(name)
             if weather is None and table:
                 raise ValueError(f"--weather-of: the sequence '{name}' has no weather there; add it.")

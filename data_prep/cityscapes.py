@@ -19,8 +19,9 @@ from itertools import groupby
 
 from data_prep.colour import add_colour_options, validate_colour
 from data_prep.convert import Report, Source, convert, summarise
+from data_prep.files import files_below
 from data_prep.label_schemes import LABEL_IDS, TRAIN_IDS
-from data_prep.options import files_below, parser_for, run, validate
+from data_prep.options import parser_for, run, validate
 from data_prep.street_frames import SPLIT_OF, Layout, read_frames, refuse_test_share
 
 LAYOUT = Layout(
@@ -50,7 +51,8 @@ def find(options: Namespace, report: Report) -> list[Source]:
             report.note(f"no folder leftImg8bit/{split}")
             continue
         for city, group in groupby(
-            files_below(root / split, (LAYOUT.picture.lower(),)), key=lambda path: path.name.split("_")[0]
+            files_below(root / split, (LAYOUT.picture.lower(),), report, options.input),
+            key=lambda path: path.name.split("_")[0],
         ):
             sources.append(
                 Source(root / split / city, city, partial(read_frames, list(group), LAYOUT, "clear", options), ours)

@@ -75,6 +75,7 @@ class Report:
     strict: bool = False
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
     crossing: list[float] = field(default_factory=list)
     pixels: dict[int, int] = field(default_factory=dict)
     labelled: int = 0
@@ -88,6 +89,20 @@ class Report:
     def note(self, text: str) -> None:
         """Count something worth knowing."""
         self.notes[text] = self.notes.get(text, 0) + 1
+
+    def leave_out(self, name: str, count: int) -> None:
+        """Count files that are hidden, or that another program left: those of a name, or in a folder of that name."""
+        if count:
+            self.left_out[name] = self.left_out.get(name, 0) + count
+
+    def left_out_lines(self) -> list[str]:
+        """One line on what was left out, if anything was."""
+        if not self.left_out:
+            return []
+        names = [f"'{name}' ({count})" for name, count in sorted(self.left_out.items())]
+        more = f" and {len(names) - SHOWN} more names" if len(names) > SHOWN else ""
+        count = sum(self.left_out.values())
+        return [f"left out {count} file(s), hidden or of other programs: {', '.join(names[:SHOWN])}{more}"]
 
 
 def convert(
@@ -316,6 +331,7 @@ def summarise(folder: Path, report: Report) -> int:
         print(f"crossing surfaces repaired in {np.mean(report.crossing):.2%} of the columns")
     for text, count in report.notes.items():
         print(f"note: {text} ({count} times)" if count > 1 else f"note: {text}")
+    print("".join(f"{line}\n" for line in report.left_out_lines()), end="")
     for path, reason in report.skipped[:SHOWN]:
         print(f"skipped {path}: {reason}")
     if len(report.skipped) > SHOWN:

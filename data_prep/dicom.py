@@ -24,6 +24,7 @@ from pydicom.dataset import Dataset
 
 from data_prep.convert import LATERALITIES, Report, Scan, Source, convert, summarise
 from data_prep.dicom_labels import LABEL_OBJECTS, Labels, read_labels
+from data_prep.files import files_below
 from data_prep.grey import to_grey
 from data_prep.options import parser_for, run, subject_of, validate
 
@@ -46,7 +47,8 @@ def find(options: Namespace, report: Report) -> tuple[list[Source], Labels]:
     """
     series: dict[str, list[tuple[int, Path, Dataset]]] = {}
     objects: list[Path] = []
-    for path in _files(options.input):
+    paths = files_below(options.input, ("",), report)  # the standard asks for no suffix
+    for path in (p for p in paths if p.name.upper() != "DICOMDIR"):
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, force=False)
             state = str(header.get("PatientIdentityRemoved", "")).strip().upper()
@@ -80,19 +82,6 @@ def find(options: Namespace, report: Report) -> tuple[list[Source], Labels]:
             continue
         sources.append(Source(path, subject, partial(read, [entry[1] for entry in group], labels, options, report)))
     return sources, labels
-
-
-def _files(root: Path) -> list[Path]:
-    """All files that could be DICOM: the standard asks for no suffix."""
-    if root.is_file():
-        return [root]
-    paths = sorted(p for p in root.rglob("*") if p.is_file() and p.name[0] != "." and p.name.upper() != "DICOMDIR")
-    for path in paths:
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise ValueError(f"'{path}' is a link that leads out of '{root}'; refused. Copy the file.")
-    if not paths:
-        raise ValueError(f"'{root}' holds no file.")
-    return paths
 
 
 def _told(error: Exception) -> str:

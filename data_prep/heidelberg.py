@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from data_prep.convert import LATERALITIES, Report, Scan, Source, convert, summarise
+from data_prep.files import files_below
 from data_prep.grey import INVALID, from_reflectivity, mask_white_border, to_grey
 from data_prep.label_schemes import PAPER
-from data_prep.options import files_below, parser_for, run, subject_of, validate
+from data_prep.options import parser_for, run, subject_of, validate
 from unicorn_monai.dataset_files import open_picture
 
 DEVICE = "Spectralis"
@@ -46,7 +47,7 @@ def find(options: Namespace, report: Report) -> list[Source]:
         raise ValueError(f"eyepy is missing ({error}): pip install 'unicorn-monai[heidelberg]'") from error
     kinds = {".vol": find_vol, ".xml": find_xml, ".e2e": find_e2e, ".sdb": find_e2e}
     sources: list[Source] = []
-    for path in files_below(options.input, tuple(kinds)):
+    for path in files_below(options.input, tuple(kinds), report):
         try:
             sources += kinds[path.suffix.lower()](path, options)
         except Exception as error:  # the parsers raise whatever a broken file leads them into

@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.convert import Report, Scan, Source, convert, summarise
+from data_prep.files import any_files_below, files_below, require_label_below
 from data_prep.grey import INVALID, from_reflectivity, mask_white_border, to_grey
 from data_prep.label_images import read_label_image
 from data_prep.label_schemes import Scheme, numbered, read_scheme
-from data_prep.options import files_below, parser_for, relative, require_label_below, run, subject_of, validate
+from data_prep.options import parser_for, relative, run, subject_of, validate
 from data_prep.surface_files import KINDS, load_mat, read_surfaces
 from unicorn_monai.dataset_files import open_picture, turn_to
 
@@ -45,7 +46,7 @@ def find(options: Namespace, report: Report) -> list[Source]:
     scheme = None if options.labels in (None, "none") else read_scheme(options.labels)
     sources = []
     suffixes = IMAGES if options.mat_image else tuple(s for s in IMAGES if s != ".mat")
-    for folder, group in groupby(files_below(root, suffixes), key=lambda path: path.parent):
+    for folder, group in groupby(files_below(root, suffixes, report, options.input), key=lambda path: path.parent):
         paths = list(group)
         by_subject: dict[str, list[Path]] = {}
         for path in paths:
@@ -53,7 +54,7 @@ def find(options: Namespace, report: Report) -> list[Source]:
                 by_subject.setdefault(subject_of(path, options, _folder_name(path, root)), []).append(path)
             except ValueError as error:
                 report.skip(path, error)
-        whole = _volume_file(labels, folder, root)
+        whole = _volume_file(labels, folder, root, options.input)
         for subject, own in by_subject.items():
             sources.append(Source(folder, subject, partial(read, own, paths, root, labels, whole, scheme, options)))
     return sources
@@ -65,13 +66,13 @@ def _folder_name(path: Path, root: Path) -> str | None:
     return parts[0] if len(parts) > 1 else None
 
 
-def _volume_file(labels: Path | None, folder: Path, root: Path) -> Path | None:
+def _volume_file(labels: Path | None, folder: Path, root: Path, within: Path) -> Path | None:
     """Surfaces of all images of a folder: labels/FOLDER.xml or .mat."""
     if labels is None or folder == root:
         return None
     place = labels / folder.relative_to(root)
     beside = [place.with_name(place.name + kind) for kind in (".xml", ".mat")]  # names may have dots of their own
-    return next((require_label_below(path, labels) for path in beside if path.is_file()), None)
+    return next((require_label_below(path, labels, within) for path in beside if path.is_file()), None)
 
 
 def read(
@@ -178,7 +179,7 @@ def _labels_of(
         raise ValueError(f"label: found {[f.name for f in found]}; expected one. Remove the others")
     if not found:
         return None, None
-    require_label_below(found[0], labels)
+    require_label_below(found[0], labels, options.input)
     if found[0].suffix.lower() in KINDS:
         _require_one_page(found[0], page)
         surfaces = read_surfaces(found[0], columns, options.first_row, options.mat_surfaces)
@@ -193,7 +194,7 @@ def scheme_of(options: Namespace) -> Scheme | None:
     labels = options.input / "labels"
     if options.labels is not None or not labels.is_dir():
         return None
-    for path in sorted(p for p in labels.rglob("*") if p.suffix.lower() in KINDS):
+    for path in any_files_below(labels, KINDS, Report(), options.input):
         try:
             names = list(read_surfaces(path, None, options.first_row, options.mat_surfaces))
         except ValueError:

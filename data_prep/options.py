@@ -1,11 +1,11 @@
-"""The options that all sources share, and what they mean: which files, whose eye, which size."""
+"""The options that all sources share, and what they mean: whose eye, which size."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -91,40 +91,6 @@ def subject_of(path: Path, options: argparse.Namespace, found: str | None) -> st
     if found is None or not found.strip(" \0"):
         raise ValueError("subject: the file names none; say where the path does: --subject-pattern 'patient(\\d+)/'")
     return found.strip(" \0")
-
-
-def files_below(root: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Files of these kinds, sorted, hidden ones left out; symbolic links that lead out of the folder are refused.
-
-    Raises:
-        ValueError: if there is none, or a link leaves the folder.
-    """
-    candidates = [root] if root.is_file() else sorted(root.rglob("*"), key=natural)
-    found = [p for p in candidates if p.name.lower().endswith(tuple(suffixes)) and p.is_file() and p.name[0] != "."]
-    for path in found:
-        if root.is_dir() and not path.resolve().is_relative_to(root.resolve()):
-            raise ValueError(
-                f"'{path}' is a link that leads out of '{root}'; refused. Copy the file, or remove the link."
-            )
-    if not found:
-        raise ValueError(f"'{root}' holds no file that ends in {', '.join(suffixes)}.")
-    return found
-
-
-def require_label_below(path: Path, labels: Path, name: object = None) -> Path:
-    """A label file that lies in the folder of labels, not behind a link that leads out of it.
-
-    Args:
-        path: the file.
-        labels: the folder.
-        name: how the message calls the folder; the folder itself by default.
-
-    Raises:
-        ValueError: a link leads out.
-    """
-    if not path.resolve().is_relative_to(labels.resolve()):
-        raise ValueError(f"label: '{path}' is a link that leads out of '{name or labels}'; refused")
-    return path
 
 
 def natural(path: Path) -> list[tuple[int, str]]:

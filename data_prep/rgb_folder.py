@@ -20,9 +20,10 @@ from pathlib import Path
 
 from data_prep.colour import add_colour_options, fitted, read_colours, validate_colour
 from data_prep.convert import Report, Scan, Source, convert, summarise
+from data_prep.files import files_below, require_label_below
 from data_prep.label_images import read_label_image
 from data_prep.label_schemes import Scheme, read_scheme
-from data_prep.options import files_below, parser_for, require_label_below, run, subject_of, validate
+from data_prep.options import parser_for, run, subject_of, validate
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 LABEL_IMAGES = (".png", ".tif", ".tiff", ".bmp")
@@ -45,7 +46,7 @@ def find(options: Namespace, report: Report) -> list[Source]:
         )
     scheme = None if labels is None or options.labels is None else read_scheme(options.labels)
     sources = []
-    for folder, group in groupby(files_below(root, PICTURES), key=lambda path: path.parent):
+    for folder, group in groupby(files_below(root, PICTURES, report, options.input), key=lambda path: path.parent):
         by_subject: dict[str, list[Path]] = {}
         for path in group:
             try:
@@ -75,7 +76,7 @@ def read(
     for k, path in enumerate(paths):
         try:
             label = None
-            if labels is not None and (found := _label_file(path, root, labels)):
+            if labels is not None and (found := _label_file(path, root, labels, options.input)):
                 label = read_label_image(found, scheme)
             image, label = fitted(read_colours(path), label, options)
             parts = _parts(path, root)
@@ -89,14 +90,14 @@ def read(
         yield Scan(image, label=label, fields={"scan": k, "sub_domain": parts[0] if options.sub_domains else None})
 
 
-def _label_file(path: Path, root: Path, labels: Path) -> Path | None:
+def _label_file(path: Path, root: Path, labels: Path, within: Path) -> Path | None:
     """Label image of a picture: the same place and name, with an ending of its own."""
     place = labels / path.relative_to(root)
     names = [place.with_name(place.stem + end + kind) for end in SUFFIXES for kind in (*LABEL_IMAGES, ".jpg", ".jpeg")]
     found = [name for name in names if name.is_file()]
     if len(found) > 1:
         raise ValueError(f"label: found {[f.name for f in found]}; expected one. Remove the others")
-    return require_label_below(found[0], labels) if found else None
+    return require_label_below(found[0], labels, within) if found else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

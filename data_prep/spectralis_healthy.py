@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_prep.convert import Report, summarise
+from data_prep.files import any_files_below, require_label_below
 from data_prep.splits import split_by_subject
 from unicorn_monai.dataset_files import open_picture
 from unicorn_monai.datasets import SPLITS, DatasetWriter
@@ -56,15 +57,19 @@ class BScan:
     surfaces: NDArray[np.floating]
 
 
+def _images(folder: str | Path) -> list[Path]:
+    images = Path(folder, "images")
+    found = any_files_below(images, (".png",), Report(strict=True), Path(folder)) if images.is_dir() else []
+    return sorted(path for path in found if path.parent == images and re.fullmatch(r"Subject\d+_\d+\.png", path.name))
+
+
 def read_subjects(folder: str | Path) -> list[int]:
     """List the subjects of an input folder.
 
     Raises:
         ValueError: if the folder holds no image `images/SubjectS_KK.png`.
     """
-    found = {
-        m.group(1) for p in Path(folder, "images").glob("*.png") if (m := re.match(r"Subject(\d+)_\d+\.png", p.name))
-    }
+    found = {path.name.removeprefix("Subject").partition("_")[0] for path in _images(folder)}
     if not found:
         raise ValueError(f"'{folder}' has no images/SubjectS_KK.png; expected the layout that --help describes")
     return sorted(int(s) for s in found)
@@ -82,12 +87,13 @@ def read_bscans(folder: str | Path, subject: int) -> Iterator[BScan]:
         path = folder / "boundaries" / f"Subject{subject}_{k}.txt"
         if not path.is_file():
             raise ValueError(f"'{path}' is missing: expected one file for each of the {N_SURFACES} surfaces")
+        require_label_below(path, path.parent, folder)
         tables.append(np.loadtxt(path, delimiter=",", ndmin=2))
     shapes = {t.shape for t in tables}
     if len(shapes) > 1:
         raise ValueError(f"the boundary files of subject {subject} have the shapes {sorted(shapes)}: expected one")
     rows = np.stack(tables) - MATLAB_ORIGIN  # (surface, column, B-scan)
-    for path in sorted((folder / "images").glob(f"Subject{subject}_*.png")):
+    for path in [path for path in _images(folder) if path.name.startswith(f"Subject{subject}_")]:
         scan = int(path.stem.split("_")[1])
         with open_picture(path) as opened:
             image = np.asarray(opened.convert("L"))

@@ -28,8 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.convert import Report, Scan, Source, convert, summarise
+from data_prep.files import files_below
 from data_prep.grey import to_grey
-from data_prep.options import files_below, parser_for, relative, run, subject_of, validate
+from data_prep.options import parser_for, relative, run, subject_of, validate
 from unicorn_monai.dataset_files import MILLIMETRES
 
 NIFTI = (".nii", ".nii.gz")
@@ -45,11 +46,13 @@ def find(options: Namespace, report: Report) -> list[Source]:
     """One source per volume, with its label volume if there is one."""
     root = options.input
     if options.images:
-        paths = [p for p in files_below(root, SUFFIXES) if fnmatch(p.relative_to(root).as_posix(), options.images)]
+        paths = [
+            p for p in files_below(root, SUFFIXES, report) if fnmatch(p.relative_to(root).as_posix(), options.images)
+        ]
         if not paths:
             raise ValueError(f"--images '{options.images}' matches no volume below '{root}'.")
     else:
-        paths = files_below(root / "images" if (root / "images").is_dir() else root, SUFFIXES)
+        paths = files_below(root / "images" if (root / "images").is_dir() else root, SUFFIXES, report, root)
     sources = []
     for path in paths:
         try:

@@ -579,6 +579,14 @@ def test_what_was_labelled_can_be_downloaded(client, tmp_path):
         Studies(str(tmp_path), ["vitreous", "RNFL"]).get_dataset_archive(None)
 
 
+def test_files_of_other_programs_are_no_studies(tmp_path):
+    from unicorn_monai.monailabel.studies import Studies
+
+    for name in ("a.png", "._a.png"):
+        Image.fromarray(np.zeros((SIZE, SIZE), np.uint8)).save(tmp_path / name)
+    assert Studies(str(tmp_path), ["vitreous", "RNFL"]).list_images() == ["a"]
+
+
 def test_a_training_takes_studies_of_one_size(client, world):
     sizes = (SIZE, SIZE // 2)
     for i, size in enumerate(sizes):

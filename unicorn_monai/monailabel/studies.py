@@ -13,6 +13,7 @@ from typing import Any
 
 from monailabel.datastore.local import LocalDatastore
 
+from unicorn_monai.clutter import is_clutter
 from unicorn_monai.monailabel.client import Unknown, file_name, known
 from unicorn_monai.monailabel.label_files import IMAGES, read_client_label, served_suffix, suffix_of, write_like
 from unicorn_monai.transforms import read_image
@@ -33,6 +34,10 @@ class Studies(LocalDatastore):
     def __init__(self, folder: str, names: Sequence[str], num_channels: int = 1, auto_reload: bool = False) -> None:
         self.names, self.num_channels = list(names), num_channels
         super().__init__(folder, extensions=[f"*{suffix}" for suffix in IMAGES], auto_reload=auto_reload)
+
+    def _list_files(self, path: str, patterns: Sequence[str]) -> dict[str, str]:
+        """The files of a folder that fit the patterns, without what is hidden or left by other programs."""
+        return {name: file for name, file in super()._list_files(path, patterns).items() if not is_clutter(name)}
 
     def list_images(self) -> list[str]:
         """Ids of all images, with what other processes wrote in the meantime."""
