@@ -38,7 +38,7 @@ def prepare(folder: Path, size: int, images: int) -> None:
     recipes = [
         ("retinal_unet", "train.json", {"dataset_dir": a, "iterations_per_epoch": 1}),
         ("retinal_unet", "uncertainty.json", {"dataset_dir": a, "unlabeled_dir": b}),
-        ("latent_diffusion", "train_autoencoder.json", {"dataset_dir": [a, b], "adversarial_start": 1000}),
+        ("latent_diffusion", "train_autoencoder.json", {"dataset_dir": [a, b], "iterations_per_epoch": 1}),
         ("latent_diffusion", "train_diffusion.json", {"dataset_dir": [a, b], "iterations_per_epoch": 1}),
         ("uncertainty_controlnet", "train.json", {"dataset_dir": a, "unlabeled_dir": b, "iterations_per_epoch": 1}),
     ]

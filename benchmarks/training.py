@@ -318,7 +318,7 @@ def recipe(
     if stage == "segmentation":
         return roots["retinal_unet"], "train.json", domains[:1], {**often, "dataset_dir": both[0], **long}
     if stage == "autoencoder":
-        settings = {**often, "dataset_dir": both, "adversarial_start": 0, "sample_interval": 10**6}
+        settings = {**often, **long, "dataset_dir": both, "adversarial_start": 0, "sample_interval": 10**6}
         return roots["latent_diffusion"], "train_autoencoder.json", domains, settings
     settings = {**often, **long, "sample_interval": 10**6}
     if stage == "diffusion":

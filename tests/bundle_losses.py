@@ -28,6 +28,7 @@ def prepare(folder: Path) -> Path:
     write_phantom(folder / "data", "spectralis", 6, 4, 32, split=(0.34, 0.33, 0.33))
     inference = TINY["retinal_unet"]["inference.json"] | {"network_def::norm": "instance"}
     train = {"loss": {"_target_": "DiceLoss", "softmax": True, "to_onehot_y": True}, "max_epochs": EPOCHS}
+    train["iterations_per_epoch"] = None  # one pass
     train |= {"val_interval": EPOCHS, "train::preprocessing::transforms::1::prob": 0.0, "learning_rate": 0.01}
     install("retinal_unet", folder, None, {"inference.json": inference, "train.json": train})
     return folder

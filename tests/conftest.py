@@ -30,7 +30,7 @@ TINY = {  # networks and trainings of seconds, for `bundle.install`
             "network_def::num_head_channels": 16,
             "num_inference_steps": 2,
         },
-        "train_autoencoder.json": {**ONE_EPOCH, "patch_size": [32, 32]},
+        "train_autoencoder.json": {**ONE_EPOCH, "iterations_per_epoch": 6, "patch_size": [32, 32]},
         "train_diffusion.json": {**ONE_EPOCH, "iterations_per_epoch": 2, "num_inference_steps": 2},
     },
     "uncertainty_controlnet": {"train.json": {**ONE_EPOCH, "iterations_per_epoch": 2, "num_inference_steps": 2}},

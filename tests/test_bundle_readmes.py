@@ -32,7 +32,11 @@ SMALLER = {  # the commands stay as they are; only the configurations are small
         "train.json": {"batch_size": 4, "iterations_per_epoch": 2},
         "pseudo_label.json": {"threshold": 0.11},  # a network of one epoch is sure of nothing
     },
-    "latent_diffusion": {"train_autoencoder.json": {"batch_size": 4}},
+    "latent_diffusion": {
+        "train_autoencoder.json": {"batch_size": 4, "iterations_per_epoch": 2},
+        "train_diffusion.json": {"iterations_per_epoch": 2},
+    },
+    **{f"{name}_controlnet": {"train.json": {"iterations_per_epoch": 2}} for name in ("uncertainty", "semantic")},
     "synthesis": {"inference.json": {"batch_size": 64}},
     "style_transfer": {f"train_{name}.json": {"max_epochs": 1} for name in ("cut", "cyclegan")},
 }

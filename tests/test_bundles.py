@@ -42,7 +42,7 @@ SHELL = os.environ | {
 }
 SCHEMA = Path(__file__).parent / "data" / "meta_schema.json"
 
-_BRIEF = {"max_epochs": 1, "batch_size": 4, "val_interval": 1}
+_BRIEF = {"max_epochs": 1, "iterations_per_epoch": None, "batch_size": 4, "val_interval": 1}  # one pass
 _BRIEF_GENERATIVE = _BRIEF | {"sample_interval": 1, "num_inference_steps": STEPS, "precision": "float32"}
 _BRIEF_TRANSLATION = {"max_epochs": 1, "iterations_per_epoch": 3, "batch_size": 2, "patch_size": [16, 16]}
 METHODS = ("cyclegan", "cut")

@@ -107,10 +107,54 @@ def test_the_loss_of_the_autoencoder_is_the_weighted_sum_of_its_terms():
     assert "adversarial" not in loss(reconstruction, image, mean, std, fake_scores=None)
 
 
-def test_the_spectral_distance_is_that_of_monai():
+def test_the_spectral_distance_is_that_of_monai_around_a_common_mean():
     image, other = torch.rand(2, 3, 3, 16, 12)
+    mean = other.mean(dim=(2, 3), keepdim=True)
+    expected = JukeboxLoss(spatial_dims=2, reduction="mean")(image - mean, other - mean)
+    torch.testing.assert_close(spectral_distance(image, other), expected)
+
+
+def test_the_spectral_distance_of_grey_images_is_that_of_monai_while_their_means_have_one_sign():
+    image, other = torch.rand(2, 3, 1, 16, 12)
     expected = JukeboxLoss(spatial_dims=2, reduction="mean")(image, other)
     torch.testing.assert_close(spectral_distance(image, other), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_spectral_distance_of_two_means_is_that_of_their_values(channels):
+    image, offset = torch.rand(2, channels, 8, 8), torch.linspace(-1.2, 0.6, channels).reshape(1, -1, 1, 1)
+    found = spectral_distance(image + offset, image)
+    torch.testing.assert_close(found, offset.square().mean(), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(spectral_distance(image, image + offset), found)
+    assert spectral_distance(image, image).item() == pytest.approx(0, abs=1e-10)
+
+
+@pytest.mark.parametrize("grey", [0.1, 0.8, 1.0])
+@pytest.mark.parametrize("start", [-1.5, -0.25, -0.01, 0.0, 1.9])
+def test_the_spectral_distance_draws_a_reconstruction_towards_the_right_mean(grey, start):
+    image = (grey + 0.05 * torch.randn(2, 1, 16, 16)).clamp(0, 1)
+    reconstruction = torch.full_like(image, start).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(spectral_distance(reconstruction, image), reconstruction)
+    assert gradient.sum().sign() == (reconstruction - image).mean().sign()
+
+
+BRIGHT = {
+    "cells": (0.8 + 0.1 * torch.randn(2, 3, 16, 16)).clamp(0, 1),
+    "a page": (torch.rand(2, 1, 16, 16) > 0.1).float(),
+    "black and white": (torch.rand(2, 1, 16, 16) > 0.5).float(),
+    "lamps": (torch.rand(2, 1, 16, 16) > 0.95).float(),
+}
+
+
+@pytest.mark.parametrize("image", BRIGHT.values(), ids=BRIGHT)
+@pytest.mark.parametrize("share", [-1.0, -0.3, -0.01])
+def test_no_network_is_held_at_the_negative_of_an_image(image, share):
+    """From a negative around the right mean, absolute difference and spectral term lead back to the image."""
+    mean, scale = image.mean(dim=(2, 3), keepdim=True), torch.tensor(share, requires_grad=True)
+    reconstruction = mean + scale * (image - mean)
+    loss = (reconstruction - image).abs().mean() + spectral_distance(reconstruction, image)
+    assert torch.autograd.grad(loss, scale)[0] < 1e-6
+    assert spectral_distance(-image, image) > 3.9 * mean.square().mean()
 
 
 FLAT = {

@@ -25,7 +25,7 @@ TINY = {
         "num_inference_steps": 2,
         "count": 2,
     },
-    "train_autoencoder.json": BRIEF | {"patch_size": [16, 16], "batch_size": 4},
+    "train_autoencoder.json": BRIEF | {"patch_size": [16, 16], "batch_size": 4, "iterations_per_epoch": 2},
     "train_diffusion.json": GENERATIVE,
     "segmentation.json": {"network_def::channels": [8, 16], "network_def::strides": [2]},
     "train_segmentation.json": BRIEF | {"batch_size": 4, "iterations_per_epoch": 2},

@@ -33,7 +33,8 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, ...; the first GP
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run folder; finished stages are skipped.")]
 Weight = Annotated[str | None, typer.Option(help="Weight of the Uncertainty-ControlNet, a number or auto.")]
 
-# Trainings of the quick demo, in epochs: two thirds of what the experiments of the documents use at this size.
+# Trainings of the quick demo, in epochs of a fixed number of iterations (`iterations_per_epoch` of the preset): two
+# thirds of what the experiments of the documents use at this size.
 BRIEF: dict[str, dict[str, dict[str, int]]] = {
     "retinal_unet": {"train.json": {"max_epochs": 15}},
     "latent_diffusion": {"train_autoencoder.json": {"max_epochs": 9}, "train_diffusion.json": {"max_epochs": 26}},

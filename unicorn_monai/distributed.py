@@ -106,7 +106,8 @@ class SharedOrder(DistributedSampler):
     Args:
         dataset: to draw from.
         batch_size: of one process.
-        iterations: batches of an epoch in each process, whatever the size of the data set; None: every image once.
+        iterations: batches of an epoch in each process, whatever the size of the data set; None: every image once, but
+            for a last batch of one.
         processes: how many share; those that were started by default.
         number: of this process, likewise.
     """
@@ -120,7 +121,9 @@ class SharedOrder(DistributedSampler):
         number: int | None = None,
     ) -> None:
         super().__init__(dataset, processes, number, shuffle=True)  # type: ignore[arg-type]  # its length is asked for
-        self.draws = None if iterations is None else iterations * batch_size
+        whole = self.num_samples
+        draws = without_lone(whole, batch_size) if iterations is None else iterations * batch_size
+        self.draws = None if iterations is None and draws == whole else draws
         if self.draws is not None:
             self.num_samples, self.total_size = self.draws, self.draws * self.num_replicas
 
@@ -132,6 +135,14 @@ class SharedOrder(DistributedSampler):
         size = len(self.dataset)  # type: ignore[arg-type]
         orders = [torch.randperm(size, generator=generator) for _ in range(-(-self.total_size // size))]
         return iter(torch.cat(orders)[: self.total_size][self.rank :: self.num_replicas].tolist())
+
+
+def without_lone(images: int, batch_size: int) -> int:
+    """How many of ``images`` an epoch draws where a last batch of one image is left out.
+
+    Batch normalisation may have a single value to average over in it; in the next epoch another image is left out.
+    """
+    return images - 1 if images > batch_size > 1 and images % batch_size == 1 else images
 
 
 class RankSeeds:

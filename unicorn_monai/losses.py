@@ -5,8 +5,8 @@
                    + adversarial_weight * A(x') [+ perceptual_weight * P(x', x)]
     discriminator: least squares, D(x) -> 1, D(x') -> 0
 
-S compares the amplitudes of the Fourier transforms: it asks for the right texture without a downloaded perceptual
-network. C compares the local contrast of the speckle, |c(x) - c(x')| with c the standard deviation of the high-pass
+S compares the amplitudes of the Fourier transforms around a common mean: it asks for the right texture without a
+downloaded perceptual network. C compares the local contrast of the speckle, |c(x) - c(x')| with c the standard deviation of the high-pass
 image in 7 x 7 windows: absolute differences alone are smallest for an image without speckle. P is a perceptual network,
 where one is given.
 """
@@ -118,13 +118,17 @@ def kl_divergence(mean: Tensor, std: Tensor) -> Tensor:
 
 
 def spectral_distance(image: Tensor, other: Tensor) -> Tensor:
-    """Mean squared difference of the Fourier amplitudes (Dhariwal et al. 2020, Section 3.3): a scalar.
+    """Mean squared difference of the Fourier amplitudes around a common mean: a scalar.
 
-    The value of ``monai.losses.JukeboxLoss``, whose gradient is NaN where an amplitude is 0, as those of a patch of one
-    grey value are; here it is 0.
+    That of Dhariwal et al. (2020, Section 3.3), after each channel's mean of ``other`` was taken out of both images. So
+    the frequency 0 is compared with its sign: |F| is the same for x and -x, and of a bright image the amplitude there
+    outweighs all others, so that a network which starts at a negative mean would be held there (2 (m - |m'|) against
+    the 1 of the absolute difference, from a mean m of 0.5 on). What is left cannot do so at a weight of 1: of grey
+    values in [0, 1], twice the variance is at most the mean absolute deviation. Where an amplitude is 0, as those of a
+    patch of one grey value are, the gradient is 0 (``monai.losses.JukeboxLoss`` gives NaN).
     """
-    dims = tuple(range(1, image.ndim))
-    amplitudes = [torch.fft.fftn(x, dim=dims, norm="ortho").abs() for x in (image, other)]
+    dims, mean = tuple(range(1, image.ndim)), other.mean(dim=tuple(range(2, other.ndim)), keepdim=True)
+    amplitudes = [torch.fft.fftn(x - mean, dim=dims, norm="ortho").abs() for x in (image, other)]
     return functional.mse_loss(*amplitudes)
 
 

@@ -24,7 +24,7 @@ from torch.utils.data import RandomSampler
 
 from unicorn_monai.checkpoints import steps_now
 from unicorn_monai.cuda_graphs import TrainingGraphs
-from unicorn_monai.distributed import bare
+from unicorn_monai.distributed import bare, without_lone
 from unicorn_monai.failures import NotFinite, of_batch
 from unicorn_monai.fusion import control, controlled
 from unicorn_monai.losses import spectral_distance
@@ -326,9 +326,12 @@ def require_finite_gradient(norm: Tensor, engine: Engine) -> None:
 def random_order(dataset: Sized, batch_size: int, iterations: int | None = None) -> RandomSampler:
     """Sampler of a shuffled epoch: every item once, or ``iterations`` batches whatever the size of the data set.
 
-    With a fixed number, trainings on data sets of different sizes take the same number of optimizer steps.
+    With a fixed number, trainings on data sets of different sizes take the same number of optimizer steps, and no batch
+    is smaller than the others. Without, a last batch of one image is left out (:func:`distributed.without_lone`).
     """
-    return RandomSampler(dataset, num_samples=None if iterations is None else iterations * batch_size)
+    if iterations is not None:
+        return RandomSampler(dataset, num_samples=iterations * batch_size)
+    return RandomSampler(dataset, num_samples=without_lone(len(dataset), batch_size))
 
 
 class WarmupCosine(torch.optim.lr_scheduler.LambdaLR):
