@@ -6,9 +6,9 @@
     discriminator: least squares, D(x) -> 1, D(x') -> 0
 
 S compares the amplitudes of the Fourier transforms around a common mean: it asks for the right texture without a
-downloaded perceptual network. C compares the local contrast of the speckle, |c(x) - c(x')| with c the standard deviation of the high-pass
-image in 7 x 7 windows: absolute differences alone are smallest for an image without speckle. P is a perceptual network,
-where one is given.
+downloaded perceptual network. C compares the local contrast of the speckle, |c(x) - c(x')| with c the standard
+deviation of the high-pass image in 7 x 7 windows: absolute differences alone are smallest for an image without speckle.
+P is a perceptual network, where one is given.
 """
 
 from __future__ import annotations
