@@ -211,11 +211,14 @@ def label(
     folder: Annotated[
         Path | None, typer.Option("--app", help="Folder of the app; one for each studies by default.")
     ] = None,
+    names: Annotated[
+        list[str] | None, typer.Option("--allow-host", help="Another name of the server, as a proxy's; repeatable.")
+    ] = None,
 ) -> None:
     """Label images in a viewer, most uncertain first: a MONAI Label server with the networks of a finished run."""
     from unicorn_monai.monailabel.launch import label_studies
 
-    label_studies(studies, run, setup, host, port, folder)
+    label_studies(studies, run, setup, host, port, folder, names or ())
 
 
 @app.command()

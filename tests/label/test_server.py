@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -106,7 +107,8 @@ def served(app: Path, *words: str) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def server(world, tmp_path_factory) -> Iterator[Server]:
     app = tmp_path_factory.mktemp("server") / "app"
-    with served(app, "unicorn_monai.cli", "label", "--studies", str(world.studies), "--run", str(world.run)) as running:
+    words = ["--studies", str(world.studies), "--run", str(world.run), "--allow-host", "label.example"]
+    with served(app, "unicorn_monai.cli", "label", *words) as running:
         yield running
 
 
@@ -257,6 +259,26 @@ def test_a_whole_cycle(world, server, tmp_path):
         assert "synthetic" not in server.call("POST", "/activelearning/most_uncertain", json={}).json()
 
 
+def test_a_page_of_another_site_cannot_use_the_server(server):
+    for name in ("localhost", "label.example:443"):
+        server.call("GET", "/info/", headers={"Host": name})
+    told = server.call("GET", "/info/", 421, headers={"Host": "evil.example"}).json()["detail"]
+    assert "not called 'evil.example'; expected one of: 127.0.0.1, ::1, label.example, localhost" in told
+    for headers in ({"Origin": "http://evil.example"}, {"Origin": "null", "Content-Type": "text/plain"}):
+        server.call("POST", "/activelearning/most_uncertain", 403, data="{}", headers=headers)
+    server.call("POST", "/activelearning/most_uncertain", 415, data="{}", headers={"Content-Type": "text/plain"})
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["of a length that is told", "in pieces"])
+def test_a_large_body_does_not_keep_the_server(server, told):
+    body = b'{"a": [' + b'{"b": 1}, ' * 6_000_000 + b"1]}"
+    pieces = body if told else (body[i : i + 2**16] for i in range(0, len(body), 2**16))
+    headers, start = {"Content-Type": "application/json"}, time.monotonic()
+    answer = server.call("POST", "/activelearning/most_uncertain", 413, data=pieces, headers=headers)
+    assert "expected at most 1000000 bytes of settings" in answer.json()["detail"]
+    assert time.monotonic() - start < 10
+
+
 # ---------------------------------------------------------------- what the server refuses, in this process
 
 
@@ -298,6 +320,13 @@ def small_label(array: np.ndarray) -> dict:
     data = io.BytesIO()
     Image.fromarray(array).save(data, "png")
     return {"label": ("label.png", data.getvalue())}
+
+
+def nrrd_label(pixels: int, told: int, encoding: str = "raw") -> dict:
+    """An NRRD file whose header tells another number of pixels than it holds."""
+    content = bytes(pixels) if encoding == "raw" else gzip.compress(bytes(pixels))
+    header = f"NRRD0004\ntype: unsigned char\ndimension: 2\nsizes: {told // SIZE} {SIZE}\nencoding: {encoding}\n\n"
+    return {"files": {"label": ("l.nrrd", header.encode() + content)}}
 
 
 def params(**settings) -> dict:
@@ -530,6 +559,80 @@ REFUSED = {
     ),
     "tag of a batch": ("POST", "/batch/infer/retinal_unet", {"json": {"label_tag": "../x"}}, 400, "'../x' cannot be"),
     "nothing measured": ("POST", "/activelearning/most_uncertain", {"json": {}}, 400, "has been measured yet"),
+    "pixels that a header lacks": (
+        "PUT",
+        "/datastore/label?image=oct_2",
+        nrrd_label(SIZE**2 + SIZE, SIZE**2),
+        400,
+        "Cannot read the label map as NRRD (Size of the data",
+    ),
+    "pixels that a file lacks": (
+        "PUT",
+        "/datastore/label?image=oct_2",
+        nrrd_label(SIZE**2, 100 * SIZE**2),
+        400,
+        "its header tells 102400 pixels). Expected a label map of the 1024 pixels of its image",
+    ),
+    "pixels without end": (
+        "PUT",
+        "/datastore/label?image=oct_2",
+        nrrd_label(50_000_000, SIZE**2, "gzip"),
+        400,
+        "it holds more than 8192 bytes of pixels",
+    ),
+    "a file that ends before it begins": (
+        "PUT",
+        "/datastore/label?image=oct_2",
+        {"files": {"label": ("l.nrrd", b"\n")}},
+        400,
+        "Cannot read the label map as NRRD",
+    ),
+    "a name that is too long": (
+        "PUT",
+        "/datastore/label?image=oct_2",
+        {"files": {"label": (f"l.{'x' * 300}", b"x")}},
+        400,
+        "expected at most 200 characters",
+    ),
+    "no file": ("PUT", "/datastore/label?image=oct_2", {}, 422, "'body label': Field required"),
+    "tables in tables": (
+        "POST",
+        "/activelearning/most_uncertain",
+        {"data": '{"a":' * 900 + "1" + "}" * 900, "headers": {"content-type": "application/json"}},
+        400,
+        "more than 20 deep",
+    ),
+    "lists in lists without end": (
+        "POST",
+        "/infer/retinal_unet?image=oct_2",
+        {"data": {"params": "[" * 100_000}},
+        400,
+        "expected a JSON object",
+    ),
+    "a number that is none": (
+        "PUT",
+        "/datastore/image/info?image=oct_2",
+        {"data": {"info": '{"uncertainty": NaN}'}},
+        400,
+        "expected a JSON object",
+    ),
+    "a text": (
+        "POST",
+        "/train/retinal_unet",
+        {"data": "{}", "headers": {"content-type": "text/plain"}},
+        415,
+        "The Content-Type is text/plain",
+    ),
+    "another site's name": ("GET", "/info/", {"headers": {"host": "evil.example"}}, 421, "not called 'evil.example'"),
+    "another site's page": (
+        "DELETE",
+        "/datastore/image?id=oct_1",
+        {"headers": {"origin": "http://evil.example"}},
+        403,
+        "may not use this server",
+    ),
+    "a token without passwords": ("POST", "/auth/token", {}, 400, "asks for no password"),
+    "DICOM of no DICOM": ("POST", "/infer/retinal_unet?image=oct_2&output=dicom_seg", {}, 400, "'dicom_seg' needs"),
     "an endpoint that is left out": ("GET", "/proxy/dicom/x", {}, 404, "Not Found"),
 }
 
@@ -539,6 +642,13 @@ def test_mistakes_are_told_in_a_sentence(client, method, path, sent, status, mes
     answer = client.request(method, path, **sent)
     assert answer.status_code == status, answer.text
     assert message in answer.json()["detail"]
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a GPU to tell of")
+def test_without_a_gpu_nothing_is_told_of_one(client):
+    answer = client.get("/logs/gpu")
+    assert answer.status_code == 404
+    assert "has no nvidia-smi" in answer.json()["detail"]
 
 
 def test_one_broken_image_does_not_keep_the_others_from_being_measured(client):

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 MARKS = ("$", "@", "%")
+DEEPEST = 20  # tables in tables
+LONGEST = 200  # name of a file, in bytes
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+ -]{0,199}")  # of studies and tags: they become names of files
 
 Check = Callable[[str, Any], Any]
@@ -22,12 +24,14 @@ class Unknown(ValueError):
     """A name that the server does not know; becomes status 404."""
 
 
-def refuse_expressions(value: Any, where: str = "the request") -> None:
+def refuse_expressions(value: Any, where: str = "the request", depth: int = 0) -> None:
     """Look through everything a client sent, keys too.
 
     Raises:
-        ValueError: a string begins with `$`, `@` or `%`.
+        ValueError: a string begins with `$`, `@` or `%`, or tables are nested too deeply.
     """
+    if depth > DEEPEST:
+        raise ValueError(f"The request holds tables or lists in one another, more than {DEEPEST} deep; expected fewer.")
     if isinstance(value, str) and value.lstrip().startswith(MARKS):
         raise ValueError(
             f"{where} holds {value[:80]!r}; values that begin with one of {' '.join(MARKS)} are refused, since "
@@ -36,10 +40,10 @@ def refuse_expressions(value: Any, where: str = "the request") -> None:
     if isinstance(value, Mapping):
         for key, entry in value.items():
             refuse_expressions(key, where)
-            refuse_expressions(entry, f"'{key}' of {where}")
+            refuse_expressions(entry, f"'{key}' of {where}", depth + 1)
     elif isinstance(value, list | tuple):
         for entry in value:
-            refuse_expressions(entry, where)
+            refuse_expressions(entry, where, depth + 1)
 
 
 def known(what: str, name: Any, names: Collection[str]) -> str:
@@ -66,6 +70,17 @@ def file_name(what: str, name: str) -> str:
         raise ValueError(
             f"The {what} {str(name)[:80]!r} cannot be used; expected letters, digits, `_ . + -` and spaces."
         )
+    return name
+
+
+def short_name(name: str) -> str:
+    """The name of an uploaded file, which its temporary file here ends like; clients send whole paths, too.
+
+    Raises:
+        ValueError: the system could not store a file of that name.
+    """
+    if len(name.rpartition("/")[2].encode()) > LONGEST or "\0" in name:
+        raise ValueError(f"The file name {name[:80]!r}... cannot be used; expected at most {LONGEST} characters.")
     return name
 
 

@@ -7,6 +7,9 @@ file (`file_axes`), pictures row by row. Values: 3D Slicer numbers the segments 
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,8 @@ from unicorn_monai.datasets import IGNORE_LABEL, PathLike
 
 VOLUMES = (".nii.gz", ".nii", ".nrrd")
 PICTURES = (".png", ".tif", ".tiff", ".bmp")  # lossless; JPEG would change labels
+PACKED: dict[str, Any] = {"gzip": gzip.open, "gz": gzip.open, "bzip2": bz2.open, "bz2": bz2.open}
+WIDEST = 8  # bytes of a pixel, as a number or as text
 IMAGES = (".nii.gz", ".nii", *PICTURES, ".jpg", ".jpeg")
 
 
@@ -57,12 +62,12 @@ def read_client_label(
         ValueError: unknown format, another size than the image, or values that are no labels.
     """
     suffix = suffix_of(path, (*VOLUMES, *PICTURES))
-    array = _read_nrrd(path) if suffix == ".nrrd" else read_array(path)
+    size = read_shape(image)[:2]
+    array = _read_nrrd(path, math.prod(size)) if suffix == ".nrrd" else read_array(path)
     if array.ndim != 2:
         raise ValueError(f"The label map has shape {array.shape}; expected one slice with one channel.")
     if suffix in VOLUMES:
         array = file_axes(image, array)
-    size = read_shape(image)[:2]
     if array.shape != size:
         raise ValueError(f"The label map is {array.shape}, its image {size}; expected one size, rows x columns.")
     values = np.unique(array)
@@ -88,12 +93,31 @@ def write_like(array: np.ndarray, path: Path, image: PathLike) -> None:
     nib.save(nib.Nifti1Image(array.reshape(reference.shape), reference.affine), path)
 
 
-def _read_nrrd(path: PathLike) -> np.ndarray:
+def _read_nrrd(path: PathLike, pixels: int) -> np.ndarray:
+    """An NRRD file of as many pixels, which it holds itself; no more is unpacked than they need.
+
+    Raises:
+        ValueError: another number of pixels, or a broken file.
+    """
     import nrrd  # comes with MONAI Label
 
-    if {"datafile", "data file"} & {field.lower() for field in nrrd.read_header(str(path))}:
-        raise ValueError("The label map names another file that holds its pixels; expected them in the file itself.")
-    array, _ = nrrd.read(str(path))
+    expected = f"a label map of the {pixels} pixels of its image"
+    try:
+        with Path(path).open("rb") as file:
+            header = nrrd.read_header(file)
+            told = math.prod(int(n) for n in header.get("sizes", ()))
+            if {"datafile", "data file"} & {field.lower() for field in header}:
+                raise ValueError("it names another file that holds its pixels; expected them in the file itself")
+            if told != pixels:
+                raise ValueError(f"its header tells {told} pixels")
+            packed = PACKED.get(str(header.get("encoding")).lower())
+            if len((packed(file) if packed else file).read(WIDEST * pixels + 1)) > WIDEST * pixels:
+                raise ValueError(f"it holds more than {WIDEST * pixels} bytes of pixels")
+        array, _ = nrrd.read(str(path))
+    except Exception as error:  # of many kinds, NRRDError is none of ValueError's
+        raise ValueError(
+            f"Cannot read the label map as NRRD ({str(error) or type(error).__name__}). Expected {expected}."
+        ) from error
     return array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,7 +24,13 @@ FOLDERS = ("model", "lib", "logs", "bin")  # MONAI Label expects them
 
 
 def label_studies(
-    studies: Path, run: Path | None, setup: str | None, host: str, port: int, folder: Path | None
+    studies: Path,
+    run: Path | None,
+    setup: str | None,
+    host: str,
+    port: int,
+    folder: Path | None,
+    names: Collection[str] = (),
 ) -> None:
     """Make the app of a folder of studies, or go on with it, and serve it: the command ``unicorn-monai label``.
 
@@ -34,6 +41,7 @@ def label_studies(
         host: address to listen on.
         port: of the server.
         folder: of the app; None takes one for these studies in the user's own folder.
+        names: of the server beside ``host``: what a proxy or a router calls it.
     """
     require_monailabel()
     require_studies(studies)
@@ -45,7 +53,7 @@ def label_studies(
             f"Everybody who reaches {host}:{port} can read, change and delete the studies: the server has no "
             "authentication unless MONAI_LABEL_AUTH_ENABLE and a realm are configured (docs/monai_label.md)."
         )
-    serve(folder, studies, host, port)
+    serve(folder, studies, host, port, names)
 
 
 def app_folder_of(studies: Path) -> Path:
@@ -54,7 +62,7 @@ def app_folder_of(studies: Path) -> Path:
     return Path(typer.get_app_dir("unicorn-monai")) / "label" / f"{studies.resolve().name}-{name}"
 
 
-def serve(app_dir: Path, studies: Path, host: str = "127.0.0.1", port: int = 8000) -> None:
+def serve(app_dir: Path, studies: Path, host: str = "127.0.0.1", port: int = 8000, names: Collection[str] = ()) -> None:
     """Serve an app until it is interrupted.
 
     Args:
@@ -62,15 +70,17 @@ def serve(app_dir: Path, studies: Path, host: str = "127.0.0.1", port: int = 800
         studies: folder of the images.
         host: address to listen on.
         port: of the server.
+        names: of the server beside ``host``.
     """
     configure(app_dir, studies, port)
     import uvicorn
     from monailabel.utils.others.generic import init_log_config
 
+    from unicorn_monai.monailabel.gate import names_of
     from unicorn_monai.monailabel.server import build
 
     log = init_log_config(None, str(app_dir), "app.log", root_level="INFO")
-    uvicorn.run(build(), host=host, port=port, log_config=log, access_log=False)
+    uvicorn.run(build({*names_of(host), *names}), host=host, port=port, log_config=log, access_log=False)
 
 
 def configure(app_dir: Path, studies: Path, port: int = 8000) -> None:
