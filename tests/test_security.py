@@ -732,6 +732,30 @@ BUNDLES = {
         ),
         "calls 'monai.bundle.scripts.os.system'",
     ),
+    "a command": (
+        edited(INFERENCE, lambda c, root: c.update(more={"_target_": "monai.utils.misc.run_cmd", "cmd_list": ["x"]})),
+        "more::_target_: calls 'monai.utils.misc.run_cmd'",
+    ),
+    "a command under another key": (
+        edited(INFERENCE, lambda c, root: c.update({"more#_target_": "monai.utils.misc.run_cmd"})),
+        "more#_target_: calls 'monai.utils.misc.run_cmd'",
+    ),
+    "a command that is added up": (
+        edited("configs/train.json", lambda c, root: c.update({"+_target_": "run_cmd"})),
+        "calls 'run_cmd'",
+    ),
+    "another bundle that is run": (
+        edited(INFERENCE, lambda c, root: c.update(more={"_target_": "monai.bundle.run", "config_file": "x"})),
+        "calls 'monai.bundle.run'",
+    ),
+    "a text that is written": (
+        edited(INFERENCE, lambda c, root: c.update(more={"_target_": "unicorn_monai.dataset_files.write_text"})),
+        "calls 'unicorn_monai.dataset_files.write_text'",
+    ),
+    "a debugger": (
+        edited(INFERENCE, lambda c, root: c["network_def"].update(_mode_="debug")),
+        "runs a component in the mode 'debug'",
+    ),
     "a function of Python": (
         edited(INFERENCE, lambda c, root: c.update(more={"_target_": "open", "file": "witness", "mode": "w"})),
         "calls 'open'",
@@ -739,6 +763,30 @@ BUNDLES = {
     "a configuration in capitals": (
         written("configs/TRAIN.JSON", "{\"a\": \"$__import__('os').system('touch witness')\"}"),
         "TRAIN.JSON: a: runs the expression",
+    ),
+    "a configuration among the texts": (
+        written("docs/train.json", '{"a": {"_target_": "os.system", "command": "touch witness"}}'),
+        "docs/train.json: a::_target_: calls 'os.system'",
+    ),
+    "a configuration among the texts, that does nothing": (
+        written("docs/train.json", "{}"),
+        "is no text and no picture",
+    ),
+    "a bundle among the texts": (
+        written("docs/more/configs/inference.json", "{\"a\": \"$__import__('os').system('touch witness')\"}"),
+        "docs/more/configs/inference.json: a: runs the expression",
+    ),
+    "a bundle elsewhere": (
+        written("more/configs/Inference.Json", "{\"a\": \"$__import__('os').system('touch witness')\"}"),
+        "more/configs/Inference.Json: a: runs the expression",
+    ),
+    "a configuration among the weights": (
+        written("models/train.json", "{\"a\": \"$__import__('os').system('touch witness')\"}"),
+        "models/train.json: a: runs the expression",
+    ),
+    "a log with code among the texts": (
+        written("docs/logging.conf", "[handler_f]\nargs = (__import__('os').system('touch witness'),)\n"),
+        "docs/logging.conf: '",
     ),
     "another file": (edited(INFERENCE, lambda c, root: c.update(more="%/etc/hostname")), "takes in another file"),
     "a path out of the folder": (

@@ -1,8 +1,8 @@
 """Look a bundle over before anything in it is parsed as a configuration, unpickled or run.
 
     sha256   every file is listed in SHA256SUMS and is what was listed (the format of ``sha256sum -c``)
-    files    no link leads out of the folder; no file of a kind that holds code
-    configs  read as plain JSON: no expression but wiring, no component of an unknown package, no other file
+    files    no link leads out of the folder; no file of a kind that holds code; texts and pictures only in ``docs``
+    configs  every JSON file, wherever it lies: no expression but wiring, no component but usual ones, no other file
     weights  tensors only; the two files and the description of each network agree
 
 A MONAI bundle's configuration is a program. What is found here is what a reader should look at; that nothing is found
@@ -13,15 +13,12 @@ from __future__ import annotations
 
 import json
 import os
-import pydoc
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from monai.bundle.config_item import ComponentLocator
-
+from unicorn_monai.components import is_usual
 from unicorn_monai.dataset_files import PathLike, parse_json, write_text
 from unicorn_monai.published import (
     SAFETENSORS,
@@ -34,23 +31,12 @@ from unicorn_monai.published import (
 )
 
 SUMS = "SHA256SUMS"
-CODE = (
-    ".py",
-    ".pyc",
-    ".so",
-    ".sh",
-    ".ts",
-    ".pth",
-    ".pkl",
-    ".pickle",
-    ".npy",
-    ".npz",
-    ".dll",
-    ".exe",
-    ".ipynb",
-    ".yaml",
-    ".yml",
+CODE = re.compile(
+    r"\.(py[cdwz]?|so|dll|exe|sh|bat|cmd|ps1|ts|pth|ckpt|bin|pkl|pickle|joblib|np[yz]|ipynb|ya?ml|js|html?|svg|whl|egg"
+    r"|zip|tar|t?gz|desktop)$",
+    re.IGNORECASE,
 )
+DOCS = (".md", ".txt", ".png", ".jpg", ".jpeg")
 # What may stand behind a `$`: wiring. Whatever computes is a function with a name and a test.
 WIRING = re.compile(
     r"@[\w:]+( \+ '[^']*')+"  # a path is joined
@@ -60,8 +46,7 @@ WIRING = re.compile(
     r"|monai\.handlers\.from_engine\(\[?('\w+'(, )?)+\]?(, first=True)?\)"
     r"|torch\.(float32|float16|bfloat16|int64|uint8)"
 )
-# A bare name is looked up in MONAI.
-KNOWN = re.compile(r"(unicorn_monai|monai|ignite|torch\.(nn|optim|utils\.data))\.[\w.]+|copy\.deepcopy")
+MODES = ("default", "callable", "partial")  # of a component; "debug" would start a debugger
 # Python evaluates the values of `args`, `kwargs` and `defaults`.
 LOGGING = {"class": re.compile(r"StreamHandler"), "args": re.compile(r"\(\s*(sys\.std(out|err),?\s*)?\)")}
 LOGGING_ENTRY = re.compile(r"\s*(class|args|kwargs|defaults)\s*[=:]\s*(.*?)\s*$", re.IGNORECASE)
@@ -118,8 +103,10 @@ def _file_findings(root: Path) -> Iterator[str]:
             yield f"{name}: is a link to '{path.readlink()}'; expected a file of its own"
         elif not (path.is_file() or path.is_dir()):
             yield f"{name}: is neither a file nor a folder"
-        elif path.is_file() and path.name.lower().endswith(CODE):
+        elif path.is_file() and CODE.search(path.name):
             yield f"{name}: may hold code; expected JSON, text, pictures, .pt or .safetensors only"
+        elif path.is_file() and name.lower().startswith("docs/") and not name.lower().endswith(DOCS):
+            yield f"{name}: is no text and no picture; expected nothing else in docs"
 
 
 def _sum_findings(root: Path, sums_sha256: str | None) -> Iterator[str]:
@@ -145,7 +132,7 @@ def _sum_findings(root: Path, sums_sha256: str | None) -> Iterator[str]:
 
 
 def _config_findings(root: Path) -> Iterator[str]:
-    for path in sorted(p for folder in ("configs", "presets") for p in (root / folder).rglob("*")):
+    for path in sorted(root.rglob("*")):  # MONAI reads a configuration from anywhere
         name = path.relative_to(root).as_posix()
         if path.suffix.lower() == ".json" and not path.is_symlink():
             try:
@@ -170,38 +157,19 @@ def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _code_in(key: str, text: str) -> Iterator[str]:
-    last = key.rpartition("::")[2]
+    last = re.split(r"::|#", key)[-1].lstrip("+")  # MONAI takes # for ::, and adds up what + stands before
     if text.startswith("$") and not WIRING.fullmatch(text[1:]):
         yield f"runs the expression {text[:120]!r}"
     elif re.search(r"(^|[/'])\.\.([/']|$)", _SIBLING.sub("", text)):
         yield f"leads out of the folder of the bundles, {text[:120]!r}"
     elif text.startswith("%"):
         yield f"takes in another file, {text[:120]!r}"
-    elif last == "_target_" and not _is_component(text):
-        yield f"calls '{text[:120]}', which is in none of the packages that bundles are made of"
+    elif last == "_target_" and not is_usual(text):
+        yield f"calls '{text[:120]}', which is none of the components that bundles are made of"
+    elif last == "_mode_" and text not in MODES:
+        yield f"runs a component in the mode '{text[:120]}'; expected one of {', '.join(MODES)}"
     elif last == "base_bundle" and not text.isidentifier():
         yield f"is built on '{text[:120]}', which is no bundle beside it"
-
-
-def _is_component(target: str) -> bool:
-    """Whether a name leads to something that one of the known packages has itself, not to what it imports.
-
-    ``monai.bundle.scripts.os.system`` begins with a known package, too; a bare name that MONAI lacks may be Python's.
-    """
-    if target.isidentifier():
-        return _components().get_component_module_name(target) is not None
-    if not KNOWN.fullmatch(target):
-        return False
-    try:
-        module = getattr(pydoc.locate(target), "__module__", None)
-    except pydoc.ErrorDuringImport:
-        return False
-    return target == "copy.deepcopy" or KNOWN.fullmatch(f"{module}.{target.rpartition('.')[2]}") is not None
-
-
-@cache
-def _components() -> ComponentLocator:
-    return ComponentLocator()
 
 
 def _weight_findings(root: Path) -> Iterator[str]:
