@@ -27,6 +27,7 @@ from data_prep.dicom_labels import LABEL_OBJECTS, Labels, read_labels
 from data_prep.files import files_below
 from data_prep.grey import to_grey
 from data_prep.options import parser_for, run, subject_of, validate
+from data_prep.privacy import Refused, told
 
 NOT_BSCANS = {
     "1.2.840.10008.5.1.4.1.1.77.1.5.1": "a fundus photograph",
@@ -75,34 +76,38 @@ def find(options: Namespace, report: Report) -> tuple[list[Source], Labels]:
         try:
             people = {_identity(entry[2]) for entry in group}
             if len(people) > 1:
-                raise ValueError(f"PatientID: found {len(people)} patients in one series; expected one")
+                raise Refused(f"PatientID: found {len(people)} patients in one series; expected one")
             subject = subject_of(path, options, people.pop())
         except Exception as error:
-            report.skip(path, _told(error))
+            report.skip(path, told(error))
             continue
         sources.append(Source(path, subject, partial(read, [entry[1] for entry in group], labels, options, report)))
     return sources, labels
 
 
-def _told(error: Exception) -> str:
-    """The sentence of an error of ours; of others the first line, behind what kind it is."""
-    if type(error) is ValueError:
-        return str(error)
-    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
-
-
 def _require_deidentified(path: Path, state: str, options: Namespace) -> None:
     if state != "YES" and not options.i_have_deidentified:
+        found = {"": "nothing", "NO": "NO"}.get(state, "another word")
         raise ValueError(
-            f"'{path}': PatientIdentityRemoved: found {state or 'nothing'}; expected YES. De-identify the files first "
+            f"'{path}': PatientIdentityRemoved: found {found}; expected YES. De-identify the files first "
             "(DICOM PS3.15, Annex E), or say --i-have-deidentified if they are and only lack the mark."
         )
 
 
 def _identity(header: Dataset) -> str | None:
-    person = str(header.get("PatientID", "") or "").strip()
-    issuer = str(header.get("IssuerOfPatientID", "") or "").strip()
+    person, issuer = _text(header, "PatientID"), _text(header, "IssuerOfPatientID")
     return f"{issuer}\\{person}" if issuer and person else person or None
+
+
+def _text(header: Dataset, name: str) -> str:
+    """A text of the header; as Latin-1 where it is not in the character set that the file states.
+
+    pydicom replaces what it cannot decode, so that two patients could become one.
+    """
+    stored = header.get_item(name)  # bytes, until the value is asked for
+    raw = stored.value if stored is not None else None
+    value = str(header.get(name, "") or "").strip()
+    return raw.decode("latin-1").strip(" \0") if isinstance(raw, bytes) and "\ufffd" in value else value
 
 
 def read(paths: list[Path], labels: Labels, options: Namespace, report: Report) -> Iterator[Scan | ValueError]:
@@ -115,7 +120,7 @@ def read(paths: list[Path], labels: Labels, options: Namespace, report: Report) 
             burnt_in = str(dataset.get("BurnedInAnnotation", "")).upper() == "YES"
             uid, device = str(dataset.get("SOPInstanceUID", "")), device_of(dataset)
         except Exception as error:  # as above
-            yield ValueError(f"'{path.name}': {_told(error)}")
+            yield ValueError(f"'{path.name}': {told(error)}")
             continue
         if burnt_in:
             report.note("BurnedInAnnotation is YES: text is drawn into the images; look at them before you share them")
@@ -126,7 +131,7 @@ def read(paths: list[Path], labels: Labels, options: Namespace, report: Report) 
                 spacing = None if options.spacing_mm else spacing_of(dataset, groups)
                 fields = {"scan": scan, "laterality": _laterality(dataset, groups)}
             except Exception as error:
-                yield ValueError(f"'{path.name}', frame {k + 1}: {_told(error)}")
+                yield ValueError(f"'{path.name}', frame {k + 1}: {told(error)}")
             else:
                 yield Scan(image, spacing, surfaces, label, device=device, fields=fields)
             scan += 1
@@ -143,21 +148,20 @@ def read_frames(dataset: Dataset, options: Namespace) -> NDArray[np.uint8]:
     try:
         values = dataset.pixel_array
     except Exception as error:  # decoders raise many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         name = getattr(syntax, "name", "unknown")
-        raise ValueError(
-            f"PixelData: found pixels of transfer syntax '{name}' that cannot be decoded ({reason}). Is it cut off? "
-            "Otherwise install a decoder: pip install 'unicorn-monai[dicom]'"
+        raise Refused(
+            f"PixelData: found pixels of transfer syntax '{name}' that cannot be decoded ({told(error)}). Is it cut "
+            "off? Otherwise install a decoder: pip install 'unicorn-monai[dicom]'"
         ) from error
     if int(dataset.get("SamplesPerPixel", 1)) != 1:
         if not (values == values[..., :1]).all():
-            raise ValueError(f"PhotometricInterpretation: found colours ({photometric}); expected MONOCHROME2")
+            raise Refused(f"PhotometricInterpretation: found colours ({photometric}); expected MONOCHROME2")
         values = values[..., 0]
     elif photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise ValueError(f"PhotometricInterpretation: found '{photometric}'; expected MONOCHROME1 or MONOCHROME2")
+        raise Refused(f"PhotometricInterpretation: found '{photometric}'; expected MONOCHROME1 or MONOCHROME2")
     bits = int(dataset.get("BitsStored", 8))
     if bits == 1:
-        raise ValueError("BitsStored: found 1; expected grey levels. Export the image, not a mask")
+        raise Refused("BitsStored: found 1; expected grey levels. Export the image, not a mask")
     window = options.window
     if window is None and bits > 8:
         window = (
@@ -188,9 +192,10 @@ def spacing_of(dataset: Dataset, groups: Dataset) -> tuple[float, float] | None:
     for holder in (_first(groups, "PixelMeasuresSequence"), dataset):
         value = holder.get("PixelSpacing")
         if value is not None:
-            if len(value) != 2 or not all(np.isfinite(float(v)) and float(v) > 0 for v in value):
-                raise ValueError(f"PixelSpacing: found {list(value)}; expected two positive numbers, or --spacing-mm")
-            return float(value[0]), float(value[1])
+            found = [float(v) for v in value]
+            if len(found) != 2 or not all(np.isfinite(v) and v > 0 for v in found):
+                raise Refused(f"PixelSpacing: found {found}; expected two positive numbers, or --spacing-mm")
+            return found[0], found[1]
     return None
 
 

@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 
 from data_prep.convert import Report
 from data_prep.label_schemes import Scheme
+from data_prep.privacy import Refused, told
 from unicorn_monai.dataset_files import IGNORE_LABEL
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -58,7 +59,7 @@ class Labels:
         """Surfaces and label map of one frame, each None where there is none."""
         label = self.maps.get((uid, frame))
         if label is not None and label.shape != tuple(shape):
-            raise ValueError(f"segmentation: found shape {label.shape}; expected that of the frame, {tuple(shape)}")
+            raise Refused(f"segmentation: found shape {label.shape}; expected that of the frame, {tuple(shape)}")
         if uid not in self.points:
             return None, label
         place = frame_geometry(groups)
@@ -82,11 +83,11 @@ def read_labels(paths: Sequence[Path], report: Report) -> Labels:
         except _Contradiction:
             raise
         except Exception as error:  # whatever is missing in a broken object
-            report.skip(path, f"segmentation: found nothing usable ({type(error).__name__}: {error})")
+            report.skip(path, f"segmentation: found nothing usable ({told(error)})")
     return labels
 
 
-class _Contradiction(ValueError):
+class _Contradiction(Refused):
     """Two label objects that do not fit each other."""
 
 
@@ -102,7 +103,7 @@ def _read_maps(dataset: Dataset, labels: Labels) -> None:
     }
     segments.pop(0, None)  # a label map may name its background
     if sorted(segments) != list(range(1, len(segments) + 1)):
-        raise ValueError(f"segment numbers are {sorted(segments)}, expected 1, 2, ... without gaps")
+        raise Refused(f"segment numbers are {sorted(segments)}, expected 1, 2, ... without gaps")
     doubled = {name for name in segments.values() if list(segments.values()).count(name) > 1}
     segments = {k: f"{name} {k}" if name in doubled else name for k, name in segments.items()}
     if labels.names and labels.names != segments:
@@ -111,7 +112,7 @@ def _read_maps(dataset: Dataset, labels: Labels) -> None:
     pixels = pixels.reshape(-1, *pixels.shape[-2:])
     is_map = dataset.SOPClassUID == LABEL_MAP
     if is_map and pixels.max(initial=0) > IGNORE_LABEL:
-        raise ValueError(f"pixels are up to {pixels.max()}, expected at most {IGNORE_LABEL}")
+        raise Refused(f"pixels are up to {pixels.max()}, expected at most {IGNORE_LABEL}")
     found: dict[tuple[str, int], NDArray[np.uint8]] = {}  # half of a broken object is worse than nothing
     for k, own in enumerate(dataset.PerFrameFunctionalGroupsSequence):
         image = own.DerivationImageSequence[0].SourceImageSequence[0]
@@ -132,7 +133,7 @@ def _read_maps(dataset: Dataset, labels: Labels) -> None:
 def _read_surfaces(dataset: Dataset, labels: Labels) -> None:
     images = [str(item.ReferencedSOPInstanceUID) for item in _references(dataset)]
     if not images:
-        raise ValueError("it refers to no image")
+        raise Refused("it refers to no image")
     found: dict[str, NDArray[np.floating]] = {}
     named = {int(item.SegmentNumber): _name(item, "") for item in dataset.SegmentSequence}
     for item in sorted(dataset.SurfaceSequence, key=lambda item: int(item.SurfaceNumber)):
@@ -164,8 +165,8 @@ def frame_geometry(groups: Dataset) -> tuple[NDArray[np.floating], ...]:
         origin = np.array(groups.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
         cosines = np.array(groups.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float)
         spacing = np.array(groups.PixelMeasuresSequence[0].PixelSpacing, dtype=float)
-    except (AttributeError, IndexError) as error:
-        raise ValueError(f"surfaces: the frame does not say where it lies ({error}); expected its plane") from error
+    except (AttributeError, IndexError, ValueError) as error:
+        raise Refused("surfaces: the frame does not say where it lies; expected its plane") from error
     return origin, cosines[:3], cosines[3:], spacing
 
 

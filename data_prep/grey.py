@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.privacy import Refused
 from unicorn_monai.surfaces import resize_weights
 
 INVALID = 3.0e38  # Heidelberg's mark of pixels and surface rows that do not exist (largest float32)
@@ -31,15 +32,15 @@ def to_grey(values: NDArray, window: Sequence[float] | None = None) -> NDArray[n
         ValueError: NaN, infinite or complex values, one bit per pixel, or a range that tells no grey levels.
     """
     if values.dtype == bool:
-        raise ValueError("pixels: found one bit per pixel; expected grey levels. Export the image, not a mask")
+        raise Refused("pixels: found one bit per pixel; expected grey levels. Export the image, not a mask")
     if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
-        raise ValueError(f"pixels: found type {values.dtype}; expected whole or floating-point numbers")
+        raise Refused(f"pixels: found type {values.dtype}; expected whole or floating-point numbers")
     if not np.isfinite(values).all():
-        raise ValueError("pixels: found NaN or infinite values; expected finite ones. Repair them before converting")
+        raise Refused("pixels: found NaN or infinite values; expected finite ones. Repair them before converting")
     if window is not None:
         low, high = window
         if not low < high:
-            raise ValueError(f"--window {low} {high}: expected the first below the second")
+            raise Refused(f"--window {low} {high}: expected the first below the second")
         return np.clip(np.rint(255 * (values.astype(np.float64) - low) / (high - low)), 0, 255).astype(np.uint8)
     if values.dtype == np.uint8:
         return values
@@ -48,7 +49,7 @@ def to_grey(values: NDArray, window: Sequence[float] | None = None) -> NDArray[n
         return np.rint(255 * values.astype(np.float64)).astype(np.uint8)
     if low >= 0 and high <= 255 and (values == np.rint(values)).all():
         return values.astype(np.uint8)
-    raise ValueError(
+    raise Refused(
         f"pixels: found {values.dtype} values {low:g} to {high:g}; expected 8-bit grey levels, or --window LOW HIGH: "
         f"the values that become black and white, the same for the whole data set (e.g. --window 0 {_round_up(high)})"
     )
@@ -71,7 +72,7 @@ def from_reflectivity(values: NDArray[np.floating]) -> tuple[NDArray[np.uint8], 
     real = np.where(valid, values, 0.0)
     if not np.isfinite(real).all() or real.min(initial=0.0) < 0 or real.max(initial=0.0) > 255:
         span = f"{np.nanmin(real):g} to {np.nanmax(real):g}"
-        raise ValueError(f"pixels: found values {span}, NaN or infinite; expected reflectivity 0 to 1, or 3.4e38")
+        raise Refused(f"pixels: found values {span}, NaN or infinite; expected reflectivity 0 to 1, or 3.4e38")
     shown = real if real.max(initial=0.0) > 1 else 255 * real**0.25
     return np.rint(shown).astype(np.uint8), valid
 

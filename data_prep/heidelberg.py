@@ -12,7 +12,9 @@ items are marked "lateral_spacing": "estimated", unless --spacing-mm is given.
 
 from __future__ import annotations
 
+import mmap
 import sys
+import xml.etree.ElementTree as ElementTree
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -26,12 +28,16 @@ from data_prep.files import files_below
 from data_prep.grey import INVALID, from_reflectivity, mask_white_border, to_grey
 from data_prep.label_schemes import PAPER
 from data_prep.options import parser_for, run, subject_of, validate
+from data_prep.privacy import Refused, told
 from unicorn_monai.dataset_files import open_picture
 
 DEVICE = "Spectralis"
 VERSIONS = (b"HSF-OCT", b"ep-v")  # HEYEX, eyepy
 VOL_HEADER = 2048  # bytes before the localizer image
 BSCAN_HEADER = 256  # bytes before the layers of a B-scan
+EYE, PATIENT_ID = slice(84, 88), slice(140, 164)  # texts in the header of a .vol
+# Everything there that says who was examined, and when. eyepy takes texts for ASCII and refuses dates it does not know.
+PERSONAL = (slice(84, 96), slice(104, 136), slice(140, 172), slice(176, 208), slice(224, 258))
 IMAGE, PATIENT = 1073741824, 9  # types of .e2e folders
 
 
@@ -51,9 +57,7 @@ def find(options: Namespace, report: Report) -> list[Source]:
         try:
             sources += kinds[path.suffix.lower()](path, options)
         except Exception as error:  # the parsers raise whatever a broken file leads them into
-            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            told = reason.splitlines()[0]
-            report.skip(path, f"file: found no readable {path.suffix} export ({told}); export it anew")
+            report.skip(path, f"file: found no readable {path.suffix} export ({told(error)}); export it anew")
     return sources
 
 
@@ -68,26 +72,41 @@ def find_vol(path: Path, options: Namespace) -> list[Source]:
     with path.open("rb") as file:
         start = file.read(VOL_HEADER)
     if len(start) < VOL_HEADER:
-        raise ValueError(f"found {path.stat().st_size} bytes, expected at least {VOL_HEADER}")
+        raise Refused(f"found {path.stat().st_size} bytes, expected at least {VOL_HEADER}")
     if not start.startswith(VERSIONS):
-        raise ValueError(f"found {start[:12]!r} at its beginning, expected one of {VERSIONS}")
-    header = construct.Struct(*vol_format.subcons[:-2]).parse(start)  # all but the localizer and the B-scans
+        raise Refused(f"found {start[:12]!r} at its beginning, expected one of {VERSIONS}")
+    blanked = _without_person(bytearray(start))
+    header = construct.Struct(*vol_format.subcons[:-2]).parse(blanked)  # all but the localizer and the B-scans
     if min(header.size_x, header.size_y, header.n_bscans) < 1:
-        raise ValueError(f"found {header.n_bscans} B-scans of {header.size_y} x {header.size_x} pixels")
+        raise Refused(f"found {header.n_bscans} B-scans of {header.size_y} x {header.size_x} pixels")
     least = VOL_HEADER + header.size_x_slo * header.size_y_slo
     least += header.n_bscans * (BSCAN_HEADER + 4 * header.size_x * header.size_y)
     if path.stat().st_size < least:
-        raise ValueError(f"found {path.stat().st_size} bytes, its header promises {least}; it is cut off or no .vol")
-    identity = header.patient_id.strip(" \0") or (f"HEYEX {header.pid}" if header.pid else None)
+        raise Refused(f"found {path.stat().st_size} bytes, its header promises {least}; it is cut off or no .vol")
+    identity = _text(start, PATIENT_ID) or (f"HEYEX {header.pid}" if header.pid else None)
     return [Source(path, subject_of(path, options, identity), partial(read_vol, path))]
+
+
+def _text(header: Any, place: slice) -> str:
+    """A zero-terminated text of a .vol header, in Latin-1 as HEYEX writes it; behind the zero may stand anything."""
+    return bytes(header[place]).partition(b"\0")[0].decode("latin-1").strip()
+
+
+def _without_person(content: Any) -> Any:
+    """The bytes of a .vol file, in place, with zeros for all that says who was examined, and when."""
+    for place in PERSONAL:
+        content[place] = bytes(place.stop - place.start)
+    return content
 
 
 def read_vol(path: Path) -> Iterator[Scan | ValueError]:
     """B-scans of a .vol file, circular and radial ones too."""
-    from eyepy.io.he.vol_reader import SEG_MAPPING, HeVolReader
+    from eyepy.io.he.vol_reader import SEG_MAPPING, vol_format
 
     try:
-        parsed = HeVolReader(path).parsed_file
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as content:
+            side = _text(content, EYE)
+            parsed = vol_format.parse_stream(_without_person(content))
     except Exception as error:  # whatever the parser runs into
         raise ValueError(f"file: found no readable .vol export ({type(error).__name__}); export it anew") from error
     spacing = (float(parsed.scale_y), float(parsed.scale_x))
@@ -97,9 +116,9 @@ def read_vol(path: Path) -> Iterator[Scan | ValueError]:
         try:
             image, valid = from_reflectivity(np.array(bscan.data, dtype=np.float64))
         except ValueError as error:
-            yield ValueError(f"B-scan {k}: {error}")
+            yield ValueError(f"B-scan {k}: {told(error)}")
             continue
-        fields = _fields(k, parsed.scan_position.strip(" \0"), bscan.quality)
+        fields = _fields(k, side, bscan.quality)
         yield Scan(image, spacing, surfaces or None, valid=valid, device=DEVICE, fields=fields)
 
 
@@ -133,10 +152,21 @@ def find_xml(path: Path, options: Namespace) -> list[Source]:
 
     reader = HeXmlReader(path)
     if not reader.xml_root[0].findall(".//ImageType[Type='OCT'].."):
-        raise ValueError("it lists no OCT image")
-    found = reader.parsed_values["patient_id"] or reader.parsed_values["pid"]
-    identity = None if found is None else str(found)
-    return [Source(path, subject_of(path, options, identity), partial(read_xml, path))]
+        raise Refused("it lists no OCT image")
+    return [Source(path, subject_of(path, options, _patient_of_xml(path)), partial(read_xml, path))]
+
+
+def _patient_of_xml(path: Path) -> str | None:
+    """The id in an .xml export, in the encoding the file declares, or Latin-1 where it declares none and is not UTF-8.
+
+    eyepy takes every file for UTF-8 and replaces what is not: two patients could become one.
+    """
+    try:
+        root = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError:
+        root = ElementTree.parse(path, ElementTree.XMLParser(encoding="iso-8859-1")).getroot()
+    found = (root[0].findtext("./Patient/PatientID") or root[0].findtext("./Patient/ID") or "").strip()
+    return found or None
 
 
 def read_xml(path: Path) -> Iterator[Scan | ValueError]:
@@ -146,16 +176,24 @@ def read_xml(path: Path) -> Iterator[Scan | ValueError]:
     """
     from eyepy.io.he.xml_reader import HeXmlReader
 
-    reader = HeXmlReader(path)
-    values: dict[str, Any] = reader.parsed_values
-    spacing = None if None in (values["scale_y"], values["scale_x"]) else (values["scale_y"], values["scale_x"])
-    roots = reader.xml_root[0].findall(".//ImageType[Type='OCT']..")
-    for k, (meta, root) in enumerate(zip(reader.bscan_meta, roots, strict=True)):
+    try:
+        reader = HeXmlReader(path)
+        values: dict[str, Any] = reader.parsed_values
+        spacing = None if None in (values["scale_y"], values["scale_x"]) else (values["scale_y"], values["scale_x"])
+        roots = reader.xml_root[0].findall(".//ImageType[Type='OCT']..")
+        scans = list(zip(reader.bscan_meta, roots, strict=True))
+    except Exception as error:  # whatever the parser runs into
+        raise ValueError(f"file: found no readable .xml export ({type(error).__name__}); export it anew") from error
+    for k, (meta, root) in enumerate(scans):
         picture = path.parent / meta["scan_name"]
-        surfaces = {
-            line.findtext("./Name", ""): np.array(line.findtext("./Array", "").split(), dtype=np.float64)
-            for line in root.findall(".//SegLine")
-        }
+        try:
+            surfaces = {
+                line.findtext("./Name", ""): np.array(line.findtext("./Array", "").split(), dtype=np.float64)
+                for line in root.findall(".//SegLine")
+            }
+        except ValueError:
+            yield ValueError(f"B-scan {k}: surfaces: found what is no number; expected rows. Export it anew")
+            continue
         try:
             if not picture.resolve().is_relative_to(path.parent.resolve()):
                 raise ValueError(f"image: '{meta['scan_name']}' lies outside the export; refused")
@@ -187,7 +225,7 @@ def find_e2e(path: Path, options: Namespace) -> list[Source]:
             identity = identity or (f"HEYEX {series.patient.id}" if series.patient else None)
             sources.append(Source(path, subject_of(path, options, identity), partial(read_e2e, path, series.id)))
     if not sources:
-        raise ValueError("it holds no series of B-scans")
+        raise Refused("it holds no series of B-scans")
     return sources
 
 
@@ -204,10 +242,7 @@ def read_e2e(path: Path, series_id: int) -> Iterator[Scan | ValueError]:
             sides = series.folders.get(TypesEnum.laterality, [])
             side = getattr(sides[0].data.laterality, "name", None) if sides else None
         except Exception as error:  # as for a whole file
-            told = next(iter(str(error).splitlines()), "")
-            raise ValueError(
-                f"series {series_id}: found no readable header ({type(error).__name__}: {told})"
-            ) from error
+            raise ValueError(f"series {series_id}: found no readable header ({type(error).__name__})") from error
         for k, slice_ in enumerate(sorted(series.slices.values(), key=lambda s: s.id)):
             try:
                 meta = slice_.get_meta()
@@ -216,7 +251,7 @@ def read_e2e(path: Path, series_id: int) -> Iterator[Scan | ValueError]:
                 rows = {name: np.array(layers[i], dtype=np.float64) for name, i in SEG_MAPPING.items() if i in layers}
                 axial, quality = float(meta["scale_y"]), meta["quality_ui"]
             except Exception as error:  # as for a whole file
-                yield ValueError(f"B-scan {k}: found no readable image or header ({type(error).__name__}: {error})")
+                yield ValueError(f"B-scan {k}: found no readable image or header ({told(error)})")
                 continue
             spacing = (axial, lateral / 1000) if lateral and axial > 0 else None
             fields = _fields(k, side, quality)

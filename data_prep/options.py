@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.privacy import Refused, discreet
+
 
 def parser_for(source: str, description: str, input_help: str) -> argparse.ArgumentParser:
     """Argument parser with the options that all sources share."""
@@ -86,10 +88,10 @@ def subject_of(path: Path, options: argparse.Namespace, found: str | None) -> st
         text = relative(path, options.input)
         match = options.subject_regex.search(text)
         if match is None or not (match[1] or "").strip():
-            raise ValueError(f"subject: --subject-pattern finds nothing in '{text}'; correct the pattern")
+            raise Refused(f"subject: --subject-pattern finds nothing in '{text}'; correct the pattern")
         return match[1].strip()
     if found is None or not found.strip(" \0"):
-        raise ValueError("subject: the file names none; say where the path does: --subject-pattern 'patient(\\d+)/'")
+        raise Refused("subject: the file names none; say where the path does: --subject-pattern 'patient(\\d+)/'")
     return found.strip(" \0")
 
 
@@ -101,7 +103,8 @@ def natural(path: Path) -> list[tuple[int, str]]:
 def run(work: Callable[[], int]) -> int:
     """Run a source; failures become one paragraph and exit status 1."""
     try:
-        return work()
+        with discreet():
+            return work()
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:

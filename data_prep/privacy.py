@@ -4,14 +4,21 @@
 
 The same key gives the same pseudonym to the same person in every conversion; without the key nobody can test whether a
 name belongs to a pseudonym. The key lies in a file of the user, never in the data set: lose it and the link is gone.
+
+Nor does one reach the terminal: what another library says about a file may quote it, so of such errors only the kind is
+told (`told`), and warnings of readers are not shown (`discreet`).
 """
 
 from __future__ import annotations
 
 import hmac
+import logging
 import os
 import secrets
 import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,6 +29,35 @@ from unicorn_monai.durable import flush
 
 KEY_VARIABLE = "UNICORN_KEY_FILE"
 KEY_BYTES = 32
+READERS = ("pydicom", "eyepy", "nibabel", "PIL")  # libraries that log what they find in files
+
+
+class Refused(ValueError):
+    """A sentence of this project about a file, in which nobody is named; it may be shown as it is."""
+
+
+def told(error: Exception) -> str:
+    """What may be shown of an error met while a file was read: a sentence of ours, of any other error the kind.
+
+    Readers quote what they could not decode or convert, and that may be a patient's name or id.
+    """
+    return str(error) if isinstance(error, Refused) else type(error).__name__
+
+
+@contextmanager
+def discreet() -> Iterator[None]:
+    """While files are read: warnings and logs of the readers, which quote headers, are not shown."""
+    loggers = [logging.getLogger(name) for name in READERS]
+    before = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)
 
 
 def default_key_file() -> Path:

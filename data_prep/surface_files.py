@@ -67,10 +67,9 @@ def _read_text(path: Path) -> dict[str, Array]:
     widths = {len(row) for row in table}
     if len(widths) != 1:
         raise ValueError(f"surfaces: '{path.name}' has lines of {sorted(widths)} values; expected one per surface")
-    try:
-        rows = np.array([[float(cell) if cell else np.nan for cell in row] for row in table]).T
-    except ValueError as error:
-        raise ValueError(f"surfaces: '{path.name}' holds what is no number ({error}); decimals need a point") from error
+    if wrong := [k + 1 for row in table for k, cell in enumerate(row) if not _is_number(cell)]:
+        raise ValueError(f"surfaces: '{path.name}' holds what is no number in column {wrong[0]}; decimals need a point")
+    rows = np.array([[float(cell or "nan") for cell in row] for row in table]).T
     names = names or [str(k + 1) for k in range(len(rows))]
     if len(names) != len(rows) or len(set(names)) < len(names):
         raise ValueError(f"surfaces: '{path.name}' names {names} for {len(rows)} columns; expected one name for each")
@@ -144,7 +143,9 @@ def _read_iowa(path: Path) -> dict[str, Array]:
             for rows in surfaces.values():
                 rows[z, x] = np.nan
     except (ValueError, IndexError) as error:
-        raise ValueError(f"surfaces: '{path.name}' is damaged ({error}); export it anew") from error
+        raise ValueError(
+            f"surfaces: '{path.name}' is damaged: found what is no number, or a place outside; export it anew"
+        ) from error
     if wrong := {name: rows.shape for name, rows in surfaces.items() if rows.shape != (depth, width)}:
         raise ValueError(f"surfaces: '{path.name}' holds {wrong}; expected {(depth, width)} as it states")
     return surfaces

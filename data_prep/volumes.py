@@ -129,8 +129,7 @@ def read_volume(path: Path, need_spacing: bool = True) -> Volume:
     except ValueError:
         raise
     except Exception as error:  # both readers raise many kinds
-        first = str(error).strip().splitlines()[-1] if str(error).strip() else ""
-        raise ValueError(f"file: found no readable volume ({type(error).__name__}: {first}); export it anew") from error
+        raise ValueError(f"file: found no readable volume ({type(error).__name__}); export it anew") from error
     if not need_spacing:
         spacing = (1.0, 1.0, 1.0)
     if not all(np.isfinite(s) and s > 0 for s in spacing):
