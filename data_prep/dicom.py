@@ -21,13 +21,17 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.pixels import apply_modality_lut
+from pydicom.uid import JPEGBaseline8Bit
 
 from data_prep.convert import LATERALITIES, Report, Scan, Source, convert, summarise
 from data_prep.dicom_labels import LABEL_OBJECTS, Labels, read_labels
+from data_prep.dicom_values import as_stated, first_of, functional_groups, padding_left_out, view_of, window_stated
 from data_prep.files import files_below
-from data_prep.grey import to_grey
+from data_prep.grey import require_range_used, to_grey
 from data_prep.options import parser_for, run, subject_of, validate
 from data_prep.privacy import Refused, told
+from unicorn_monai.faithful_pictures import require_not_filled
 
 NOT_BSCANS = {
     "1.2.840.10008.5.1.4.1.1.77.1.5.1": "a fundus photograph",
@@ -48,6 +52,7 @@ def find(options: Namespace, report: Report) -> tuple[list[Source], Labels]:
     """
     series: dict[str, list[tuple[int, Path, Dataset]]] = {}
     objects: list[Path] = []
+    windows: set[str] = set()
     paths = files_below(options.input, ("",), report)  # the standard asks for no suffix
     for path in (p for p in paths if p.name.upper() != "DICOMDIR"):
         try:
@@ -56,6 +61,7 @@ def find(options: Namespace, report: Report) -> tuple[list[Source], Labels]:
             kind, frames = str(header.get("SOPClassUID", "")), int(header.get("NumberOfFrames") or 1)
             name = str(header.get("SOPInstanceUID" if frames > 1 else "SeriesInstanceUID", path))
             number = int(header.get("InstanceNumber") or 0)
+            window = window_stated(header)
         except Exception as error:  # of many kinds, and some only when a value is asked for
             report.skip(path, f"file: found no readable DICOM ({type(error).__name__}); expected a DICOM file")
             continue
@@ -68,6 +74,12 @@ def find(options: Namespace, report: Report) -> tuple[list[Source], Labels]:
             report.skip(path, f"Rows: found no image ({header.get('Modality', 'unknown modality')}); expected B-scans")
         else:
             series.setdefault(name, []).append((number, path, header))
+            windows.add(window)
+    if options.window is None and len(windows) > 1:
+        report.note(
+            f"the files state {len(windows)} different windows of their values, so that equal values become different "
+            "grey levels; one --window LOW HIGH for all prevents that"
+        )
     labels = read_labels(objects if options.labels != "none" else [], report)
     sources = []
     for group in series.values():
@@ -116,7 +128,7 @@ def read(paths: list[Path], labels: Labels, options: Namespace, report: Report) 
     for path in paths:
         try:
             dataset = pydicom.dcmread(path)
-            frames = read_frames(dataset, options)
+            frames, valid = read_frames(dataset, options)
             burnt_in = str(dataset.get("BurnedInAnnotation", "")).upper() == "YES"
             uid, device = str(dataset.get("SOPInstanceUID", "")), device_of(dataset)
         except Exception as error:  # as above
@@ -133,16 +145,35 @@ def read(paths: list[Path], labels: Labels, options: Namespace, report: Report) 
             except Exception as error:
                 yield ValueError(f"'{path.name}', frame {k + 1}: {told(error)}")
             else:
-                yield Scan(image, spacing, surfaces, label, device=device, fields=fields)
+                exists = None if valid is None else valid[k]
+                yield Scan(image, spacing, surfaces, label, exists, device=device, fields=fields)
             scan += 1
 
 
-def read_frames(dataset: Dataset, options: Namespace) -> NDArray[np.uint8]:
-    """Grey levels (frames, rows, columns): MONOCHROME1 inverted, values scaled by the number of bits stored.
+def read_frames(dataset: Dataset, options: Namespace) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+    """Grey levels (frames, rows, columns), MONOCHROME1 inverted, and which pixels exist (None: all).
+
+    More than 8 bits are scaled by the window that the file states (VOI), else by the bits stored; --window replaces
+    both.
 
     Raises:
-        ValueError: no pixels, pixels that cannot be decoded, or colours.
+        ValueError: no pixels, pixels that cannot be decoded, colours, or values that use a small part of their range.
     """
+    stored = _stored(dataset)
+    valid = padding_left_out(stored, dataset)
+    frames = [(stored[k], view_of(dataset, functional_groups(dataset, k))) for k in range(len(stored))]
+    values = np.stack([apply_modality_lut(frame, view) for frame, view in frames])
+    if options.window is not None:
+        grey = to_grey(values, options.window)
+    else:
+        grey = np.stack([as_stated(frame, view) for frame, (_, view) in zip(values, frames, strict=True)])
+        if int(dataset.get("BitsStored", 8)) != 8:
+            require_range_used(grey, values, valid)
+    return 255 - grey if dataset.PhotometricInterpretation == "MONOCHROME1" else grey, valid
+
+
+def _stored(dataset: Dataset) -> NDArray:
+    """Stored values (frames, rows, columns)."""
     photometric = str(dataset.get("PhotometricInterpretation", ""))
     syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
     try:
@@ -153,43 +184,30 @@ def read_frames(dataset: Dataset, options: Namespace) -> NDArray[np.uint8]:
             f"PixelData: found pixels of transfer syntax '{name}' that cannot be decoded ({told(error)}). Is it cut "
             "off? Otherwise install a decoder: pip install 'unicorn-monai[dicom]'"
         ) from error
+    if syntax == JPEGBaseline8Bit:
+        _require_whole(values if int(dataset.get("NumberOfFrames") or 1) > 1 else values[None])
     if int(dataset.get("SamplesPerPixel", 1)) != 1:
         if not (values == values[..., :1]).all():
             raise Refused(f"PhotometricInterpretation: found colours ({photometric}); expected MONOCHROME2")
         values = values[..., 0]
     elif photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise Refused(f"PhotometricInterpretation: found '{photometric}'; expected MONOCHROME1 or MONOCHROME2")
-    bits = int(dataset.get("BitsStored", 8))
-    if bits == 1:
+    if int(dataset.get("BitsStored", 8)) == 1:
         raise Refused("BitsStored: found 1; expected grey levels. Export the image, not a mask")
-    window = options.window
-    if window is None and bits > 8:
-        window = (
-            (0, 2**bits - 1) if not dataset.get("PixelRepresentation", 0) else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-        )
-    grey = to_grey(values, window)
-    grey = 255 - grey if photometric == "MONOCHROME1" else grey
-    return grey if int(dataset.get("NumberOfFrames") or 1) > 1 else grey.reshape(1, *grey.shape[-2:])
+    return values if int(dataset.get("NumberOfFrames") or 1) > 1 else values.reshape(1, *values.shape[-2:])
 
 
-def functional_groups(dataset: Dataset, frame: int) -> Dataset:
-    """Macros of one frame: those shared by all, overlaid with its own."""
-    groups = Dataset()
-    for holder, index in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", frame)):
-        items = dataset.get(holder) or []
-        if len(items) > index:
-            groups.update(items[index])
-    return groups
-
-
-def _first(dataset: Dataset, sequence: str) -> Dataset:
-    items = dataset.get(sequence) or []
-    return items[0] if len(items) else Dataset()
+def _require_whole(frames: NDArray) -> None:
+    for k, frame in enumerate(frames):
+        try:
+            require_not_filled(frame)
+        except ValueError as error:
+            raise Refused(f"PixelData: frame {k + 1} is cut off: {error}; export it anew") from error
 
 
 def spacing_of(dataset: Dataset, groups: Dataset) -> tuple[float, float] | None:
     """(axial, lateral) in mm of one frame: from its Pixel Measures, else from the image itself."""
-    for holder in (_first(groups, "PixelMeasuresSequence"), dataset):
+    for holder in (first_of(groups, "PixelMeasuresSequence"), dataset):
         value = holder.get("PixelSpacing")
         if value is not None:
             found = [float(v) for v in value]
@@ -200,7 +218,7 @@ def spacing_of(dataset: Dataset, groups: Dataset) -> tuple[float, float] | None:
 
 
 def _laterality(dataset: Dataset, groups: Dataset) -> str | None:
-    anatomy = _first(groups, "FrameAnatomySequence").get("FrameLaterality")
+    anatomy = first_of(groups, "FrameAnatomySequence").get("FrameLaterality")
     found: Any = anatomy or dataset.get("ImageLaterality") or dataset.get("Laterality")
     return LATERALITIES.get(str(found).strip().upper())
 

@@ -1,7 +1,7 @@
 """From stored pixel values to 8-bit grey levels of a wanted size; nothing is stretched unless the user says how.
 
 grey = 255 v^(1/4)                                      linear reflectivity v in 0..1 (.vol, .e2e)
-grey = 255 (v - low) / (high - low)                     other types, with a stated window
+grey = 255 (v - low) / (high - low)                     other types, with a window that the user or the file states
 resized = (rows @ image @ columns.T)                    area average when reducing, linear when enlarging
 """
 
@@ -13,20 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.privacy import Refused
+from unicorn_monai.dataset_checks import FEWEST_LEVELS
 from unicorn_monai.surfaces import resize_weights
 
 INVALID = 3.0e38  # Heidelberg's mark of pixels and surface rows that do not exist (largest float32)
 
 
-def to_grey(values: NDArray, window: Sequence[float] | None = None) -> NDArray[np.uint8]:
+def to_grey(
+    values: NDArray, window: Sequence[float] | None = None, valid: NDArray[np.bool_] | None = None
+) -> NDArray[np.uint8]:
     """Grey levels of an image or a volume.
 
     8-bit values stay as they are, floating-point values in 0..1 are taken for shares of white, whole numbers in 0..255
-    of any type for grey levels. Anything else needs a window.
+    of any type for grey levels, if they use the range (`require_range_used`). Anything else needs a window.
 
     Args:
         values: any shape.
-        window: values that become 0 and 255.
+        window: values that become 0 and 255, as the user says.
+        valid: which pixels exist; all by default.
 
     Raises:
         ValueError: NaN, infinite or complex values, one bit per pixel, or a range that tells no grey levels.
@@ -38,21 +42,57 @@ def to_grey(values: NDArray, window: Sequence[float] | None = None) -> NDArray[n
     if not np.isfinite(values).all():
         raise Refused("pixels: found NaN or infinite values; expected finite ones. Repair them before converting")
     if window is not None:
-        low, high = window
-        if not low < high:
-            raise Refused(f"--window {low} {high}: expected the first below the second")
-        return np.clip(np.rint(255 * (values.astype(np.float64) - low) / (high - low)), 0, 255).astype(np.uint8)
+        if not window[0] < window[1]:
+            raise Refused(f"--window {window[0]} {window[1]}: expected the first below the second")
+        return scaled(values, window)
     if values.dtype == np.uint8:
         return values
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if np.issubdtype(values.dtype, np.floating) and low >= 0 and high <= 1:
-        return np.rint(255 * values.astype(np.float64)).astype(np.uint8)
+        return require_range_used(scaled(values, (0, 1)), values, valid)
     if low >= 0 and high <= 255 and (values == np.rint(values)).all():
-        return values.astype(np.uint8)
+        return require_range_used(values.astype(np.uint8), values, valid)
     raise Refused(
         f"pixels: found {values.dtype} values {low:g} to {high:g}; expected 8-bit grey levels, or --window LOW HIGH: "
         f"the values that become black and white, the same for the whole data set (e.g. --window 0 {_round_up(high)})"
     )
+
+
+def scaled(values: NDArray, window: Sequence[float]) -> NDArray[np.uint8]:
+    """Grey levels with the values of a window as black and white."""
+    low, high = window
+    return np.clip(np.rint(255 * (values.astype(np.float64) - low) / (high - low)), 0, 255).astype(np.uint8)
+
+
+def require_range_used(
+    grey: NDArray[np.uint8], values: NDArray, valid: NDArray[np.bool_] | None = None
+) -> NDArray[np.uint8]:
+    """Grey levels as they are, unless they span so few that the range was not that of the values.
+
+    Which it was, nobody but the user knows: 12 bits in 16 leave 17 grey levels of 256. A constant image is left to
+    whoever looks for it.
+
+    Raises:
+        ValueError: with the values and a window that would fit.
+    """
+    shown, found = (grey, values) if valid is None else (grey[valid], values[valid])
+    if found.size == 0 or found.min() == found.max():
+        return grey
+    levels = int(shown.max()) - int(shown.min()) + 1
+    if levels < FEWEST_LEVELS:
+        low, high = float(found.min()), float(found.max())
+        raise Refused(
+            f"pixels: found {values.dtype} values {low:g} to {high:g}, {levels} of 256 grey levels of the range that "
+            f"they are stored with; expected at least {FEWEST_LEVELS}. Say with --window LOW HIGH which values become "
+            f"black and white, the same for the whole data set (e.g. --window {_around(low, high)})"
+        )
+    return grey
+
+
+def _around(low: float, high: float) -> str:
+    """A window that holds these values: of so many bits, as far as they are whole numbers that begin near 0."""
+    whole = high > 1 and -high < low < high / 2
+    return f"{min(0, np.floor(low)):g} {_round_up(high)}" if whole else f"{low:.6g} {high:.6g}"
 
 
 def _round_up(value: float) -> int:

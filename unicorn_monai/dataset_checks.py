@@ -32,6 +32,7 @@ from unicorn_monai.orientation import judge, label_evidence, row_evidence
 LARGEST_SPACING_MM = 0.5  # of an OCT pixel; beyond it micrometres were taken for millimetres
 SMALLEST_SPACING_MM = 1e-4
 SAMPLE = 64  # files whose headers are read by `require_sound`
+FEWEST_LEVELS = 64  # of 256; what spans fewer was stored with a range of which it uses a small part
 MULTIPLE = 64  # of the sides of colour images
 LOSSY = b"\xff\xd8\xff"  # a JPEG file begins so
 
@@ -241,6 +242,7 @@ class _Survey:
         self.channels: dict[int, str] = {}
         self.types: dict[str, str] = {}
         self.seen: dict[bytes, tuple[str, str]] = {}  # digest of the pixels -> split, image
+        self.levels = (255, 0)  # lowest and highest grey level of the 8-bit images
         self.images: list[tuple[float, float]] = []
         self.labels: list[tuple[float, float]] = []
 
@@ -265,6 +267,8 @@ class _Survey:
             expected, remedy = "each image once, in one split", "Remove one; are two subjects one person?"
             yield Problem(name, "pixels", found, expected, remedy, fatal=apart)
         yield from self._stored_spacing(item, resolved)
+        if image.dtype == np.uint8:
+            self.levels = min(self.levels[0], int(image.min())), max(self.levels[1], int(image.max()))
         self.count += 1
         if self.oct and image.ndim == 2 and self.count % self.every == 0 and np.isfinite(image).all():
             self.images.append(row_evidence(image))
@@ -291,6 +295,10 @@ class _Survey:
         if len(self.types) > 1:
             remedy = "Convert them alike: brightness would depend on the type."
             yield Problem(HEADER, "type", f"{self.types}", "one type of pixel", remedy, False)
+        if 0 < self.levels[1] - self.levels[0] < FEWEST_LEVELS - 1:
+            found, remedy = f"no grey levels but {self.levels[0]} to {self.levels[1]}", "Convert again with `--window`."
+            expected = f"at least {FEWEST_LEVELS} of 256 in all images together"
+            yield Problem(HEADER, "pixels", found, expected, remedy, False)
         if verdict := judge(self.images, self.labels):
             remedy = "Look at some images; rows are depth, the vitreous is on top."
             yield Problem(HEADER, "orientation", f"images {verdict[0]}: {verdict[1]}", "upright B-scans", remedy, False)

@@ -23,6 +23,7 @@ from PIL import Image
 
 from unicorn_monai.durable import atomic
 from unicorn_monai.failures import NotFinite
+from unicorn_monai.faithful_pictures import require_faithful
 from unicorn_monai.storage import PathLike, Remote, is_url
 
 SPLITS = ("training", "validation", "test")
@@ -243,6 +244,7 @@ def open_picture(path: Path, pages: bool = False) -> Image.Image:
         count = getattr(picture, "n_frames", 1)
         if count > 1 and not pages:
             raise ValueError(f"it holds {count} pages, expected one image")
+        require_faithful(picture, path)
         refused.pop_all()
     return picture
 
@@ -255,6 +257,7 @@ def turn_to(picture: Image.Image, page: int) -> None:
     """
     picture.seek(page)
     _require_not_huge(picture.size)
+    require_faithful(picture, Path(picture.filename))  # type: ignore[attr-defined]
 
 
 def _require_not_huge(shape: Sequence[int]) -> None:
