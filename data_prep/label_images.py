@@ -36,16 +36,22 @@ def read_label_image(path: Path, scheme: Scheme | None = None, page: int = 0) ->
         ValueError: unreadable, lossy, transparent, no such page, or a palette that can mean two things.
     """
     try:
-        with open_picture(path, pages=True) as picture:
+        with _opened(path) as picture:
             pages = getattr(picture, "n_frames", 1)
             if pages <= page:
                 raise ValueError(f"label: '{path.name}' has no page {page}; expected one for each of the image")
             turn_to(picture, page)
             _require_lossless(picture, path)
-            _require_whole_values(picture, path)
             return _meaning(_opaque(picture, path), scheme, path)
     except (OSError, SyntaxError) as error:
         raise ValueError(f"label: found no readable image '{path.name}' ({error}); export it anew") from error
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        return open_picture(path, pages=True)
+    except ValueError as error:
+        raise ValueError(f"label: '{path.name}': {error}") from error
 
 
 def _require_lossless(picture: Image.Image, path: Path) -> None:
@@ -54,15 +60,6 @@ def _require_lossless(picture: Image.Image, path: Path) -> None:
     if kind:
         raise ValueError(
             f"label: '{path.name}' is lossy ({str(kind).upper()}); expected PNG or TIFF. Export the labels anew"
-        )
-
-
-def _require_whole_values(picture: Image.Image, path: Path) -> None:
-    """Pillow keeps the upper 8 bits of colours of 16, which would make nought of small values."""
-    if ";16" in repr(getattr(picture, "tile", "")) and not picture.mode.startswith("I"):
-        raise ValueError(
-            f"label: '{path.name}' has several channels of 16 bits; expected one channel, or colours of 8 bits. Export "
-            "the labels anew"
         )
 
 
