@@ -23,7 +23,7 @@ from data_prep.grey import resize_grey, resize_nearest
 from data_prep.label_schemes import PAPER, Scheme, read_scheme
 from data_prep.options import relative
 from data_prep.privacy import burnt_in_text, default_key_file, pseudonym, read_key
-from data_prep.splits import split_by_subject
+from data_prep.splits import split_by_subject, split_like
 from unicorn_monai.datasets import SPLITS, DatasetWriter, problems, read_array
 from unicorn_monai.surfaces import IGNORE, label_map, order_surfaces, resize_surfaces
 
@@ -142,10 +142,15 @@ def convert(
         key = read_key(options.key_file or default_key_file(), options.output)
         names = {subject: pseudonym(subject, key) for subject in subjects}
     fixed = {source.subject: source.split for source in sources if source.split is not None}
-    free = [subject for subject in subjects if subject not in fixed]
-    parts = fixed | (split_by_subject(free, options.split, options.seed) if free else {})
+    parts = _split(options, names, fixed)
     files = "\n".join(f"{relative(s.path, options.input)} {names[s.subject]}" for s in sources)
-    how = repr([scheme, *(getattr(options, key, None) for key in ("label", "mat_image", "mat_surfaces"))])
+    how = repr(
+        [
+            scheme,
+            *([parts] if options.split_like else []),
+            *(getattr(options, key, None) for key in ("label", "mat_image", "mat_surfaces")),
+        ]
+    )
     settings = {
         "size": options.size,
         "split": options.split,
@@ -207,6 +212,16 @@ def convert(
         elif modality == "OCT":
             report.note("no spacing: give --spacing-mm, thicknesses need it")
     return options.output
+
+
+def _split(options: argparse.Namespace, names: Mapping[str, str], fixed: Mapping[str, str]) -> dict[str, str]:
+    """Subject -> split: as the source says, as in the data set of `--split-like`, or by the shares of `--split`."""
+    if options.split_like is not None:
+        own = {names[subject]: part for subject, part in fixed.items()}
+        like = split_like(options.split_like, list(names.values()), options.split, options.seed, own)
+        return {subject: like[name] for subject, name in names.items()}
+    free = [subject for subject in names if subject not in fixed]
+    return dict(fixed) | (split_by_subject(free, options.split, options.seed) if free else {})
 
 
 def _scans(source: Source, report: Report) -> Iterator[Scan]:

@@ -35,6 +35,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--size", type=int, nargs="+", default=[256], help="rows and columns, or one number (256)")
     group.add_argument("--split", type=float, nargs=3, default=(0.7, 0.1, 0.2), metavar=("TRAIN", "VAL", "TEST"))
     group.add_argument("--seed", type=int, default=0, help="of the random split by subject")
+    group.add_argument(
+        "--split-like", type=Path, metavar="DATASET", help="who is in that data set gets the same split here"
+    )
     group.add_argument("--device-name", help="name of the domain; by default what the files tell")
     group.add_argument("--keep-original-ids", action="store_true", help="write subject ids as found, not pseudonyms")
     group.add_argument("--key-file", type=Path, help="key of the pseudonyms; $UNICORN_KEY_FILE or below ~/.config")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from unicorn_monai.dataset_files import SPLITS
+from unicorn_monai.dataset_files import SPLITS, read_header
+from unicorn_monai.domain_pair import splits_by_subject
 
 
 def split_by_subject(subjects: Sequence[str], split: Sequence[float], seed: int) -> dict[str, str]:
@@ -23,9 +25,7 @@ def split_by_subject(subjects: Sequence[str], split: Sequence[float], seed: int)
     Raises:
         ValueError: if the shares are not three numbers >= 0 with a positive sum, or there are too few subjects.
     """
-    shares = np.asarray(split, dtype=float)
-    if shares.shape != (3,) or (shares < 0).any() or shares.sum() <= 0:
-        raise ValueError(f"split {tuple(split)}: expected three shares >= 0 for {', '.join(SPLITS)}, e.g. 0.7 0.1 0.2")
+    shares = shares_of(split)
     n, wanted = len(subjects), int((shares > 0).sum())
     if n < wanted:
         raise ValueError(
@@ -38,3 +38,58 @@ def split_by_subject(subjects: Sequence[str], split: Sequence[float], seed: int)
     order = np.random.default_rng([seed, 4]).permutation(n)
     assigned = dict(zip((subjects[i] for i in order), names.tolist(), strict=True))
     return {subject: assigned[subject] for subject in subjects}
+
+
+def split_like(
+    other: Path, subjects: Sequence[str], split: Sequence[float], seed: int, fixed: Mapping[str, str]
+) -> dict[str, str]:
+    """Give subjects the split they have in another data set, e.g. of a second device that has seen the same people.
+
+    Args:
+        other: folder of that data set.
+        subjects: pseudonyms, each once, made with the same key as those of the other data set.
+        split: three shares; who is not in the other data set comes, in random order, where most subjects are lacking.
+        seed: of that order.
+        fixed: subjects whose split the source decides.
+
+    Returns:
+        subject -> split, in the order given.
+
+    Raises:
+        ValueError: nobody is in both, or the source puts somebody elsewhere.
+    """
+    known = splits_by_subject(read_header(other))
+    parts = {subject: known[subject] for subject in subjects if subject in known}
+    if not parts:
+        raise ValueError(
+            f"--split-like '{other}': none of the {len(subjects)} subjects is among its {len(known)}. Were both "
+            "converted with the same --key-file, and the same --subject-pattern? If nobody was seen by both devices, "
+            "leave the option out."
+        )
+    if elsewhere := sum(fixed.get(subject, part) != part for subject, part in parts.items()):
+        raise ValueError(
+            f"--split-like '{other}': {elsewhere} subjects are in another split there than the source says, whose "
+            "splits are official. Convert the other data set like this one instead."
+        )
+    parts |= fixed
+    free = [subject for subject in subjects if subject not in parts]
+    if free:
+        wanted = dict(zip(SPLITS, shares_of(split) / sum(split) * len(subjects), strict=True))
+        filled = {name: sum(part == name for part in parts.values()) for name in SPLITS}
+        for i in np.random.default_rng([seed, 4]).permutation(len(free)):
+            most = max(SPLITS, key=lambda name: wanted[name] - filled[name])
+            parts[free[i]] = most
+            filled[most] += 1
+    return {subject: parts[subject] for subject in subjects}
+
+
+def shares_of(split: Sequence[float]) -> np.ndarray:
+    """Three shares as numbers.
+
+    Raises:
+        ValueError: they are not three numbers >= 0 with a positive sum.
+    """
+    shares = np.asarray(split, dtype=float)
+    if shares.shape != (3,) or not np.isfinite(shares).all() or (shares < 0).any() or shares.sum() <= 0:
+        raise ValueError(f"split {tuple(split)}: expected three shares >= 0 for {', '.join(SPLITS)}, e.g. 0.7 0.1 0.2")
+    return shares

@@ -480,10 +480,17 @@ def test_the_summary_of_runs_gives_the_share_of_the_gap(finished):
     if high > low:
         share = 100 * (segmentation["unicorn"]["mean_iou"] - low) / (high - low)
         assert f"{share:.0f} %" in next(line for line in text.splitlines() if line.startswith("| unicorn |"))
-    twice = summarise([finished.run_dir, finished.run_dir])
-    assert f"{low:.3f} ({low:.3f} to {low:.3f})" in twice
     with pytest.raises(ValueError, match="does not exist"):
         summarise(["/nowhere"])
+
+
+def test_a_summary_of_a_run_and_its_copy_is_refused_also_if_the_copy_went_on(finished, tmp_path):
+    from unicorn_monai.evaluation.summary import summarise
+
+    results = json.loads((finished.run_dir / "results.json").read_text())
+    (tmp_path / "results.json").write_text(json.dumps(results | {"wall_seconds": 1.0}))
+    with pytest.raises(ValueError, match=r"are one run \(the same networks, by sha256\)"):
+        summarise([finished.run_dir, tmp_path])
 
 
 def test_a_summary_tells_what_only_some_runs_have(finished, tmp_path):
@@ -492,7 +499,7 @@ def test_a_summary_tells_what_only_some_runs_have(finished, tmp_path):
     results = json.loads((finished.run_dir / "results.json").read_text())
     for part in ("segmentation", "uncertainty"):
         results[part]["another"] = results[part]["unicorn" if part == "uncertainty" else "lower_bound"]
-    (tmp_path / "results.json").write_text(json.dumps(results))
+    (tmp_path / "results.json").write_text(json.dumps(results | {"sha256": {}}))  # of other networks
     for order in ([finished.run_dir, tmp_path], [tmp_path, finished.run_dir]):
         text = summarise(order)
         assert "\n| another (1 of 2 runs) |" in text

@@ -23,7 +23,7 @@ FACTORS = {"the segmentation network": 16, "the latent diffusion model": 16}
 def write(
     root: Path, size: tuple[int, ...] = (32, 64), labels: dict[int, str] = LABELS, traced: bool = True, **more
 ) -> Path:
-    random = np.random.default_rng(len(str(root)))
+    random = np.random.default_rng(list(root.name.encode()))
     with DatasetWriter(root, name="n", device=root.name, labels=labels, **more) as writer:
         for split in SPLITS:
             for i in range(2):

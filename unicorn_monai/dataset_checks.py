@@ -58,9 +58,11 @@ class Problem:
         return {"severity": "error" if own.pop("fatal") else "warning", **own}
 
 
-def check(dataset_dir: PathLike, need_labels: bool = False) -> list[str]:
+def check(
+    dataset_dir: PathLike, need_labels: bool = False, pixels: dict[bytes, tuple[str, str]] | None = None
+) -> list[str]:
     """One line per fatal problem; empty if there is none. For the arguments see `problems`."""
-    return [str(problem) for problem in problems(dataset_dir, need_labels) if problem.fatal]
+    return [str(problem) for problem in problems(dataset_dir, need_labels, pixels) if problem.fatal]
 
 
 def require_sound(dataset_dir: PathLike, header: Mapping[str, Any], items: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -85,12 +87,15 @@ def require_sound(dataset_dir: PathLike, header: Mapping[str, Any], items: Seque
         )
 
 
-def problems(dataset_dir: PathLike, need_labels: bool = False) -> list[Problem]:
+def problems(
+    dataset_dir: PathLike, need_labels: bool = False, pixels: dict[bytes, tuple[str, str]] | None = None
+) -> list[Problem]:
     """Read every file of a data set and list what is wrong with it.
 
     Args:
         dataset_dir: the data set folder.
         need_labels: every image must have a label map.
+        pixels: receives the digest of every image's pixels, with its split and name.
 
     Returns:
         fatal problems and warnings; empty if there is nothing to say.
@@ -101,7 +106,7 @@ def problems(dataset_dir: PathLike, need_labels: bool = False) -> list[Problem]:
     dataset_dir = local_folder(dataset_dir)
     header = read_header(dataset_dir)
     found = list(_header_problems(header, need_subjects=True))
-    survey = _Survey(header)
+    survey = _Survey(header, {} if pixels is None else pixels)
     keys = ("image", "label") if need_labels else ("image",)
     for split in SPLITS:
         for item in header.get(split, []):
@@ -231,7 +236,7 @@ def _pixel_problems(
 class _Survey:
     """What only the whole data set shows: sizes, channels, types, duplicates, orientation, spacing of the files."""
 
-    def __init__(self, header: Mapping[str, Any]) -> None:
+    def __init__(self, header: Mapping[str, Any], pixels: dict[bytes, tuple[str, str]]) -> None:
         self.n_labels = len(header["labels"])
         self.values = {int(v) for v in header["labels"]} | {IGNORE_LABEL}
         self.spacing = header.get("spacing_mm")
@@ -241,7 +246,7 @@ class _Survey:
         self.shapes: dict[tuple[int, ...], str] = {}  # size -> first image of it
         self.channels: dict[int, str] = {}
         self.types: dict[str, str] = {}
-        self.seen: dict[bytes, tuple[str, str]] = {}  # digest of the pixels -> split, image
+        self.seen = pixels  # digest -> split, image
         self.levels = (255, 0)  # lowest and highest grey level of the 8-bit images
         self.images: list[tuple[float, float]] = []
         self.labels: list[tuple[float, float]] = []
