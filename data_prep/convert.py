@@ -22,7 +22,7 @@ from tqdm import tqdm
 from data_prep.grey import resize_grey, resize_nearest
 from data_prep.label_schemes import PAPER, Scheme, read_scheme
 from data_prep.options import relative
-from data_prep.privacy import burnt_in_text, default_key_file, pseudonym, read_key
+from data_prep.privacy import burnt_in_text, default_key_file, one_form, pseudonym, read_key
 from data_prep.splits import split_by_subject, split_like
 from unicorn_monai.datasets import SPLITS, DatasetWriter, problems, read_array
 from unicorn_monai.surfaces import IGNORE, label_map, order_surfaces, resize_surfaces
@@ -59,13 +59,16 @@ class Scan:
 class Source:
     """A file or volume: where it lies (for messages), whose eye it shows, how to read its B-scans, and its split.
 
-    Without a split, subjects are divided by the shares of `--split`.
+    Without a split, subjects are divided by the shares of `--split`. A name in two Unicode forms is one subject.
     """
 
     path: Path
     subject: str
     read: Callable[[], Iterator[Scan | ValueError]]
     split: str | None = None
+
+    def __post_init__(self) -> None:
+        self.subject = one_form(self.subject)
 
 
 @dataclass
@@ -79,6 +82,8 @@ class Report:
     crossing: list[float] = field(default_factory=list)
     pixels: dict[int, int] = field(default_factory=dict)
     labelled: int = 0
+    unlabelled: list[str] = field(default_factory=list)
+    label_files: list[str] | None = None  # those found, where the source looks for files and tells which it misses
 
     def skip(self, path: Path | str, reason: object) -> None:
         """Leave something out, or stop here if that was asked for."""
@@ -89,6 +94,13 @@ class Report:
     def note(self, text: str) -> None:
         """Count something worth knowing."""
         self.notes[text] = self.notes.get(text, 0) + 1
+
+    def note_unlabelled(self, total: int) -> None:
+        """Tell how many images came without labels, for sources that do not look for files of labels."""
+        if self.unlabelled:
+            names = ", ".join(f"'{where}'" for where in self.unlabelled[:3])
+            more = ", ..." if len(self.unlabelled) > 3 else ""
+            self.note(f"no labels for {len(self.unlabelled)} of {total} images: {names}{more}")
 
     def leave_out(self, name: str, count: int) -> None:
         """Count files that are hidden, or that another program left: those of a name, or in a folder of that name."""
@@ -144,13 +156,8 @@ def convert(
     fixed = {source.subject: source.split for source in sources if source.split is not None}
     parts = _split(options, names, fixed)
     files = "\n".join(f"{relative(s.path, options.input)} {names[s.subject]}" for s in sources)
-    how = repr(
-        [
-            scheme,
-            *([parts] if options.split_like else []),
-            *(getattr(options, key, None) for key in ("label", "mat_image", "mat_surfaces")),
-        ]
-    )
+    own = (getattr(options, key, None) for key in ("label", "mat_image", "mat_surfaces"))
+    how = repr([scheme, *([parts] if options.split_like else []), *own, *(report.label_files or ())])
     settings = {
         "size": options.size,
         "split": options.split,
@@ -186,6 +193,8 @@ def convert(
                 except ValueError as error:
                     report.skip(where, error)
                     continue
+                if options.labels != "none" and scan.label is None and scan.surfaces is None:
+                    report.unlabelled.append(where)
                 if scan.device:
                     devices.add(scan.device)
                 if not options.device_name and len(devices) > 1:
@@ -204,6 +213,8 @@ def convert(
         if not index:
             reasons = "; ".join(f"{path}: {reason}" for path, reason in report.skipped[:3])
             raise ValueError(f"No image of '{options.input}' could be converted. {reasons}")
+        if report.label_files is None and (report.labelled or options.labels is not None):
+            report.note_unlabelled(index)
         writer.header["device"] = options.device_name or next(iter(devices), "unknown")
         if writer.header["device"] == "unknown":
             report.note("device unknown: give --device-name, it names the domain")

@@ -81,6 +81,9 @@ def find(options: Namespace, report: Report) -> tuple[list[Source], Labels]:
             "grey levels; one --window LOW HIGH for all prevents that"
         )
     labels = read_labels(objects if options.labels != "none" else [], report)
+    _tell_unused(
+        labels, {str(entry[2].get("SOPInstanceUID", "")) for group in series.values() for entry in group}, report
+    )
     sources = []
     for group in series.values():
         group.sort(key=lambda entry: (entry[0], entry[1].as_posix()))
@@ -95,6 +98,23 @@ def find(options: Namespace, report: Report) -> tuple[list[Source], Labels]:
             continue
         sources.append(Source(path, subject, partial(read, [entry[1] for entry in group], labels, options, report)))
     return sources, labels
+
+
+def _tell_unused(labels: Labels, images: set[str], report: Report) -> None:
+    """Note label objects whose images are not there.
+
+    Raises:
+        ValueError: if that is so of all of them.
+    """
+    named = {uid for uid, _ in labels.maps} | set(labels.points)
+    absent = len(named - images)
+    if absent and absent == len(named) and images:
+        raise ValueError(
+            f"label: the label objects refer to {absent} images by their SOPInstanceUID, of which INPUT holds none; "
+            "expected those of its images. Were the UIDs changed in one and not in the other? Or --labels none"
+        )
+    if absent:
+        report.note(f"label objects refer to {absent} of {len(named)} images that INPUT does not hold")
 
 
 def _require_deidentified(path: Path, state: str, options: Namespace) -> None:

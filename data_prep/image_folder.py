@@ -6,8 +6,8 @@ r"""Folders of B-scans as PNG, TIFF, BMP or MATLAB files, with label images or s
                                      INPUT/labels/patient1/03.csv    or surfaces: .csv, .txt, .mat
     INPUT/images/patient1/*.png      INPUT/labels/patient1.xml       or surfaces of all its images in order: .xml, .mat
 
-Without `images/` all images below INPUT are taken, without labels. JPEG is accepted for images, never for labels. Grey
-levels must have 8 bits, or --window says which values are black and white. Pages of a TIFF are B-scans.
+Without `images/` all images below INPUT are taken. JPEG is accepted for images, never for labels. Grey levels must have
+8 bits, or --window says which values are black and white. Pages of a TIFF are B-scans.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.convert import Report, Scan, Source, convert, summarise
-from data_prep.files import any_files_below, files_below, require_label_below
+from data_prep.files import any_files_below, files_below
 from data_prep.grey import INVALID, from_reflectivity, mask_white_border, to_grey
+from data_prep.label_files import LOSSY, LabelFiles, images_and_labels, require_no_labels
 from data_prep.label_images import read_label_image
 from data_prep.label_schemes import Scheme, numbered, read_scheme
 from data_prep.options import parser_for, relative, run, subject_of, validate
@@ -33,30 +34,36 @@ from data_prep.surface_files import KINDS, load_mat, read_surfaces
 from unicorn_monai.dataset_files import open_picture, turn_to
 
 IMAGES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".mat")
-LABEL_IMAGES = (".png", ".tif", ".tiff", ".bmp")
+LABELS = (".png", ".tif", ".tiff", ".bmp", *KINDS, *LOSSY)
 
 
 def find(options: Namespace, report: Report) -> list[Source]:
     """One source per folder of images, in natural order, with their labels."""
-    root, labels = options.input, None
-    if not root.is_dir():
-        raise ValueError(f"INPUT '{root}' is a file; expected the folder that holds the images.")
-    if (root / "images").is_dir():
-        root, labels = root / "images", options.input / "labels"
+    if not options.input.is_dir():
+        raise ValueError(f"INPUT '{options.input}' is a file; expected the folder that holds the images.")
+    root, place = images_and_labels(options.input)
     scheme = None if options.labels in (None, "none") else read_scheme(options.labels)
-    sources = []
+    labels = None if options.labels == "none" else LabelFiles(place, LABELS, options, report)
     suffixes = IMAGES if options.mat_image else tuple(s for s in IMAGES if s != ".mat")
-    for folder, group in groupby(files_below(root, suffixes, report, options.input), key=lambda path: path.parent):
+    images = files_below(root, suffixes, report, options.input)
+    require_no_labels(images, root, options)
+    sources = []
+    for folder, group in groupby(images, key=lambda path: path.parent):
         paths = list(group)
-        by_subject: dict[str, list[Path]] = {}
+        whole = _volume_file(labels, folder, root, paths)
+        by_subject: dict[str, dict[Path, Path | None]] = {}  # image -> its label file
         for path in paths:
             try:
-                by_subject.setdefault(subject_of(path, options, _folder_name(path, root)), []).append(path)
+                subject = subject_of(path, options, _folder_name(path, root))
+                name = path.relative_to(root).with_suffix("").as_posix()
+                label = labels.of_image(path, name) if labels is not None and whole is None else None
+                by_subject.setdefault(subject, {})[path] = label
             except ValueError as error:
                 report.skip(path, error)
-        whole = _volume_file(labels, folder, root, options.input)
         for subject, own in by_subject.items():
-            sources.append(Source(folder, subject, partial(read, own, paths, root, labels, whole, scheme, options)))
+            sources.append(Source(folder, subject, partial(read, own, paths, whole, scheme, options)))
+    if labels is not None:
+        labels.tell()
     return sources
 
 
@@ -66,38 +73,30 @@ def _folder_name(path: Path, root: Path) -> str | None:
     return parts[0] if len(parts) > 1 else None
 
 
-def _volume_file(labels: Path | None, folder: Path, root: Path, within: Path) -> Path | None:
+def _volume_file(labels: LabelFiles | None, folder: Path, root: Path, images: Sequence[Path]) -> Path | None:
     """Surfaces of all images of a folder: labels/FOLDER.xml or .mat."""
     if labels is None or folder == root:
         return None
-    place = labels / folder.relative_to(root)
-    beside = [place.with_name(place.name + kind) for kind in (".xml", ".mat")]  # names may have dots of their own
-    return next((require_label_below(path, labels, within) for path in beside if path.is_file()), None)
+    return labels.of_folder(folder, images, folder.relative_to(root).as_posix(), (".xml", ".mat"))
 
 
 def read(
-    own: list[Path],
-    paths: list[Path],
-    root: Path,
-    labels: Path | None,
-    whole: Path | None,
-    scheme: Scheme | None,
-    options: Namespace,
+    own: dict[Path, Path | None], paths: list[Path], whole: Path | None, scheme: Scheme | None, options: Namespace
 ) -> Iterator[Scan | ValueError]:
-    """B-scans of the images of one subject in a folder."""
+    """B-scans of the images of one subject in a folder, with their label files or that of the whole folder."""
     volume = None
-    for path in own:
+    for path, found in own.items():
         try:
             for page, values in enumerate(read_pages(path, options)):
                 image, valid = _grey(values, path, options)
                 surfaces = label = None
-                if whole is not None and options.labels != "none":
+                if whole is not None:
                     if volume is None:
                         volume = read_surfaces(whole, image.shape[1], options.first_row, options.mat_surfaces)
                     _require_one_page(whole, page)
                     surfaces = _slice(volume, paths.index(path), len(paths), whole)
-                elif labels is not None and options.labels != "none":
-                    surfaces, label = _labels_of(path, root, labels, page, image.shape[1], scheme, options)
+                elif found is not None:
+                    surfaces, label = _read_labels(found, page, image.shape[1], scheme, options)
                 scan = paths.index(path) if page == 0 else page
                 yield Scan(image, None, surfaces, label, valid, fields={"scan": scan})
         except (ValueError, OSError) as error:
@@ -168,30 +167,22 @@ def _require_one_page(surfaces: Path, page: int) -> None:
         )
 
 
-def _labels_of(
-    path: Path, root: Path, labels: Path, page: int, columns: int, scheme: Scheme | None, options: Namespace
+def _read_labels(
+    path: Path, page: int, columns: int, scheme: Scheme | None, options: Namespace
 ) -> tuple[dict[str, NDArray] | None, NDArray | None]:
-    """Surfaces or label image that belong to an image, if there are any."""
-    place = labels / path.relative_to(root)
-    candidates = [place.with_suffix(kind) for kind in (*LABEL_IMAGES, *KINDS, ".jpg", ".jpeg")]
-    found = [candidate for candidate in candidates if candidate.is_file()]
-    if len(found) > 1:
-        raise ValueError(f"label: found {[f.name for f in found]}; expected one. Remove the others")
-    if not found:
-        return None, None
-    require_label_below(found[0], labels, options.input)
-    if found[0].suffix.lower() in KINDS:
-        _require_one_page(found[0], page)
-        surfaces = read_surfaces(found[0], columns, options.first_row, options.mat_surfaces)
-        if any(rows.ndim == 2 for rows in surfaces.values()):
-            raise ValueError(f"surfaces: '{found[0].name}' holds a volume; expected one B-scan. Name it as the folder")
-        return surfaces, None
-    return None, read_label_image(found[0], scheme, page)
+    """Surfaces or label image of a page of an image."""
+    if path.suffix.lower() not in KINDS:
+        return None, read_label_image(path, scheme, page)
+    _require_one_page(path, page)
+    surfaces = read_surfaces(path, columns, options.first_row, options.mat_surfaces)
+    if any(rows.ndim == 2 for rows in surfaces.values()):
+        raise ValueError(f"surfaces: '{path.name}' holds a volume; expected one B-scan. Name it as the folder")
+    return surfaces, None
 
 
 def scheme_of(options: Namespace) -> Scheme | None:
     """Unnamed surfaces get numbered labels: how many, the first surface file tells."""
-    labels = options.input / "labels"
+    labels = images_and_labels(options.input)[1]
     if options.labels is not None or not labels.is_dir():
         return None
     for path in any_files_below(labels, KINDS, Report(), options.input):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.privacy import Refused, discreet
+from data_prep.privacy import Refused, discreet, one_form
 
 
 def parser_for(source: str, description: str, input_help: str) -> argparse.ArgumentParser:
@@ -65,7 +65,7 @@ def validate(options: argparse.Namespace) -> None:
     options.subject_regex = None
     if options.subject_pattern:
         try:
-            options.subject_regex = re.compile(options.subject_pattern)
+            options.subject_regex = re.compile(one_form(options.subject_pattern))
         except re.error as error:
             raise ValueError(
                 f"--subject-pattern '{options.subject_pattern}' is no regular expression: {error}"
@@ -88,7 +88,7 @@ def subject_of(path: Path, options: argparse.Namespace, found: str | None) -> st
         ValueError: if neither tells.
     """
     if options.subject_regex is not None:
-        text = relative(path, options.input)
+        text = one_form(relative(path, options.input))
         match = options.subject_regex.search(text)
         if match is None or not (match[1] or "").strip():
             raise Refused(f"subject: --subject-pattern finds nothing in '{text}'; correct the pattern")

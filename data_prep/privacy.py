@@ -16,6 +16,7 @@ import logging
 import os
 import secrets
 import stat
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,9 +102,14 @@ def read_key(path: Path, output: Path) -> bytes:
     return key
 
 
+def one_form(text: str) -> str:
+    """A name in one Unicode form: an umlaut is one sign to some programs and file systems, and two to others."""
+    return unicodedata.normalize("NFC", text)
+
+
 def pseudonym(identity: str, key: bytes) -> str:
     """Stable name of a subject; nothing can be learned from it without the key."""
-    return "s" + hmac.new(key, identity.strip().encode("utf-8"), sha256).hexdigest()[:12]
+    return "s" + hmac.new(key, one_form(identity).strip().encode("utf-8"), sha256).hexdigest()[:12]
 
 
 def burnt_in_text(image: NDArray[np.uint8], block: int = 16, run: int = 4) -> str | None:

@@ -20,41 +20,45 @@ from pathlib import Path
 
 from data_prep.colour import add_colour_options, fitted, read_colours, validate_colour
 from data_prep.convert import Report, Scan, Source, convert, summarise
-from data_prep.files import files_below, require_label_below
+from data_prep.files import files_below
+from data_prep.label_files import LOSSY, LabelFiles, images_and_labels, require_no_labels
 from data_prep.label_images import read_label_image
 from data_prep.label_schemes import Scheme, read_scheme
 from data_prep.options import parser_for, run, subject_of, validate
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-LABEL_IMAGES = (".png", ".tif", ".tiff", ".bmp")
+LABEL_IMAGES = (".png", ".tif", ".tiff", ".bmp", *LOSSY)
 UNNAMED = Scheme(("not labelled",))  # pictures without label maps
-SUFFIXES = ("", "_label", "_labels", "_labelIds", "_labelTrainIds")
+ENDINGS = ("", "_label", "_labels", "_labelIds", "_labelTrainIds")
 
 
 def find(options: Namespace, report: Report) -> list[Source]:
     """One source per subject and folder."""
-    root, labels = options.input, None
-    if not root.is_dir():
-        raise ValueError(f"INPUT '{root}' is a file; expected the folder that holds the pictures.")
-    if (root / "images").is_dir():
-        root, labels = root / "images", options.input / "labels"
-    if options.labels == "none":
-        labels = None
-    elif labels is not None and labels.is_dir() and options.labels is None:
+    if not options.input.is_dir():
+        raise ValueError(f"INPUT '{options.input}' is a file; expected the folder that holds the pictures.")
+    root, place = images_and_labels(options.input)
+    if root != options.input and place.is_dir() and options.labels is None:
         raise ValueError(
-            f"'{labels}' holds label images; say with --labels FILE what their values mean, or --labels none."
+            f"'{place}' holds label images; say with --labels FILE what their values mean, or --labels none."
         )
-    scheme = None if labels is None or options.labels is None else read_scheme(options.labels)
+    scheme = None if options.labels in (None, "none") else read_scheme(options.labels)
+    labels = None if options.labels == "none" else LabelFiles(place, LABEL_IMAGES, options, report, ENDINGS)
+    pictures = files_below(root, PICTURES, report, options.input)
+    require_no_labels(pictures, root, options)
     sources = []
-    for folder, group in groupby(files_below(root, PICTURES, report, options.input), key=lambda path: path.parent):
-        by_subject: dict[str, list[Path]] = {}
+    for folder, group in groupby(pictures, key=lambda path: path.parent):
+        by_subject: dict[str, dict[Path, Path | None]] = {}  # picture -> its label image
         for path in group:
             try:
-                by_subject.setdefault(subject_of(path, options, _subject(path, root, options)), []).append(path)
+                subject = subject_of(path, options, _subject(path, root, options))
+                name = path.relative_to(root).with_suffix("").as_posix()
+                by_subject.setdefault(subject, {})[path] = None if labels is None else labels.of_image(path, name)
             except ValueError as error:
                 report.skip(path, error)
         for subject, own in by_subject.items():
-            sources.append(Source(folder, subject, partial(read, own, root, labels, scheme, options)))
+            sources.append(Source(folder, subject, partial(read, own, root, scheme, options)))
+    if labels is not None:
+        labels.tell()
     return sources
 
 
@@ -70,14 +74,12 @@ def _subject(path: Path, root: Path, options: Namespace) -> str | None:
 
 
 def read(
-    paths: list[Path], root: Path, labels: Path | None, scheme: Scheme | None, options: Namespace
+    own: dict[Path, Path | None], root: Path, scheme: Scheme | None, options: Namespace
 ) -> Iterator[Scan | ValueError]:
     """The pictures of a subject, with their label maps where there are any."""
-    for k, path in enumerate(paths):
+    for k, (path, found) in enumerate(own.items()):
         try:
-            label = None
-            if labels is not None and (found := _label_file(path, root, labels, options.input)):
-                label = read_label_image(found, scheme)
+            label = None if found is None else read_label_image(found, scheme)
             image, label = fitted(read_colours(path), label, options)
             parts = _parts(path, root)
             if options.sub_domains and not parts:
@@ -88,16 +90,6 @@ def read(
             yield ValueError(f"{path.name}: {error}")
             continue
         yield Scan(image, label=label, fields={"scan": k, "sub_domain": parts[0] if options.sub_domains else None})
-
-
-def _label_file(path: Path, root: Path, labels: Path, within: Path) -> Path | None:
-    """Label image of a picture: the same place and name, with an ending of its own."""
-    place = labels / path.relative_to(root)
-    names = [place.with_name(place.stem + end + kind) for end in SUFFIXES for kind in (*LABEL_IMAGES, ".jpg", ".jpeg")]
-    found = [name for name in names if name.is_file()]
-    if len(found) > 1:
-        raise ValueError(f"label: found {[f.name for f in found]}; expected one. Remove the others")
-    return require_label_below(found[0], labels, within) if found else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -30,7 +30,9 @@ from numpy.typing import NDArray
 from data_prep.convert import Report, Scan, Source, convert, summarise
 from data_prep.files import files_below
 from data_prep.grey import to_grey
+from data_prep.label_files import LabelFiles, images_and_labels, require_no_labels
 from data_prep.options import parser_for, relative, run, subject_of, validate
+from data_prep.privacy import one_form
 from unicorn_monai.dataset_files import MILLIMETRES
 
 NIFTI = (".nii", ".nii.gz")
@@ -44,27 +46,33 @@ TURNED = 0.01  # of a unit vector: headers are rounded
 
 def find(options: Namespace, report: Report) -> list[Source]:
     """One source per volume, with its label volume if there is one."""
-    root = options.input
+    root, place = (options.input, options.input) if options.images else images_and_labels(options.input)
+    paths = files_below(root, SUFFIXES, report, options.input)
     if options.images:
-        paths = [
-            p for p in files_below(root, SUFFIXES, report) if fnmatch(p.relative_to(root).as_posix(), options.images)
-        ]
+        pattern = one_form(options.images)
+        paths = [p for p in paths if fnmatch(one_form(p.relative_to(root).as_posix()), pattern)]
         if not paths:
             raise ValueError(f"--images '{options.images}' matches no volume below '{root}'.")
     else:
-        paths = files_below(root / "images" if (root / "images").is_dir() else root, SUFFIXES, report, root)
+        require_no_labels(paths, root, options)
+    anywhere = options.label is not None
+    labels = None
+    if options.labels != "none":
+        labels = LabelFiles(options.input if anywhere else place, SUFFIXES, options, report, anywhere=anywhere)
     sources = []
     for path in paths:
         try:
-            subject = subject_of(path, options, _folder_name(path, options))
-            sources.append(Source(path, subject, partial(read, path, label_of(path, options), options)))
+            subject = subject_of(path, options, _folder_name(path, root))
+            label = None if labels is None else labels.of_image(path, _label_name(path, root, options))
+            sources.append(Source(path, subject, partial(read, path, label, options)))
         except ValueError as error:
             report.skip(path, error)
+    if labels is not None:
+        labels.tell()
     return sources
 
 
-def _folder_name(path: Path, options: Namespace) -> str | None:
-    root = options.input / "images" if (options.input / "images").is_dir() and not options.images else options.input
+def _folder_name(path: Path, root: Path) -> str | None:
     parts = path.relative_to(root).parts if root.is_dir() else ()
     return parts[0] if len(parts) > 1 else None
 
@@ -75,33 +83,23 @@ def stem(path: Path) -> str:
     return name[: -len(next(s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)))]
 
 
-def label_of(path: Path, options: Namespace) -> Path | None:
-    """Label volume of a volume.
+def _label_name(path: Path, root: Path, options: Namespace) -> str:
+    """What the label volume of a volume is called, with its place; below INPUT where --label says so.
 
     Raises:
-        ValueError: if --label leads out of INPUT, or several files fit.
+        ValueError: --label is no such pattern, or leads out of INPUT.
     """
-    if options.labels == "none":
-        return None
-    root = options.input
-    if options.label:
-        folder = path.parent.relative_to(root).as_posix()
-        names = {"folder": folder, "stem": stem(path), "case": stem(path).removesuffix("_0000")}
-        try:
-            found = root / options.label.format(**names)
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"--label '{options.label}': expected only {{folder}}, {{stem}} and {{case}}") from error
-        candidates = [found] if found.is_file() else []
-    elif (root / "labels").is_dir() and (root / "images").is_dir():
-        place = (root / "labels" / path.relative_to(root / "images")).parent
-        candidates = [place / f"{stem(path)}{kind}" for kind in SUFFIXES if (place / f"{stem(path)}{kind}").is_file()]
-    else:
-        return None
-    if len(candidates) > 1:
-        raise ValueError(f"label: found {[c.name for c in candidates]}; expected one. Remove the others")
-    if candidates and not candidates[0].resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"label: '{candidates[0]}' lies outside INPUT; refused")
-    return candidates[0] if candidates else None
+    if options.label is None:
+        return (path.relative_to(root).parent / stem(path)).as_posix() if root.is_dir() else stem(path)
+    folder = path.parent.relative_to(options.input).as_posix() if options.input.is_dir() else "."
+    names = {"folder": folder, "stem": stem(path), "case": stem(path).removesuffix("_0000")}
+    try:
+        name = options.label.format(**names)
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"--label '{options.label}': expected only {{folder}}, {{stem}} and {{case}}") from error
+    if not (options.input / name).resolve().is_relative_to(options.input.resolve()):
+        raise ValueError(f"label: '{name}' lies outside INPUT; refused")
+    return Path(name).as_posix()
 
 
 class Volume(NamedTuple):
