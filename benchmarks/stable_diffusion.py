@@ -29,6 +29,7 @@ from diffusers import ControlNetModel as TheirControlNet
 from torch import Tensor, nn
 
 from unicorn_monai.inferers import DualControlNetInferer
+from unicorn_monai.intake import finite
 from unicorn_monai.networks import copy_encoder, freeze
 from unicorn_monai.stable_diffusion import (
     export_diffusers,
@@ -160,7 +161,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--guidance", type=float, default=7.5)
+    parser.add_argument("--guidance", type=finite, default=7.5)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--float32", dest="bfloat16", action="store_false")
     options = parser.parse_args()

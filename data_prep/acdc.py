@@ -27,6 +27,7 @@ from data_prep.files import any_files_below
 from data_prep.label_schemes import LABEL_IDS, TRAIN_IDS
 from data_prep.options import parser_for, run, validate
 from data_prep.street_frames import SPLIT_OF, Layout, read_frames, refuse_test_share
+from unicorn_monai.intake import read_text
 
 WEATHERS = ("fog", "night", "rain", "snow")
 LAYOUT = Layout(
@@ -100,9 +101,9 @@ def _flattened(root: Path, options: Namespace, report: Report) -> list[Source]:
 def weather_table(path: Path) -> dict[str, str]:
     """Sequence -> weather, from a JSON file of lists by weather."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         table = {str(sequence): weather for weather, names in content.items() for sequence in names}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         example = '{"fog": ["GOPR0475"], "night": ["GOPR0351"]}'
         raise ValueError(f"--weather-of: cannot use '{path}' ({error}); expected e.g. {example}.") from error
     if unknown := sorted(set(content) - set(WEATHERS)):
@@ -139,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sources = find(options, report)
         return summarise(convert(sources, options, report, "ACDC", TRAIN_IDS, "RGB"), report)
 
-    return run(work)
+    return run(work, options.most_gigabytes)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sources = find(options, report)
         return summarise(convert(sources, options, report, "Cityscapes", TRAIN_IDS, "RGB"), report)
 
-    return run(work)
+    return run(work, options.most_gigabytes)
 
 
 if __name__ == "__main__":

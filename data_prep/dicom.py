@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut
@@ -26,12 +25,14 @@ from pydicom.uid import JPEGBaseline8Bit
 
 from data_prep.convert import LATERALITIES, Report, Scan, Source, convert, summarise
 from data_prep.dicom_labels import LABEL_OBJECTS, Labels, read_labels
+from data_prep.dicom_sizes import read_dicom, require_unpackable_pixels
 from data_prep.dicom_values import as_stated, first_of, functional_groups, padding_left_out, view_of, window_stated
 from data_prep.files import files_below
 from data_prep.grey import require_range_used, to_grey
 from data_prep.options import parser_for, run, subject_of, validate
 from data_prep.privacy import Refused, told
 from unicorn_monai.faithful_pictures import require_not_filled
+from unicorn_monai.intake import Untaken, finite
 
 NOT_BSCANS = {
     "1.2.840.10008.5.1.4.1.1.77.1.5.1": "a fundus photograph",
@@ -56,12 +57,15 @@ def find(options: Namespace, report: Report) -> tuple[list[Source], Labels]:
     paths = files_below(options.input, ("",), report)  # the standard asks for no suffix
     for path in (p for p in paths if p.name.upper() != "DICOMDIR"):
         try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, force=False)
+            header = read_dicom(path, stop_before_pixels=True, force=False)
             state = str(header.get("PatientIdentityRemoved", "")).strip().upper()
             kind, frames = str(header.get("SOPClassUID", "")), int(header.get("NumberOfFrames") or 1)
             name = str(header.get("SOPInstanceUID" if frames > 1 else "SeriesInstanceUID", path))
             number = int(header.get("InstanceNumber") or 0)
             window = window_stated(header)
+        except (Untaken, MemoryError) as error:
+            report.skip(path, told(error))
+            continue
         except Exception as error:  # of many kinds, and some only when a value is asked for
             report.skip(path, f"file: found no readable DICOM ({type(error).__name__}); expected a DICOM file")
             continue
@@ -147,7 +151,7 @@ def read(paths: list[Path], labels: Labels, options: Namespace, report: Report) 
     scan = 0
     for path in paths:
         try:
-            dataset = pydicom.dcmread(path)
+            dataset = read_dicom(path)
             frames, valid = read_frames(dataset, options)
             burnt_in = str(dataset.get("BurnedInAnnotation", "")).upper() == "YES"
             uid, device = str(dataset.get("SOPInstanceUID", "")), device_of(dataset)
@@ -196,6 +200,7 @@ def _stored(dataset: Dataset) -> NDArray:
     """Stored values (frames, rows, columns)."""
     photometric = str(dataset.get("PhotometricInterpretation", ""))
     syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
+    require_unpackable_pixels(dataset)
     try:
         values = dataset.pixel_array
     except Exception as error:  # decoders raise many kinds
@@ -253,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; return the exit status."""
     parser = parser_for("dicom", __doc__ or "", "a DICOM file, or a folder of them")
     parser.add_argument("--i-have-deidentified", action="store_true", help="the files are, although they lack the mark")
-    parser.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="values that become 0 and 255")
+    parser.add_argument("--window", type=finite, nargs=2, metavar=("LOW", "HIGH"), help="values that become 0 and 255")
     options = parser.parse_args(arguments)
 
     def work() -> int:
@@ -262,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sources, labels = find(options, report)
         return summarise(convert(sources, options, report, "dicom", labels.scheme), report)
 
-    return run(work)
+    return run(work, options.most_gigabytes)
 
 
 if __name__ == "__main__":

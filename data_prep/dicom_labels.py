@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from data_prep.convert import Report
+from data_prep.dicom_sizes import read_dicom, require_unpackable_pixels
 from data_prep.label_schemes import Scheme
 from data_prep.privacy import Refused, told
 from unicorn_monai.dataset_files import IGNORE_LABEL
@@ -75,7 +76,7 @@ def read_labels(paths: Sequence[Path], report: Report) -> Labels:
     labels = Labels()
     for path in paths:
         try:
-            dataset = pydicom.dcmread(path)
+            dataset = read_dicom(path)
             if dataset.SOPClassUID == SURFACES:
                 _read_surfaces(dataset, labels)
             else:
@@ -108,6 +109,7 @@ def _read_maps(dataset: Dataset, labels: Labels) -> None:
     segments = {k: f"{name} {k}" if name in doubled else name for k, name in segments.items()}
     if labels.names and labels.names != segments:
         raise _Contradiction(f"SegmentSequence: found {segments} and {labels.names}; expected the same in all files")
+    require_unpackable_pixels(dataset)
     pixels = dataset.pixel_array
     pixels = pixels.reshape(-1, *pixels.shape[-2:])
     is_map = dataset.SOPClassUID == LABEL_MAP

@@ -26,10 +26,12 @@ import numpy as np
 from data_prep.convert import LATERALITIES, Report, Scan, Source, convert, summarise
 from data_prep.files import files_below
 from data_prep.grey import INVALID, from_reflectivity, mask_white_border, to_grey
+from data_prep.heidelberg_sizes import require_ending_directory
 from data_prep.label_schemes import PAPER
 from data_prep.options import parser_for, run, subject_of, validate
 from data_prep.privacy import Refused, told
 from unicorn_monai.dataset_files import open_picture
+from unicorn_monai.intake import require_parsable, require_unpackable
 
 DEVICE = "Spectralis"
 VERSIONS = (b"HSF-OCT", b"ep-v")  # HEYEX, eyepy
@@ -81,6 +83,7 @@ def find_vol(path: Path, options: Namespace) -> list[Source]:
         raise Refused(f"found {header.n_bscans} B-scans of {header.size_y} x {header.size_x} pixels")
     least = VOL_HEADER + header.size_x_slo * header.size_y_slo
     least += header.n_bscans * (BSCAN_HEADER + 4 * header.size_x * header.size_y)
+    require_unpackable(2 * least, "it")  # eyepy's numbers beside the file's
     if path.stat().st_size < least:
         raise Refused(f"found {path.stat().st_size} bytes, its header promises {least}; it is cut off or no .vol")
     identity = _text(start, PATIENT_ID) or (f"HEYEX {header.pid}" if header.pid else None)
@@ -150,7 +153,7 @@ def find_xml(path: Path, options: Namespace) -> list[Source]:
     """The volume of an .xml export."""
     from eyepy.io.he.xml_reader import HeXmlReader
 
-    reader = HeXmlReader(path)
+    reader = HeXmlReader(require_parsable(path))
     if not reader.xml_root[0].findall(".//ImageType[Type='OCT'].."):
         raise Refused("it lists no OCT image")
     return [Source(path, subject_of(path, options, _patient_of_xml(path)), partial(read_xml, path))]
@@ -214,6 +217,7 @@ def find_e2e(path: Path, options: Namespace) -> list[Source]:
     """The volumes of an .e2e file, which may hold several patients, eyes and visits."""
     from eyepy.io.he import HeE2eReader
 
+    require_ending_directory(path)
     reader = HeE2eReader(path)
     sources = []
     with reader:
@@ -270,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sources = find(options, report)
         return summarise(convert(sources, options, report, "heidelberg", PAPER), report)
 
-    return run(work)
+    return run(work, options.most_gigabytes)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from data_prep.convert import Report, summarise
 from data_prep.splits import split_by_subject
 from unicorn_monai.datasets import SPLITS, DatasetWriter, datalist, read_array, read_header
+from unicorn_monai.intake import finite
 from unicorn_monai.simulation.devices import HOME_OCT, degrade
 from unicorn_monai.surfaces import label_map, resize_weights, surfaces_from_labels
 
@@ -180,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=1, help="acquisitions of each B-scan (default 1)")
     parser.add_argument("--size", type=int, help="rows and columns (default: the input's)")
-    parser.add_argument("--split", type=float, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="default: the input's")
+    parser.add_argument("--split", type=finite, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="default: the input's")
     parser.add_argument("--subjects", nargs="+", help="only these subjects of the input")
     parser.add_argument("--labels", choices=("same", "none"), default="same", help="none: write no label maps")
     parser.add_argument("--device-name", default=HOME_OCT.name, help="name of the domain (default home_oct)")

@@ -32,6 +32,7 @@ from data_prep.label_schemes import Scheme, numbered, read_scheme
 from data_prep.options import parser_for, relative, run, subject_of, validate
 from data_prep.surface_files import KINDS, load_mat, read_surfaces
 from unicorn_monai.dataset_files import open_picture, turn_to
+from unicorn_monai.intake import finite
 
 IMAGES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".mat")
 LABELS = (".png", ".tif", ".tiff", ".bmp", *KINDS, *LOSSY)
@@ -198,9 +199,9 @@ def scheme_of(options: Namespace) -> Scheme | None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; return the exit status."""
     parser = parser_for("image_folder", __doc__ or "", "folder with images/ and labels/, or with images only")
-    parser.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="values that become 0 and 255")
+    parser.add_argument("--window", type=finite, nargs=2, metavar=("LOW", "HIGH"), help="values that become 0 and 255")
     parser.add_argument("--modality", choices=("OCT", "RGB"), default="OCT")
-    parser.add_argument("--first-row", type=float, help="number of the first row in surface files (.mat 1, others 0)")
+    parser.add_argument("--first-row", type=finite, help="number of the first row in surface files (.mat 1, others 0)")
     parser.add_argument("--mat-image", metavar="NAME", help="read images from this variable of .mat files")
     parser.add_argument("--mat-surfaces", metavar="NAME", help="variable of the surfaces in .mat files")
     parser.add_argument("--reflectivity", action="store_true", help="values of .mat images are linear, 0 to 1")
@@ -214,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = convert(sources, options, report, "image-folder", scheme, options.modality)
         return summarise(folder, report)
 
-    return run(work)
+    return run(work, options.most_gigabytes)
 
 
 if __name__ == "__main__":

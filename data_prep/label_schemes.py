@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from data_prep import street_labels
 from unicorn_monai.dataset_files import IGNORE_LABEL, LABELS_EXAMPLE
+from unicorn_monai.intake import Untaken, lies_there, read_text
 
 
 @dataclass(frozen=True)
@@ -150,11 +151,13 @@ def read_scheme(text: str) -> Scheme:
     if text in NAMED:
         return NAMED[text]
     path = Path(text)
-    if not path.is_file():
+    if not lies_there(path):
         raise ValueError(f"--labels '{text}' is neither a file nor one of {['none', *NAMED]}.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(read_text(path))
+    except Untaken:
+        raise
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"--labels: '{path}' is not valid JSON ({error}); expected {LABELS_EXAMPLE}.") from error
     if isinstance(content, dict) and "labels" not in content:
         content = {"labels": content}

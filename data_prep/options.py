@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.privacy import Refused, discreet, one_form
+from unicorn_monai.intake import MORE_MEMORY, MOST_GIGABYTES, allow_gigabytes, bounded_memory, finite
 
 
 def parser_for(source: str, description: str, input_help: str) -> argparse.ArgumentParser:
@@ -33,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--labels", help="paper, retina, octexplorer, a JSON file (data_prep/README.md), or none: no label maps"
     )
     group.add_argument("--size", type=int, nargs="+", default=[256], help="rows and columns, or one number (256)")
-    group.add_argument("--split", type=float, nargs=3, default=(0.7, 0.1, 0.2), metavar=("TRAIN", "VAL", "TEST"))
+    group.add_argument("--split", type=finite, nargs=3, default=(0.7, 0.1, 0.2), metavar=("TRAIN", "VAL", "TEST"))
     group.add_argument("--seed", type=int, default=0, help="of the random split by subject")
     group.add_argument(
         "--split-like", type=Path, metavar="DATASET", help="who is in that data set gets the same split here"
@@ -42,7 +43,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--keep-original-ids", action="store_true", help="write subject ids as found, not pseudonyms")
     group.add_argument("--key-file", type=Path, help="key of the pseudonyms; $UNICORN_KEY_FILE or below ~/.config")
     group.add_argument("--subject-pattern", help=r"regular expression on the path below INPUT, e.g. 'patient(\d+)/'")
-    group.add_argument("--spacing-mm", type=float, nargs=2, metavar=("AXIAL", "LATERAL"), help="instead of the files'")
+    group.add_argument("--spacing-mm", type=finite, nargs=2, metavar=("AXIAL", "LATERAL"), help="instead of the files'")
+    group.add_argument(
+        "--most-gigabytes", type=finite, metavar="GB", help=f"memory that a file may unpack to ({MOST_GIGABYTES:g})"
+    )
     group.add_argument("--strict", action="store_true", help="stop at the first file that cannot be converted")
     group.add_argument("--resume", action="store_true", help="go on where an interrupted conversion stopped")
 
@@ -103,11 +107,14 @@ def natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.as_posix()) if part]
 
 
-def run(work: Callable[[], int]) -> int:
-    """Run a source; failures become one paragraph and exit status 1."""
+def run(work: Callable[[], int], most_gigabytes: float | None = None) -> int:
+    """Run a source within a limit of memory; failures become one paragraph and exit status 1."""
     try:
-        with discreet():
+        allow_gigabytes(most_gigabytes)
+        with discreet(), bounded_memory():
             return work()
+    except MemoryError:
+        print(f"error: This takes more memory than allowed. {MORE_MEMORY}.", file=sys.stderr)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:

@@ -20,6 +20,7 @@ import numpy as np
 
 from data_prep.splits import split_by_subject
 from unicorn_monai.datasets import DatasetWriter, begun
+from unicorn_monai.intake import finite
 from unicorn_monai.simulation import DEVICES, HOME_OCT, LABELS, SPECTRALIS, Device, simulate
 
 # The window is fixed and close around the retina: 10.3 and 8.1 um per row at 64 rows. Averaging several speckle grains
@@ -126,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--subjects", type=int, default=40)
     parser.add_argument("--scans-per-subject", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--split", type=float, nargs=3, default=(0.7, 0.1, 0.2), metavar=("TRAIN", "VAL", "TEST"))
+    parser.add_argument("--split", type=finite, nargs=3, default=(0.7, 0.1, 0.2), metavar=("TRAIN", "VAL", "TEST"))
     parser.add_argument("--preset", choices=sorted(PRESETS), default="demo")
     parser.add_argument("--unlabeled", action="store_true", help="write no label maps")
     parser.add_argument("--first-subject", type=int, help="number of the first eye (default: each device its own)")

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unicorn_monai.durable import flush
+from unicorn_monai.intake import MORE_MEMORY, Untaken, read_text, require_regular
 
 KEY_VARIABLE = "UNICORN_KEY_FILE"
 KEY_BYTES = 32
@@ -42,7 +43,9 @@ def told(error: Exception) -> str:
 
     Readers quote what they could not decode or convert, and that may be a patient's name or id.
     """
-    return str(error) if isinstance(error, Refused) else type(error).__name__
+    if isinstance(error, MemoryError):
+        return f"it takes more memory than allowed; {MORE_MEMORY}"
+    return str(error) if isinstance(error, Refused | Untaken) else type(error).__name__
 
 
 @contextmanager
@@ -80,19 +83,19 @@ def read_key(path: Path, output: Path) -> bytes:
         raise ValueError(
             f"The key file '{path}' lies in the data set '{output}': it must not travel; keep it elsewhere."
         )
-    if not path.exists():
+    if not os.path.lexists(path):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_hex(KEY_BYTES) + "\n")
         flush(path)  # a power cut must not take the key of data sets that are on the disk
         flush(path.parent)
-    status = path.stat()
+    status = require_regular(path).stat()
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise ValueError(f"The key file '{path}' can be read by others; run `chmod 600` on it.")
     if hasattr(os, "getuid") and status.st_uid != os.getuid():
         raise ValueError(f"The key file '{path}' belongs to another user; choose your own with --key-file.")
     try:
-        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+        key = bytes.fromhex(read_text(path, "ascii").strip())
     except ValueError:
         key = b""
     if len(key) != KEY_BYTES:

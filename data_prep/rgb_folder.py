@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sources = find(options, report)
         return summarise(convert(sources, options, report, "RGB folder", UNNAMED, "RGB"), report)
 
-    return run(work)
+    return run(work, options.most_gigabytes)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from data_prep.files import any_files_below, require_label_below
 from data_prep.splits import split_by_subject
 from unicorn_monai.dataset_files import open_picture
 from unicorn_monai.datasets import SPLITS, DatasetWriter
+from unicorn_monai.intake import finite, lies_there, require_parsable
 from unicorn_monai.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
 
 LABELS: dict[int, str] = {
@@ -85,10 +86,10 @@ def read_bscans(folder: str | Path, subject: int) -> Iterator[BScan]:
     tables = []
     for k in range(1, N_SURFACES + 1):
         path = folder / "boundaries" / f"Subject{subject}_{k}.txt"
-        if not path.is_file():
+        if not lies_there(path):
             raise ValueError(f"'{path}' is missing: expected one file for each of the {N_SURFACES} surfaces")
         require_label_below(path, path.parent, folder)
-        tables.append(np.loadtxt(path, delimiter=",", ndmin=2))
+        tables.append(np.loadtxt(require_parsable(path), delimiter=",", ndmin=2))
     shapes = {t.shape for t in tables}
     if len(shapes) > 1:
         raise ValueError(f"the boundary files of subject {subject} have the shapes {sorted(shapes)}: expected one")
@@ -205,14 +206,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("output", type=Path, help="folder of the data set")
     parser.add_argument("--size", type=int, default=256, help="rows and columns (default 256)")
     parser.add_argument("--subjects", type=int, nargs="+", help="use these subjects only, split at random")
-    parser.add_argument("--split", type=float, nargs=3, default=(0.6, 0.1, 0.3), metavar=("TRAIN", "VAL", "TEST"))
+    parser.add_argument("--split", type=finite, nargs=3, default=(0.6, 0.1, 0.3), metavar=("TRAIN", "VAL", "TEST"))
     parser.add_argument("--seed", type=int, default=0, help="of the random split")
     for part in SPLITS:
         parser.add_argument(
             f"--{part}", type=int, nargs="+", metavar="S", help="these subjects, instead of a random split"
         )
-    parser.add_argument("--crop-um", type=float, help="height of a window around the retina, for small images")
-    parser.add_argument("--crop-mm", type=float, help="width of a window, in the middle of the field")
+    parser.add_argument("--crop-um", type=finite, help="height of a window around the retina, for small images")
+    parser.add_argument("--crop-mm", type=finite, help="width of a window, in the middle of the field")
     parser.add_argument("--windows", type=int, default=1, help="windows across the field of each B-scan (default 1)")
     parser.add_argument("--labels", choices=("nine", "none"), default="nine", help="none: write no label maps")
     parser.add_argument("--device-name", default="spectralis", help="name of the domain (default spectralis)")

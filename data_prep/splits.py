@@ -23,7 +23,7 @@ def split_by_subject(subjects: Sequence[str], split: Sequence[float], seed: int)
         subject -> split, in the order given.
 
     Raises:
-        ValueError: if the shares are not three numbers >= 0 with a positive sum, or there are too few subjects.
+        ValueError: if the shares are not three finite numbers >= 0 with a positive sum, or there are too few subjects.
     """
     shares = shares_of(split)
     n, wanted = len(subjects), int((shares > 0).sum())
@@ -31,6 +31,7 @@ def split_by_subject(subjects: Sequence[str], split: Sequence[float], seed: int)
         raise ValueError(
             f"{n} subjects cannot fill {wanted} splits, which share no subject; add subjects or set a share to 0"
         )
+    shares = shares / shares.max()  # their sum is finite
     counts = np.where(shares > 0, np.maximum(np.rint(n * shares / shares.sum()), 1), 0).astype(int)
     while counts.sum() != n:  # rounding: the largest part gives or takes
         counts[np.argmax(counts)] += np.sign(n - counts.sum())
@@ -90,6 +91,12 @@ def shares_of(split: Sequence[float]) -> np.ndarray:
         ValueError: they are not three numbers >= 0 with a positive sum.
     """
     shares = np.asarray(split, dtype=float)
-    if shares.shape != (3,) or not np.isfinite(shares).all() or (shares < 0).any() or shares.sum() <= 0:
+    if (
+        shares.shape != (3,)
+        or not np.isfinite(shares).all()
+        or not np.isfinite(shares).all()
+        or (shares < 0).any()
+        or not shares.any()
+    ):
         raise ValueError(f"split {tuple(split)}: expected three shares >= 0 for {', '.join(SPLITS)}, e.g. 0.7 0.1 0.2")
     return shares

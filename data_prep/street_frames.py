@@ -17,6 +17,7 @@ from data_prep.convert import Scan
 from data_prep.files import require_label_below
 from data_prep.label_images import read_label_image
 from data_prep.label_schemes import Scheme
+from unicorn_monai.intake import lies_there
 
 SPLIT_OF = {"train": None, "val": "test"}  # official split -> ours; None: divided by --split
 
@@ -61,7 +62,7 @@ def _label_of(path: Path, layout: Layout, options: Namespace) -> NDArray | None:
     stem = path.name.removesuffix(layout.picture)
     folder = options.input / layout.labels / path.parent.relative_to(options.input / layout.pictures)
     for ending, scheme in layout.label.items():
-        if (found := folder / f"{stem}{ending}").is_file():
+        if lies_there(found := folder / f"{stem}{ending}"):
             require_label_below(found, options.input / layout.labels, options.input)
             return scheme.replace(read_label_image(found))
     raise ValueError(f"label: found neither of {[stem + end for end in layout.label]} in '{folder}'. {layout.remedy}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from data_prep.options import run
 from data_prep.splits import split_by_subject
 from unicorn_monai.datasets import DatasetWriter
+from unicorn_monai.intake import finite
 from unicorn_monai.simulation.drives import simulate_drives
 from unicorn_monai.simulation.street import CLASSES, STREET_LABELS
 from unicorn_monai.simulation.weather import WEATHERS
@@ -95,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--drives", type=int, default=40, help="streets (40)")
     parser.add_argument("--frames", type=int, default=10, help="pictures of each (10)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--split", type=float, nargs=3, default=(0.7, 0.1, 0.2), metavar=("TRAIN", "VAL", "TEST"))
+    parser.add_argument("--split", type=finite, nargs=3, default=(0.7, 0.1, 0.2), metavar=("TRAIN", "VAL", "TEST"))
     parser.add_argument("--unlabeled", action="store_true", help="write no label maps")
     parser.add_argument("--first-drive", type=int, help="number of the first street")
     a = parser.parse_args(arguments)

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.grey import INVALID
+from unicorn_monai.intake import most_bytes, read_text, require_parsable, require_regular, require_unpackable
+from unicorn_monai.isolated import Unreadable, read_isolated
 
 Array = NDArray
 KINDS = (".csv", ".txt", ".mat", ".xml")
@@ -54,7 +56,7 @@ def read_surfaces(
 
 def _read_text(path: Path) -> dict[str, Array]:
     try:
-        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = [line for line in read_text(path, "utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"surfaces: '{path.name}' is not text; expected one line per A-scan") from error
     if not lines:
@@ -90,15 +92,12 @@ def load_mat(path: Path) -> dict[str, NDArray]:
     Raises:
         ValueError: unreadable.
     """
-    from scipy.io import loadmat
-
     try:
-        content = loadmat(path)
-    except Exception as error:
-        raise ValueError(
-            f"'{path.name}' cannot be read ({type(error).__name__}: {error}); expected a MATLAB file, saved with -v7"
-        ) from error
-    return {k: v for k, v in content.items() if isinstance(v, np.ndarray) and v.dtype.kind in "iuf"}
+        found = read_isolated("mat", path, require_regular(path).stat().st_size, most_bytes())
+    except Unreadable as error:
+        raise ValueError(f"'{path.name}' cannot be read ({error}); expected a MATLAB file, saved with -v7") from error
+    require_unpackable(found.get("unpacked", 0), f"'{path.name}'")
+    return found["arrays"]
 
 
 def _read_mat(path: Path, columns: int | None, variable: str | None) -> dict[str, Array]:
@@ -126,7 +125,7 @@ def _read_mat(path: Path, columns: int | None, variable: str | None) -> dict[str
 
 def _read_iowa(path: Path) -> dict[str, Array]:
     try:
-        root = ElementTree.parse(path).getroot()
+        root = ElementTree.parse(require_parsable(path)).getroot()
     except ElementTree.ParseError as error:
         raise ValueError(f"surfaces: '{path.name}' is no XML ({error}); export it anew") from error
     found = root.findall("./surface")

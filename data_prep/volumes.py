@@ -9,20 +9,19 @@ under the names of INPUT/images/, or where --label says:
     nnU-Net   --images 'imagesTr/*_0000.nii.gz' --label 'labelsTr/{case}.nii.gz'
     RETOUCH   --images '**/oct.mhd'             --label '{folder}/reference.mhd'
 
-NIfTI is read by nibabel, the others by ITK. Spacing (1, 1) is the formats' default and taken for unknown. No header
-text reaches the data set.
+NIfTI is read by nibabel, the others by ITK, in a process of its own. Spacing (1, 1) is the formats' default and taken
+for unknown. No header text reaches the data set.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +33,12 @@ from data_prep.label_files import LabelFiles, images_and_labels, require_no_labe
 from data_prep.options import parser_for, relative, run, subject_of, validate
 from data_prep.privacy import one_form
 from unicorn_monai.dataset_files import MILLIMETRES
+from unicorn_monai.intake import finite, lies_there, require_regular
+from unicorn_monai.isolated import Unreadable
+from unicorn_monai.volume_files import data_entries, open_nifti, read_itk
 
 NIFTI = (".nii", ".nii.gz")
 SUFFIXES = (*NIFTI, ".mhd", ".mha", ".nrrd", ".nhdr")
-MHD_DATA = re.compile(rb"\s*ElementDataFile\s*[=:]\s*(.*)")
-NRRD_DATA = re.compile(rb"\s*data ?file\s*:\s*(.*)", re.IGNORECASE)
-AXES = re.compile(rb"^\s*(TransformMatrix|Rotation|Orientation|space directions)\s*[=:]", re.IGNORECASE | re.MULTILINE)
-MOST_VOXELS = 4_000_000_000
 TURNED = 0.01  # of a unit vector: headers are rounded
 
 
@@ -123,7 +121,9 @@ def read_volume(path: Path, need_spacing: bool = True) -> Volume:
         if _is_nifti(path):
             array, spacing, directions = _read_nifti(path)
         else:
-            array, spacing, directions = _read_itk(path)
+            array, spacing, directions = read_itk(path)
+    except Unreadable as error:
+        raise ValueError(f"file: found no readable volume ({error}); export it anew") from error
     except ValueError:
         raise
     except Exception as error:  # both readers raise many kinds
@@ -141,40 +141,13 @@ def _is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(NIFTI)
 
 
-def _is_meta(path: Path) -> bool:
-    return path.suffix.lower() in (".mhd", ".mha")
-
-
 def _read_nifti(path: Path) -> tuple[NDArray, tuple[float, ...], NDArray | None]:
-    import nibabel as nib
-
-    image: Any = nib.load(path)
-    if int(np.prod(image.shape, dtype=np.int64)) > MOST_VOXELS:
-        raise ValueError(f"file: found shape {image.shape}; expected at most {MOST_VOXELS:.0e} voxels")
+    image = open_nifti(path)
     unit = MILLIMETRES[image.header.get_xyzt_units()[0]]
     told = int(image.header["sform_code"]) > 0 or int(image.header["qform_code"]) > 0
     axes = image.affine[:3, :3] / np.maximum(np.linalg.norm(image.affine[:3, :3], axis=0), 1e-12)
     spacing = tuple(float(z) * unit for z in image.header.get_zooms()[:3])
     return np.asanyarray(image.dataobj), spacing, axes if told else None
-
-
-def _read_itk(path: Path) -> tuple[NDArray, tuple[float, ...], NDArray | None]:
-    import itk
-
-    image = itk.imread(str(path))
-    array = np.asarray(itk.array_view_from_image(image))
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise ValueError(f"file: found {image.GetNumberOfComponentsPerPixel()} values per voxel; expected one")
-    spacing, axes = tuple(float(s) for s in image.GetSpacing()), np.asarray(image.GetDirection())
-    return np.array(array.transpose()), spacing, axes if _tells_axes(path) else None  # itk's arrays are z, y, x
-
-
-def _tells_axes(path: Path) -> bool:
-    """Whether a header gives the directions of its axes; where it does not, ITK takes those of space."""
-    with path.open("rb") as file:
-        head = file.read(1 << 16)
-    end = MHD_DATA.search(head) if _is_meta(path) else re.search(rb"\r?\n\r?\n", head)
-    return AXES.search(head, 0, end.start() if end else len(head)) is not None
 
 
 def require_inside(path: Path, root: Path) -> None:
@@ -184,18 +157,12 @@ def require_inside(path: Path, root: Path) -> None:
         ValueError: naming the file.
     """
     root = root if root.is_dir() else root.parent
-    meta, entries, listed = _is_meta(path), [], False
-    with path.open("rb") as file:
-        while (line := file.readline(4096)) and (meta or listed or line.strip()):  # an empty line ends that of a NRRD
-            found = (MHD_DATA if meta else NRRD_DATA).match(line)
-            if found or listed:
-                entries.append((found[1] if found else line).decode("latin-1").strip())
-                listed = listed or entries[-1].upper().startswith("LIST")
-            if found and meta and not listed:
-                break
-    for entry in entries:
-        if "\0" in entry or not (path.parent / entry).resolve().is_relative_to(root.resolve()):
+    for entry in data_entries(path):
+        voxels = path.parent / entry
+        if not voxels.resolve().is_relative_to(root.resolve()):
             raise ValueError(f"file: found its voxels in '{entry[:80]}', outside INPUT; refused. Copy that file")
+        if lies_there(voxels):
+            require_regular(voxels)
 
 
 def read(path: Path, label: Path | None, options: Namespace) -> Iterator[Scan | ValueError]:
@@ -223,7 +190,8 @@ def read(path: Path, label: Path | None, options: Namespace) -> Iterator[Scan | 
         labels = _order(values, axes)
     pixel = None if spacing is None else (spacing[axes.index("d")], spacing[axes.index("a")])
     for k in range(len(grey)):
-        yield Scan(grey[k], pixel, None, None if labels is None else labels[k], fields={"scan": k})
+        label_map = None if labels is None else np.ascontiguousarray(labels[k])
+        yield Scan(np.ascontiguousarray(grey[k]), pixel, None, label_map, fields={"scan": k})
 
 
 def _turned(path: Path, directions: NDArray | None, label: Path, others: NDArray | None) -> bool:
@@ -238,10 +206,10 @@ def _turned(path: Path, directions: NDArray | None, label: Path, others: NDArray
 
 
 def _order(array: NDArray, axes: str) -> NDArray:
-    """(B-scans, rows, columns), contiguous."""
+    """(B-scans, rows, columns), without a copy of the volume."""
     array = array if "b" in axes else array[..., None]
     axes = axes if "b" in axes else axes + "b"
-    return np.ascontiguousarray(array.transpose([axes.index(axis) for axis in "bda"]))
+    return array.transpose([axes.index(axis) for axis in "bda"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -250,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--axes", default="adb", help="a = A-scans, d = depth, b = B-scans, in the file's order (adb)")
     parser.add_argument("--images", metavar="GLOB", help="which volumes below INPUT are images")
     parser.add_argument("--label", metavar="PATH", help="label volume; {folder}, {stem}, {case} of the image")
-    parser.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="values that become 0 and 255")
+    parser.add_argument("--window", type=finite, nargs=2, metavar=("LOW", "HIGH"), help="values that become 0 and 255")
     options = parser.parse_args(arguments)
 
     def work() -> int:
@@ -261,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sources = find(options, report)
         return summarise(convert(sources, options, report, "volumes", None), report)
 
-    return run(work)
+    return run(work, options.most_gigabytes)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import struct
 from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 from oct_files import binary_segmentation, bscan, e2e, label, label_map, opt, picture, save, surfaces
 from PIL import Image
 
@@ -18,6 +21,8 @@ from data_prep.label_schemes import TRAIN_IDS, read_scheme
 from data_prep.options import natural
 from data_prep.privacy import read_key
 from data_prep.street_frames import Layout, read_frames
+from data_prep.surface_files import load_mat
+from unicorn_monai import isolated, volume_files
 from unicorn_monai.datasets import HEADER, SPLITS, DatasetWriter, datalist, read_header
 
 
@@ -62,6 +67,75 @@ def test_a_header_takes_voxels_from_beside_it(root):
     status, output = convert(volumes, root)
     assert status == 0
     assert len(datalist(output, "training")) == 1
+
+
+HEADERS = {
+    "a dot from a pattern": ("a.mhd", MHD + "ElementDataFile = %1$c%1$c/%1$c%1$c/secret%1$craw 46 46 1\n", "pattern"),
+    "texts from a pattern": ("a.mhd", MHD + "ElementDataFile = %s%s%s%s.raw 1 1 1\n", "pattern"),
+    "memory written by a pattern": ("a.mhd", MHD + "ElementDataFile = %n%n.raw 1 1 1\n", "pattern"),
+    "a pattern in a list": ("a.mhd", MHD + "ElementDataFile = LIST\n%s%s.raw\n", "pattern"),
+    "a pattern in NRRD": ("a.nhdr", NRRD + "data file: a%s%n.raw 1 1 1\n", "pattern"),
+    "5000 axes": ("a.mha", MHD.replace("= 3", "= 5000") + "ElementDataFile = LOCAL\n", "found NDims '5000'"),
+    "fewer sizes than axes": ("a.mha", MHD.replace("40 32 1", "40 32") + "ElementDataFile = LOCAL\n", "2 to 4 axes"),
+    "a size below zero": ("a.nrrd", NRRD.replace("40 32 1", "40 -32 1") + "\n", "'40 -32 1'"),
+    "17 axes": ("a.nrrd", NRRD.replace(": 3", ": 17") + "\n", "found dimension '17'"),
+    "an entry twice": ("a.mha", MHD + "NDims = 4\nElementDataFile = LOCAL\n", "or one twice"),
+    "texts for voxels": ("a.mha", MHD.replace("UCHAR", "STRING") + "ElementDataFile = LOCAL\n", "no type of numbers"),
+    "an endless header": ("a.mha", MHD + "Comment = " + "x" * 70_000, "no header that ends"),
+    "3 gigavoxels": ("a.mha", MHD.replace("40 32 1", "40000 800 100") + "ElementDataFile = LOCAL\n", "to 3.2 GB"),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_a_header_that_makes_no_sense_reaches_no_reader(root, capsys, monkeypatch, case):
+    name, text, told = HEADERS[case]
+    (root / "p1" / name).write_text(text)
+    monkeypatch.setattr(isolated, "Reader", None)
+    assert convert(volumes, root)[0] == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_file_that_kills_its_reader_is_named_and_left_out(root, capsys, monkeypatch):
+    for module in (volumes, volume_files):
+        monkeypatch.setattr(module, "data_entries", lambda path: [])  # as if the header had not been looked at before
+    for k in range(3):
+        place, voxels = ("LOCAL", np.arange(1280).astype(np.uint8).tobytes()) if k else ("%s%s%s%s.raw 1 1 1", b"")
+        (root / "p1" / f"{k}.mha").write_bytes(f"{MHD}ElementDataFile = {place}\n".encode() + voxels)
+    status, output = convert(volumes, root)
+    assert status == 0
+    assert "0.mha: file: found no readable volume (its reader crashed" in capsys.readouterr().out
+    assert len(datalist(output, "training")) == 2
+    strict = ["--split", "1", "0", "0", "--keep-original-ids", "--strict"]
+    assert volumes.main([str(root), str(root.parent / "strict"), *strict]) == 1
+    assert "0.mha: file: found no readable volume (its reader crashed" in capsys.readouterr().err
+
+
+def test_a_file_that_holds_up_its_reader_is_given_up(tmp_path, monkeypatch):
+    scipy.io.savemat(tmp_path / "a.mat", {"image": bscan(0)})
+    load_mat(tmp_path / "a.mat")
+    monkeypatch.setattr(isolated, "START_SECONDS", 0.5)
+    os.kill(isolated._reader.process.pid, signal.SIGSTOP)
+    with pytest.raises(ValueError, match="its reader took more than"):
+        load_mat(tmp_path / "a.mat")
+    monkeypatch.undo()
+    assert np.array_equal(load_mat(tmp_path / "a.mat")["image"], bscan(0))
+
+
+def nested_cells(depth: int) -> bytes:
+    """A MATLAB file of one cell in another."""
+    content = b""
+    for _ in range(depth):
+        head = struct.pack("<4I", 6, 8, 1, 0) + struct.pack("<2I2i", 5, 8, 1, 1) + struct.pack("<2I", 1, 0)
+        content = struct.pack("<2I", 14, len(head) + len(content)) + head + content
+    return b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<2H", 0x0100, 0x4D49) + content
+
+
+def test_cells_in_cells_are_passed_over(tmp_path):
+    scipy.io.savemat(tmp_path / "b.mat", {"image": bscan(0)})
+    (tmp_path / "a.mat").write_bytes(nested_cells(20_000) + (tmp_path / "b.mat").read_bytes()[128:])
+    arrays = load_mat(tmp_path / "a.mat")
+    assert list(arrays) == ["image"]
+    assert np.array_equal(arrays["image"], bscan(0))
 
 
 def test_a_label_image_of_a_street_is_no_link_out_of_its_folder(root, tmp_path):

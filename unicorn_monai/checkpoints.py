@@ -27,6 +27,7 @@ from unicorn_monai.datasets import PathLike
 from unicorn_monai.distributed import is_main, rank
 from unicorn_monai.durable import Occupied, atomic, flush, sweep
 from unicorn_monai.failures import STOPPED, NotFinite, on_failure, on_sigterm, trained_on
+from unicorn_monai.intake import require_regular
 from unicorn_monai.published import load_weights, read_metadata, save_weights, sha256
 from unicorn_monai.random_state import random_state, set_random_state
 
@@ -76,7 +77,7 @@ def read_whole(path: PathLike) -> Any:
         ValueError: the file is damaged, or holds more than tensors and plain values.
     """
     try:
-        with zipfile.ZipFile(path) as file:
+        with zipfile.ZipFile(require_regular(path)) as file:
             damaged = file.testzip()
         if damaged is None:
             return torch.load(path, map_location="cpu", weights_only=True)

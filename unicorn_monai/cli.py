@@ -17,6 +17,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from unicorn_monai.intake import finite, read_text
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -139,7 +141,7 @@ def experiment(
     settings: dict[str, Any] = {"output": "runs/experiment"}
     if config is not None:
         try:
-            settings |= json.loads(config.read_text())
+            settings |= json.loads(read_text(config))
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"Cannot read the settings '{config}' ({error}). Expected a JSON object.") from error
     given = {"labeled": labeled, "unlabeled": unlabeled, "output": output, "preset": preset, "seed": seed}
@@ -269,9 +271,9 @@ def _weights(settings: dict[str, Any], weight: str) -> dict[str, Any]:
 
 def _number(weight: float | str) -> float:
     try:
-        return float(weight)
+        return finite(weight)
     except ValueError:
-        raise ValueError(f"--weight is '{weight}'; expected a number, or auto.") from None
+        raise ValueError(f"--weight is '{weight}'; expected a finite number, or auto.") from None
 
 
 @app.command()

@@ -13,7 +13,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from PIL import Image
 from unicorn_monai.durable import atomic
 from unicorn_monai.failures import NotFinite
 from unicorn_monai.faithful_pictures import require_faithful
+from unicorn_monai.intake import lies_there, read_text, require_regular, require_unpackable
 from unicorn_monai.storage import PathLike, Remote, is_url
+from unicorn_monai.volume_files import open_nifti
 
 SPLITS = ("training", "validation", "test")
 IGNORE_LABEL = 255
@@ -34,6 +36,8 @@ ITEM_EXAMPLE = '{"image": "images/000000.nii.gz", "label": "labels/000000.nii.gz
 _FILES = ("image", "label")
 COLOURS = {"P": "RGB", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "RGB": "RGB", "LA": "L"}  # mode -> read as
 MILLIMETRES = {"mm": 1.0, "micron": 1e-3, "meter": 1e3, "unknown": 1.0}  # units of NIfTI
+MOST_PAGES = 5_000  # of one file
+_PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # of Pillow's modes; 4 in all others
 MOST_PIXELS = 100_000_000  # an image beyond this is a mistake, or an attack on the memory
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "PPM", "WEBP")  # Pillow starts Ghostscript for EPS
 
@@ -48,7 +52,7 @@ def read_header(dataset_dir: PathLike) -> dict[str, Any]:
     path = Path(dataset_dir) / HEADER
     if not Path(dataset_dir).is_dir():
         raise ValueError(f"Data set folder '{dataset_dir}' does not exist. Make one with `unicorn-monai prepare`.")
-    if not path.is_file():
+    if not lies_there(path):
         raise ValueError(f"'{dataset_dir}' holds no {HEADER}. Convert plain images with `unicorn-monai prepare`.")
     header = parse_json(path)
     if not isinstance(header, dict) or not isinstance(header.setdefault("labels", {}), dict):
@@ -72,7 +76,11 @@ def parse_json(path: PathLike) -> Any:
         ValueError: not JSON, not even text, or nested too deeply.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        text = read_text(path)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{path}' is not valid JSON ({error}). Repair it or write it again.") from error
+    try:
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"'{path}' is not valid JSON ({error}). Repair it or write it again.") from error
 
@@ -133,9 +141,9 @@ def resolve_item(folder: Path, item: dict[str, Any], keys: Sequence[str]) -> dic
             )
     for key in [key for key in _FILES if key in item]:
         path = inside(folder, item[key], f"'{key}': '{item[key]}' of '{folder / HEADER}'")
-        if not path.is_file():
+        if not lies_there(path):
             raise ValueError(f"'{path}', listed as '{key}' in '{folder / HEADER}', does not exist. Restore the file.")
-        resolved[key] = str(path)
+        resolved[key] = str(require_regular(path))
     return resolved
 
 
@@ -163,7 +171,7 @@ def read_array(path: PathLike) -> np.ndarray:
     path = Path(path)
     try:
         if _is_nifti(path):
-            image = nib.Nifti1Image.from_filename(path)
+            image = open_nifti(path)
             _require_not_huge(image.shape)
             array = np.asarray(image.dataobj)
             if array.dtype.kind not in "biuf":
@@ -172,7 +180,8 @@ def read_array(path: PathLike) -> np.ndarray:
             with open_picture(path) as picture:
                 array = np.asarray(picture.convert(COLOURS[picture.mode]) if picture.mode in COLOURS else picture)
     except Exception as error:
-        raise ValueError(f"Cannot read '{path}' ({error}). Expected a readable NIfTI or PNG file.") from error
+        told = error if str(error) else type(error).__name__
+        raise ValueError(f"Cannot read '{path}' ({told}). Expected a readable NIfTI or PNG file.") from error
     return _require_plane(path, array)
 
 
@@ -185,7 +194,7 @@ def read_shape(path: PathLike) -> tuple[int, ...]:
     path = Path(path)
     try:
         if _is_nifti(path):
-            shape = nib.Nifti1Image.from_filename(path).shape
+            shape = open_nifti(path).shape
         else:
             with open_picture(path) as picture:
                 colours = COLOURS.get(picture.mode, picture.mode) == "RGB"
@@ -200,7 +209,7 @@ def read_spacing(path: PathLike) -> tuple[float, float] | None:
     """(axial, lateral) pixel spacing stored in a NIfTI file, mm; None for other formats."""
     if not _is_nifti(Path(path)):
         return None
-    header = nib.Nifti1Image.from_filename(path).header
+    header = open_nifti(Path(path)).header
     try:
         unit = MILLIMETRES[str(header.get_xyzt_units()[0])]
     except KeyError:  # a number that stands for no unit
@@ -211,7 +220,7 @@ def read_spacing(path: PathLike) -> tuple[float, float] | None:
 
 def read_affine(path: PathLike) -> np.ndarray | None:
     """The 4 x 4 affine of a NIfTI file: pixel (i, j, 0) -> millimetres; None for other formats, which have none."""
-    return nib.Nifti1Image.from_filename(path).affine if _is_nifti(Path(path)) else None
+    return open_nifti(Path(path)).affine if _is_nifti(Path(path)) else None
 
 
 def file_axes(path: PathLike, plane: Any) -> Any:
@@ -235,18 +244,38 @@ def open_picture(path: Path, pages: bool = False) -> Image.Image:
     with warnings.catch_warnings():  # Pillow only warns between 89 and 179 megapixels
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            picture = Image.open(path, formats=FORMATS)
+            picture = Image.open(require_regular(path), formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise ValueError(f"{error}; expected at most {MOST_PIXELS // 1_000_000} megapixels") from error
     with ExitStack() as refused:
         refused.callback(picture.close)
         _require_not_huge(picture.size)
-        count = getattr(picture, "n_frames", 1)
-        if count > 1 and not pages:
-            raise ValueError(f"it holds {count} pages, expected one image")
+        if getattr(picture, "is_animated", False):
+            count = _require_few_pages(picture)
+            if not pages:
+                raise ValueError(f"it holds {count} pages, expected one image")
         require_faithful(picture, path)
         refused.pop_all()
     return picture
+
+
+def _require_few_pages(picture: Image.Image) -> int:
+    """Number of pages, unless they unpack to too much; those of a TIFF have sizes of their own, in their headers."""
+    count, size = 0, 0
+    if picture.format == "TIFF":  # counted here, since Pillow counts any number of them
+        with suppress(EOFError):
+            while count <= MOST_PAGES:
+                picture.seek(count)
+                count += 1
+                size += picture.width * picture.height * _PIXEL_BYTES.get(picture.mode, 4)
+        picture.seek(0)
+    else:
+        count = getattr(picture, "n_frames", 1)
+        size = count * picture.width * picture.height * _PIXEL_BYTES.get(picture.mode, 4)
+    if count > MOST_PAGES:
+        raise ValueError(f"it holds more than {MOST_PAGES} pages")
+    require_unpackable(size, "its pages")
+    return count
 
 
 def turn_to(picture: Image.Image, page: int) -> None:
@@ -309,6 +338,16 @@ def write_json(path: PathLike, content: Any) -> None:
             ) from None
         raise
     write_text(Path(path), text + "\n")
+
+
+def require_finite(content: Any, what: str) -> None:
+    """Refuse NaN and infinity anywhere in what was read from JSON, which Python takes for numbers.
+
+    Raises:
+        ValueError: naming the entry.
+    """
+    for entry, value in _not_finite(content):
+        raise ValueError(f"'{entry}' of the {what} is {value}; expected a finite number. Correct it.")
 
 
 def _not_finite(content: Any, entry: str = "") -> Iterator[tuple[str, float]]:

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from unicorn_monai.dataset_files import HEADER, PathLike
 from unicorn_monai.durable import failing_at
+from unicorn_monai.intake import require_regular
 
 JOURNAL = "items.jsonl"
 MOST_ITEMS = 10_000_000  # an index beyond it is a mistake, or an attack on the memory
@@ -30,7 +31,7 @@ def begun(root: PathLike, finished_too: bool = False) -> bool:
 
 def cut_torn_line(journal: Path) -> None:
     """Remove a last line without its end: the files of this item are written again."""
-    with journal.open("rb+") as file:
+    with require_regular(journal).open("rb+") as file:
         size = file.seek(0, os.SEEK_END)
         start = size
         while start and not (block := _before(file, start)).count(b"\n"):
@@ -90,7 +91,7 @@ class Rows:
 
     def _file(self, journal: Path) -> IO[bytes]:
         if journal not in self._files:
-            self._files[journal] = (len(self._files), journal.open("rb"))
+            self._files[journal] = (len(self._files), require_regular(journal).open("rb"))
         return self._files[journal][1]
 
     def read(self) -> Iterator[dict[str, Any]]:

@@ -34,6 +34,7 @@ from unicorn_monai.dataset_files import (
 )
 from unicorn_monai.dataset_journal import JOURNAL, Rows, begun, cut_torn_line
 from unicorn_monai.durable import Occupied, atomic, flush, sweep
+from unicorn_monai.intake import lies_there
 from unicorn_monai.storage import Remote, is_url, local_side
 
 __all__ = [
@@ -230,7 +231,7 @@ class DatasetWriter:
                 with Occupied(other):
                     pass
         own = self.root / (f"items-{self.share[0]:05d}.jsonl" if self.share[0] else JOURNAL)
-        if own.exists():
+        if lies_there(own):
             cut_torn_line(own)
         vanished = not self._read_journals()
         header = read_header(self.root) if (self.root / HEADER).exists() else None

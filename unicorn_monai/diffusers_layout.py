@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unicorn_monai.datasets import PathLike
+from unicorn_monai.intake import read_text
 
 WEIGHTS = "diffusion_pytorch_model"
 
@@ -156,7 +157,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
             "(`save_pretrained`): model_index.json and the folders unet, vae, text_encoder, tokenizer, scheduler."
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except ValueError as error:
         raise ValueError(f"'{path}' is not JSON ({error}). Copy the folder again.") from error
     if not isinstance(content, dict):

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
+from unicorn_monai.intake import MORE_MEMORY
+
 NOT_FINITE, STOPPED = 3, 143
 
 
@@ -120,6 +122,8 @@ def explain(error: BaseException) -> str:
             f"{error.strerror}: '{error.filename}'. Check the space and the permissions there, or choose another "
             "--output; finished stages are kept, --resume goes on behind them."
         )
+    if isinstance(error, MemoryError):
+        return f"This takes more memory than allowed. {MORE_MEMORY}."
     if isinstance(error, torch.OutOfMemoryError):
         return f"Out of memory: {error} Lower batch_size (or patch_size), finished stages are kept."
     if isinstance(error, ValueError | RuntimeError):

@@ -26,6 +26,7 @@ from unicorn_monai.datasets import PathLike, datalist, write_array, write_json
 from unicorn_monai.distributed import is_main
 from unicorn_monai.durable import sweep
 from unicorn_monai.failures import NotFinite, of_batch, on_failure
+from unicorn_monai.intake import lies_there
 from unicorn_monai.latents import read_uncertainties
 from unicorn_monai.networks import require_finite
 from unicorn_monai.prior import UncertaintyPrior
@@ -359,6 +360,6 @@ class MetricsWriter:
 
 def read_json(path: PathLike) -> dict:
     """Read a JSON file that an earlier stage wrote."""
-    if not Path(path).is_file():
+    if not lies_there(path):
         raise ValueError(f"'{path}' does not exist; the stage that writes it has not run.")
     return parse_json(path)

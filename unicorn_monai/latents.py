@@ -35,6 +35,7 @@ from unicorn_monai.datasets import PathLike, datalist, list_folders
 from unicorn_monai.distributed import main_first
 from unicorn_monai.durable import sweep
 from unicorn_monai.failures import named
+from unicorn_monai.intake import lies_there, read_text
 from unicorn_monai.networks import require_finite
 from unicorn_monai.prompts import PromptEmbeddings, PromptTemplate
 from unicorn_monai.transforms import LoadPixelsd, read_image
@@ -331,10 +332,10 @@ def read_uncertainties(path: PathLike, items: list[dict], segmentation_sha256: s
 
     With ``segmentation_sha256``, those of another segmentation network are refused.
     """
-    if not Path(path).is_file():
+    if not lies_there(path):
         raise ValueError(f"No uncertainties at '{path}'. Run the 'uncertainty' configuration of retinal_unet first.")
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(read_text(path))
         table, found = content["images"], str(content["segmentation_sha256"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"'{path}' holds no uncertainties ({error!r}). Measure them again.") from error

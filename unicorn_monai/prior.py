@@ -14,7 +14,6 @@ segmentation network that gave them, so its sha256 is kept and another network's
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unicorn_monai.dataset_files import parse_json
 from unicorn_monai.datasets import PathLike, write_json
 
 SCALINGS = ("zscore", "paper", "quantile")
@@ -131,7 +131,7 @@ class UncertaintyPrior:
         if not Path(path).is_file():
             raise ValueError(f"No uncertainty prior at '{path}'. Run the 'uncertainty' configuration of retinal_unet.")
         try:
-            content = json.loads(Path(path).read_text())
+            content = parse_json(path)
             fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
             prior = cls(**fields)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from unicorn_monai.dataset_files import PathLike, write_json
 from unicorn_monai.durable import atomic, copy, failing_at
 from unicorn_monai.failures import NotFinite
+from unicorn_monai.intake import Untaken, lies_there, read_text, require_regular
 from unicorn_monai.networks import fingerprint
 
 SAFETENSORS = ".safetensors"
@@ -37,6 +38,7 @@ RECORD = "description.json"  # in the archive of a .pt
 ENTRY = "unicorn_monai"  # in the header of a .safetensors; a single one, for their order in the file is random
 RESERVED = ("sha256", "safetensors_sha256", "tensors_sha256", "architecture")
 MOST_DESCRIPTION = 10_000_000  # bytes
+MOST_PICKLE = 4_000_000  # bytes of the list of tensors, a hundred or so for each
 
 # What the archive of a state dictionary consists of, and the only names its pickle may mention.
 _MEMBER = re.compile(
@@ -50,7 +52,7 @@ _NAMES_HIDDEN = ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "
 
 def sha256(path: PathLike) -> str:
     """Sha256 of a file."""
-    with Path(path).open("rb") as file:
+    with require_regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -123,7 +125,7 @@ def read_metadata(path: PathLike) -> dict[str, Any]:
         ValueError: no such file, or one without a description.
     """
     path = Path(path)
-    if not path.is_file():
+    if not lies_there(path):
         raise ValueError(f"No trained weights at '{path}'. Train this stage first.")
     own, beside = description_in(path), _description_beside(path)
     noted = beside.get("safetensors_sha256" if path.suffix == SAFETENSORS else "sha256")
@@ -181,8 +183,9 @@ def read_tensors(path: PathLike) -> dict[str, Tensor]:
     Raises:
         ValueError: damaged, or anything but a dictionary of tensors.
     """
-    path = Path(path)
+    path = require_regular(path)
     if path.suffix == SAFETENSORS:
+        _require_short_header(path)
         try:
             with safe_open(path, "pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
@@ -220,10 +223,16 @@ def load_tensors_only(path: PathLike) -> Any:
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:
-    if isinstance(content, Tensor):
-        yield content
-    for part in content.values() if isinstance(content, dict) else content if isinstance(content, list | tuple) else ():
-        yield from _tensors(part)
+    """Every tensor, each part looked at once, however often and deeply containers hold each other."""
+    waiting, seen = [content], set()
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, Tensor):
+            yield part
+        waiting += part.values() if isinstance(part, dict) else part if isinstance(part, list | tuple) else ()
 
 
 def require_tensors_only(path: PathLike) -> None:
@@ -233,7 +242,7 @@ def require_tensors_only(path: PathLike) -> None:
         ValueError: no archive of ``torch.save``, members that do not belong there or are packed, or a pickle that names
             anything that is neither a tensor nor a container.
     """
-    path = Path(path)
+    path = require_regular(path)
     refuse = f"'{path}' is refused, it may run code or fill the memory:"
     try:
         with zipfile.ZipFile(path) as archive:
@@ -246,16 +255,28 @@ def require_tensors_only(path: PathLike) -> None:
             for member in members:
                 if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
                     raise ValueError(f"{refuse} '{member.filename}' is packed; torch.save stores tensors as they are.")
-            content = [archive.read(name) for name in names if name.endswith("/data.pkl")]
+            lists = [member for member in members if member.filename.endswith("/data.pkl")]
+            if lists and lists[0].file_size > MOST_PICKLE:
+                raise ValueError(f"{refuse} its list of tensors has {lists[0].file_size} bytes; at most {MOST_PICKLE}.")
+            content = [archive.read(member) for member in lists]
     except _UNREADABLE as error:
         raise ValueError(f"'{path}' is no archive of torch.save ({error}). Expected tensors written by it.") from error
     try:
-        named = [(code.name, str(argument)) for code, argument, _ in pickletools.genops(content[0])]
+        codes = ((code.name, str(argument)) for code, argument, _ in pickletools.genops(content[0]))
+        named = {(code, argument) for code, argument in codes if code == "GLOBAL" or code in _NAMES_HIDDEN}
     except (ValueError, IndexError) as error:
         raise ValueError(f"'{path}' holds no readable list of tensors ({error}). It is damaged.") from error
-    for code, argument in named:
-        if code in _NAMES_HIDDEN or (code == "GLOBAL" and not _TENSORS.fullmatch(argument)):
+    for code, argument in sorted(named):
+        if code in _NAMES_HIDDEN or not _TENSORS.fullmatch(argument):
             raise ValueError(f"{refuse} it names '{argument if code == 'GLOBAL' else code}', which is no tensor.")
+
+
+def _require_short_header(path: Path) -> None:
+    """Refuse a ``.safetensors`` file whose header, JSON that its library parses, is longer than any network needs."""
+    with require_regular(path).open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if MOST_DESCRIPTION < length <= path.stat().st_size:  # beyond the file it is told otherwise
+        raise Untaken(f"'{path}' is refused: its header has {length} bytes; expected at most {MOST_DESCRIPTION}.")
 
 
 def description_in(path: PathLike) -> dict[str, Any] | None:
@@ -264,9 +285,10 @@ def description_in(path: PathLike) -> dict[str, Any] | None:
     Raises:
         ValueError: a file that cannot be read.
     """
-    path = Path(path)
+    path = require_regular(path)
     try:
         if path.suffix == SAFETENSORS:
+            _require_short_header(path)
             with safe_open(path, "pt") as file:
                 text = (file.metadata() or {}).get(ENTRY)
         else:
@@ -283,9 +305,9 @@ def description_in(path: PathLike) -> dict[str, Any] | None:
 def _description_beside(path: Path) -> dict[str, Any]:
     """What ``.json`` beside a weights file says; empty where there is none."""
     beside = path.with_suffix(".json")
-    if not beside.is_file():
+    if not lies_there(beside):
         return {}
-    return _parsed(beside.read_text(errors="replace"), f"'{beside}'", ("sha256", "architecture"))
+    return _parsed(read_text(beside, errors="replace"), f"'{beside}'", ("sha256", "architecture"))
 
 
 def _parsed(text: str, where: str, needed: tuple[str, ...]) -> dict[str, Any]:

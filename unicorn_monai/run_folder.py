@@ -25,6 +25,7 @@ from unicorn_monai.checkpoints import read_metadata, sha256
 from unicorn_monai.dataset_files import HEADER, SPLITS, local_folder, write_text
 from unicorn_monai.datasets import label_names, read_header, write_json
 from unicorn_monai.handlers import read_json
+from unicorn_monai.intake import read_text
 from unicorn_monai.provenance import provenance
 from unicorn_monai.settings import PRESETS, SELF_TRAINED, STYLE_TRANSFER, Settings, prior_file, settings_begun_with
 from unicorn_monai.stages import Stages
@@ -116,7 +117,7 @@ class RunFolder(Stages):
         whole = re.compile(rf"(?<![\w/.-]){re.escape(old)}(?=/)")  # not the end of another path, such as the new one
         for pattern in ("stages/*.json", "evaluation/*.json", "bundles*/*/models/*.json"):
             for path in self.run_dir.glob(pattern):
-                text, age = path.read_text(encoding="utf-8"), path.stat()
+                text, age = read_text(path), path.stat()
                 if whole.search(text):
                     write_text(path, whole.sub(lambda _: new, text))
                     os.utime(path, ns=(age.st_atime_ns, age.st_mtime_ns))  # it tells the order of the stages

@@ -25,6 +25,7 @@ from torch.nn import functional
 from unicorn_monai.bundle import from_bundle
 from unicorn_monai.checkpoints import save_weights, sha256
 from unicorn_monai.datasets import IGNORE_LABEL, PathLike
+from unicorn_monai.intake import read_text
 
 SIZES: dict[str, dict[str, Any]] = {  # Table 6 of the paper
     "b0": {"depths": [2, 2, 2, 2], "hidden_sizes": [32, 64, 160, 256], "decoder_hidden_size": 256},
@@ -137,7 +138,7 @@ def import_pretrained(folder: PathLike, bundle_root: PathLike, weights: str = "m
     Raises:
         ValueError: no SegFormer there, or one of another architecture than the part's.
     """
-    labels = len(json.loads(_config(Path(folder)).read_text()).get("id2label", {})) or 2  # the default is left out
+    labels = len(json.loads(read_text(_config(Path(folder)))).get("id2label", {})) or 2  # the default is left out
     network, own = SegFormer(labels, pretrained=folder), from_bundle(bundle_root, settings={"num_labels": labels})
     if not isinstance(own, SegFormer):
         raise ValueError(f"'{bundle_root}' defines a {type(own).__name__}; expected a SegFormer, as rgb_2d/segformer.")

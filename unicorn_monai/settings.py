@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from unicorn_monai.dataset_files import require_finite
 from unicorn_monai.datasets import check, datalist, read_header
 from unicorn_monai.domain_pair import require_images_apart, require_people_apart
 from unicorn_monai.evaluation.features import require_file
@@ -165,6 +166,7 @@ class Settings:
         if unknown:
             raise ValueError(f"Unknown setting(s) {unknown}; expected some of {known}. Check the spelling.")
         require_data(values, "settings")
+        require_finite(values, "settings")
         settings = dict(values)
         for key in ("modes", "guidance", "baselines"):  # JSON has lists
             if isinstance(settings.get(key), list):

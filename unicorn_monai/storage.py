@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from unicorn_monai.durable import atomic
+from unicorn_monai.intake import read_text
 
 PathLike = str | os.PathLike[str]
 CACHE = "UNICORN_CACHE"  # environment variable
@@ -75,7 +76,7 @@ class Remote:
         """
         there = {name.removeprefix(self.root).lstrip("/"): info for name, info in self._listing().items()}
         known = self.folder / TOKENS
-        tokens: dict[str, str] = json.loads(known.read_text()) if known.is_file() else {}
+        tokens: dict[str, str] = json.loads(read_text(known)) if known.is_file() else {}
         changed, complete = False, True
         for entry in entries:
             if entry not in there:

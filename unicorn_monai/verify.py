@@ -20,7 +20,9 @@ from typing import Any
 
 from unicorn_monai.components import is_usual
 from unicorn_monai.dataset_files import PathLike, parse_json, write_text
+from unicorn_monai.intake import bounded_memory, lies_there, read_text, require_regular
 from unicorn_monai.published import (
+    MOST_DESCRIPTION,
     SAFETENSORS,
     description_in,
     read_metadata,
@@ -49,7 +51,7 @@ WIRING = re.compile(
 MODES = ("default", "callable", "partial")  # of a component; "debug" would start a debugger
 # Python evaluates the values of `args`, `kwargs` and `defaults`.
 LOGGING = {"class": re.compile(r"StreamHandler"), "args": re.compile(r"\(\s*(sys\.std(out|err),?\s*)?\)")}
-LOGGING_ENTRY = re.compile(r"\s*(class|args|kwargs|defaults)\s*[=:]\s*(.*?)\s*$", re.IGNORECASE)
+LOGGING_ENTRY = re.compile(r"\s*(class|args|kwargs|defaults)\s*[=:](.*)", re.IGNORECASE)
 _SIBLING = re.compile(r"'/\.\./\w+'")  # another bundle beside this one
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
@@ -79,8 +81,9 @@ def findings(bundle_root: PathLike, sums_sha256: str | None = None) -> list[str]
         sums_sha256: what its author says is the sha256 of ``SHA256SUMS``.
     """
     root = _folder(bundle_root)
-    broken = [*_file_findings(root), *_sum_findings(root, sums_sha256)]
-    return [*broken, *_config_findings(root), *_weight_findings(root)]
+    with bounded_memory():
+        broken = [*_file_findings(root), *_sum_findings(root, sums_sha256)]
+        return [*broken, *_config_findings(root), *_weight_findings(root)]
 
 
 def _folder(bundle_root: PathLike) -> Path:
@@ -110,13 +113,13 @@ def _file_findings(root: Path) -> Iterator[str]:
 
 
 def _sum_findings(root: Path, sums_sha256: str | None) -> Iterator[str]:
-    if not (root / SUMS).is_file():
+    if not lies_there(root / SUMS):
         yield f"{SUMS}: is missing, so changes cannot be noticed; its author writes it with `unicorn-monai seal`"
         return
     if sums_sha256 is not None and sha256(root / SUMS) != sums_sha256.lower():
         yield f"{SUMS}: has the sha256 {sha256(root / SUMS)}, expected {sums_sha256}; not what its author sealed"
     listed: dict[str, str] = {}
-    for line in (root / SUMS).read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_text(root / SUMS, errors="replace").splitlines():
         if found := _LINE.fullmatch(line):
             listed[found[2]] = found[1]
         else:
@@ -136,24 +139,38 @@ def _config_findings(root: Path) -> Iterator[str]:
         name = path.relative_to(root).as_posix()
         if path.suffix.lower() == ".json" and not path.is_symlink():
             try:
+                _require_short(path)
                 for key, text in _texts(parse_json(path)):
                     yield from (f"{name}: {key}: {what}" for what in _code_in(key, text))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield f"{name}: {error}"
         elif path.suffix.lower() == ".conf" and not path.is_symlink():
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                lines = read_text(_require_short(path), errors="replace").splitlines()
+            except ValueError as error:
+                yield f"{name}: {error}"
+                continue
+            for line in lines:
                 found = LOGGING_ENTRY.match(line)
                 allowed = LOGGING.get(found[1].lower()) if found else None
-                if found and not (allowed and allowed.fullmatch(found[2])):
+                if found and not (allowed and allowed.fullmatch(found[2].strip())):
                     yield f"{name}: '{line[:80]}' logs to something else than the console"
 
 
+def _require_short(path: Path) -> Path:
+    """Refuse a configuration that is no regular file, or larger than people write them."""
+    size = require_regular(path).stat().st_size
+    if size > MOST_DESCRIPTION:
+        raise ValueError(f"has {size} bytes; expected a configuration of at most {MOST_DESCRIPTION}")
+    return path
+
+
 def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every text of a configuration with its id; the names of its entries too."""
+    """Every text of a configuration with its id (the end of it, where that is long)."""
     if isinstance(node, str):
         yield key, node
     for name, child in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
-        yield from _texts(child, f"{key}::{name}".removeprefix("::"))
+        yield from _texts(child, f"{key[-400:]}::{str(name)[:400]}".removeprefix("::"))
 
 
 def _code_in(key: str, text: str) -> Iterator[str]:
@@ -180,7 +197,7 @@ def _weight_findings(root: Path) -> Iterator[str]:
             if path.is_symlink():
                 continue
             require_tensors_only(path)
-            if path.with_suffix(SAFETENSORS).is_file() or path.with_suffix(".json").is_file():
+            if lies_there(path.with_suffix(SAFETENSORS)) or lies_there(path.with_suffix(".json")):
                 yield from (f"{name}: {what}" for what in _disagreements(path))
         except ValueError as error:
             yield f"{name}: {error}"
@@ -195,9 +212,9 @@ def _weight_findings(root: Path) -> Iterator[str]:
 def _disagreements(path: Path) -> Iterator[str]:
     """Where the two files of published weights and their description contradict each other."""
     twin, beside = path.with_suffix(SAFETENSORS), path.with_suffix(".json")
-    noted = parse_json(beside) if beside.is_file() else {}
+    noted = parse_json(beside) if lies_there(beside) else {}
     for file, key in ((path, "sha256"), (twin, "safetensors_sha256")):
-        if not file.is_file():
+        if not lies_there(file):
             yield f"'{file.name}' is missing beside it"
             continue
         own, found = read_metadata(file), tensors_sha256(read_tensors(file))

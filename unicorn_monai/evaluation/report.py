@@ -35,6 +35,7 @@ from unicorn_monai.evaluation.markup import (
     section,
     table,
 )
+from unicorn_monai.intake import read_text
 from unicorn_monai.prompts import WEATHER
 from unicorn_monai.settings import SEMANTIC_ONLY
 
@@ -325,7 +326,7 @@ def _checks(results: dict[str, Any]) -> str:
 def _read(path: Path, kind: type) -> Any:
     """Content of a JSON file; empty where there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else kind()
+        content = json.loads(read_text(path)) if path.is_file() else kind()
     except (ValueError, RecursionError) as error:
         raise ValueError(f"'{path}' is not valid JSON ({error}). Write it again.") from error
     if not isinstance(content, kind):

@@ -19,6 +19,7 @@ import numpy as np
 
 from unicorn_monai.dataset_files import file_axes, read_array, read_shape, write_array
 from unicorn_monai.datasets import IGNORE_LABEL, PathLike
+from unicorn_monai.volume_files import open_nifti
 
 VOLUMES = (".nii.gz", ".nii", ".nrrd")
 PICTURES = (".png", ".tif", ".tiff", ".bmp")  # lossless; JPEG would change labels
@@ -89,7 +90,7 @@ def write_like(array: np.ndarray, path: Path, image: PathLike) -> None:
     if served_suffix(path) == ".png":
         write_array(path, array)
         return
-    reference = nib.Nifti1Image.from_filename(image)
+    reference = open_nifti(Path(image))
     nib.save(nib.Nifti1Image(array.reshape(reference.shape), reference.affine), path)
 
 
