@@ -14,17 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unicorn_monai.datasets import HEADER, Problem, problems
+from unicorn_monai.terminal import LINES, Parser, guard_terminal, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; return the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("dataset", type=Path, help="data set folder")
     parser.add_argument("--labels", action="store_true", help="every image must have a label map")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
     options = parser.parse_args(arguments)
+    guard_terminal()
     try:
         found = problems(options.dataset, options.labels)
     except ValueError as error:
@@ -32,10 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fatal = sum(problem.fatal for problem in found)
     if options.json:
         listed = [problem.to_dict() for problem in found]
-        print(json.dumps({"dataset": str(options.dataset), "fatal": fatal, "problems": listed}, indent=2))
+        say(json.dumps({"dataset": str(options.dataset), "fatal": fatal, "problems": listed}, indent=2), LINES)
     else:
         counts = f"{fatal} problem(s) and {len(found) - fatal} warning(s) in {options.dataset}"
-        print("\n".join([*map(str, found), counts]))
+        for line in (*found, counts):
+            say(line)
     return int(fatal > 0)
 
 

@@ -31,6 +31,7 @@ from data_prep.spectralis_healthy import AXIAL_UM, LATERAL_UM, N_SURFACES, read_
 from unicorn_monai.simulation import DEVICES, simulate
 from unicorn_monai.simulation.devices import degrade
 from unicorn_monai.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
+from unicorn_monai.terminal import LINES, Parser, say
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8], float]  # image, label map of nine labels, axial spacing in um
 LAYERS = ("vitreous", "RNFL", "GCL+IPL", "INL", "OPL", "ONL+IS", "EZ/OS", "RPE")
@@ -150,7 +151,7 @@ def draw(rows: dict[str, list[NDArray[np.uint8]]], path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; return the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.compare_simulation",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -164,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         real = real_pairs(folder, 256)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", LINES, file=sys.stderr)
         return 1
     sets = {
         "real Spectralis": real,
@@ -177,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pictures = {name: [pair[0] for pair in pairs[4::10]][:5] for name, pairs in sets.items()}
     draw(pictures, a.output / "images" / "simulation.png")
     text = table({name: measure(pairs) for name, pairs in sets.items()})
-    print(text)
+    say(text, LINES)
     document = a.output / "simulation.md"
     if document.is_file() and BEGIN in (old := document.read_text(encoding="utf-8")) and END in old:
         head, tail = old.split(BEGIN)[0], old.split(END)[1]

@@ -26,6 +26,7 @@ from data_prep.privacy import burnt_in_text, default_key_file, one_form, pseudon
 from data_prep.splits import split_by_subject, split_like
 from unicorn_monai.datasets import SPLITS, DatasetWriter, problems, read_array
 from unicorn_monai.surfaces import IGNORE, label_map, order_surfaces, resize_surfaces
+from unicorn_monai.terminal import printable, say
 
 LATERALITIES = {"R": "OD", "OD": "OD", "L": "OS", "OS": "OS"}
 DECIDING = ("squeeze", "axes", "modality", "first_row", "reflectivity")  # options of single sources
@@ -184,7 +185,7 @@ def convert(
         **header,
     ) as writer:
         index = 0
-        for volume, source in enumerate(tqdm(sources, desc=name, unit="volume", disable=None)):
+        for volume, source in enumerate(tqdm(sources, desc=printable(name), unit="volume", disable=None)):
             for scan in _scans(source, report):
                 noun = "B-scan" if modality == "OCT" else "picture"
                 where = f"{relative(source.path, options.input)}, {noun} {scan.fields.get('scan', 0)}"
@@ -344,25 +345,26 @@ def summarise(folder: Path, report: Report) -> int:
     header = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     items = {split: header[split] for split in SPLITS}
     counts = ", ".join(f"{len(items[s])} {s} ({len({i['subject'] for i in items[s]})} subjects)" for s in SPLITS)
-    print(f"{sum(map(len, items.values()))} images of '{header['device']}' in {folder}: {counts}")
+    say(f"{sum(map(len, items.values()))} images of '{header['device']}' in {folder}: {counts}")
     labelled = sum("label" in item for split in SPLITS for item in items[split])
-    print(f"with label map: {labelled}" + (f"; spacing {header['spacing_mm']} mm (axial, lateral; median)"))
+    say(f"with label map: {labelled}" + (f"; spacing {header['spacing_mm']} mm (axial, lateral; median)"))
     if not report.pixels:
         report.pixels = _count_labels(folder, [item for split in SPLITS for item in items[split]])
     total = sum(report.pixels.values())
     for value, count in sorted(report.pixels.items()):
         text = "ignore" if value == IGNORE else header["labels"][str(value)]
-        print(f"  label {value:3d} {text}: {count / total:.2%} of the pixels")
+        say(f"  label {value:3d} {text}: {count / total:.2%} of the pixels")
     if report.crossing:
-        print(f"crossing surfaces repaired in {np.mean(report.crossing):.2%} of the columns")
+        say(f"crossing surfaces repaired in {np.mean(report.crossing):.2%} of the columns")
     for text, count in report.notes.items():
-        print(f"note: {text} ({count} times)" if count > 1 else f"note: {text}")
-    print("".join(f"{line}\n" for line in report.left_out_lines()), end="")
+        say(f"note: {text} ({count} times)" if count > 1 else f"note: {text}")
+    for line in report.left_out_lines():
+        say(line)
     for path, reason in report.skipped[:SHOWN]:
-        print(f"skipped {path}: {reason}")
+        say(f"skipped {path}: {reason}")
     if len(report.skipped) > SHOWN:
-        print(f"skipped {len(report.skipped) - SHOWN} more")
+        say(f"skipped {len(report.skipped) - SHOWN} more")
     found = problems(folder)
     for problem in found:
-        print(problem)
+        say(problem)
     return int(any(problem.fatal for problem in found))

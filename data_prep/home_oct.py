@@ -25,6 +25,7 @@ from unicorn_monai.datasets import SPLITS, DatasetWriter, datalist, read_array, 
 from unicorn_monai.intake import finite
 from unicorn_monai.simulation.devices import HOME_OCT, degrade
 from unicorn_monai.surfaces import label_map, resize_weights, surfaces_from_labels
+from unicorn_monai.terminal import LINES, Parser, say
 
 SUFFIX = "-as-home-oct"
 
@@ -173,7 +174,7 @@ def _extent(dataset: str | Path, header: dict) -> list[tuple[float, int, float]]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; return the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.home_oct", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("input", type=Path, help="labelled data set of the clinical device")
@@ -192,9 +193,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             a.input, a.output, a.seed, a.repeats, a.size, a.split, a.subjects, a.labels != "none", a.device_name
         )
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", LINES, file=sys.stderr)
         return 1
-    print(f"simulated home OCT in {folder}")
+    say(f"simulated home OCT in {folder}")
     return summarise(folder, Report())
 
 

@@ -12,11 +12,12 @@ import numpy as np
 
 from data_prep.privacy import Refused, discreet, one_form
 from unicorn_monai.intake import MORE_MEMORY, MOST_GIGABYTES, allow_gigabytes, bounded_memory, finite
+from unicorn_monai.terminal import LINES, Parser, guard_terminal, say
 
 
 def parser_for(source: str, description: str, input_help: str) -> argparse.ArgumentParser:
     """Argument parser with the options that all sources share."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"python -m data_prep.{source}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -109,20 +110,21 @@ def natural(path: Path) -> list[tuple[int, str]]:
 
 def run(work: Callable[[], int], most_gigabytes: float | None = None) -> int:
     """Run a source within a limit of memory; failures become one paragraph and exit status 1."""
+    guard_terminal()
     try:
         allow_gigabytes(most_gigabytes)
         with discreet(), bounded_memory():
             return work()
     except MemoryError:
-        print(f"error: This takes more memory than allowed. {MORE_MEMORY}.", file=sys.stderr)
+        say(f"error: This takes more memory than allowed. {MORE_MEMORY}.", file=sys.stderr)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", LINES, file=sys.stderr)
     except OSError as error:
         where = f" '{error.filename}'" if error.filename else ""
-        print(
+        say(
             f"error: {error.strerror or error}:{where}. Check space and permissions there; then run again.",
             file=sys.stderr,
         )
     except KeyboardInterrupt:
-        print("interrupted; run again with --resume to go on", file=sys.stderr)
+        say("interrupted; run again with --resume to go on", file=sys.stderr)
     return 1

@@ -19,6 +19,7 @@ from PIL import Image
 from data_prep.options import run
 from unicorn_monai.datasets import SPLITS, datalist, read_array, read_header
 from unicorn_monai.surfaces import IGNORE
+from unicorn_monai.terminal import Parser, say
 
 COLOURS = np.array(  # of the borders, from the top; told apart with any colour vision (Okabe and Ito)
     [(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)]
@@ -85,7 +86,7 @@ def few_colours(sheet: Image.Image) -> Image.Image:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; return the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.overlay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("dataset", type=Path, help="data set folder")
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = np.linspace(0, len(items) - 1, min(options.count, len(items))).round().astype(int)
         options.picture.parent.mkdir(parents=True, exist_ok=True)
         few_colours(montage([items[k] for k in chosen], options.height)).save(options.picture, optimize=True)
-        print(options.picture)
+        say(options.picture)
         return 0
 
     return run(work)

@@ -22,6 +22,7 @@ from data_prep.splits import split_by_subject
 from unicorn_monai.datasets import DatasetWriter, begun
 from unicorn_monai.intake import finite
 from unicorn_monai.simulation import DEVICES, HOME_OCT, LABELS, SPECTRALIS, Device, simulate
+from unicorn_monai.terminal import LINES, Parser, say
 
 # The window is fixed and close around the retina: 10.3 and 8.1 um per row at 64 rows. Averaging several speckle grains
 # into each of so few pixels makes the home device look better than it is; its demo therefore draws from the harder half
@@ -118,7 +119,7 @@ def write_phantom(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; return the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.phantom", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("output", type=Path, help="folder of the data set")
@@ -146,9 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             first_subject=a.first_subject,
         )
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", LINES, file=sys.stderr)
         return 1
-    print(f"{a.subjects * a.scans_per_subject} B-scans in {folder}")
+    say(f"{a.subjects * a.scans_per_subject} B-scans in {folder}")
     return 0
 
 

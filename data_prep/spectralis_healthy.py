@@ -28,6 +28,7 @@ from unicorn_monai.dataset_files import open_picture
 from unicorn_monai.datasets import SPLITS, DatasetWriter
 from unicorn_monai.intake import finite, lies_there, require_parsable
 from unicorn_monai.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
+from unicorn_monai.terminal import LINES, Parser, printable, say
 
 LABELS: dict[int, str] = {
     0: "vitreous",
@@ -169,7 +170,9 @@ def write_spectralis_healthy(
         output, name=f"spectralis-healthy-{size}", device=device, labels=LABELS, spacing_mm=nominal, **fields
     ) as writer:
         for subject, part in parts.items():
-            for bscan in tqdm(read_bscans(folder, subject), f"subject {subject}", unit="B-scan", disable=None):
+            for bscan in tqdm(
+                read_bscans(folder, subject), printable(f"subject {subject}"), unit="B-scan", disable=None
+            ):
                 surfaces, share = order_surfaces(bscan.surfaces)
                 crossing.append(share)
                 whole = BScan(subject, bscan.scan, bscan.image, surfaces)
@@ -197,7 +200,7 @@ def write_spectralis_healthy(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; return the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.spectralis_healthy",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -233,9 +236,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             a.input, a.output, a.size, parts, a.crop_um, a.crop_mm, a.windows, a.labels != "none", a.device_name
         )
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", LINES, file=sys.stderr)
         return 1
-    print(f"{len(parts)} subjects in {folder}; crossing surfaces repaired in {crossing:.2%} of the columns")
+    say(f"{len(parts)} subjects in {folder}; crossing surfaces repaired in {crossing:.2%} of the columns")
     return summarise(folder, Report())
 
 

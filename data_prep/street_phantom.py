@@ -19,6 +19,7 @@ from unicorn_monai.intake import finite
 from unicorn_monai.simulation.drives import simulate_drives
 from unicorn_monai.simulation.street import CLASSES, STREET_LABELS
 from unicorn_monai.simulation.weather import WEATHERS
+from unicorn_monai.terminal import Parser, say
 
 BAD_WEATHER = tuple(name for name in WEATHERS if name != "clear")
 FIRST_DRIVE = {"clear": 0, "bad": 100_000}  # nobody drives the same street in both domains
@@ -85,7 +86,7 @@ def write_streets(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; return the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.street_phantom",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -108,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = write_streets(
             a.output, a.weather, a.drives, a.frames, size, a.seed, a.split, not a.unlabeled, a.first_drive
         )
-        print(f"{a.drives * a.frames} pictures in {folder}")
+        say(f"{a.drives * a.frames} pictures in {folder}")
         return 0
 
     return run(work)

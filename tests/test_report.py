@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
+import itertools
 import json
 import math
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from unicorn_monai.evaluation import charts, markup
-from unicorn_monai.evaluation.report import gap_closed, write_report
+from unicorn_monai.evaluation.report import gap_closed, sections, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 VOID = {"meta", "img", "wbr", "br"}
@@ -441,6 +445,95 @@ def test_text_is_escaped(run: Path):
     assert {"script"}.isdisjoint(tag for tag, _ in tags.seen)
     assert not [name for _, attributes in tags.seen for name in attributes if name.startswith("on")]
     assert html.count("&lt;img src=x onerror=alert(1)&gt;&amp;&quot;&#x27;") > 12
+
+
+def spots(node: object, path: tuple = ()) -> Iterator[tuple]:
+    """Where anything stands in a JSON document."""
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in children:
+        yield (*path, key)
+        yield from spots(child, (*path, key))
+
+
+def changed(content: Any, spot: tuple, value: object, rename: bool = False) -> Any:
+    """A JSON document with something else at one place, or with another name for what stands there."""
+    content = json.loads(json.dumps(content))
+    parent = functools.reduce(lambda node, key: node[key], spot[:-1], content)
+    if rename and isinstance(parent, dict):
+        parent[value] = parent.pop(spot[-1])
+    else:
+        parent[spot[-1]] = value
+    return content
+
+
+def whole(run: Path) -> dict[str, Any]:
+    """The files of a run with everything that a report shows, by name."""
+    difference = {"unicorn+real": {"difference": 0.1, "ci95": [0.05, 0.15]}}
+    row = {"weight": 1.0, "requested_mean": 0.1, "measured_mean": 0.1, "picture": "1.png"}
+    boundary = {"all_mean_um": 1.0, "all_p95_um": 2.0, "mean_um": [1.0] * 3, "p95_um": [2.0] * 3}
+    content = results() | {
+        "memorization": audit(),
+        "fid": {"unlabeled": {"unicorn": 1.0}, "labeled": {"unicorn": 2.0}, "n": 9, "features": "f"},
+        "differences": {"lower_bound": difference},
+        "weights": {"unicorn": {"table": [row], "reason": "the best"}},
+        "budget": {"cut": {"threads": 2, "core_seconds": 9.0, "stages": ["autoencoder"]}},
+        "not_computed": {"cyclegan": "no time"},
+        "sha256": {"weights": "ab"},
+        "commands": {"autoencoder": "run"},
+    }
+    content["segmentation"]["unicorn"] |= {
+        "boundary": boundary,
+        "broken_columns": {"share": 0.1},
+        "sub_domains": {"fog": {"mean_iou": 0.4}},
+        "trainings": {"std": 0.01},
+        "n_subjects": 3,
+        "per_image": {"mean_iou": 0.5},
+    }
+    write(run / "results.json", content)
+    write(run / "experiment.json", json.loads((run / "experiment.json").read_text()) | {"resumed": [{"command": "c"}]})
+    names = ("results.json", "experiment.json", "uncertainties.json", "pictures/captions.json")
+    return {name: json.loads((run / name).read_text()) for name in names}
+
+
+EVIL = "\"><img src=x onerror=alert(1)></pre><script>\x1b[31m\u202e'"
+
+
+@pytest.mark.parametrize("value", [EVIL, [EVIL, {EVIL: EVIL}]], ids=["text", "list"])
+def test_nothing_that_a_file_says_becomes_html_whatever_is_expected_there(run: Path, value: object):
+    tried = 0
+    for name, content in whole(run).items():
+        for spot, rename in itertools.product(spots(content), (False, True)):
+            write(run / name, changed(content, spot, EVIL if rename else value, rename))
+            try:
+                html, tags = "\n".join(sections(run)), Tags()
+            except ValueError:  # a sentence
+                continue
+            tags.feed(html)
+            tried += 1
+            assert {"script"}.isdisjoint(tag for tag, _ in tags.seen), (name, spot)
+            assert not [key for _, attributes in tags.seen for key in attributes if key.startswith("on")], (name, spot)
+            assert not {"\x1b", "\u202e"} & set(html), (name, spot)
+        write(run / name, content)
+    assert tried > 200
+
+
+@pytest.mark.parametrize("name", ["pictures/sheet.png", "pictures", "memorization/closest.png", "experiment.json"])
+def test_only_what_lies_in_the_run_is_taken_in(run: Path, tmp_path_factory, name: str):
+    whole(run)
+    (run / "memorization").mkdir()
+    shutil.copy(run / "pictures" / "sheet.png", run / "memorization" / "closest.png")
+    write_report(run)
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "file"
+    shutil.move(run / name, elsewhere)
+    (run / name).symlink_to(elsewhere)
+    with pytest.raises(ValueError, match="outside the run; a report takes in only what lies in the run's own folder"):
+        write_report(run)
+
+
+def test_a_picture_may_be_linked_within_the_run(run: Path):
+    (run / "pictures" / "sheet.png").rename(run / "pictures" / "real.png")
+    (run / "pictures" / "sheet.png").symlink_to("real.png")
+    assert "data:image/png" in write_report(run).read_text()
 
 
 def test_pictures_are_inside(run: Path):

@@ -15,9 +15,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from unicorn_monai.intake import finite, read_text
+from unicorn_monai.terminal import LINES, printable, say
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +30,12 @@ app = typer.Typer(
     "weights or outputs, 130 stopped by Ctrl-C, 143 by SIGTERM (go on with --resume).",
 )
 console = Console(stderr=True)
+
+
+def tell(text: str, style: str | None = None) -> None:
+    """A message on standard error."""
+    console.print(printable(text, LINES), style=style, markup=False, soft_wrap=True)
+
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Run folder.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything.")]
@@ -85,7 +93,7 @@ def demo(
     for name, folder in folders.items():
         if begun(folder) or not (folder / "dataset.json").is_file():
             count, what = (_simulate_oct if scene == "oct" else _simulate_street)(name, folder, small, seed)
-            console.print(f"simulated {count} {what}: {folder}")
+            tell(f"simulated {count} {what}: {folder}")
     baselines = [*(BASELINES if preset == "full" else AUGMENTED)]
     if scene == "street":
         baselines = [name for name in baselines if name not in BENT]
@@ -184,7 +192,7 @@ def synthesize(
         uncertainty_weight=settings.weight_used(mode, chosen, given=given),
         **overrides,
     )
-    console.print(f"{absolute(output)}/dataset.json", soft_wrap=True)
+    tell(f"{absolute(output)}/dataset.json")
 
 
 @app.command()
@@ -200,7 +208,7 @@ def clean(
     if "flagged" not in audit:
         raise ValueError(f"The audit of '{run}' was not computed: {audit.get('not_computed', 'no result')}.")
     left_out = write_without(run / "synthetic", output, audit["flagged"])
-    console.print(f"{output}/dataset.json: {left_out} image(s) left out")
+    tell(f"{output}/dataset.json: {left_out} image(s) left out")
 
 
 @app.command()
@@ -228,7 +236,7 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")
     """Write the report of a finished run again."""
     from unicorn_monai.evaluation.report import write_report
 
-    console.print(str(write_report(run)))
+    tell(str(write_report(run)))
 
 
 @app.command()
@@ -236,7 +244,7 @@ def summary(runs: Annotated[list[Path], typer.Argument(help="Folders of finished
     """Mean and spread over several finished runs, as Markdown tables."""
     from unicorn_monai.evaluation.summary import summarise
 
-    print(summarise(runs))
+    say(summarise(runs), LINES)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
@@ -282,7 +290,7 @@ def seal(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle to be g
     from unicorn_monai.verify import SUMS
     from unicorn_monai.verify import seal as write_sums
 
-    print(f"{write_sums(bundle)}  {bundle / SUMS}")
+    say(f"{write_sums(bundle)}  {bundle / SUMS}")
 
 
 @app.command()
@@ -295,8 +303,8 @@ def verify(
 
     found = findings(bundle, sums_sha256)
     for line in found:
-        print(line)
-    console.print(f"{bundle}: {len(found) or 'no'} finding{'' if len(found) == 1 else 's'}", soft_wrap=True)
+        say(line)
+    tell(f"{bundle}: {len(found) or 'no'} finding{'' if len(found) == 1 else 's'}")
     raise typer.Exit(1 if found else 0)
 
 
@@ -317,7 +325,7 @@ def import_weights(
     if checkpoint.is_dir():
         from unicorn_monai.segformer import import_pretrained
 
-        console.print(str(import_pretrained(checkpoint, bundle, weights)), soft_wrap=True)
+        tell(str(import_pretrained(checkpoint, bundle, weights)))
         return
     from unicorn_monai.legacy import import_weights as read_in
 
@@ -328,7 +336,7 @@ def import_weights(
             metadata[name] = json.loads(value)
         except ValueError as error:
             raise typer.BadParameter(f"--set {text}: expected NAME=VALUE with a JSON value ({error})") from error
-    console.print(str(read_in(checkpoint, bundle, network, weights, entry, **metadata)), soft_wrap=True)
+    tell(str(read_in(checkpoint, bundle, network, weights, entry, **metadata)))
 
 
 def _data_prep(source: str):
@@ -348,7 +356,7 @@ def _run(settings: dict[str, Any], resume: bool) -> None:
     try:
         report = run.run()
     except KeyboardInterrupt:
-        console.print("interrupted; go on with --resume", style="yellow")
+        tell("interrupted; go on with --resume", "yellow")
         raise typer.Exit(130) from None
     table = Table(title="Mean IoU on the unlabelled domain")
     layers = run.results.get("modality", "OCT") == "OCT"
@@ -358,9 +366,11 @@ def _run(settings: dict[str, Any], resume: bool) -> None:
         interval = scores["ci95"]
         text = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "not computed"
         means = [scores["mean_iou"], *([scores["mean_iou_layers"]] if layers else [])]
-        table.add_row(name, *("not computed" if mean is None else f"{mean:.3f}" for mean in means), text)
+        table.add_row(
+            escape(printable(name)), *("not computed" if mean is None else f"{mean:.3f}" for mean in means), text
+        )
     Console().print(table)
-    Console().print(f"report: {report}", soft_wrap=True)
+    say(f"report: {report}")
 
 
 def main() -> None:
@@ -373,7 +383,7 @@ def main() -> None:
         if os.environ.get("UNICORN_DEBUG"):
             raise
         cause = root_cause(error)
-        console.print(f"error: {explain(cause)}", style="red", markup=False, soft_wrap=True)
+        tell(f"error: {explain(cause)}", "red")
         sys.exit(NOT_FINITE if isinstance(cause, NotFinite) else 1)
 
 

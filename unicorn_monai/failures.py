@@ -12,6 +12,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from unicorn_monai.intake import MORE_MEMORY
+from unicorn_monai.terminal import LINES, guard_terminal, say
 
 NOT_FINITE, STOPPED = 3, 143
 
@@ -42,10 +44,13 @@ _show = sys.excepthook
 
 
 def _show_and_end(kind: Any, error: BaseException, trace: Any) -> None:
-    _show(kind, error, trace)
+    if _show is sys.__excepthook__:
+        say("".join(traceback.format_exception(kind, error, trace)), LINES, file=sys.stderr, end="")
+    else:
+        _show(kind, error, trace)
     cause = root_cause(error)
     if cause is not error and isinstance(cause, ValueError | RuntimeError):
-        print(f"\nerror: {cause}", file=sys.stderr)
+        say(f"\nerror: {cause}", LINES, file=sys.stderr)
     if isinstance(cause, NotFinite):
         raise SystemExit(NOT_FINITE)
 
@@ -53,6 +58,7 @@ def _show_and_end(kind: Any, error: BaseException, trace: Any) -> None:
 _started = getattr(sys.modules["__main__"], "__spec__", None)  # None in a script
 if _started is not None and _started.name.startswith("monai.bundle"):
     sys.excepthook = _show_and_end
+    guard_terminal()
 
 
 def of_batch(engine: Engine) -> str:

@@ -30,6 +30,7 @@ from unicorn_monai.intake import lies_there
 from unicorn_monai.latents import read_uncertainties
 from unicorn_monai.networks import require_finite
 from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.terminal import PrintableFormatter, guard_terminal, printable
 from unicorn_monai.transforms import to_uint8
 from unicorn_monai.uncertainty import image_uncertainty, normalised_entropy
 
@@ -51,9 +52,12 @@ def log_to_console() -> None:
     )
     if not sys.stderr.isatty():
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(
+        PrintableFormatter("%(message)s" if sys.stderr.isatty() else "%(asctime)s %(message)s", "%H:%M:%S")
+    )
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
+    guard_terminal()
 
 
 def scalars(engine: Engine) -> dict[str, float]:
@@ -107,7 +111,9 @@ class Progress:
         self.told = self._line()
         timed = self.budget is not None and self.budget.max_seconds is not None
         total = None if timed else self.total  # the clock ends it, not the iterations
-        self.bar = tqdm(total=total, initial=self.first, desc=self.description, disable=not on_terminal(), leave=False)
+        self.bar = tqdm(
+            total=total, initial=self.first, desc=printable(self.description), disable=not on_terminal(), leave=False
+        )
 
     def _require_finite(self, engine: Engine) -> None:
         values = scalars(engine)

@@ -1,6 +1,7 @@
 """The report's page, its words and numbers as HTML: what is missing is called "not computed", all text is escaped.
 
-Functions that take ``content``, ``caption``, ``head`` or ``rows`` expect HTML; all others make it from plain values.
+Texts are escaped where files are read (`as_html`), names of entries too, whatever is expected in their place. So no
+function here or in the report's sections can forget it, and none may do it again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
+
+from unicorn_monai.terminal import LINES, printable
 
 MISSING = '<span class="none">not computed</span>'
 NAMES = {
@@ -84,7 +87,7 @@ def name_of(key: str) -> str:
     variant = base.removeprefix("unicorn_").removeprefix("control_")
     mode = f"{variant} mode" if not variant.startswith("round") else f"round {variant.removeprefix('round')}"
     known = NAMES.get(base) or (base if variant == base else f"UnIACorN, {mode}")
-    return " + ".join([escape(known), *map(escape, added)])
+    return " + ".join([known, *added])
 
 
 def number(value: Any) -> float | None:
@@ -115,21 +118,46 @@ def duration(value: Any) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.{0 if seconds >= 10 else 1}f} s"
 
 
-def picture(file: Path, title: str) -> str:
-    """A PNG file as part of the page."""
-    data = file.read_bytes()
+def picture(run: Path, name: Path | str, title: str) -> str:
+    """A PNG file of the run's folder as part of the page."""
+    data = (run / name).read_bytes()
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        raise ValueError(f"'{file}' is not a PNG picture. Write the pictures again.")
+        raise ValueError(f"'{run / name}' is not a PNG picture. Write the pictures again.")
+    within(run, name)
     width, height = struct.unpack(">II", data[16:24])
     least, kind = (width, "small") if width <= SHEET else (SHEET, "large")
     size = f'width="{width}" height="{height}" style="min-width:{least}px;max-width:{4 * width}px"'
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-    return f'<div class="scroll"><img class="{kind}" src="{source}" alt="{escape(title)}" {size}></div>'
+    return f'<div class="scroll"><img class="{kind}" src="{source}" alt="{title}" {size}></div>'
 
 
-def escaped(value: Any) -> str:
-    """A plain value as text."""
-    return MISSING if value is None else escape(str(value))
+def within(run: Path, name: Path | str) -> Path:
+    """A file of a run, which a report may take in.
+
+    Raises:
+        ValueError: a link leads out of the run's folder.
+    """
+    file = run / name
+    if not file.resolve().is_relative_to(run.resolve()):
+        raise ValueError(
+            f"'{file}' lies at '{file.resolve()}', outside the run; a report takes in only what lies in the run's own "
+            "folder. Put the file itself there, or remove the link."
+        )
+    return file
+
+
+def as_html(value: Any) -> Any:
+    """What a JSON file holds, every text in it escaped: the names of entries too, whatever else is expected there."""
+    if isinstance(value, str):
+        return escape(printable(value, LINES))
+    if isinstance(value, dict):
+        return {as_html(key): as_html(entry) for key, entry in value.items()}
+    return [as_html(entry) for entry in value] if isinstance(value, list) else value
+
+
+def told(value: Any) -> str:
+    """A value as text."""
+    return MISSING if value is None else str(value)
 
 
 def nested(parent: dict[str, Any], key: str) -> dict[str, Any]:

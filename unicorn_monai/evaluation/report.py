@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from html import escape
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from unicorn_monai.evaluation.image_checks import image_checks
 from unicorn_monai.evaluation.markup import (
     MISSING,
     NAMES,
+    as_html,
     figure,
     fixed,
     name_of,
@@ -34,6 +35,7 @@ from unicorn_monai.evaluation.markup import (
     picture,
     section,
     table,
+    within,
 )
 from unicorn_monai.intake import read_text
 from unicorn_monai.prompts import WEATHER
@@ -59,20 +61,40 @@ def write_report(run_dir: PathLike) -> Path:
     folder = Path(run_dir)
     if not (folder / "results.json").is_file():
         raise ValueError(f"'{folder}' holds no results.json. Let the experiment finish; --resume goes on with it.")
-    results, experiment = _read(folder / "results.json", dict), _read(folder / "experiment.json", dict)
+    write_text(folder / "report.html", page(folder.resolve().name, "\n".join(sections(folder))))
+    return folder / "report.html"
+
+
+def sections(folder: Path) -> list[str]:
+    """The page from top to bottom, as HTML.
+
+    Raises:
+        ValueError: a file does not hold what it should.
+    """
+    try:
+        return _sections(folder)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"results.json of '{folder}', or a file beside it, does not hold what an experiment writes "
+            f"({type(error).__name__}: {error}). Let the experiment write it again; --resume does."
+        ) from error
+
+
+def _sections(folder: Path) -> list[str]:
+    results, experiment = _read(folder, "results.json", dict), _read(folder, "experiment.json", dict)
     parts = [
         _verdict(results),
         section("Segmentation of the unlabelled device", _scores(results, nested(experiment, "settings"))),
         section("Differences on the same eyes", report_images.differences(results)),
         '<div class="pair">',
-        section("Uncertainty of the images", _uncertainties(results, _read(folder / "uncertainties.json", dict))),
+        section("Uncertainty of the images", _uncertainties(results, _read(folder, "uncertainties.json", dict))),
         section("Does the generator obey?", _control(results)),
         "</div>",
-        section("Pictures", _pictures(folder / "pictures")),
-        section("How much uncertainty, how much label?", report_images.weights(results, folder / "pictures")),
+        section("Pictures", _pictures(folder)),
+        section("How much uncertainty, how much label?", report_images.weights(results, folder)),
         '<div class="pair">',
         section("Do the images look alike?", report_images.distances(results)),
-        section("Are there copies of training images?", report_images.copies(results, folder / "memorization")),
+        section("Are there copies of training images?", report_images.copies(results, folder)),
         "</div>",
         '<div class="pair">',
         section("Checks", _checks(results)),
@@ -84,9 +106,7 @@ def write_report(run_dir: PathLike) -> Path:
     if known := nested(results, "words"):
         what = "weather words" if set(known) <= set(WEATHER) else "words"
         parts = [part.replace(NAMES[SEMANTIC_ONLY], f"Label map and {what}") for part in parts]
-    parts += [section("How to repeat it", report_repeat.repeat(results, experiment))]
-    write_text(folder / "report.html", page(folder.resolve().name, "\n".join(parts)))
-    return folder / "report.html"
+    return [*parts, section("How to repeat it", report_repeat.repeat(results, experiment))]
 
 
 def _of_scenes(text: str) -> str:
@@ -135,11 +155,11 @@ def _verdict(results: dict[str, Any]) -> str:
         gained = f"{_gain_sentence(results, score)} How" if lacking == [name_of("upper_bound")] else "how"
         sentence = f"{gained} much of the gap {name_of(MAIN)} closed <strong>cannot be computed</strong>: {reason}."
         known = nested(results, "not_computed").values()
-        why = [f"{why[0].upper()}{why[1:]}. " for why in map(escape, map(str, known))] if lacking else []
+        why = [f"{why[0].upper()}{why[1:]}. " for why in map(str, known)] if lacking else []
         notes = "".join(why) or ("Scores need labels in the test images of the unlabelled device. " if lacking else "")
         means = {key: nested(nested(results, "uncertainty"), key).get("mean") for key in SETS[:3]}
         notes += "Mean uncertainty: " + ", ".join(f"{name_of(k)} {fixed(v, 3)}" for k, v in means.items()) + "."
-    kind, what = "simulated", escape(str(simulated))
+    kind, what = "simulated", str(simulated)
     if simulated == "none":
         kind, pill = "real", "Real images"
     elif simulated is None:
@@ -197,16 +217,16 @@ def _scores(results: dict[str, Any], settings: dict[str, Any]) -> str:
     best = keys.index(max(ranked, key=lambda key: _score(segmentation, key) or 0.0)) if ranked else None
     head = [name_of(key) + (' <em class="tag">best</em>' if i == best else "") for i, key in enumerate(keys)]
     rows = {
-        f"<small>{i}</small>{escape(str(label))}": [fixed((c.get("iou") or {i: None})[i], 2) for c in columns.values()]
+        f"<small>{i}</small>{label}": [fixed((c.get("iou") or {i: None})[i], 2) for c in columns.values()]
         for i, label in enumerate(labels)
     }
     rows["Mean IoU, all labels"] = [fixed(c.get("mean_iou"), 3) for c in columns.values()]
     ends = [_interval(c) for c in columns.values()]
     rows["95\u00a0% interval of it"] = [f"{e[0]:.3f}\u2013{e[1]:.3f}" if e else MISSING for e in ends]
-    outer = f"without {escape(str(labels[0]))} and {escape(str(labels[-1]))}" if len(labels) > 2 else "all labels"
+    outer = f"without {labels[0]} and {labels[-1]}" if len(labels) > 2 else "all labels"
     for name in dict.fromkeys(name for column in columns.values() for name in column.get("sub_domains") or {}):
         each = (nested(nested(column, "sub_domains"), name) for column in columns.values())
-        rows[f"Mean IoU, {escape(name)}"] = [fixed(part.get("mean_iou"), 3) for part in each]
+        rows[f"Mean IoU, {name}"] = [fixed(part.get("mean_iou"), 3) for part in each]
     layers = f"Layers only: {outer}. " if results.get("modality", "OCT") == "OCT" else ""
     if layers:
         rows["Mean IoU, layers only"] = [fixed(c.get("mean_iou_layers"), 3) for c in columns.values()]
@@ -223,7 +243,7 @@ def _scores(results: dict[str, Any], settings: dict[str, Any]) -> str:
         rows["Std over trainings"] = [fixed(nested(c, "trainings").get("std"), 3) for c in columns.values()]
     rows["Test images"] = [fixed(c.get("n_test"), 0) for c in columns.values()]
     rows["Test subjects"] = [fixed(c.get("n_subjects"), 0) for c in columns.values()]
-    mode = f" UnIACorN without a named mode is {escape(str(settings['modes'][0]))}." if settings.get("modes") else ""
+    mode = f" UnIACorN without a named mode is {settings['modes'][0]}." if settings.get("modes") else ""
     surfaces = _surfaces(columns, labels)
     return (
         "<p>Table 1. IoU on test images of the unlabelled device. Lower bound: trained on the labelled device only. "
@@ -237,7 +257,7 @@ def _scores(results: dict[str, Any], settings: dict[str, Any]) -> str:
 def _left_out(results: dict[str, Any]) -> str:
     """Why a column says "not computed"."""
     reasons = nested(results, "not_computed").items()
-    return "".join(f" {name_of(key)}, not computed: {escape(str(why))}." for key, why in reasons)
+    return "".join(f" {name_of(key)}, not computed: {why}." for key, why in reasons)
 
 
 def _surfaces(columns: dict[str, dict[str, Any]], labels: Any) -> str:
@@ -248,7 +268,7 @@ def _surfaces(columns: dict[str, dict[str, Any]], labels: Any) -> str:
     rows = {}
     for i in range(len(labels) - 1):
         cells = [(b["mean_um"][i], b["p95_um"][i]) for b in found.values()]
-        rows[f"below {escape(str(labels[i]))}"] = [f"{fixed(mean, 1)} / {fixed(p95, 1)}" for mean, p95 in cells]
+        rows[f"below {labels[i]}"] = [f"{fixed(mean, 1)} / {fixed(p95, 1)}" for mean, p95 in cells]
     content = table(["Surface", *map(name_of, found)], rows)
     return f"<details><summary>Error of every surface, \u00b5m: mean / 95th percentile</summary>{content}</details>"
 
@@ -301,15 +321,16 @@ def _control(results: dict[str, Any]) -> str:
     return text + (f'<p class="fine">Judge of the label fidelity: {", ".join(judges)}.</p>' if judges else "")
 
 
-def _pictures(folder: Path) -> str:
-    figures = []
-    for entry in _read(folder / "captions.json", list):
-        file = str(entry.get("file"))
+def _pictures(run: Path) -> str:
+    figures, folder = [], Path("pictures")
+    for entry in _read(run, "pictures/captions.json", list):
+        told = str(entry.get("file"))
+        file, title = unescape(told), str(entry.get("title", told))
         if Path(file).name != file:
-            raise ValueError(f"captions.json names '{file}'; expected a file of '{folder}' itself, e.g. 'x.png'.")
-        title, image = escape(str(entry.get("title", file))), f"<p>{MISSING}: {escape(file)} is missing</p>"
-        image = picture(folder / file, str(entry.get("title", file))) if (folder / file).is_file() else image
-        figures += [f"<h3>{title}</h3>{figure(image, escape(str(entry.get('caption', ''))))}"]
+            raise ValueError(f"captions.json names '{file}'; expected a file of '{run / folder}' itself, e.g. 'x.png'.")
+        image = f"<p>{MISSING}: {told} is missing</p>"
+        image = picture(run, folder / file, title) if (run / folder / file).is_file() else image
+        figures += [f"<h3>{title}</h3>{figure(image, str(entry.get('caption', '')))}"]
     return "\n".join(figures) or f"<p>{MISSING}</p>"
 
 
@@ -323,15 +344,16 @@ def _checks(results: dict[str, Any]) -> str:
 # ---------------------------------------------------------------------- reading
 
 
-def _read(path: Path, kind: type) -> Any:
-    """Content of a JSON file; empty where there is none."""
+def _read(run: Path, name: str, kind: type) -> Any:
+    """Content of a JSON file of the run as HTML; empty where there is none."""
+    path = within(run, name)
     try:
         content = json.loads(read_text(path)) if path.is_file() else kind()
     except (ValueError, RecursionError) as error:
         raise ValueError(f"'{path}' is not valid JSON ({error}). Write it again.") from error
     if not isinstance(content, kind):
         raise ValueError(f"'{path}' holds a {type(content).__name__}; expected a {kind.__name__}.")
-    return content
+    return as_html(content)
 
 
 def _setups(segmentation: dict[str, Any]) -> list[str]:

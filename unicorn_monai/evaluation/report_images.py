@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 from unicorn_monai.evaluation.markup import (
     MISSING,
-    escaped,
     figure,
     fixed,
     name_of,
@@ -16,6 +16,7 @@ from unicorn_monai.evaluation.markup import (
     percent,
     picture,
     table,
+    told,
 )
 
 COPIES = {
@@ -28,7 +29,7 @@ COPIES = {
 }
 
 
-def weights(results: dict[str, Any], folder: Path) -> str:
+def weights(results: dict[str, Any], run: Path) -> str:
     """Control and label fidelity as functions of the fusion weight, with a picture for each weight."""
     text = (
         "<p>The same label maps and noise at several weights of the Uncertainty-ControlNet; the uncertainties are "
@@ -41,7 +42,7 @@ def weights(results: dict[str, Any], folder: Path) -> str:
     found = {name: value for name, value in measured.items() if value.get("table")}
     if not found:
         needs = f"needs the network of the set-up \u201c{name_of('augmentation')}\u201d."
-        why = next((escaped(value["reason"]) for value in measured.values() if value.get("reason")), needs)
+        why = next((told(value["reason"]) for value in measured.values() if value.get("reason")), needs)
         return f"{text}<p>{MISSING}: {why}</p>"
     columns = (
         ("Requested", "requested_mean", 3),
@@ -57,12 +58,12 @@ def weights(results: dict[str, Any], folder: Path) -> str:
         judged = (
             "" if value.get("oracle") else " Label fidelity: no labels of the unlabelled device to train a judge with."
         )
-        text += f'<p class="fine">Without labels one would take {escaped(value.get("reason")).rstrip(".")}.{judged}</p>'
+        text += f'<p class="fine">Without labels one would take {told(value.get("reason")).rstrip(".")}.{judged}</p>'
         pictures = ""
         for row in value["table"]:
-            file = folder / f"weights_{name}" / str(row.get("picture"))
-            if row.get("picture") and file.is_file():
-                pictures += figure(picture(file, f"Weight {row['weight']:g}"), f"Weight {row['weight']:g}.")
+            file = Path("pictures", unescape(f"weights_{name}"), unescape(str(row.get("picture"))))
+            if row.get("picture") and (run / file).is_file():
+                pictures += figure(picture(run, file, f"Weight {row['weight']:g}"), f"Weight {row['weight']:g}.")
         text += (
             f"<details><summary>Label maps and images at each weight</summary>{pictures}</details>" if pictures else ""
         )
@@ -79,7 +80,7 @@ def distances(results: dict[str, Any]) -> str:
     )
     names = [key for key in fid if isinstance(fid[key], dict) and key not in ("kid", "kid_std")]
     if not names:
-        why = f": {escaped(fid['not_computed'])}" if fid.get("not_computed") else ""
+        why = f": {told(fid['not_computed'])}" if fid.get("not_computed") else ""
         return f"{text}<p>{MISSING}{why}</p>"
     real = [name for name in ("labeled", "unlabeled") if name in names]
     sets = ordered(names, real)
@@ -88,7 +89,7 @@ def distances(results: dict[str, Any]) -> str:
         text += f"<details><summary>Every pair of sets</summary>{_pairs(fid, sets, sets)}</details>"
     return (
         text
-        + f'<p class="fine">{fixed(fid.get("n"), 0)} images of each set. Features: {escaped(fid.get("features"))}.</p>'
+        + f'<p class="fine">{fixed(fid.get("n"), 0)} images of each set. Features: {told(fid.get("features"))}.</p>'
     )
 
 
@@ -106,7 +107,7 @@ def _pairs(fid: dict[str, Any], sets: list[str], others: list[str]) -> str:
     return table(["Images", *(f"to {name_of(other)}" for other in others)], rows)
 
 
-def copies(results: dict[str, Any], folder: Path) -> str:
+def copies(results: dict[str, Any], run: Path) -> str:
     """The search for copies of training images: verdict, shares with intervals, what it would find, closest pairs."""
     audit = nested(results, "memorization")
     text = (
@@ -115,7 +116,7 @@ def copies(results: dict[str, Any], folder: Path) -> str:
         "to held-out real images, which no generative network was trained on.</p>"
     )
     if not audit.get("sets"):
-        why = f": {escaped(audit['not_computed'])}" if audit.get("not_computed") else ""
+        why = f": {told(audit['not_computed'])}" if audit.get("not_computed") else ""
         return f"{text}<p>{MISSING}{why}</p>"
     sets, planted, flagged = nested(audit, "sets"), nested(audit, "planted"), audit.get("flagged") or []
     share = sets["synthetic"]["residual"]["99"]
@@ -138,9 +139,10 @@ def copies(results: dict[str, Any], folder: Path) -> str:
         if k in planted
     }
     text += table(["Nearer to training images than that", "by speckle", "by features"], rows) + _real_thresholds(audit)
-    if (folder / "closest.png").is_file():
+    closest = Path("memorization", "closest.png")
+    if (run / closest).is_file():
         caption = "The closest pairs: synthetic above, training image below it, their difference at the bottom."
-        text += figure(picture(folder / "closest.png", "Closest pairs"), caption)
+        text += figure(picture(run, closest, "Closest pairs"), caption)
     return text + (
         f'<p class="fine">{fixed(audit.get("n_training"), 0)} training images searched. Nothing found does not make a '
         "data set private.</p>"

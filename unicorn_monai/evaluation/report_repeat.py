@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from html import escape
 from typing import Any
 
-from unicorn_monai.evaluation.markup import MISSING, duration, escaped, name_of, nested, number
+from unicorn_monai.evaluation.markup import MISSING, duration, name_of, nested, number, told
 
 
 def trainings(settings: dict[str, Any]) -> str:
@@ -26,8 +25,8 @@ def budget(results: dict[str, Any]) -> str:
     if not found:
         return ""
     one = next(iter(found.values()))
-    threads = ", ".join(f"{name_of(key)} on {escaped(value.get('threads'))}" for key, value in found.items())
-    stages = ", ".join(escape(str(stage)).replace("_", "_<wbr>") for stage in one.get("stages") or [])
+    threads = ", ".join(f"{name_of(key)} on {told(value.get('threads'))}" for key, value in found.items())
+    stages = ", ".join(str(stage).replace("_", "_<wbr>") for stage in one.get("stages") or [])
     return (
         f" Equal compute: {' and '.join(map(name_of, found))} had {duration(one.get('core_seconds'))} of core time "
         f"each (seconds times threads; {threads}), what UnIACorN needs before it can draw an image: {stages}."
@@ -41,7 +40,7 @@ def seconds(found: dict[str, Any], wall: Any = None) -> str:
     for key, value in found.items():
         bar = f'<rect width="{100 * known.get(key, 0) / most:.1f}" height="8"/>'
         svg = f'<svg viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">{bar}</svg>'
-        items += f"<li><span>{escape(key).replace('_', '_<wbr>')}</span>{svg}<span>{duration(value)}</span></li>"
+        items += f"<li><span>{key.replace('_', '_<wbr>')}</span>{svg}<span>{duration(value)}</span></li>"
     clock = "" if number(wall) is None else f", some side by side: {duration(wall)} by the clock"
     total = f'<p>Together {duration(sum(known.values()))}{clock}.</p><ul class="stages">{items}</ul>'
     return total if items else f"<p>{MISSING}</p>"
@@ -50,13 +49,13 @@ def seconds(found: dict[str, Any], wall: Any = None) -> str:
 def repeat(results: dict[str, Any], experiment: dict[str, Any]) -> str:
     """Command, versions and revision of the start, resumptions, sha256 of data sets and weights, settings, commands."""
     settings, command = nested(experiment, "settings"), experiment.get("command")
-    text = f"<pre>{escape(str(command))}</pre>" if command else f"<p>Command: {MISSING}</p>"
+    text = f"<pre>{command}</pre>" if command else f"<p>Command: {MISSING}</p>"
     facts = {"seed": settings.get("seed"), "git revision": experiment.get("git_revision")}
     facts |= nested(results, "environment") | nested(experiment, "versions")
     text += _facts(facts)
     resumed = experiment.get("resumed") or []
     if resumed:
-        lines = "".join(f"<pre>{escape(_resumption(one, experiment))}</pre>" for one in resumed)
+        lines = "".join(f"<pre>{_resumption(one, experiment)}</pre>" for one in resumed)
         times = "once" if len(resumed) == 1 else f"{len(resumed)} times"
         text += f"<p>The above is of the start; the run was resumed {times}.</p>"
         text += f"<details><summary>Resumptions</summary>{lines}</details>"
@@ -68,7 +67,7 @@ def repeat(results: dict[str, Any], experiment: dict[str, Any]) -> str:
         ("Command of every stage", nested(results, "commands")),
     )
     for title, part in sections:
-        content = escape(json.dumps(part, indent=2, ensure_ascii=False))
+        content = json.dumps(part, indent=2, ensure_ascii=False).replace('"', "&quot;")  # JSON's own
         text += f"<details><summary>{title}</summary><pre>{content}</pre></details>" if part else ""
     return text
 
@@ -84,5 +83,5 @@ def _resumption(one: dict[str, Any], start: dict[str, Any]) -> str:
 
 
 def _facts(facts: dict[str, Any]) -> str:
-    pairs = ((escape(str(key)), escaped(value)) for key, value in facts.items())
+    pairs = ((key, told(value)) for key, value in facts.items())
     return f'<dl class="facts">{"".join(f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in pairs)}</dl>'

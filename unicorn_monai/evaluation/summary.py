@@ -8,6 +8,7 @@ The spread is that of the runs. Beside it stands the 95 % interval of every run 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from unicorn_monai.dataset_files import parse_json
 from unicorn_monai.datasets import PathLike
 from unicorn_monai.evaluation.markup import nested, number
 from unicorn_monai.evaluation.report import gap_closed
+from unicorn_monai.terminal import printable
 
 
 def summarise(run_dirs: Sequence[PathLike]) -> str:
@@ -88,13 +90,13 @@ def _score_rows(runs: Sequence[dict[str, Any]]) -> list[str]:
         cells.append(_spread(percent, ".0f", " %") if percent else "")
         ends = [c[1] for c in closed if c is not None and c[1] is not None]
         cells.append("; ".join(f"{100 * low:.0f} to {100 * high:.0f} %" for low, high in ends))
-        lines.append(f"| {setup}{_of(having, runs)} | {' | '.join(cells)} |")
+        lines.append(f"| {cell(setup)}{_of(having, runs)} | {' | '.join(cells)} |")
     return lines
 
 
 def _control_rows(runs: Sequence[dict[str, Any]]) -> list[str]:
     controls = dict.fromkeys(key for run in runs for key in run if key.split("_")[0] == "control")
-    setups = [key.replace("control", "unicorn") for key in controls]
+    setups = [cell(key.replace("control", "unicorn")) for key in controls]
     lines = [f"| {' | '.join(['measured', *setups])} |", "|---" * (1 + len(setups)) + "|"]
     for name, key in (
         ("Spearman of requested and measured uncertainty", "spearman"),
@@ -118,7 +120,7 @@ def _check_rows(runs: Sequence[dict[str, Any]]) -> list[str]:
     lines.append(f"| std of sampled / training latents (0.9 to 1.1) | {_spread(latents)} |")
     for name in dict.fromkeys(name for run in runs for name in run["uncertainty"]):
         means = [_number(run, "uncertainty", name, "mean") for run in runs if name in run["uncertainty"]]
-        lines.append(f"| mean uncertainty, {name}{_of(means, runs)} | {_spread(means)} |")
+        lines.append(f"| mean uncertainty, {cell(name)}{_of(means, runs)} | {_spread(means)} |")
     minutes = [sum(filter(None, map(number, run["seconds"].values()))) / 60 for run in runs]
     lines.append(f"| minutes of all stages | {_spread(minutes, '.1f')} |")
     wall = [seconds / 60 for run in runs if (seconds := _number(run, "wall_seconds")) is not None]
@@ -138,6 +140,11 @@ def _ratio(pair: Any) -> float | None:
     known = [number(v) for v in pair] if isinstance(pair, list) else []
     first, second = known if len(known) == 2 else (None, None)
     return second / first if first and second is not None else None
+
+
+def cell(text: str) -> str:
+    """A name within a row: it ends no cell and no line, and no reader of Markdown takes it for HTML."""
+    return escape(printable(text), quote=False).replace("|", "\\|")
 
 
 def _of(having: Sequence[Any], runs: Sequence[Any]) -> str:

@@ -79,7 +79,9 @@ def serve(app_dir: Path, studies: Path, host: str = "127.0.0.1", port: int = 800
     from unicorn_monai.monailabel.gate import names_of
     from unicorn_monai.monailabel.server import build
 
-    log = init_log_config(None, str(app_dir), "app.log", root_level="INFO")
+    log = json.loads(Path(init_log_config(None, str(app_dir), "app.log", root_level="INFO")).read_text())
+    for formatter in log["formatters"].values():
+        formatter["class"] = "unicorn_monai.terminal.PrintableFormatter"
     uvicorn.run(build({*names_of(host), *names}), host=host, port=port, log_config=log, access_log=False)
 
 

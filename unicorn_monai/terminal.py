@@ -1,0 +1,69 @@
+"""What reaches a terminal: text only. Names and texts of files can hold codes that a terminal would obey.
+
+Such a code clears the screen, moves the cursor over what was said before, hides text, or turns its direction round.
+Here each becomes a visible escape, so whoever reads a message sees that it is there. Everything the package prints,
+logs or warns of goes through `say`, `PrintableFormatter` and `guard_terminal`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import unicodedata
+import warnings
+from typing import IO, Any
+
+UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, formats, lone surrogates, separators of lines and paragraphs
+JOINERS = "\u200c\u200d"  # formats that some scripts, and pictographs, are spelled with
+LINES = "\n\t"
+
+
+def printable(text: object, keep: str = "") -> str:
+    """A text with everything a terminal would obey as a visible escape, ESC as ``x1b`` behind a backslash.
+
+    Args:
+        text: of anybody.
+        keep: controls that stay as they are, e.g. ``LINES`` where the text may have several lines.
+    """
+    stays = keep + JOINERS
+    return "".join(c if c.isprintable() or c in stays else _seen(c) for c in str(text))
+
+
+def _seen(character: str) -> str:
+    escapes = unicodedata.category(character) in UNSEEN
+    return character.encode("unicode_escape").decode() if escapes else character
+
+
+def say(text: object, keep: str = "", file: IO[str] | None = None, end: str = "\n") -> None:
+    """Print a line, or lines where ``keep`` says so, on standard output unless told otherwise."""
+    print(printable(text, keep), file=file or sys.stdout, end=end)
+
+
+class PrintableFormatter(logging.Formatter):
+    """Lines of a log, tracebacks too, as a terminal may see them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, or lines, of one message."""
+        return printable(super().format(record), LINES)
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells arguments it cannot use, which may be names of files, as a terminal may see them."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(printable(message, LINES), file)
+
+
+def guard_terminal() -> None:
+    """Let warnings, and logs of libraries that nobody handles, be printable too: they quote what files say."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(PrintableFormatter())
+    warnings.formatwarning = _warning
+
+
+_plain_warning = warnings.formatwarning
+
+
+def _warning(*arguments: Any, **more: Any) -> str:
+    return printable(_plain_warning(*arguments, **more), LINES)
