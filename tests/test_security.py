@@ -813,6 +813,7 @@ BUNDLES = {
     "a module": (written("scripts/__init__.py", "open('witness', 'w')"), "scripts/__init__.py: may hold code"),
     "a configuration in YAML": (written("configs/train.yaml", "a: $open('witness', 'w')"), "may hold code"),
     "a broken configuration": (written("configs/more.json", NESTED), "is not valid JSON"),
+    "a name that is not seen": (written("docs/a\nb.md", ""), r"docs/a\nb.md: has a name that is not seen"),
     "a link": (exchanged_link, "LICENSE: is a link to"),
     "a file more": (written("docs/more.md", "more"), "docs/more.md: is not listed in SHA256SUMS"),
     "a file less": (

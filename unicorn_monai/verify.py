@@ -31,6 +31,7 @@ from unicorn_monai.published import (
     sha256,
     tensors_sha256,
 )
+from unicorn_monai.terminal import printable
 
 SUMS = "SHA256SUMS"
 CODE = re.compile(
@@ -102,6 +103,8 @@ def _names(root: Path) -> list[str]:
 def _file_findings(root: Path) -> Iterator[str]:
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
+        if printable(name) != name:
+            yield f"{name}: has a name that is not seen as it is; expected letters, digits, signs and spaces"
         if path.is_symlink():
             yield f"{name}: is a link to '{path.readlink()}'; expected a file of its own"
         elif not (path.is_file() or path.is_dir()):
