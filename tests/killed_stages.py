@@ -100,7 +100,7 @@ def experiment(data: Path, folder: Path) -> None:
     settings = Settings(
         *folders, str(folder / "run"), preset="quick", device="cpu", overrides=TINY, count=6, jobs=1, tracking=False
     )
-    Experiment(settings, resume=True).run()
+    Experiment(settings, resume=True, force=True).run()
 
 
 STAGES: dict[str, Callable[[Path, Path], None]] = {

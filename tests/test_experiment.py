@@ -48,7 +48,7 @@ def settings(domains: dict[str, Path], output: Path, **changes) -> Settings:
 
 @pytest.fixture(scope="module")
 def finished(domains, tmp_path_factory) -> Experiment:
-    run = Experiment(settings(domains, tmp_path_factory.mktemp("run") / "r", **COMPARED))
+    run = Experiment(settings(domains, tmp_path_factory.mktemp("run") / "r", **COMPARED), force=True)
     run.run()
     return run
 
@@ -234,7 +234,7 @@ def test_a_data_set_without_the_flagged_images(finished, tmp_path):
 def test_rounds_trainings_and_the_chosen_weight(domains, tmp_path):
     values = {"modes": ("compositional",), "baselines": ("augmentation",), "uncertainty_weight": "auto"}
     values |= {"rounds": 2, "trainings": 2, "count": None, "samples_per_label": 2, "scaling": "quantile", "jobs": 1}
-    run = Experiment(settings(domains, tmp_path / "r", **values))
+    run = Experiment(settings(domains, tmp_path / "r", **values), force=True)
     run.run()
     more = values | {"baselines": ("self_training", "augmentation"), "confidence": 0.11}
     with pytest.raises(ValueError, match="started with other settings: confidence"):

@@ -42,7 +42,8 @@ def finished(tmp_path_factory) -> Experiment:
             trainings=2,
             features={"iterations": 5},
             jobs=1,
-        )
+        ),
+        force=True,
     )
     run.run()
     return run

@@ -40,7 +40,7 @@ def finished(tmp_path_factory) -> Experiment:
         words=True,
         jobs=1,
     )
-    run = Experiment(settings)
+    run = Experiment(settings, force=True)
     run.run()
     return run
 
@@ -140,7 +140,7 @@ def test_baselines_that_bend_images_are_refused(finished, name):
 )
 def test_what_the_demo_compares_with(words, expected, monkeypatch, tmp_path):
     asked: dict[str, Any] = {}
-    monkeypatch.setattr(cli, "_run", lambda settings, resume: asked.update(settings))
+    monkeypatch.setattr(cli, "_run", lambda settings, *_: asked.update(settings))
     for simulate in ("_simulate_oct", "_simulate_street"):
         monkeypatch.setattr(cli, simulate, lambda *_: (0, "images"))
     done = CliRunner().invoke(cli.app, ["demo", *words, "--output", str(tmp_path)])

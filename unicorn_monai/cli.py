@@ -41,6 +41,7 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Run folder.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, ...; the first GPU by default.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run folder; finished stages are skipped.")]
+Force = Annotated[bool, typer.Option("--force", help="Go on though the autoencoder does not keep the images.")]
 Weight = Annotated[str | None, typer.Option(help="Weight of the Uncertainty-ControlNet, a number or auto.")]
 
 # Trainings of the quick demo, in epochs of a fixed number of iterations (`iterations_per_epoch` of the preset): two
@@ -77,6 +78,7 @@ def demo(
     seed: Seed = 0,
     device: Device = None,
     resume: Resume = False,
+    force: Force = False,
 ) -> None:
     """Simulate two OCT devices or streets in clear and bad weather, run the whole experiment, write the report."""
     if scene not in ("oct", "street"):
@@ -111,6 +113,7 @@ def demo(
             "overrides": BRIEF if scene == "oct" and preset == "quick" and small else None,
         },
         resume,
+        force,
     )
 
 
@@ -144,6 +147,7 @@ def experiment(
     samples_per_label: Annotated[int | None, typer.Option(help="Synthetic images of each label map.")] = None,
     rounds: Annotated[int | None, typer.Option(help="2 or more: measure the uncertainties anew and go on.")] = None,
     resume: Resume = False,
+    force: Force = False,
 ) -> None:
     """Run the whole method on two data sets of your own."""
     settings: dict[str, Any] = {"output": "runs/experiment"}
@@ -160,7 +164,7 @@ def experiment(
     missing = [name for name in ("labeled", "unlabeled") if name not in settings]
     if missing:
         raise typer.BadParameter(f"missing --{' and --'.join(missing)}, on the command line or in --config")
-    _run(settings, resume)
+    _run(settings, resume, force)
 
 
 @app.command()
@@ -348,11 +352,11 @@ def _data_prep(source: str):
     return import_module(f"data_prep.{source}")
 
 
-def _run(settings: dict[str, Any], resume: bool) -> None:
+def _run(settings: dict[str, Any], resume: bool, force: bool) -> None:
     from unicorn_monai.experiment import Experiment
     from unicorn_monai.settings import Settings
 
-    run = Experiment(Settings.from_dict(settings), resume)
+    run = Experiment(Settings.from_dict(settings), resume, force=force)
     try:
         report = run.run()
     except KeyboardInterrupt:

@@ -21,8 +21,8 @@ import torch
 from unicorn_monai.augmentation import write_augmented
 from unicorn_monai.baselines import self_training
 from unicorn_monai.datasets import label_names, read_header, write_json
-from unicorn_monai.evaluation import control, image_sets, pictures
-from unicorn_monai.evaluation.comparison import closed_gaps, compare, score_trainings
+from unicorn_monai.evaluation import control, image_sets, pictures, reconstructions
+from unicorn_monai.evaluation.comparison import closed_gaps, differences, score_trainings
 from unicorn_monai.evaluation.image_checks import image_checks
 from unicorn_monai.evaluation.report import write_report
 from unicorn_monai.evaluation.segmentation import score_images
@@ -48,13 +48,15 @@ class Experiment(RunFolder):
         settings: what to do.
         resume: go on with a run folder in use; finished stages are not run again, ``baselines`` may be added.
         branch: a part of a run that is going on, whose settings and data were checked at its start.
+        force: go on even where the autoencoder does not keep the images; kept with the run.
     """
 
-    def __init__(self, settings: Settings, resume: bool = False, branch: bool = False) -> None:
+    def __init__(self, settings: Settings, resume: bool = False, branch: bool = False, force: bool = False) -> None:
         if not branch:
             settings.validate()
         super().__init__(settings, torch.device(settings.device or ("cuda:0" if torch.cuda.is_available() else "cpu")))
         self.may_resume, self.resumed = resume, branch or self.goes_on(resume)
+        self.forced = force or self.was_forced()
         self.results: dict[str, Any] = {
             "labels": label_names(self.labeled),
             "modality": read_header(self.labeled).get("modality", "OCT"),
@@ -87,6 +89,7 @@ class Experiment(RunFolder):
 
     def know_both_domains(self) -> None:
         """What comes before the ControlNets: the networks of the real images, the autoencoder, the diffusion model."""
+        reconstructions.refused_before(self.marker("reconstructions"), self.run_dir, self.forced)
         beside = self.jobs > 2  # else it has the cores alone: it is longer than all that could run beside it
         self.parallel([("learn_latents",), *[("learn_images",)] * beside], [("segment",)])
         if not beside:
@@ -120,8 +123,10 @@ class Experiment(RunFolder):
         self.stage("uncertainty", lambda: self.measure_uncertainty(s.modes[0]))
 
     def learn_latents(self) -> None:
-        """Train the autoencoder."""
+        """Train the autoencoder, and go on only where its images are usable."""
         self.stage("autoencoder", lambda: self.train_ldm("autoencoder"))
+        self.results["reconstructions"] = self.stage("reconstructions", lambda: reconstructions.measure(self))
+        reconstructions.refuse_unusable(self.results, self.run_dir, self.forced)
 
     def learn_images(self) -> None:
         """Train the diffusion model."""
@@ -202,7 +207,7 @@ class Experiment(RunFolder):
     def finish(self) -> None:
         """Write results.json and the report, and close the tracking."""
         records = {s: [self.record(s, i) for i in range(self.settings.trainings)] for s in self.results["segmentation"]}
-        self.results["differences"] = self.differences(records)
+        self.results["differences"] = differences(records, REFERENCES, self.settings.seed)
         self.results["not_computed"] = self.not_computed
         self.results["gap"] = closed_gaps(records, self.settings.seed)
         simulated = [bool(read_header(self.unlabeled).get(key)) for key in ("simulated_device", "simulated_anatomy")]
@@ -229,7 +234,7 @@ class Experiment(RunFolder):
         branches = [branch for chain in chains for branch in chain]
         jobs = min(self.jobs, widest(chains))
         if jobs > 1:
-            side_by_side(_run_branch, chains, jobs, self.settings, self.tracker.parent, self.walked)
+            side_by_side(_run_branch, chains, jobs, self.settings, self.tracker.parent, self.walked, self.forced)
         for name, *arguments in branches:  # what ran elsewhere is finished now, and its results are picked up here
             getattr(self, name)(*arguments)
         self.walked += branches
@@ -264,32 +269,16 @@ class Experiment(RunFolder):
     def score(self, setup: str) -> dict[str, Any]:
         """Scores of a set-up, over its trainings."""
         seed, records = self.settings.seed, [self.record(setup, i) for i in range(self.settings.trainings)]
-        file = self.bundle_dir("retinal_unet") / "configs" / "evaluate.json"
+        root = self.bundle_dir("retinal_unet")
         for i in range(self.settings.trainings):
-            self.note(file, dataset_dir=self.unlabeled, split="test", ckpt_path=self.weights(setup, i))
+            file, weights = root / "configs" / "evaluate.json", self.weights(setup, i)
+            self.note(file, dataset_dir=self.unlabeled, split="test", ckpt_path=weights)
         each = [
-            score_images(
-                self.bundle_dir("retinal_unet"),
-                self.weights(setup, i),
-                self.unlabeled,
-                "test",
-                seed,
-                self.device,
-                record,
-            )
+            score_images(root, self.weights(setup, i), self.unlabeled, "test", seed, self.device, record)
             for i, record in enumerate(records)
         ]
         found = each[0] if len(each) == 1 else score_trainings(each, records, seed)
         return found | sub_domain_scores(records, self.unlabeled, "test", seed)
-
-    def differences(self, records: dict[str, list[Path]]) -> dict[str, Any]:
-        """Mean IoU of every set-up minus that of each reference, on the same subjects, with intervals."""
-        seed = self.settings.seed
-        return {
-            reference: {s: compare(records[s], records[reference], seed) for s in records if s != reference}
-            for reference in REFERENCES
-            if reference in records
-        }
 
     def guess_labels(self, variant: str, teacher: Path) -> None:
         """Label the unlabelled images by a network, all their pixels: the Semantic-ControlNet sees whole label maps."""
@@ -384,12 +373,18 @@ class Experiment(RunFolder):
 
 
 def _run_branch(
-    settings: Settings, parent: str, walked: list[Branch], before: list[Branch], branch: Branch, threads: int
+    settings: Settings,
+    parent: str,
+    walked: list[Branch],
+    forced: bool,
+    before: list[Branch],
+    branch: Branch,
+    threads: int,
 ) -> None:
     """One branch of an experiment, in a process of its own."""
     torch.set_num_threads(threads)
     log_to_console()
-    run = Experiment(settings, branch=True)
+    run = Experiment(settings, branch=True, force=forced)
     with run.branch():
         for name, *arguments in [*walked, *before]:  # finished: picks up the results
             getattr(run, name)(*arguments)

@@ -16,9 +16,11 @@ import os
 import re
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from unicorn_monai import data_manifest
 from unicorn_monai.baselines.self_training import ROUNDS
 from unicorn_monai.bundle import definition, install
 from unicorn_monai.checkpoints import read_metadata, sha256
@@ -27,12 +29,21 @@ from unicorn_monai.datasets import label_names, read_header, write_json
 from unicorn_monai.handlers import read_json
 from unicorn_monai.intake import read_text
 from unicorn_monai.provenance import provenance
-from unicorn_monai.settings import PRESETS, SELF_TRAINED, STYLE_TRANSFER, Settings, prior_file, settings_begun_with
+from unicorn_monai.settings import (
+    PLACES,
+    PRESETS,
+    SELF_TRAINED,
+    STYLE_TRANSFER,
+    Settings,
+    prior_file,
+    settings_begun_with,
+)
 from unicorn_monai.stages import Stages
-from unicorn_monai.storage import absolute
+from unicorn_monai.storage import absolute, is_url
 
 SHARED = ("latent_diffusion", "style_transfer")  # by all variants
 OWN = ("uncertainty_controlnet", "semantic_controlnet", "synthesis")  # of every variant
+FREE = ("jobs", "device", "labeled", "unlabeled")  # may differ in a resumption; the data are compared by content
 WORDED = ("latent_diffusion", "semantic_controlnet")  # have a preset "words"; the others follow the first
 
 
@@ -59,6 +70,8 @@ class RunFolder(Stages):
         labelled = {split: header.get(split) and all("label" in i for i in header[split]) for split in SPLITS}
         self.has_truth = bool(labelled["test"])  # scores can be computed
         self.has_upper = all(labelled.values())  # and a network trained on true labels
+        self.forced = False  # goes on with an autoencoder that does not keep the images
+        self._data: dict[str, Any] | None = None  # what it is, once it was compared with what it was
 
     @property
     def _begun(self) -> Path:
@@ -74,7 +87,8 @@ class RunFolder(Stages):
             whether one is.
 
         Raises:
-            ValueError: one is, and was not to be resumed or has other settings; more baselines are no others.
+            ValueError: one is, and was not to be resumed, has other settings or was begun with other data; more
+                baselines are no others, nor are jobs, device and another place of the same data.
         """
         if not self._begun.exists():
             return False
@@ -84,7 +98,7 @@ class RunFolder(Stages):
             )
         now = json.loads(json.dumps(asdict(self.settings)))
         before = now | {"words": False} | settings_begun_with(self.run_dir)  # a run may be older than a setting
-        changed = [key for key, value in now.items() if before[key] != value]
+        changed = [key for key, value in now.items() if before[key] != value and key not in FREE]
         if "baselines" in changed and set(before["baselines"]) <= set(now["baselines"]):
             changed.remove("baselines")  # a finished run can be compared with more
         if changed:
@@ -92,29 +106,50 @@ class RunFolder(Stages):
                 f"'{self.run_dir}' was started with other settings: {', '.join(changed)}. Resume with the "
                 "same, or use another --output."
             )
+        if self._data is None:
+            self._data = data_manifest.require_same(self.run_dir, self._domains)
         return True
+
+    @property
+    def _domains(self) -> dict[str, Path]:
+        return {"labeled": self.labeled, "unlabeled": self.unlabeled}
+
+    def was_forced(self) -> bool:
+        """Whether a run here was told to go on with images that its autoencoder does not keep."""
+        return self._begun.is_file() and bool(read_json(self._begun).get("forced"))
 
     def claim(self) -> None:
         """Write down what the run does; within :meth:`guard`, for it changes what a run here goes by.
 
         Command, versions and revision of the start are kept, those of every resumption added under "resumed".
         """
-        now = provenance()
+        now, settings = provenance(), asdict(self.settings)
         first = read_json(self._begun) if self._begun.exists() else {}
+        if other := {
+            key: [first["settings"][key], settings[key]]
+            for key in FREE
+            if first and key in first["settings"] and first["settings"][key] != settings[key]
+        }:
+            now["changed"] = other
         start = first | {"resumed": [*first.get("resumed", []), now]} if first else now
         if first and set(first["settings"]["baselines"]) < set(self.settings.baselines):
             self.marker("distances").unlink(missing_ok=True)  # between all sets of images, of which there are more
         if first:
-            self._bring_along(absolute(first["settings"]["output"]))
+            for place in PLACES:
+                self._bring_along(absolute(first["settings"][place]), settings[place])
         (self.run_dir / "stages").mkdir(parents=True, exist_ok=True)
-        write_json(self._begun, start | {"settings": asdict(self.settings)})
+        data_manifest.keep(self.run_dir, self._data or {k: data_manifest.survey(v) for k, v in self._domains.items()})
+        write_json(self._begun, start | {"settings": settings, **({"forced": True} if self.forced else {})})
 
-    def _bring_along(self, before: str) -> None:
-        """Where the run was moved, let what it has measured name the files in it by their new place."""
-        old, new = (json.dumps(place)[1:-1] for place in (before, str(self.run_dir)))
+    def _bring_along(self, before: str, now: str) -> None:
+        """Where the run or its data were moved, let what it has measured name the files by their new place."""
+        if is_url(now):  # what was measured names the files of the local copy
+            return
+        old, new = (json.dumps(place)[1:-1] for place in (before, str(Path(now).resolve())))
         if old == new:
             return
-        whole = re.compile(rf"(?<![\w/.-]){re.escape(old)}(?=/)")  # not the end of another path, such as the new one
+        end = r"(?=[/\"'\\]| --)"  # a file in it, or the folder itself in a list or command
+        whole = re.compile(rf"(?<![\w/.-]){re.escape(old)}{end}")  # not the end of another path, such as the new one
         for pattern in ("stages/*.json", "evaluation/*.json", "bundles*/*/models/*.json"):
             for path in self.run_dir.glob(pattern):
                 text, age = read_text(path), path.stat()

@@ -38,7 +38,7 @@ def make_world(root: Path) -> World:
         write_phantom(root / name, device, n_subjects=6, scans_per_subject=2, size=SIZE, split=SPLIT)
     folders = (str(root / name) for name in ("labeled", "unlabeled", "run"))
     tiny = {"preset": "quick", "device": "cpu", "overrides": TINY, "count": 8, "jobs": 1, "modes": ("compositional",)}
-    Experiment(Settings(*folders, **tiny, style_augmentation=False, tracking=False)).run()
+    Experiment(Settings(*folders, **tiny, style_augmentation=False, tracking=False), force=True).run()
     studies, truth = root / "studies", {}
     studies.mkdir()
     for i, item in enumerate(datalist(root / "unlabeled", TRAINING, ("image", "label"))):

@@ -29,6 +29,17 @@ def compare(
     return bootstrap.paired_difference(_subjects(records), _subjects(reference, records), statistic(key), seed)
 
 
+def differences(
+    records: Mapping[str, Sequence[PathLike]], references: Sequence[str], seed: int
+) -> dict[str, dict[str, Any]]:
+    """Mean IoU of every set-up minus that of each reference there is, on the same subjects, with intervals."""
+    return {
+        reference: {s: compare(each, records[reference], seed) for s, each in records.items() if s != reference}
+        for reference in references
+        if reference in records
+    }
+
+
 def closed_gaps(
     records: Mapping[str, Sequence[PathLike]], seed: int, key: str = "mean_iou"
 ) -> dict[str, dict[str, Any]]:

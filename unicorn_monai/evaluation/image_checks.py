@@ -1,7 +1,8 @@
 """Do autoencoder and diffusion model keep the images? The bounds that the report judges by and the log warns of.
 
 Speckle: standard deviation of the image minus its local mean; entropy: mean uncertainty of the segmentation network.
-Both of reconstructions over those of the originals, and the standard deviation of sampled over training latents.
+Both of reconstructions over those of the originals, and the standard deviation of sampled over training latents. Before
+them, whether the reconstructions are usable at all (``reconstructions.py``), without which a run does not go on.
 """
 
 from __future__ import annotations
@@ -12,6 +13,31 @@ from unicorn_monai.evaluation.markup import fixed, name_of, nested, number, perc
 
 TOLERANCE = 0.15  # of speckle and entropy after the autoencoder
 LATENT_STD = (0.9, 1.1)  # sampled / training latents
+TEXTURE = (0.5, 2.0)  # speckle of reconstructions / originals beyond which these are other images
+
+
+def usable_checks(results: dict[str, Any]) -> list[tuple[str, str, bool | None]]:
+    """As :func:`image_checks`, of what decides whether a run goes on after its autoencoder.
+
+    Args:
+        results: "reconstructions" of ``results.json``, where it is there.
+    """
+    checks: list[tuple[str, str, bool | None]] = []
+    if not (measured := nested(results, "reconstructions")):  # a run older than these checks
+        return checks
+    for domain in ("labeled", "unlabeled"):
+        part, name = nested(measured, domain), name_of(domain)
+        error, allowed = map(number, part.get("error") or (None, None))
+        known = error is not None and allowed is not None
+        what = f"{name}, autoencoder: error of the means of 4 x 4 pixels, of their variance, at most "
+        what += fixed(allowed, 3) if known else "that of a coarse picture"
+        checks.append((what, fixed(error, 3) if known else "", error <= allowed if known else None))
+        before, after = map(number, part.get("high_pass_std") or (None, None))
+        ratio = after / before if before and after is not None else None
+        good = None if ratio is None else TEXTURE[0] <= ratio <= TEXTURE[1]
+        found = "" if ratio is None else fixed(ratio, 2)
+        checks.append((f"{name}, autoencoder: texture {TEXTURE[0]} to {TEXTURE[1]} of the originals'", found, good))
+    return checks
 
 
 def image_checks(results: dict[str, Any]) -> list[tuple[str, str, bool | None]]:
@@ -20,7 +46,7 @@ def image_checks(results: dict[str, Any]) -> list[tuple[str, str, bool | None]]:
     Args:
         results: "autoencoder" and "diffusion" of ``results.json``, where they are there.
     """
-    checks = []
+    checks = usable_checks(results)
     for domain in ("labeled", "unlabeled"):
         part = nested(nested(results, "autoencoder"), domain)
         for key, what in (("high_pass_std", "speckle"), ("entropy", "entropy")):

@@ -43,6 +43,10 @@ from unicorn_monai.settings import SEMANTIC_ONLY
 
 MAIN = "unicorn+real"
 CORE = ("lower_bound", "upper_bound", MAIN, "unicorn")  # always have a column, the first ones
+FORCED = (
+    "the autoencoder does not keep the images (below), and the run went on because of <code>--force</code>: what "
+    "follows was trained on such images."
+)
 SETS = ("labeled", "unlabeled", "unicorn", "unicorn_paper")
 
 
@@ -338,7 +342,10 @@ def _checks(results: dict[str, Any]) -> str:
     words = {True: '<b class="ok">\u2713 OK</b>', False: '<b class="bad">\u2717 outside</b>', None: MISSING}
     rows = image_checks(results)
     items = (f"<li><span>{what}</span><span>{found}</span>{words[ok]}</li>" for what, found, ok in rows)
-    return f'<ul class="checks">{"".join(items)}</ul>'
+    text = f'<ul class="checks">{"".join(items)}</ul>'
+    if results.get("forced"):
+        text = f"<p><b>Forced:</b> {FORCED}</p>{text}"
+    return text
 
 
 # ---------------------------------------------------------------------- reading

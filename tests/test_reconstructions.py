@@ -1,0 +1,105 @@
+"""Whether an autoencoder keeps the images is known before anything is trained on them; a run ends where it does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, build_autoencoder
+from test_data_manifest import prepared  # noqa: F401
+from torch import Tensor
+from torch.nn import functional
+
+from unicorn_monai.datasets import datalist, write_json
+from unicorn_monai.evaluation import reconstructions
+from unicorn_monai.evaluation.image_checks import image_checks, usable_checks
+from unicorn_monai.evaluation.report import write_report
+from unicorn_monai.experiment import Experiment
+from unicorn_monai.settings import Settings
+
+
+def squares(image: Tensor, side: int) -> Tensor:
+    """A coarse picture."""
+    return functional.interpolate(functional.avg_pool2d(image, side), scale_factor=side)
+
+
+REFUSED: dict[str, Callable[[Tensor], Tensor]] = {
+    "black": torch.zeros_like,
+    "white": torch.ones_like,
+    "each image's mean": lambda image: torch.full_like(image, image.mean().item()),
+    "noise": torch.rand_like,
+    "negative": lambda image: 1 - image,
+    "untrained": build_autoencoder().reconstruct,
+    "blocks": lambda image: squares(image, 8),
+    "large blocks": lambda image: squares(image, 16),
+    "another brightness": lambda image: image * 0.5,
+    "no texture": lambda image: functional.avg_pool2d(image, 5, 1, 2, count_include_pad=False),
+    "turned round": lambda image: image.flip(-2),
+}
+KEPT: dict[str, Callable[[Tensor], Tensor]] = {
+    "the images": lambda image: image,
+    "a little noise": lambda image: image + 0.02 * torch.randn_like(image),
+    "other speckle": lambda image: squares(image, 4) + (image - squares(image, 4)).flip(-1),
+    "a little brighter": lambda image: image * 1.05,
+}
+
+
+def judged(reconstruct: Callable[[Tensor], Tensor], folder: Path) -> bool:
+    paths = [item["image"] for split in ("training", "validation") for item in datalist(folder, split)]
+    found = reconstructions.kept(paths, reconstruct, 1)
+    return all(good for _, _, good in usable_checks({"reconstructions": {"labeled": found, "unlabeled": found}}))
+
+
+@pytest.mark.parametrize("name", "AB")
+@pytest.mark.parametrize("kind", REFUSED)
+def test_images_that_are_not_kept(prepared, name, kind):  # noqa: F811
+    assert not judged(REFUSED[kind], prepared / name)
+
+
+@pytest.mark.parametrize("name", "AB")
+@pytest.mark.parametrize("kind", KEPT)
+def test_images_that_are_kept(prepared, name, kind):  # noqa: F811
+    assert judged(KEPT[kind], prepared / name)
+
+
+def settings(prepared: Path, output: Path) -> Settings:  # noqa: F811
+    values = {"preset": "quick", "device": "cpu", "overrides": TINY, "count": 4, "tracking": False, "jobs": 1}
+    return Settings(str(prepared / "A"), str(prepared / "B"), str(output), **values)
+
+
+def test_a_run_ends_after_the_autoencoder_and_is_gone_on_with_by_force_only(prepared, tmp_path):  # noqa: F811
+    run = Experiment(settings(prepared, tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"autoencoder does not keep the images: .*Labelled device.*--resume --force"):
+        run.run()
+    done = {path.stem for path in (tmp_path / "run" / "stages").glob("*.json")}
+    assert done == {"autoencoder", "reconstructions"}, "nothing was trained on such images"
+
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "bundles").rglob("*.pt")}
+    with pytest.raises(ValueError, match="does not keep the images"):
+        Experiment(settings(prepared, tmp_path / "run"), resume=True).run()
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "bundles").rglob("*.pt")} == before
+    assert {path.stem for path in (tmp_path / "run" / "stages").glob("*.json")} == done
+
+    forced = Experiment(settings(prepared, tmp_path / "run"), resume=True, force=True)
+    forced.claim()
+    forced.learn_latents()
+    assert "does not keep the images" in forced.results["forced"]
+    assert json.loads((tmp_path / "run" / "experiment.json").read_text())["forced"] is True
+    assert Experiment(settings(prepared, tmp_path / "run"), resume=True).forced, "the next resumption knows"
+
+
+def test_a_forced_run_says_so_in_its_report(tmp_path):
+    lost = {"error": [3.0, 0.2], "high_pass_std": [0.1, 0.01], "mean": [0.8, 0.0]}
+    results = {"reconstructions": {"labeled": lost, "unlabeled": lost}, "segmentation": {}}
+    assert [good for _, _, good in image_checks(results)[:4]] == [False] * 4
+    write_json(tmp_path / "results.json", results | {"forced": ["..."]})
+    assert "because of <code>--force</code>" in write_report(tmp_path).read_text()
+    write_json(tmp_path / "results.json", results)
+    assert "--force" not in write_report(tmp_path).read_text()
+
+
+def test_a_run_from_before_this_check_is_not_judged_by_it():
+    assert usable_checks({}) == []

@@ -1,0 +1,119 @@
+"""Are the autoencoder's images usable? Measured right after its training, before anything is trained on them.
+
+    error    |s(x') - s(x)|^2 / |s(x) - mean s(x)|^2      x validation images, x' their reconstructions, s(x) the means
+                                                          of 4 x 4 squares; sums over squares, channels and images
+    texture  std(h(x')) / std(h(x))                       h an image minus its local mean (``losses.high_pass``)
+
+The trivial answer, each image's mean, has an error of 1, and black pictures one far above. The structure counts as kept
+where the error is at most that of a coarse picture, the means of 8 x 8 squares (or a tenth, for images without detail):
+latents hold a value and more for every 4 x 4 squares, so an autoencoder that does no better shows blocks. The squares
+leave out the speckle, which a good reconstruction draws anew; that it is there at all the texture tells. These bounds
+part usable images from others; whether they are good, ``image_checks`` says.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from unicorn_monai.bundle import from_bundle
+from unicorn_monai.datasets import datalist
+from unicorn_monai.evaluation.image_checks import usable_checks
+from unicorn_monai.handlers import evenly, read_json
+from unicorn_monai.losses import high_pass_std
+from unicorn_monai.transforms import read_image
+
+if TYPE_CHECKING:
+    from unicorn_monai.experiment import Experiment
+
+SQUARE = 4  # pixels, the side of a square; a coarse picture has squares of twice that
+ERROR = 0.1  # allowed at any rate
+IMAGES = 200  # of each domain, evenly spread over the validation images
+
+logger = logging.getLogger("unicorn_monai")
+
+
+@torch.no_grad()
+def kept(originals: list[str], reconstruct: Callable[[Tensor], Tensor], channels: int) -> dict[str, list[float]]:
+    """What reconstructions keep of images.
+
+    Args:
+        originals: files of the images.
+        reconstruct: (1, channels, rows, columns) -> the same, any range; grey values outside 0 to 1 are cut off.
+        channels: of the images.
+
+    Returns:
+        "error" [of the reconstructions, the largest allowed], "high_pass_std" [of the originals, of the
+        reconstructions], "mean" grey value likewise.
+    """
+    sums = torch.zeros(7, dtype=torch.float64)
+    for path in originals:
+        image = read_image(path, channels)[None]
+        again = reconstruct(image).float().cpu().clamp(0, 1)
+        squares, found = (functional.avg_pool2d(x, SQUARE, ceil_mode=True) for x in (image, again))
+        coarse = functional.avg_pool2d(squares, 2, ceil_mode=True)
+        coarse = functional.interpolate(coarse, scale_factor=2)[..., : squares.shape[-2], : squares.shape[-1]]
+        flat = squares.mean(dim=(2, 3), keepdim=True)
+        distances = [(squares - other).square().mean() for other in (flat, found, coarse)]
+        texture = [high_pass_std(x).mean() for x in (image, again)]
+        sums += torch.stack([*distances, *texture, image.mean(), again.mean()]).double()
+    variance, error, coarse_error, *rest = (sums / max(1, len(originals))).tolist()
+    variance = max(variance, 1e-12)
+    allowed = max(ERROR, coarse_error / variance)
+    return {"error": [error / variance, allowed], "high_pass_std": rest[:2], "mean": rest[2:]}
+
+
+def measure(run: Experiment) -> dict[str, dict[str, list[float]]]:
+    """What the run's autoencoder keeps of the validation images of both domains."""
+    network = from_bundle(run.bundle_dir("latent_diffusion"), "autoencoder_def", "autoencoder.pt", run.device)
+    result = {}
+    for name, folder in (("labeled", run.labeled), ("unlabeled", run.unlabeled)):
+        paths = [str(item["image"]) for item in datalist(folder, "validation")]
+        some = [paths[i] for i in evenly(len(paths), IMAGES)]
+        result[name] = kept(some, lambda image: network.reconstruct(image.to(run.device)), run.num_channels)
+    if run.forced and (lost := _lost(result)):
+        logger.warning(f"{lost} The run goes on because of --force: all that follows is trained on such images.")
+    return result
+
+
+def _lost(measured: dict[str, Any]) -> str:
+    """What is not kept, as a sentence; empty where everything is."""
+    checks = usable_checks({"reconstructions": measured})
+    lost = [f"{what}; found {found}" for what, found, good in checks if good is False]
+    return f"The autoencoder does not keep the images: {'. '.join(lost)}." if lost else ""
+
+
+def refuse_unusable(results: dict[str, Any], run_dir: Path, forced: bool) -> None:
+    """End a run whose autoencoder does not keep the images; a forced one goes on, and is marked.
+
+    Args:
+        results: of the run, "reconstructions" among them; gets "forced", what was not heeded.
+        run_dir: the run folder, for the message.
+        forced: whether to go on.
+
+    Raises:
+        ValueError: naming domain, value and bound, and what to do.
+    """
+    if not (lost := _lost(results["reconstructions"])):
+        return
+    if forced:
+        results["forced"] = lost
+        return
+    raise ValueError(
+        f"{lost} All that follows would be trained on such images. Look at the sheets in "
+        f"'{run_dir / 'bundles' / 'latent_diffusion' / 'output' / 'autoencoder'}' and train it longer (max_epochs of "
+        "train_autoencoder.json of latent_diffusion, in overrides) with another --output, or go on in spite of it "
+        "with --resume --force."
+    )
+
+
+def refused_before(marker: Path, run_dir: Path, forced: bool) -> None:
+    """Refuse at once to go on with a run that was refused before, as what its stage has left tells."""
+    if marker.is_file():
+        refuse_unusable({"reconstructions": read_json(marker)["result"]}, run_dir, forced)
