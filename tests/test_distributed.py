@@ -10,9 +10,11 @@ import bundle_losses
 import pytest
 import torch
 from ignite.engine import Engine
+from tiny_synthesis import label_maps, synthesizer
 from torch import nn
 
 from unicorn_monai.checkpoints import read_metadata
+from unicorn_monai.datasets import datalist
 from unicorn_monai.distributed import (
     RankSeeds,
     SharedOrder,
@@ -28,6 +30,8 @@ from unicorn_monai.distributed import (
     start,
     stop,
 )
+from unicorn_monai.experiment import Experiment
+from unicorn_monai.settings import Settings
 
 TWO = """
 import json, sys
@@ -213,3 +217,59 @@ def test_processes_without_communication_are_numbered_by_the_environment(monkeyp
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert share() == (2, 4)
+
+
+def as_one_of(monkeypatch, own, processes, torchrun=False):
+    monkeypatch.setenv("RANK", str(own))
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+
+
+def test_a_process_without_a_share_does_not_succeed_without_images(tmp_path, monkeypatch):
+    labels = label_maps(tmp_path / "labels")
+    as_one_of(monkeypatch, 3, 4)  # left in the environment: nothing was started by torchrun
+    with pytest.raises(
+        ValueError, match=r"process 4 of 4 \(RANK=3, WORLD_SIZE=4 .* nothing .* 9 images are 3 batch\(es\) of 4"
+    ):
+        synthesizer(labels, tmp_path / "set").run()
+    assert not (tmp_path / "set").exists()
+
+
+def test_beside_others_of_torchrun_it_ends_without_failing_them(tmp_path, monkeypatch, caplog):
+    labels = label_maps(tmp_path / "labels")
+    as_one_of(monkeypatch, 3, 4, torchrun=True)
+    with caplog.at_level("INFO", "unicorn_monai"):
+        synthesizer(labels, tmp_path / "set").run()
+    assert "makes 0 of 9 images" in caplog.text
+
+
+def test_an_array_of_jobs_shares_and_each_tells_its_part(tmp_path, monkeypatch, caplog):
+    labels = label_maps(tmp_path / "labels")
+    for own, images in ((1, 4), (0, 5)):
+        as_one_of(monkeypatch, own, 2)
+        assert not (tmp_path / "set" / "dataset.json").exists()
+        with caplog.at_level("INFO", "unicorn_monai"):
+            synthesizer(labels, tmp_path / "set").run()
+        assert f"process {own + 1} of 2 (RANK={own}, WORLD_SIZE=2 in the environment): makes" in caplog.text
+        assert f"makes {images} of 9 images" in caplog.text
+    assert len(datalist(tmp_path / "set", ["training", "validation"])) == 9
+
+
+def test_what_is_one_process_refuses_to_be_one_of_several(monkeypatch, tmp_path):
+    as_one_of(monkeypatch, 1, 4)
+    with pytest.raises(ValueError, match=r"an experiment is one process.*unset RANK WORLD_SIZE"):
+        Experiment(Settings("a", "b", str(tmp_path / "run")))
+    as_one_of(monkeypatch, 0, 1)
+    with pytest.raises(ValueError, match=r"'.*a' does not exist"):
+        Experiment(Settings("a", "b", str(tmp_path / "run")))
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"])
+def test_variables_that_torchrun_would_have_set_are_missed_by_name(monkeypatch, name):
+    for other in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(other, "1")
+    monkeypatch.delenv(name)
+    with pytest.raises(ValueError, match=f"{name} are not in the environment; start it with `torchrun"):
+        start()

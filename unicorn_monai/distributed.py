@@ -30,8 +30,12 @@ def start(hours: float = 6.0) -> None:
     Args:
         hours: how long a process waits for the others, e.g. while the first one encodes the images.
     """
-    if "WORLD_SIZE" not in os.environ:
-        raise ValueError("This configuration is for several processes; start it with `torchrun --nproc_per_node=N`.")
+    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"This configuration is for several processes, and {', '.join(missing)} are not in the environment; start "
+            "it with `torchrun --nproc_per_node=N`."
+        )
     if torch.cuda.is_available():
         torch.cuda.set_device(local_device())
     backend = "nccl" if torch.cuda.is_available() else "gloo"
@@ -63,6 +67,33 @@ def share() -> tuple[int, int]:
         found = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE")}
         raise ValueError(f"The environment says {found}; expected numbers, 0 <= RANK < WORLD_SIZE.")
     return rank, processes
+
+
+def by_torchrun() -> bool:
+    """Whether ``torchrun`` started this process, which then has others beside it and ends with them."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def among_others() -> str:
+    """Which of several processes the environment says this is, for messages: "process 2 of 4 (RANK=1, ...)"."""
+    own, processes = share()
+    return f"process {own + 1} of {processes} (RANK={own}, WORLD_SIZE={processes} in the environment)"
+
+
+def require_single(what: str) -> None:
+    """Refuse to be one of several processes, as variables that were left in the environment would have it.
+
+    Args:
+        what: what is one process only, for the message.
+
+    Raises:
+        ValueError: naming both variables.
+    """
+    if share()[1] > 1:
+        raise ValueError(
+            f"This would be {among_others()}; {what} is one process, and would make only a share of the images. "
+            "`unset RANK WORLD_SIZE`, or start it without torchrun."
+        )
 
 
 def is_main() -> bool:

@@ -21,6 +21,7 @@ import torch
 from unicorn_monai.augmentation import write_augmented
 from unicorn_monai.baselines import self_training
 from unicorn_monai.datasets import label_names, read_header, write_json
+from unicorn_monai.distributed import require_single
 from unicorn_monai.evaluation import control, image_sets, pictures, reconstructions
 from unicorn_monai.evaluation.comparison import closed_gaps, differences, score_trainings
 from unicorn_monai.evaluation.image_checks import image_checks
@@ -53,6 +54,7 @@ class Experiment(RunFolder):
 
     def __init__(self, settings: Settings, resume: bool = False, branch: bool = False, force: bool = False) -> None:
         if not branch:
+            require_single("an experiment")
             settings.validate()
         super().__init__(settings, torch.device(settings.device or ("cuda:0" if torch.cuda.is_available() else "cpu")))
         self.may_resume, self.resumed = resume, branch or self.goes_on(resume)

@@ -6,6 +6,7 @@ A :class:`Request` says what one image is made of (`requested.py`). A :class:`Ge
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ from unicorn_monai.datasets import (
     write_array,
     write_json,
 )
-from unicorn_monai.distributed import share
+from unicorn_monai.distributed import among_others, by_torchrun, share
 from unicorn_monai.failures import named
 from unicorn_monai.fusion import Weight
 from unicorn_monai.geometry import augment_label, augmented_spacing
@@ -60,6 +61,9 @@ __all__ = [
     "downsampling",
     "with_uncertainty",
 ]
+
+
+logger = logging.getLogger("unicorn_monai")
 
 
 class Generator:
@@ -210,9 +214,16 @@ class Synthesizer:
         return read_header(self.label_dir)
 
     def run(self) -> None:
-        """Make what is missing of this process's share."""
+        """Make what is missing of this process's share.
+
+        Raises:
+            ValueError: there is no share for it, as where ``RANK`` and ``WORLD_SIZE`` were left in the environment;
+                beside others that ``torchrun`` started, it then ends without a word.
+        """
         own = share()
         starts = range(own[0] * self.batch_size, len(self.requests), own[1] * self.batch_size)
+        if own[1] > 1:
+            self._tell_share(sum(min(self.batch_size, len(self.requests) - start) for start in starts))
         with DatasetWriter(
             self.output_dir,
             name=f"synthetic {self.device_name}",
@@ -237,6 +248,19 @@ class Synthesizer:
                         spacing = self.spacing_mm(request)
                         self._write(writer, request, images[i], None if labels is None else labels[i, 0], **spacing)
                 writer.commit()
+
+    def _tell_share(self, own: int) -> None:
+        total, size = len(self.requests), self.batch_size
+        if not own and not by_torchrun():
+            raise ValueError(
+                f"This is {among_others()}, and there is nothing for it to make: {total} images are "
+                f"{-(-total // size)} batch(es) of {size}, each made by one process. Start fewer, or, if this is the "
+                "only one, `unset RANK WORLD_SIZE`."
+            )
+        logger.info(
+            f"{among_others()}: makes {own} of {total} images of '{self.output_dir}'; dataset.json is written once all "
+            "processes have ended."
+        )
 
     def settings(self) -> dict[str, Any]:
         """What decides the images; a data set begun with other settings is not continued."""
