@@ -1039,7 +1039,7 @@ SETTING_FAULTS: dict[str, tuple[str, str, dict[str, Any], str]] = {
         {"precision": "half"},
         "Unknown precision 'half'",
     ),
-    "batch": ("latent_diffusion", "train_autoencoder", {"batch_size": 99}, "fewer images than batch_size"),
+    "batch": ("latent_diffusion", "train_autoencoder", {"batch_size": 99}, r"needs 99 training images \(batch_size\)"),
     "split": ("retinal_unet", "evaluate", {"split": "tset"}, "Unknown split 'tset'"),
     "scaling": ("retinal_unet", "uncertainty", {"scaling": "minmax"}, "Unknown scaling 'minmax'"),
     "no prior": ("uncertainty_controlnet", "train", {"prior_path": "nowhere"}, "No uncertainty prior at 'nowhere'"),

@@ -448,6 +448,27 @@ def test_more_images_from_a_finished_run(finished, tmp_path):
     assert len(datalist(tmp_path / "more", "training", ("image", "label"))) == 4
 
 
+def test_more_images_by_a_process_that_is_told_to_be_one_of_several(finished, tmp_path, monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    words = ["synthesize", "--run", str(finished.run_dir), "--device", "cpu"]
+    monkeypatch.setenv("RANK", "1")
+    done = CliRunner().invoke(app, [*words, "--count", "4", "--output", str(tmp_path / "none")])
+    assert done.exit_code == 1
+    assert "there is nothing for it to make" in str(root_cause(done.exception))  # type: ignore[arg-type]
+    assert not (tmp_path / "none").exists()
+    monkeypatch.setenv("RANK", "0")
+    done = CliRunner().invoke(app, [*words, "--count", "18", "--output", str(tmp_path / "half")])
+    assert done.exit_code == 0, done.output
+    assert "the share of process 1 of 2" in done.stderr
+    assert "The data set is not complete" in done.stderr
+    assert "dataset.json\n" not in done.stderr
+    monkeypatch.setenv("RANK", "1")
+    done = CliRunner().invoke(app, [*words, "--count", "18", "--output", str(tmp_path / "half")])
+    assert done.exit_code == 0, done.output
+    assert len(datalist(tmp_path / "half", "training")) == 18
+
+
 def test_more_images_of_a_run_that_was_moved(finished, tmp_path):
     for name in ("bundles", "experiment.json", "results.json"):
         copy = shutil.copytree if (finished.run_dir / name).is_dir() else shutil.copy2

@@ -12,6 +12,7 @@ from monai.engines import SupervisedTrainer
 from monai.networks.nets import PatchDiscriminator
 from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from unicorn_monai.ema import EMA
 from unicorn_monai.failures import NotFinite
@@ -333,8 +334,8 @@ def test_a_gradient_of_nan_does_not_get_into_the_autoencoder():
 
 
 def test_a_loader_without_batches_is_refused():
-    with pytest.raises(ValueError, match="fewer images than batch_size"):
-        trainer(0, train_data_loader=[])
+    with pytest.raises(ValueError, match=r"needs 3 training images \(batch_size\), there are 2"):
+        trainer(0, train_data_loader=DataLoader([1, 2], batch_size=3, drop_last=True))  # type: ignore[arg-type]
 
 
 def test_the_reconstruction_metric_is_zero_for_the_image_itself():

@@ -29,6 +29,7 @@ from unicorn_monai.evaluation.report import write_report
 from unicorn_monai.evaluation.segmentation import score_images
 from unicorn_monai.evaluation.subdomains import sub_domain_scores
 from unicorn_monai.handlers import log_to_console, read_json
+from unicorn_monai.image_counts import require_images
 from unicorn_monai.provenance import provenance
 from unicorn_monai.published import copy_weights
 from unicorn_monai.run_folder import RunFolder, nth
@@ -56,6 +57,7 @@ class Experiment(RunFolder):
         if not branch:
             require_single("an experiment")
             settings.validate()
+            require_images(settings)
         super().__init__(settings, torch.device(settings.device or ("cuda:0" if torch.cuda.is_available() else "cpu")))
         self.may_resume, self.resumed = resume, branch or self.goes_on(resume)
         self.forced = force or self.was_forced()

@@ -225,7 +225,8 @@ class AutoencoderTrainer(Trainer):
         train_handlers: list | None = None,
     ) -> None:
         if isinstance(train_data_loader, Sized) and len(train_data_loader) == 0:
-            raise ValueError("The training set gives no batch: it has fewer images than batch_size. Lower batch_size.")
+            loader: Any = train_data_loader
+            raise ValueError(no_batch(len(loader.dataset), int(loader.batch_size)))
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -264,6 +265,15 @@ class AutoencoderTrainer(Trainer):
             terms["discriminator"].backward()
             self.discriminator_optimizer.step()
         return [{key: value.item() for key, value in terms.items()}]  # a list, as MONAI's decollated outputs are
+
+
+def no_batch(images: int, batch_size: int) -> str:
+    """What is wrong with so few training images, and what to do."""
+    return (
+        f"The autoencoder's training needs {batch_size} training images (batch_size), there are {images}, and with "
+        f"iterations_per_epoch null every epoch is one pass over them. Lower batch_size to {max(1, images)}, or give "
+        "iterations_per_epoch a number."
+    )
 
 
 def _reconstruct(image: Tensor, network: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
