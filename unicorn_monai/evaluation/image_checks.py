@@ -14,6 +14,7 @@ from unicorn_monai.evaluation.markup import fixed, name_of, nested, number, perc
 TOLERANCE = 0.15  # of speckle and entropy after the autoencoder
 LATENT_STD = (0.9, 1.1)  # sampled / training latents
 TEXTURE = (0.5, 2.0)  # speckle of reconstructions / originals beyond which these are other images
+GRID = 1.2  # steps at the borders of the latents' squares, reconstructions / originals; blocks beyond
 
 
 def usable_checks(results: dict[str, Any]) -> list[tuple[str, str, bool | None]]:
@@ -26,17 +27,19 @@ def usable_checks(results: dict[str, Any]) -> list[tuple[str, str, bool | None]]
     if not (measured := nested(results, "reconstructions")):  # a run older than these checks
         return checks
     for domain in ("labeled", "unlabeled"):
-        part, name = nested(measured, domain), name_of(domain)
+        part, name = nested(measured, domain), f"{name_of(domain)}, autoencoder"
         error, allowed = map(number, part.get("error") or (None, None))
-        known = error is not None and allowed is not None
-        what = f"{name}, autoencoder: error of the means of 4 x 4 pixels, of their variance, at most "
-        what += fixed(allowed, 3) if known else "that of a coarse picture"
-        checks.append((what, fixed(error, 3) if known else "", error <= allowed if known else None))
-        before, after = map(number, part.get("high_pass_std") or (None, None))
-        ratio = after / before if before and after is not None else None
-        good = None if ratio is None else TEXTURE[0] <= ratio <= TEXTURE[1]
-        found = "" if ratio is None else fixed(ratio, 2)
-        checks.append((f"{name}, autoencoder: texture {TEXTURE[0]} to {TEXTURE[1]} of the originals'", found, good))
+        what = f"{name}: error of the means of 4 x 4 pixels, of their variance, at most {fixed(allowed, 3)}"
+        good = None if error is None or allowed is None else error <= allowed
+        checks.append((what, "" if good is None else fixed(error, 3), good))
+        for key, what, (low, high) in (
+            ("high_pass_std", f"texture {TEXTURE[0]} to {TEXTURE[1]} of the originals'", TEXTURE),
+            ("grid", f"no blocks, steps at their borders at most {GRID} of the originals'", (0.0, GRID)),
+        ):
+            before, after = map(number, part.get(key) or (None, None))
+            ratio = after / before if before and after is not None else None
+            good = None if ratio is None else low <= ratio <= high
+            checks.append((f"{name}: {what}", "" if ratio is None else fixed(ratio, 2), good))
     return checks
 
 

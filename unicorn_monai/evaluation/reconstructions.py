@@ -3,12 +3,14 @@
     error    |s(x') - s(x)|^2 / |s(x) - mean s(x)|^2      x validation images, x' their reconstructions, s(x) the means
                                                           of 4 x 4 squares; sums over squares, channels and images
     texture  std(h(x')) / std(h(x))                       h an image minus its local mean (``losses.high_pass``)
+    grid     steps(x') / steps(x)                         steps: mean squared difference of neighbours on both sides of
+                                                          the latents' squares, over that of neighbours within them
 
 The trivial answer, each image's mean, has an error of 1, and black pictures one far above. The structure counts as kept
-where the error is at most that of a coarse picture, the means of 8 x 8 squares (or a tenth, for images without detail):
-latents hold a value and more for every 4 x 4 squares, so an autoencoder that does no better shows blocks. The squares
-leave out the speckle, which a good reconstruction draws anew; that it is there at all the texture tells. These bounds
-part usable images from others; whether they are good, ``image_checks`` says.
+where the error is at most that of a coarse picture, the means of 8 x 8 squares (or a tenth, for images without detail).
+The squares leave out the speckle, which a good reconstruction draws anew; that it is there at all the texture tells. An
+autoencoder that was trained for too short a time shows blocks: each value of the latents decodes to a square of its
+own, which the grid tells. These bounds part usable images from others; whether they are good, ``image_checks`` says.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from unicorn_monai.datasets import datalist
 from unicorn_monai.evaluation.image_checks import usable_checks
 from unicorn_monai.handlers import evenly, read_json
 from unicorn_monai.losses import high_pass_std
+from unicorn_monai.synthesis import downsampling
 from unicorn_monai.transforms import read_image
 
 if TYPE_CHECKING:
@@ -40,19 +43,22 @@ logger = logging.getLogger("unicorn_monai")
 
 
 @torch.no_grad()
-def kept(originals: list[str], reconstruct: Callable[[Tensor], Tensor], channels: int) -> dict[str, list[float]]:
+def kept(
+    originals: list[str], reconstruct: Callable[[Tensor], Tensor], channels: int, side: int = SQUARE
+) -> dict[str, list[float]]:
     """What reconstructions keep of images.
 
     Args:
         originals: files of the images.
         reconstruct: (1, channels, rows, columns) -> the same, any range; grey values outside 0 to 1 are cut off.
         channels: of the images.
+        side: of the square that one place of the latents stands for, pixels.
 
     Returns:
         "error" [of the reconstructions, the largest allowed], "high_pass_std" [of the originals, of the
-        reconstructions], "mean" grey value likewise.
+        reconstructions], "grid" and "mean" grey value likewise.
     """
-    sums = torch.zeros(7, dtype=torch.float64)
+    sums, steps = torch.zeros(7, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
     for path in originals:
         image = read_image(path, channels)[None]
         again = reconstruct(image).float().cpu().clamp(0, 1)
@@ -63,10 +69,22 @@ def kept(originals: list[str], reconstruct: Callable[[Tensor], Tensor], channels
         distances = [(squares - other).square().mean() for other in (flat, found, coarse)]
         texture = [high_pass_std(x).mean() for x in (image, again)]
         sums += torch.stack([*distances, *texture, image.mean(), again.mean()]).double()
+        steps += torch.stack([_steps(x, side) for x in (image, again)]).double()
     variance, error, coarse_error, *rest = (sums / max(1, len(originals))).tolist()
     variance = max(variance, 1e-12)
     allowed = max(ERROR, coarse_error / variance)
-    return {"error": [error / variance, allowed], "high_pass_std": rest[:2], "mean": rest[2:]}
+    grid = [(across / max(1e-12, within)).item() for across, within in steps]
+    return {"error": [error / variance, allowed], "high_pass_std": rest[:2], "grid": grid, "mean": rest[2:]}
+
+
+def _steps(image: Tensor, side: int) -> Tensor:
+    """Mean squared differences of neighbours: (across the borders of squares of this side, within the squares)."""
+    found = torch.zeros(2)
+    for axis in (-2, -1) if side > 1 else ():
+        squared = image.diff(dim=axis).square().movedim(axis, 0).flatten(1).mean(dim=1)
+        border = torch.arange(1, len(squared) + 1) % side == 0
+        found += torch.stack([squared[border].mean(), squared[~border].mean()])
+    return found
 
 
 def measure(run: Experiment) -> dict[str, dict[str, list[float]]]:
@@ -76,7 +94,9 @@ def measure(run: Experiment) -> dict[str, dict[str, list[float]]]:
     for name, folder in (("labeled", run.labeled), ("unlabeled", run.unlabeled)):
         paths = [str(item["image"]) for item in datalist(folder, "validation")]
         some = [paths[i] for i in evenly(len(paths), IMAGES)]
-        result[name] = kept(some, lambda image: network.reconstruct(image.to(run.device)), run.num_channels)
+        result[name] = kept(
+            some, lambda image: network.reconstruct(image.to(run.device)), run.num_channels, downsampling(network)
+        )
     if run.forced and (lost := _lost(result)):
         logger.warning(f"{lost} The run goes on because of --force: all that follows is trained on such images.")
     return result
