@@ -178,10 +178,9 @@ def synthesize(
 ) -> None:
     """Make more labelled synthetic images with the networks of a finished run."""
     from unicorn_monai.bundle import run_bundle
-    from unicorn_monai.datasets import begun
-    from unicorn_monai.distributed import among_others
     from unicorn_monai.settings import bundle_places, settings_of
-    from unicorn_monai.storage import absolute, local_side
+    from unicorn_monai.storage import absolute
+    from unicorn_monai.synthesis import outcome
 
     settings, chosen = settings_of(run)
     mode = settings.modes[0]
@@ -198,14 +197,7 @@ def synthesize(
         uncertainty_weight=settings.weight_used(mode, chosen, given=given),
         **overrides,
     )
-    written = absolute(output)
-    if begun(local_side(written)):
-        tell(
-            f"{written}: the share of {among_others()} is done. The data set is not complete, and has no dataset.json, "
-            "before all have made theirs; if there are no others, `unset RANK WORLD_SIZE` and start it again."
-        )
-    else:
-        tell(f"{written}/dataset.json")
+    tell(outcome(absolute(output)))
 
 
 @app.command()

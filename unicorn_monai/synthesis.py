@@ -309,6 +309,16 @@ class Synthesizer:
         )
 
 
+def outcome(output_dir: str) -> str:
+    """What a synthesis has led to, for its user: the data set, or this process's share of one that is not complete."""
+    if not begun(local_side(output_dir)):
+        return f"{output_dir}/dataset.json"
+    return (
+        f"{output_dir}: the share of {among_others()} is done. The data set is not complete, and has no dataset.json, "
+        "before all have made theirs; if there are no others, `unset RANK WORLD_SIZE` and start it again."
+    )
+
+
 class SampleWriter:
     """Write single images, a sheet of all, and what each was made of: the inference of the generative bundles.
 
