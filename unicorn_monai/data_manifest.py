@@ -3,7 +3,7 @@
     RUN/data.json   {"labeled": {"header": sha256, "files": {"images/0.nii.gz": [bytes, nanoseconds, sha256]}}, ...}
 
 Content decides, not time or place: a file whose size and time are those of the start is taken for the same, any other
-is read again. So a comparison of 100,000 untouched images takes a second, and a data set that was copied is the same.
+is read again. So a comparison of 100,000 untouched images takes seconds, and a data set that was copied is the same.
 """
 
 from __future__ import annotations
