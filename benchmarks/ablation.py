@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 from benchmarks.common import table, where
 from benchmarks.steps import spread
 from unicorn_monai.bundle import default_device
+from unicorn_monai.console import log_to_console
 from unicorn_monai.evaluation.segmentation import score_images
 from unicorn_monai.experiment import CONTROLNETS, Experiment
-from unicorn_monai.handlers import log_to_console
 from unicorn_monai.settings import settings_of
 
 REAL = ("lower_bound", "upper_bound", "augmentation")  # networks of real images

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_prep.options import run
 from unicorn_monai.datasets import HEADER, Problem, problems
 from unicorn_monai.terminal import LINES, Parser, guard_terminal, say
 
@@ -43,4 +44,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

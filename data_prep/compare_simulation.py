@@ -26,6 +26,7 @@ from PIL import Image
 from scipy.ndimage import binary_erosion, uniform_filter
 
 from data_prep.home_oct import draw_window, enlarge
+from data_prep.options import run
 from data_prep.phantom import DEMO, FIRST_SUBJECT
 from data_prep.spectralis_healthy import AXIAL_UM, LATERAL_UM, N_SURFACES, read_bscans, read_subjects
 from unicorn_monai.simulation import DEVICES, simulate
@@ -187,4 +188,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_prep.convert import Report, summarise
+from data_prep.options import run
 from data_prep.splits import split_by_subject
 from unicorn_monai.datasets import SPLITS, DatasetWriter, datalist, read_array, read_header
 from unicorn_monai.intake import finite
@@ -200,4 +201,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.privacy import Refused, discreet, one_form
+from unicorn_monai.console import ends_with_its_reader
 from unicorn_monai.intake import MORE_MEMORY, MOST_GIGABYTES, allow_gigabytes, bounded_memory, finite
 from unicorn_monai.terminal import LINES, Parser, guard_terminal, say
 
@@ -113,7 +114,7 @@ def run(work: Callable[[], int], most_gigabytes: float | None = None) -> int:
     guard_terminal()
     try:
         allow_gigabytes(most_gigabytes)
-        with discreet(), bounded_memory():
+        with ends_with_its_reader(), discreet(), bounded_memory():
             return work()
     except MemoryError:
         say(f"error: This takes more memory than allowed. {MORE_MEMORY}.", file=sys.stderr)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.options import run
 from data_prep.splits import split_by_subject
 from unicorn_monai.datasets import DatasetWriter, begun
 from unicorn_monai.intake import finite
@@ -154,4 +155,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

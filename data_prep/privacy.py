@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unicorn_monai.durable import flush
-from unicorn_monai.intake import MORE_MEMORY, Untaken, read_text, require_regular
+from unicorn_monai.intake import MORE_MEMORY, Untaken, read_text
 
 KEY_VARIABLE = "UNICORN_KEY_FILE"
 KEY_BYTES = 32
@@ -89,7 +89,9 @@ def read_key(path: Path, output: Path) -> bytes:
             file.write(secrets.token_hex(KEY_BYTES) + "\n")
         flush(path)  # a power cut must not take the key of data sets that are on the disk
         flush(path.parent)
-    status = require_regular(path).stat()
+    if not path.is_file():
+        raise ValueError(f"'{path}' is no file; expected a key file, e.g. --key-file '{path / 'pseudonym.key'}'.")
+    status = path.stat()
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise ValueError(f"The key file '{path}' can be read by others; run `chmod 600` on it.")
     if hasattr(os, "getuid") and status.st_uid != os.getuid():

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from data_prep.convert import Report, summarise
 from data_prep.files import any_files_below, require_label_below
+from data_prep.options import run
 from data_prep.splits import split_by_subject
 from unicorn_monai.dataset_files import open_picture
 from unicorn_monai.datasets import SPLITS, DatasetWriter
@@ -243,4 +244,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -57,6 +57,19 @@ def test_a_stage_notes_its_seconds_and_threads_with_those_of_interrupted_attempt
     assert json.loads(run.marker("diffusion").read_text()) == spent
 
 
+def test_a_stage_that_is_finished_says_by_whom(tmp_path, run, caplog):
+    caplog.set_level("INFO", "unicorn_monai")
+    run.stage("here", lambda: 1)
+    Stages(tmp_path, torch.device("cpu"), 0).stage("elsewhere", lambda: 2)  # as a process of the run would
+    caplog.clear()
+    assert [run.stage(name, lambda: 0) for name in ("here", "elsewhere")] == [1, 2]
+    assert caplog.messages == ["elsewhere: finished by another process of this run"]
+    caplog.clear()
+    resumed = Stages(tmp_path, torch.device("cpu"), 0)
+    assert [resumed.stage(name, lambda: 0) for name in ("here", "elsewhere")] == [1, 2]
+    assert caplog.messages == ["here: finished before, skipped", "elsewhere: finished before, skipped"]
+
+
 def test_core_seconds_add_up_and_count_one_thread_where_none_was_noted(run):
     run.marker("old").write_text(json.dumps({"seconds": 7.0, "result": None, "commands": {}}))
     run.marker("new").write_text(json.dumps({"seconds": 5.0, "threads": 4, "core_seconds": 20.0}))

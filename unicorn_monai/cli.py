@@ -9,19 +9,20 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from unicorn_monai.console import Commands, log_to_console, score_table
 from unicorn_monai.intake import finite, read_text
 from unicorn_monai.terminal import LINES, printable, say
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -58,8 +59,6 @@ BRIEF: dict[str, dict[str, dict[str, int]]] = {
 def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
     """Options of every command."""
     os.environ["UNICORN_DEBUG"] = "1" if debug else ""
-    from unicorn_monai.handlers import log_to_console
-
     log_to_console()
 
 
@@ -144,12 +143,16 @@ def experiment(
     seed: Annotated[int | None, typer.Option(help="Seed of everything.")] = None,
     device: Device = None,
     weight: Weight = None,
-    samples_per_label: Annotated[int | None, typer.Option(help="Synthetic images of each label map.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="2 or more: measure the uncertainties anew and go on.")] = None,
+    samples_per_label: Annotated[int | None, typer.Option(min=1, help="Synthetic images of each label map.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="2 or more: measure the uncertainties anew and go on.")
+    ] = None,
     resume: Resume = False,
     force: Force = False,
 ) -> None:
     """Run the whole method on two data sets of your own."""
+    if preset not in (None, "quick", "full"):
+        raise typer.BadParameter(f"unknown preset '{preset}'; expected: quick, full")
     settings: dict[str, Any] = {"output": "runs/experiment"}
     if config is not None:
         try:
@@ -164,6 +167,11 @@ def experiment(
     missing = [name for name in ("labeled", "unlabeled") if name not in settings]
     if missing:
         raise typer.BadParameter(f"missing --{' and --'.join(missing)}, on the command line or in --config")
+    from unicorn_monai.dataset_files import read_header
+
+    for name in ("labeled", "unlabeled"):  # a folder that is not there is told before PyTorch is loaded
+        if isinstance(settings[name], str):
+            read_header(settings[name])
     _run(settings, resume, force)
 
 
@@ -257,8 +265,17 @@ def prepare(
     context: typer.Context,
     source: Annotated[str, typer.Argument(help="heidelberg, dicom, volumes, image_folder, ...")],
 ) -> None:
-    """Convert scans to the data set format: = python -m data_prep.SOURCE INPUT OUTPUT."""
-    raise typer.Exit(_data_prep(source).main(context.args))
+    """Convert scans to the data set format: = python -m data_prep.SOURCE INPUT OUTPUT; --help lists the sources."""
+    if find_spec("data_prep") is None:
+        raise typer.BadParameter("the data preparation is not installed; install the wheel, or run in a checkout")
+    from data_prep import SOURCES, overview
+
+    if source in ("--help", "-h"):
+        say(overview(), LINES)
+    elif source not in SOURCES:
+        raise typer.BadParameter(f"unknown source '{source}'; expected one of {', '.join(SOURCES)}")
+    else:
+        raise typer.Exit(_data_prep(source).main(context.args))
 
 
 @app.command()
@@ -344,13 +361,9 @@ def import_weights(
     tell(str(read_in(checkpoint, bundle, network, weights, entry, **metadata)))
 
 
-def _data_prep(source: str):
+def _data_prep(name: str):
     """A module of data_prep, found by name at run time: the library does not depend on it."""
-    if find_spec("data_prep") is None or not source.isidentifier() or find_spec(f"data_prep.{source}") is None:
-        raise typer.BadParameter(f"unknown source '{source}'; see data_prep/README.md for the sources there are")
-    from importlib import import_module
-
-    return import_module(f"data_prep.{source}")
+    return import_module(f"data_prep.{name}")
 
 
 def _run(settings: dict[str, Any], resume: bool, force: bool) -> None:
@@ -363,18 +376,7 @@ def _run(settings: dict[str, Any], resume: bool, force: bool) -> None:
     except KeyboardInterrupt:
         tell("interrupted; go on with --resume", "yellow")
         raise typer.Exit(130) from None
-    table = Table(title="Mean IoU on the unlabelled domain")
-    layers = run.results.get("modality", "OCT") == "OCT"
-    for column in ("trained on", "all labels", *(["layers"] if layers else []), "95 % interval"):
-        table.add_column(column)
-    for name, scores in run.results["segmentation"].items():
-        interval = scores["ci95"]
-        text = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "not computed"
-        means = [scores["mean_iou"], *([scores["mean_iou_layers"]] if layers else [])]
-        table.add_row(
-            escape(printable(name)), *("not computed" if mean is None else f"{mean:.3f}" for mean in means), text
-        )
-    Console().print(table)
+    Console().print(score_table(run.results))
     say(f"report: {report}")
 
 

@@ -20,6 +20,7 @@ import torch
 
 from unicorn_monai.augmentation import write_augmented
 from unicorn_monai.baselines import self_training
+from unicorn_monai.console import log_to_console, unsaid
 from unicorn_monai.datasets import label_names, read_header, write_json
 from unicorn_monai.distributed import require_single
 from unicorn_monai.evaluation import control, image_sets, pictures, reconstructions
@@ -28,7 +29,7 @@ from unicorn_monai.evaluation.image_checks import image_checks
 from unicorn_monai.evaluation.report import write_report
 from unicorn_monai.evaluation.segmentation import score_images
 from unicorn_monai.evaluation.subdomains import sub_domain_scores
-from unicorn_monai.handlers import log_to_console, read_json
+from unicorn_monai.handlers import read_json
 from unicorn_monai.image_counts import require_images
 from unicorn_monai.provenance import provenance
 from unicorn_monai.published import copy_weights
@@ -390,8 +391,9 @@ def _run_branch(
     log_to_console()
     run = Experiment(settings, branch=True, force=forced)
     with run.branch():
-        for name, *arguments in [*walked, *before]:  # finished: picks up the results
-            getattr(run, name)(*arguments)
+        with unsaid():
+            for name, *arguments in [*walked, *before]:  # finished: picks up the results
+                getattr(run, name)(*arguments)
         run.tracker = Tracker(run.run_dir, run.run_dir.name, settings.tracking, parent)
         name, *arguments = branch
         getattr(run, name)(*arguments)

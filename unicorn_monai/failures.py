@@ -15,10 +15,10 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from ignite.engine import Engine, Events
+if TYPE_CHECKING:  # a command that was typed wrongly says so before PyTorch is loaded
+    from ignite.engine import Engine
 
 from unicorn_monai.intake import MORE_MEMORY
 from unicorn_monai.terminal import LINES, guard_terminal, say
@@ -98,6 +98,8 @@ def on_failure(engine: Engine, clean_up: Callable[[], None]) -> None:
 
     Ignite keeps an error to itself once there is any handler for it.
     """
+    from ignite.engine import Events
+
     engine.add_event_handler(Events.EXCEPTION_RAISED, lambda *_: clean_up())
     if engine.has_event_handler(_go_on, Events.EXCEPTION_RAISED):
         engine.remove_event_handler(_go_on, Events.EXCEPTION_RAISED)
@@ -130,7 +132,7 @@ def explain(error: BaseException) -> str:
         )
     if isinstance(error, MemoryError):
         return f"This takes more memory than allowed. {MORE_MEMORY}."
-    if isinstance(error, torch.OutOfMemoryError):
+    if type(error).__name__ == "OutOfMemoryError":  # PyTorch's
         return f"Out of memory: {error} Lower batch_size (or patch_size), finished stages are kept."
     if isinstance(error, ValueError | RuntimeError):
         return str(error)

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
-from rich.console import Console
-from rich.logging import RichHandler
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,7 +28,7 @@ from unicorn_monai.intake import lies_there
 from unicorn_monai.latents import read_uncertainties
 from unicorn_monai.networks import require_finite
 from unicorn_monai.prior import UncertaintyPrior
-from unicorn_monai.terminal import PrintableFormatter, guard_terminal, printable
+from unicorn_monai.terminal import printable
 from unicorn_monai.transforms import to_uint8
 from unicorn_monai.uncertainty import image_uncertainty, normalised_entropy
 
@@ -43,21 +41,6 @@ def shared(handler: Any) -> Any:
     MONAI's ``check_properties`` wants every entry of ``train::handlers`` to be a dictionary with a ``_target_``.
     """
     return handler
-
-
-def log_to_console() -> None:
-    """Show the package's messages on standard error: in colours on a terminal, else as plain lines with the time."""
-    handler: logging.Handler = RichHandler(
-        console=Console(stderr=True), show_path=False, show_level=False, markup=False
-    )
-    if not sys.stderr.isatty():
-        handler = logging.StreamHandler()
-    handler.setFormatter(
-        PrintableFormatter("%(message)s" if sys.stderr.isatty() else "%(asctime)s %(message)s", "%H:%M:%S")
-    )
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(logging.INFO)
-    guard_terminal()
 
 
 def scalars(engine: Engine) -> dict[str, float]:

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 TRANSPOSED_ABOVE = 1.0
 UPSIDE_DOWN_BELOW = -0.05
@@ -24,6 +23,8 @@ IGNORE = 255
 
 def row_evidence(image: NDArray) -> tuple[float, float]:
     """Measure one grey image (rows, columns): the t and e of the header; NaN where it is constant."""
+    from scipy.ndimage import gaussian_filter  # loading it takes longer than most commands
+
     grey = image.astype(np.float64)
     rows, columns = grey.mean(axis=1), grey.mean(axis=0)
     smooth = gaussian_filter(grey, (max(grey.shape[0] / 128, 0.7), grey.shape[1] / 32))

@@ -58,6 +58,8 @@ class Stages:
         self.run_dir, self.device, self.seed = run_dir, device, seed
         self.tracker = Tracker(run_dir, run_dir.name, enabled=False)
         self.commands: dict[str, str] = {}
+        self.finished_before = {path.stem for path in (run_dir / "stages").glob("*.json")}
+        self.finished_here: set[str] = set()
         self._tracked, self._noted = StageTracker(self.tracker, ""), 0
 
     def marker(self, name: str) -> Path:
@@ -68,7 +70,10 @@ class Stages:
         """Run one stage unless it is finished; its result is kept."""
         marker = self.marker(name)
         if marker.exists():
-            logger.info(f"{name}: finished before, skipped")
+            if name in self.finished_before:
+                logger.info(f"{name}: finished before, skipped")
+            elif name not in self.finished_here:
+                logger.info(f"{name}: finished by another process of this run")
             kept = read_json(marker)
             self.commands |= kept["commands"]
             return kept["result"]
@@ -87,6 +92,7 @@ class Stages:
         commands = {k: v for k, v in self.commands.items() if k not in before}
         write_json(marker, {**spent, "result": result, "commands": commands})
         unfinished.unlink(missing_ok=True)
+        self.finished_here.add(name)
         self._tracked.close("FINISHED", numbers(result) | {"seconds": spent["seconds"]})
         logger.info(f"   {name}: {spent['seconds']} s")
         return result
