@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageOps
 
+from data_prep.label_maps import require_same_shape
 from unicorn_monai.dataset_files import open_picture
 
 MULTIPLE = 64
@@ -40,19 +40,18 @@ def validate_colour(options: Namespace) -> None:
 
 
 def read_colours(path: Path) -> NDArray[np.uint8]:
-    """A picture as (rows, columns, 3), turned as its EXIF orientation says.
+    """A picture as (rows, columns, 3).
 
     Raises:
         ValueError: unreadable, grey, transparent, or more than 8 bits.
     """
     try:
         with open_picture(path) as picture:
-            upright = ImageOps.exif_transpose(picture)
-            if upright.mode == "RGBA" and np.asarray(upright)[..., 3].min() < 255:
+            if picture.mode == "RGBA" and np.asarray(picture)[..., 3].min() < 255:
                 raise ValueError("image: found transparent pixels; expected an opaque picture. Flatten it")
-            if upright.mode in ("RGB", "RGBA", "P", "CMYK", "YCbCr"):
-                return np.asarray(upright.convert("RGB"))
-            raise ValueError(f"image: found mode '{upright.mode}'; expected colours of 8 bits. Convert it to RGB")
+            if picture.mode in ("RGB", "RGBA", "P", "CMYK", "YCbCr"):
+                return np.asarray(picture.convert("RGB"))
+            raise ValueError(f"image: found mode '{picture.mode}'; expected colours of 8 bits. Convert it to RGB")
     except (OSError, SyntaxError) as error:
         raise ValueError(f"image: found no readable picture ({error}); export it anew") from error
 
@@ -71,8 +70,8 @@ def fitted(image: NDArray[np.uint8], label: NDArray | None, options: Namespace) 
     Raises:
         ValueError: they differ in size.
     """
-    if label is not None and label.shape[:2] != image.shape[:2]:
-        raise ValueError(f"label: found shape {label.shape[:2]}; expected that of the image, {image.shape[:2]}")
+    if label is not None:
+        require_same_shape(label, image.shape)
     if options.squeeze:
         return image, label
     return cut(image, options.size), None if label is None else cut(label, options.size)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,18 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data_prep.grey import resize_grey, resize_nearest
+from data_prep.grey import resize_grey
+from data_prep.label_maps import draw
 from data_prep.label_schemes import PAPER, Scheme, read_scheme
 from data_prep.options import relative
 from data_prep.privacy import burnt_in_text, default_key_file, one_form, pseudonym, read_key
 from data_prep.splits import split_by_subject, split_like
 from unicorn_monai.datasets import SPLITS, DatasetWriter, problems, read_array
-from unicorn_monai.surfaces import IGNORE, label_map, order_surfaces, resize_surfaces
+from unicorn_monai.surfaces import IGNORE
 from unicorn_monai.terminal import printable, say
 
 LATERALITIES = {"R": "OD", "OD": "OD", "L": "OS", "OS": "OS"}
 DECIDING = ("squeeze", "axes", "modality", "first_row", "reflectivity")  # options of single sources
 SHOWN = 10  # skipped files that are told one by one
+MANY = 0.1  # of the images: a label that vanishes in so many is told
 
 
 @dataclass
@@ -44,6 +47,7 @@ class Scan:
         label: (rows, columns) label image, instead of surfaces.
         valid: (rows, columns), which pixels exist; all by default.
         device: model of the device.
+        turned: the picture was turned or mirrored as its EXIF orientation says.
         fields: more entries of the item, none of them identifying.
     """
 
@@ -53,6 +57,7 @@ class Scan:
     label: NDArray | None = None
     valid: NDArray[np.bool_] | None = None
     device: str | None = None
+    turned: bool = False
     fields: dict[str, Any] = field(default_factory=dict)
 
 
@@ -82,6 +87,8 @@ class Report:
     left_out: dict[str, int] = field(default_factory=dict)
     crossing: list[float] = field(default_factory=list)
     pixels: dict[int, int] = field(default_factory=dict)
+    held: Counter[int] = field(default_factory=Counter)  # images of the input that have a label
+    vanished: Counter[int] = field(default_factory=Counter)  # of these, those that have lost it by resizing
     labelled: int = 0
     unlabelled: list[str] = field(default_factory=list)
     label_files: list[str] | None = None  # those found, where the source looks for files and tells which it misses
@@ -107,6 +114,15 @@ class Report:
         """Count files that are hidden, or that another program left: those of a name, or in a folder of that name."""
         if count:
             self.left_out[name] = self.left_out.get(name, 0) + count
+
+    def vanished_lines(self, names: Mapping[str, str]) -> list[str]:
+        """One line for each label that is lost in many images by resizing."""
+        return [
+            f"note: label {value} {names[str(value)]} vanishes on resizing in {count} of the {self.held[value]} images "
+            "that have it; a larger --size keeps it"
+            for value, count in sorted(self.vanished.items())
+            if count >= MANY * self.held[value]
+        ]
 
     def left_out_lines(self) -> list[str]:
         """One line on what was left out, if anything was."""
@@ -268,30 +284,18 @@ def prepare(
     if modality == "OCT" and (evidence := burnt_in_text(scan.image)):
         report.note(f"burnt-in text or a scan box? Found {evidence}; look at the images before you share them")
     image, valid = resize_grey(scan.image, size, scan.valid)
-    label = None
-    surfaces = scan.surfaces
-    if options.labels != "none":
-        if isinstance(surfaces, Mapping):
-            if scheme is None:
-                raise ValueError("label: the file names its surfaces; say with --labels which of them to use")
-            surfaces = scheme.pick(surfaces)
-            if surfaces is None:
-                lacking = [n for n in scheme.surfaces or () if n not in scan.surfaces]  # type: ignore[operator]
-                report.note(f"no label map: the file lacks the surfaces {lacking}, it has {sorted(scan.surfaces)}")  # type: ignore[arg-type]
-        if surfaces is not None:
-            label = rasterise(surfaces, scheme, shape, size, report)  # type: ignore[arg-type]
-        elif scan.label is not None:
-            if scan.label.shape[:2] != shape:
-                raise ValueError(f"label: found shape {scan.label.shape}; expected that of the image, {shape}")
-            if scheme is None:
-                raise ValueError("label: found a label image; say with --labels FILE what its values mean")
-            label = resize_nearest(scheme.replace(scan.label), size)
+    surfaces, label = (None, None) if options.labels == "none" else draw(scan, scheme, size, report)
     if label is not None:
         label[~valid] = IGNORE
         if (label == IGNORE).all():
             report.note("no label map: no column is annotated")
             label = None
         else:
+            if scan.turned:
+                report.note(
+                    "a picture with labels was turned as its EXIF orientation says; the labels are taken to be of "
+                    "the picture as viewers show it; look at some: python -m data_prep.overlay"
+                )
             report.labelled += 1
             for value, count in zip(*np.unique(label, return_counts=True), strict=True):
                 report.pixels[int(value)] = report.pixels.get(int(value), 0) + int(count)
@@ -302,30 +306,6 @@ def prepare(
         spacing = tuple(float(s) * n / m for s, n, m in zip(spacing, shape, size, strict=True))
     fields = {key: value for key, value in scan.fields.items() if value is not None}
     return replace(scan, image=image, label=label, surfaces=surfaces, spacing_mm=spacing, fields=fields)  # type: ignore[arg-type]
-
-
-def rasterise(
-    surfaces: NDArray[np.floating],
-    scheme: Scheme | None,
-    shape: tuple[int, int],
-    size: tuple[int, int],
-    report: Report,
-) -> NDArray[np.uint8]:
-    """Surfaces of the input's pixels -> label map of the output's; see `unicorn_monai.surfaces` for the rules."""
-    if scheme is not None and len(surfaces) != len(scheme.names) - 1:
-        raise ValueError(f"surfaces: found {len(surfaces)}; expected {len(scheme.names) - 1}, one between two labels")
-    if surfaces.shape[1] != shape[1]:
-        raise ValueError(f"surfaces: found {surfaces.shape[1]} columns; expected {shape[1]}, those of the image")
-    low, high = np.nanmin(surfaces, initial=np.inf), np.nanmax(surfaces, initial=-np.inf)
-    margin = 0.1 * shape[0]
-    if np.isfinite(low) and (low < -margin or high > shape[0] - 1 + margin):
-        raise ValueError(
-            f"surfaces: found rows {low:.1f} to {high:.1f}; expected pixels of an image with {shape[0]} rows, counted "
-            "from the top. Are they micrometres, or counted from the bottom?"
-        )
-    ordered, share = order_surfaces(surfaces)
-    report.crossing.append(share)
-    return label_map(resize_surfaces(ordered, shape, size), size[0])
 
 
 def _count_labels(folder: Path, items: Sequence[Mapping[str, Any]]) -> dict[int, int]:
@@ -358,7 +338,7 @@ def summarise(folder: Path, report: Report) -> int:
         say(f"crossing surfaces repaired in {np.mean(report.crossing):.2%} of the columns")
     for text, count in report.notes.items():
         say(f"note: {text} ({count} times)" if count > 1 else f"note: {text}")
-    for line in report.left_out_lines():
+    for line in [*report.vanished_lines(header["labels"]), *report.left_out_lines()]:
         say(line)
     for path, reason in report.skipped[:SHOWN]:
         say(f"skipped {path}: {reason}")

@@ -32,6 +32,7 @@ from data_prep.label_schemes import Scheme, numbered, read_scheme
 from data_prep.options import parser_for, relative, run, subject_of, validate
 from data_prep.surface_files import KINDS, load_mat, read_surfaces
 from unicorn_monai.dataset_files import open_picture, turn_to
+from unicorn_monai.faithful_pictures import is_turned
 from unicorn_monai.intake import finite
 
 IMAGES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".mat")
@@ -99,7 +100,7 @@ def read(
                 elif found is not None:
                     surfaces, label = _read_labels(found, page, image.shape[1], scheme, options)
                 scan = paths.index(path) if page == 0 else page
-                yield Scan(image, None, surfaces, label, valid, fields={"scan": scan})
+                yield Scan(image, None, surfaces, label, valid, turned=is_turned(path), fields={"scan": scan})
         except (ValueError, OSError) as error:
             yield ValueError(f"{relative(path, options.input)}: {error}")
 

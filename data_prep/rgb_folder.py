@@ -25,6 +25,7 @@ from data_prep.label_files import LOSSY, LabelFiles, images_and_labels, require_
 from data_prep.label_images import read_label_image
 from data_prep.label_schemes import Scheme, read_scheme
 from data_prep.options import parser_for, run, subject_of, validate
+from unicorn_monai.faithful_pictures import is_turned
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 LABEL_IMAGES = (".png", ".tif", ".tiff", ".bmp", *LOSSY)
@@ -89,7 +90,8 @@ def read(
         except ValueError as error:
             yield ValueError(f"{path.name}: {error}")
             continue
-        yield Scan(image, label=label, fields={"scan": k, "sub_domain": parts[0] if options.sub_domains else None})
+        fields = {"scan": k, "sub_domain": parts[0] if options.sub_domains else None}
+        yield Scan(image, label=label, turned=is_turned(path), fields=fields)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

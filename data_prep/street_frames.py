@@ -17,6 +17,7 @@ from data_prep.convert import Scan
 from data_prep.files import require_label_below
 from data_prep.label_images import read_label_image
 from data_prep.label_schemes import Scheme
+from unicorn_monai.faithful_pictures import is_turned
 from unicorn_monai.intake import lies_there
 
 SPLIT_OF = {"train": None, "val": "test"}  # official split -> ours; None: divided by --split
@@ -52,7 +53,7 @@ def read_frames(
             yield ValueError(f"{path.name}: {error}")
             continue
         fields = {"scan": k, "frame": path.name.removesuffix(layout.picture), "sub_domain": sub_domain}
-        yield Scan(image, label=label, fields=fields)
+        yield Scan(image, label=label, turned=is_turned(path), fields=fields)
 
 
 def _label_of(path: Path, layout: Layout, options: Namespace) -> NDArray | None:

@@ -40,6 +40,8 @@ from unicorn_monai.volume_files import data_entries, open_nifti, read_itk
 NIFTI = (".nii", ".nii.gz")
 SUFFIXES = (*NIFTI, ".mhd", ".mha", ".nrrd", ".nhdr")
 TURNED = 0.01  # of a unit vector: headers are rounded
+STRETCHED = 0.01  # of the spacing
+SHIFTED = 0.5  # of a voxel
 
 
 def find(options: Namespace, report: Report) -> list[Source]:
@@ -103,12 +105,14 @@ def _label_name(path: Path, root: Path, options: Namespace) -> str:
 class Volume(NamedTuple):
     """Voxels in the axis order of the file (x, y, z), their spacing in mm, and the directions of the axes in space.
 
-    Spacing and directions are None where the file does not tell them; the directions are the columns of a matrix.
+    Spacing and directions are None where the file does not tell them; the directions are the columns of a matrix. The
+    origin is the place of the first voxel, mm.
     """
 
     array: NDArray
     spacing: tuple[float, ...] | None
     directions: NDArray | None
+    origin: tuple[float, ...] = (0.0, 0.0, 0.0)
 
 
 def read_volume(path: Path, need_spacing: bool = True) -> Volume:
@@ -119,35 +123,37 @@ def read_volume(path: Path, need_spacing: bool = True) -> Volume:
     """
     try:
         if _is_nifti(path):
-            array, spacing, directions = _read_nifti(path)
+            array, spacing, directions, origin = _read_nifti(path)
         else:
-            array, spacing, directions = read_itk(path)
+            array, spacing, directions, origin = read_itk(path)
     except Unreadable as error:
         raise ValueError(f"file: found no readable volume ({error}); export it anew") from error
     except ValueError:
         raise
     except Exception as error:  # both readers raise many kinds
         raise ValueError(f"file: found no readable volume ({type(error).__name__}); export it anew") from error
-    if not need_spacing:
-        spacing = (1.0, 1.0, 1.0)
     if not all(np.isfinite(s) and s > 0 for s in spacing):
-        raise ValueError(f"spacing: found {spacing}; expected finite and positive numbers. Repair it, or --spacing-mm")
+        if need_spacing:
+            expected = "finite and positive numbers. Repair it, or --spacing-mm"
+            raise ValueError(f"spacing: found {spacing}; expected {expected}")
+        spacing = (1.0, 1.0, 1.0)
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
-    return Volume(array, None if all(s == 1 for s in spacing[:2]) else spacing, directions)
+    return Volume(array, None if all(s == 1 for s in spacing[:2]) else spacing, directions, origin)
 
 
 def _is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(NIFTI)
 
 
-def _read_nifti(path: Path) -> tuple[NDArray, tuple[float, ...], NDArray | None]:
+def _read_nifti(path: Path) -> tuple[NDArray, tuple[float, ...], NDArray | None, tuple[float, ...]]:
     image = open_nifti(path)
     unit = MILLIMETRES[image.header.get_xyzt_units()[0]]
     told = int(image.header["sform_code"]) > 0 or int(image.header["qform_code"]) > 0
     axes = image.affine[:3, :3] / np.maximum(np.linalg.norm(image.affine[:3, :3], axis=0), 1e-12)
     spacing = tuple(float(z) * unit for z in image.header.get_zooms()[:3])
-    return np.asanyarray(image.dataobj), spacing, axes if told else None
+    origin = tuple(float(o) * unit for o in image.affine[:3, 3])
+    return np.asanyarray(image.dataobj), spacing, axes if told else None, origin
 
 
 def require_inside(path: Path, root: Path) -> None:
@@ -170,22 +176,22 @@ def read(path: Path, label: Path | None, options: Namespace) -> Iterator[Scan | 
     for file in (path, label):
         if file is not None and not _is_nifti(file):
             require_inside(file, options.input)
-    array, spacing, directions = read_volume(path, options.spacing_mm is None)
+    volume = read_volume(path, options.spacing_mm is None)
+    array, spacing = volume.array, volume.spacing
     axes = options.axes if array.ndim == 3 else options.axes.replace("b", "")
     if array.ndim != len(axes):
         raise ValueError(f"file: found {array.ndim} dimensions {array.shape}; expected {len(axes)}, as in --axes")
     grey = _order(to_grey(array, options.window), axes)
     labels = None
     if label is not None:
-        values, _, own = read_volume(label, need_spacing=False)
-        name = relative(label, options.input)
+        drawn = read_volume(label, need_spacing=False)
+        values, name = drawn.array, relative(label, options.input)
         if values.shape != array.shape:
             raise ValueError(f"label: found shape {values.shape} in '{name}'; expected the image's, {array.shape}")
-        if _turned(path, directions, label, own):
+        if found := _elsewhere(path, volume, label, drawn):
             raise ValueError(
-                f"label: found '{name}' mirrored or turned against the image by its header; expected the same "
-                "directions of the axes. Resample it to the image's grid, or, if only the header is wrong, copy the "
-                "image's affine into it"
+                f"label: found '{name}' {found} by its header; expected the image's grid. Resample it to that, or, if "
+                "only the header is wrong, copy the image's affine into it"
             )
         labels = _order(values, axes)
     pixel = None if spacing is None else (spacing[axes.index("d")], spacing[axes.index("a")])
@@ -194,15 +200,32 @@ def read(path: Path, label: Path | None, options: Namespace) -> Iterator[Scan | 
         yield Scan(np.ascontiguousarray(grey[k]), pixel, None, label_map, fields={"scan": k})
 
 
-def _turned(path: Path, directions: NDArray | None, label: Path, others: NDArray | None) -> bool:
-    """Whether the axes of a label volume point elsewhere, as far as both headers tell.
+def _elsewhere(path: Path, volume: Volume, label: Path, drawn: Volume) -> str | None:
+    """How a label volume lies otherwise than its image, as far as both headers tell; None where it does not.
 
-    NIfTI counts to the right and to the front, ITK's formats to the left and to the back; the two are not compared.
+    NIfTI counts to the right and to the front, ITK's formats to the left and to the back: between the two, directions
+    and origins are not compared. Spacing 1 is the formats' default and tells neither spacing nor origin.
     """
-    if directions is None or others is None or _is_nifti(path) != _is_nifti(label):
-        return False
-    size = min(len(directions), len(others))  # a last axis of one is left out
-    return bool(np.abs(directions[:size, :size] - others[:size, :size]).max() > TURNED)
+    comparable = _is_nifti(path) == _is_nifti(label)
+    one, other = volume.directions, drawn.directions
+    if comparable and one is not None and other is not None:
+        size = min(len(one), len(other))  # a last axis of one is left out
+        if np.abs(one[:size, :size] - other[:size, :size]).max() > TURNED:
+            return "mirrored or turned against the image"
+    if volume.spacing is None or drawn.spacing is None:
+        return None
+    size = min(len(volume.spacing), len(drawn.spacing))
+    spacing, own = np.array(volume.spacing[:size]), np.array(drawn.spacing[:size])
+    if not np.allclose(spacing, own, rtol=STRETCHED):
+        return f"with the spacing {_rounded(own)} mm, the image with {_rounded(spacing)} mm,"
+    offset = np.array(drawn.origin[:size]) - np.array(volume.origin[:size])
+    if comparable and (np.abs(offset) > SHIFTED * spacing.max()).any():
+        return f"shifted by {_rounded(offset)} mm against the image"
+    return None
+
+
+def _rounded(values: NDArray) -> tuple[float, ...]:
+    return tuple(float(f"{value:.4g}") for value in values)
 
 
 def _order(array: NDArray, axes: str) -> NDArray:

@@ -23,7 +23,7 @@ from PIL import Image
 
 from unicorn_monai.durable import atomic
 from unicorn_monai.failures import NotFinite
-from unicorn_monai.faithful_pictures import require_faithful
+from unicorn_monai.faithful_pictures import require_faithful, require_faithful_page, turn_upright
 from unicorn_monai.intake import lies_there, read_text, require_regular, require_unpackable
 from unicorn_monai.storage import PathLike, Remote, is_url
 from unicorn_monai.volume_files import open_nifti
@@ -236,7 +236,9 @@ def _is_nifti(path: Path) -> bool:
 
 
 def open_picture(path: Path, pages: bool = False) -> Image.Image:
-    """Open an image file with Pillow, unless it is too large or, without `pages`, holds several.
+    """Open an image file with Pillow, upright by its EXIF orientation, as viewers show it.
+
+    Not if it is too large or, without `pages`, holds several; nor if it would be read otherwise than it is stored.
 
     Raises:
         ValueError: naming what was found.
@@ -255,6 +257,7 @@ def open_picture(path: Path, pages: bool = False) -> Image.Image:
             if not pages:
                 raise ValueError(f"it holds {count} pages, expected one image")
         require_faithful(picture, path)
+        turn_upright(picture, path)
         refused.pop_all()
     return picture
 
@@ -286,7 +289,7 @@ def turn_to(picture: Image.Image, page: int) -> None:
     """
     picture.seek(page)
     _require_not_huge(picture.size)
-    require_faithful(picture, Path(picture.filename))  # type: ignore[attr-defined]
+    require_faithful_page(picture)
 
 
 def _require_not_huge(shape: Sequence[int]) -> None:

@@ -1,20 +1,24 @@
-"""What Pillow reads otherwise than a file stores it, without a word: refused before the pixels are used.
+"""What Pillow reads otherwise than a file stores it, without a word: refused, or read right, before it is used.
 
 - Colours of more than 8 bits keep their high byte (PNG, TIFF, PPM, JPEG 2000): 12 bits in 16 become 16 grey levels.
+- A TIFF file that is turned on its side by its EXIF orientation is scrambled if its pixels are stored plainly.
 - A JPEG file whose data end early is filled with grey (128), be its header right or made up.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 GREY_OF_MANY_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # modes that keep more than 8 bits
+WITH_EXIF = ("JPEG", "PNG", "TIFF", "WEBP")
+UPRIGHT = 1  # the EXIF orientation of pixels that are stored as they are shown; 2 to 8 turn or mirror them
 BITS_PER_SAMPLE = 258  # a tag of TIFF
 CODESTREAM, FIRST_DEPTH = b"\xff\x4f\xff\x51", 42  # of JPEG 2000: its beginning, and where the bits of a channel stand
 MOST_PIXELS_PER_BYTE = 512  # of a JPEG file: a black one has 255, since a block of 64 pixels takes two bits
@@ -25,35 +29,47 @@ def require_faithful(picture: Any, path: Path) -> None:
     """Refuse a picture that would be read otherwise than it is stored.
 
     Args:
-        picture: opened by Pillow, at the page wanted.
+        picture: opened by Pillow.
         path: its file.
 
     Raises:
         ValueError: naming what was found; OSError where pixels cannot be decoded.
     """
-    bits = _stored_bits(picture, path)
+    if picture.format == "JPEG2000":
+        with path.open("rb") as file:
+            _, _, stream = file.read(4096).partition(CODESTREAM)
+        depth = stream[FIRST_DEPTH - len(CODESTREAM) :][:1]
+        _require_all_bits(picture, (depth[0] & 0x7F) + 1 if depth else 8)
+    elif picture.format == "JPEG":
+        _require_whole(picture, path.stat().st_size)
+    else:
+        require_faithful_page(picture)
+
+
+def require_faithful_page(picture: Any) -> None:
+    """The same for the page at which a file of several is.
+
+    Raises:
+        ValueError: naming what was found.
+    """
+    if picture.format == "TIFF":
+        picture.filename = (
+            ""  # else Pillow maps plain pixels into memory, with the sides of those on their side exchanged
+        )
+        _require_all_bits(picture, max(picture.tag_v2.get(BITS_PER_SAMPLE) or (1,)))
+    layout = picture.tile[0].args if picture.tile else ""  # as it is stored, e.g. RGB;16B
+    if picture.format == "PPM" and isinstance(layout, tuple):
+        _require_all_bits(picture, int(layout[-1]).bit_length())  # of the largest value
+    if picture.format == "PNG" and ";16" in str(layout):
+        _require_all_bits(picture, 16)
+
+
+def _require_all_bits(picture: Any, bits: int) -> None:
     if bits > 8 and picture.mode not in GREY_OF_MANY_BITS:
         raise ValueError(
             f"it has {bits} bits in each of its channels, of which 8 would be read; expected grey levels of {bits} "
             "bits, or 8 bits. Export it anew as one of these"
         )
-    if picture.format == "JPEG":
-        _require_whole(picture, path.stat().st_size)
-
-
-def _stored_bits(picture: Any, path: Path) -> int:
-    """Bits per channel as the file states them; 8 for formats that have no more."""
-    if picture.format == "TIFF":
-        return max(picture.tag_v2.get(BITS_PER_SAMPLE) or (1,))
-    if picture.format == "JPEG2000":
-        with path.open("rb") as file:
-            _, _, stream = file.read(4096).partition(CODESTREAM)
-        depth = stream[FIRST_DEPTH - len(CODESTREAM) :][:1]
-        return (depth[0] & 0x7F) + 1 if depth else 8
-    layout = picture.tile[0].args if picture.tile else ""  # as it is stored, e.g. RGB;16B
-    if picture.format == "PPM" and isinstance(layout, tuple):
-        return int(layout[-1]).bit_length()  # the largest value
-    return 16 if picture.format == "PNG" and ";16" in str(layout) else 8
 
 
 def _require_whole(picture: Image.Image, size: int) -> None:
@@ -72,3 +88,50 @@ def require_not_filled(pixels: NDArray) -> None:
     stored = np.flatnonzero((pixels != FILLING).reshape(len(pixels), -1).any(axis=1))
     if stored.size and len(pixels) - 1 - stored[-1] >= LEAST_ROWS:
         raise ValueError(f"its data end at row {stored[-1] + 1} of {len(pixels)}, the rest is filling")
+
+
+def turn_upright(picture: Any, path: Path) -> None:
+    """Turn a picture, in place, as its EXIF orientation says and viewers show it.
+
+    Args:
+        picture: opened by Pillow.
+        path: its file.
+
+    Raises:
+        ValueError: EXIF data that cannot be read.
+    """
+    if picture.format != "TIFF" and _orientation(picture, path) != UPRIGHT:  # Pillow turns the pages of TIFF itself
+        ImageOps.exif_transpose(picture, in_place=True)
+
+
+def is_turned(path: Path) -> bool:
+    """Whether the EXIF orientation of an image file turns or mirrors its pixels; no other file is turned."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=WITH_EXIF) as picture:
+                return _orientation(picture, path) != UPRIGHT
+    except UnidentifiedImageError:
+        return False
+
+
+def _orientation(picture: Image.Image, path: Path) -> int:
+    if picture.format == "PNG" and "exif" not in str(list(picture.info)) and b"eXIf" not in _chunks(path):
+        return UPRIGHT  # Pillow would decode the pixels to look behind them
+    try:
+        found = picture.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+    except (OSError, SyntaxError):  # pixels that cannot be decoded
+        raise
+    except Exception as error:  # Pillow raises many kinds
+        raise ValueError(f"its EXIF data cannot be read ({type(error).__name__}); remove them") from error
+    return found if found in range(UPRIGHT + 1, 9) else UPRIGHT
+
+
+def _chunks(path: Path) -> set[bytes]:
+    """Names of the chunks of a PNG file."""
+    names, place = set(), 8
+    with path.open("rb") as file:
+        while file.seek(place) and len(head := file.read(8)) == 8:
+            names.add(head[4:])
+            place += 12 + int.from_bytes(head[:4], "big")
+    return names

@@ -121,8 +121,8 @@ def read_isolated(kind: str, path: Path, size: int, most: int) -> dict[str, Any]
         most: bytes that it may unpack to.
 
     Returns:
-        {"arrays": {name: array}}; of volumes, whose array is "voxels" in the order x, y, z, also "spacing" and
-        "directions".
+        {"arrays": {name: array}}; of volumes, whose array is "voxels" in the order x, y, z, also "spacing",
+        "directions" and "origin".
 
     Raises:
         Unreadable: it found nothing readable, crashed, or was not done in time.
@@ -200,7 +200,8 @@ def _read_itk(question: dict[str, Any]) -> dict[str, Any]:
         raise Unreadable(f"found {image.GetNumberOfComponentsPerPixel()} values per voxel; expected one")
     np.save(Path(question["folder"]) / "0.npy", np.asarray(itk.array_view_from_image(image)).T)  # itk's are z, y, x
     directions = np.asarray(image.GetDirection()).tolist()
-    return {"arrays": {"voxels": "0.npy"}, "spacing": [float(s) for s in image.GetSpacing()], "directions": directions}
+    spacing, origin = ([float(s) for s in values] for values in (image.GetSpacing(), image.GetOrigin()))
+    return {"arrays": {"voxels": "0.npy"}, "spacing": spacing, "directions": directions, "origin": origin}
 
 
 def _read_mat(question: dict[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ _NRRD_TYPES = {
 
 
 class ItkVolume(NamedTuple):
-    """Voxels in the axis order of the file (x, y, z), their spacing, and the directions of the axes as columns.
+    """Voxels in the axis order of the file (x, y, z), their spacing, the directions of the axes as columns, the origin.
 
     Directions are None where the header tells none, and ITK takes those of space.
     """
@@ -53,6 +53,7 @@ class ItkVolume(NamedTuple):
     array: NDArray
     spacing: tuple[float, ...]
     directions: NDArray | None
+    origin: tuple[float, ...]
 
 
 def read_itk(path: Path) -> ItkVolume:
@@ -69,7 +70,7 @@ def read_itk(path: Path) -> ItkVolume:
     found = read_isolated(kind, path, size, most_bytes())
     told = any(name.lower() in DIRECTIONS for name, _ in _entries(path))
     directions = np.array(found["directions"]) if told else None
-    return ItkVolume(found["arrays"]["voxels"], tuple(found["spacing"]), directions)
+    return ItkVolume(found["arrays"]["voxels"], tuple(found["spacing"]), directions, tuple(found["origin"]))
 
 
 def is_meta(path: Path) -> bool:
