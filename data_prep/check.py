@@ -15,6 +15,7 @@ from pathlib import Path
 
 from data_prep.options import run
 from unicorn_monai.datasets import HEADER, Problem, problems
+from unicorn_monai.intake import bounded_memory
 from unicorn_monai.terminal import LINES, Parser, guard_terminal, say
 
 
@@ -29,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     guard_terminal()
     try:
-        found = problems(options.dataset, options.labels)
+        with bounded_memory():
+            found = problems(options.dataset, options.labels)
     except ValueError as error:
         found = [Problem(HEADER, "file", str(error), "a readable data set", "See data_prep/README.md for the format.")]
     fatal = sum(problem.fatal for problem in found)

@@ -24,7 +24,7 @@ from data_prep.grey import resize_grey
 from data_prep.label_maps import draw
 from data_prep.label_schemes import PAPER, Scheme, read_scheme
 from data_prep.options import relative
-from data_prep.privacy import burnt_in_text, default_key_file, one_form, pseudonym, read_key
+from data_prep.privacy import burnt_in_text, default_key_file, one_form, pseudonym, read_key, reason
 from data_prep.splits import split_by_subject, split_like
 from unicorn_monai.datasets import SPLITS, DatasetWriter, problems, read_array
 from unicorn_monai.surfaces import IGNORE
@@ -207,8 +207,8 @@ def convert(
                 where = f"{relative(source.path, options.input)}, {noun} {scan.fields.get('scan', 0)}"
                 try:
                     ready = prepare(replace(scan), scheme, options, report, modality)
-                except ValueError as error:
-                    report.skip(where, error)
+                except (ValueError, MemoryError) as error:
+                    report.skip(where, reason(error))
                     continue
                 if options.labels != "none" and scan.label is None and scan.surfaces is None:
                     report.unlabelled.append(where)
@@ -260,8 +260,8 @@ def _scans(source: Source, report: Report) -> Iterator[Scan]:
                 report.skip(source.path, scan)
             else:
                 yield scan
-    except (ValueError, OSError) as error:
-        report.skip(source.path, error)
+    except Exception as error:  # of many kinds, since many libraries read
+        report.skip(source.path, reason(error))
 
 
 def prepare(
@@ -340,8 +340,8 @@ def summarise(folder: Path, report: Report) -> int:
         say(f"note: {text} ({count} times)" if count > 1 else f"note: {text}")
     for line in [*report.vanished_lines(header["labels"]), *report.left_out_lines()]:
         say(line)
-    for path, reason in report.skipped[:SHOWN]:
-        say(f"skipped {path}: {reason}")
+    for path, why in report.skipped[:SHOWN]:
+        say(f"skipped {path}: {why}")
     if len(report.skipped) > SHOWN:
         say(f"skipped {len(report.skipped) - SHOWN} more")
     found = problems(folder)

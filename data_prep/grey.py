@@ -39,7 +39,7 @@ def to_grey(
         raise Refused("pixels: found one bit per pixel; expected grey levels. Export the image, not a mask")
     if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
         raise Refused(f"pixels: found type {values.dtype}; expected whole or floating-point numbers")
-    if not np.isfinite(values).all():
+    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
         raise Refused("pixels: found NaN or infinite values; expected finite ones. Repair them before converting")
     if window is not None:
         if not window[0] < window[1]:
@@ -61,7 +61,12 @@ def to_grey(
 def scaled(values: NDArray, window: Sequence[float]) -> NDArray[np.uint8]:
     """Grey levels with the values of a window as black and white."""
     low, high = window
-    return np.clip(np.rint(255 * (values.astype(np.float64) - low) / (high - low)), 0, 255).astype(np.uint8)
+    grey = np.empty_like(values, dtype=np.uint8, subok=False)
+    axis = int(np.argmax(values.strides)) if values.ndim > 2 else 0
+    whole = ([values], [grey]) if values.ndim < 3 else (np.moveaxis(values, axis, 0), np.moveaxis(grey, axis, 0))
+    for plane, out in zip(*whole, strict=True):  # one by one: doubles of a volume take a lot of memory
+        out[...] = np.clip(np.rint(255 * (plane.astype(np.float64) - low) / (high - low)), 0, 255)
+    return grey
 
 
 def require_range_used(
@@ -164,7 +169,7 @@ def mask_white_border(image: NDArray[np.uint8], least: int = 8) -> NDArray[np.bo
     white = image == 255
     valid = np.ones(image.shape, dtype=bool)
     for flipped in (False, True):
-        run = np.cumprod(white[::-1] if flipped else white, axis=0).astype(bool)
+        run = np.logical_and.accumulate(white[::-1] if flipped else white, axis=0)
         run[:, run.sum(axis=0) < least] = False
         valid &= ~(run[::-1] if flipped else run)
     return valid

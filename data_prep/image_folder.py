@@ -30,6 +30,7 @@ from data_prep.label_files import LOSSY, LabelFiles, images_and_labels, require_
 from data_prep.label_images import read_label_image
 from data_prep.label_schemes import Scheme, numbered, read_scheme
 from data_prep.options import parser_for, relative, run, subject_of, validate
+from data_prep.privacy import reason
 from data_prep.surface_files import KINDS, load_mat, read_surfaces
 from unicorn_monai.dataset_files import open_picture, turn_to
 from unicorn_monai.faithful_pictures import is_turned
@@ -101,8 +102,8 @@ def read(
                     surfaces, label = _read_labels(found, page, image.shape[1], scheme, options)
                 scan = paths.index(path) if page == 0 else page
                 yield Scan(image, None, surfaces, label, valid, turned=is_turned(path), fields={"scan": scan})
-        except (ValueError, OSError) as error:
-            yield ValueError(f"{relative(path, options.input)}: {error}")
+        except Exception as error:  # of many kinds: a broken file leaves out itself alone
+            yield ValueError(f"{relative(path, options.input)}: {reason(error)}")
 
 
 def read_pages(path: Path, options: Namespace) -> Iterator[NDArray]:
@@ -190,7 +191,7 @@ def scheme_of(options: Namespace) -> Scheme | None:
     for path in any_files_below(labels, KINDS, Report(), options.input):
         try:
             names = list(read_surfaces(path, None, options.first_row, options.mat_surfaces))
-        except ValueError:
+        except (ValueError, MemoryError):
             continue
         if names == [str(k + 1) for k in range(len(names))]:
             return numbered(len(names))

@@ -48,6 +48,11 @@ def told(error: Exception) -> str:
     return str(error) if isinstance(error, Refused | Untaken) else type(error).__name__
 
 
+def reason(error: Exception) -> str:
+    """Why a file is left out: sentences of the sources and of the system as they are, of any other error the kind."""
+    return str(error) if isinstance(error, ValueError | OSError) and str(error) else told(error)
+
+
 @contextmanager
 def discreet() -> Iterator[None]:
     """While files are read: warnings and logs of the readers, which quote headers, are not shown."""
@@ -89,9 +94,9 @@ def read_key(path: Path, output: Path) -> bytes:
             file.write(secrets.token_hex(KEY_BYTES) + "\n")
         flush(path)  # a power cut must not take the key of data sets that are on the disk
         flush(path.parent)
-    if not path.is_file():
-        raise ValueError(f"'{path}' is no file; expected a key file, e.g. --key-file '{path / 'pseudonym.key'}'.")
-    status = path.stat()
+    if path.is_dir():
+        raise ValueError(f"'{path}' is a folder; expected a key file, e.g. --key-file '{path / 'pseudonym.key'}'.")
+    status = require_regular(path).stat()
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise ValueError(f"The key file '{path}' can be read by others; run `chmod 600` on it.")
     if hasattr(os, "getuid") and status.st_uid != os.getuid():

@@ -25,6 +25,7 @@ from data_prep.label_files import LOSSY, LabelFiles, images_and_labels, require_
 from data_prep.label_images import read_label_image
 from data_prep.label_schemes import Scheme, read_scheme
 from data_prep.options import parser_for, run, subject_of, validate
+from data_prep.privacy import reason
 from unicorn_monai.faithful_pictures import is_turned
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
@@ -87,8 +88,8 @@ def read(
                 raise ValueError(
                     "sub-domain: the picture lies in no folder; expected SUB_DOMAIN/... with --sub-domains"
                 )
-        except ValueError as error:
-            yield ValueError(f"{path.name}: {error}")
+        except Exception as error:  # of many kinds: a broken file leaves out itself alone
+            yield ValueError(f"{path.name}: {reason(error)}")
             continue
         fields = {"scan": k, "sub_domain": parts[0] if options.sub_domains else None}
         yield Scan(image, label=label, turned=is_turned(path), fields=fields)

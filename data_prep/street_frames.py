@@ -17,6 +17,7 @@ from data_prep.convert import Scan
 from data_prep.files import require_label_below
 from data_prep.label_images import read_label_image
 from data_prep.label_schemes import Scheme
+from data_prep.privacy import reason
 from unicorn_monai.faithful_pictures import is_turned
 from unicorn_monai.intake import lies_there
 
@@ -49,8 +50,8 @@ def read_frames(
     for k, path in enumerate(paths):
         try:
             image, label = fitted(read_colours(path), _label_of(path, layout, options), options)
-        except ValueError as error:
-            yield ValueError(f"{path.name}: {error}")
+        except Exception as error:  # of many kinds: a broken file leaves out itself alone
+            yield ValueError(f"{path.name}: {reason(error)}")
             continue
         fields = {"scan": k, "frame": path.name.removesuffix(layout.picture), "sub_domain": sub_domain}
         yield Scan(image, label=label, turned=is_turned(path), fields=fields)

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.grey import INVALID
-from unicorn_monai.intake import most_bytes, read_text, require_parsable, require_regular, require_unpackable
+from unicorn_monai.intake import read_text, require_parsable, require_regular, require_unpackable
 from unicorn_monai.isolated import Unreadable, read_isolated
 
 Array = NDArray
+CELL_GROWTH = 200  # bytes in memory per byte of a table, whose cells may be of one letter
 KINDS = (".csv", ".txt", ".mat", ".xml")
 
 
@@ -56,7 +57,7 @@ def read_surfaces(
 
 def _read_text(path: Path) -> dict[str, Array]:
     try:
-        lines = [line for line in read_text(path, "utf-8-sig").splitlines() if line.strip()]
+        lines = [line for line in read_text(path, "utf-8-sig", growth=CELL_GROWTH).splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"surfaces: '{path.name}' is not text; expected one line per A-scan") from error
     if not lines:
@@ -93,11 +94,11 @@ def load_mat(path: Path) -> dict[str, NDArray]:
         ValueError: unreadable.
     """
     try:
-        found = read_isolated("mat", path, require_regular(path).stat().st_size, most_bytes())
+        size = read_isolated("size of mat", path, require_regular(path).stat().st_size)["unpacked"]
+        require_unpackable(size, f"'{path.name}'")
+        return read_isolated("mat", path, size + path.stat().st_size)["arrays"]
     except Unreadable as error:
         raise ValueError(f"'{path.name}' cannot be read ({error}); expected a MATLAB file, saved with -v7") from error
-    require_unpackable(found.get("unpacked", 0), f"'{path.name}'")
-    return found["arrays"]
 
 
 def _read_mat(path: Path, columns: int | None, variable: str | None) -> dict[str, Array]:

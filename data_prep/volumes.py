@@ -31,7 +31,7 @@ from data_prep.files import files_below
 from data_prep.grey import to_grey
 from data_prep.label_files import LabelFiles, images_and_labels, require_no_labels
 from data_prep.options import parser_for, relative, run, subject_of, validate
-from data_prep.privacy import one_form
+from data_prep.privacy import one_form, told
 from unicorn_monai.dataset_files import MILLIMETRES
 from unicorn_monai.intake import finite, lies_there, require_regular
 from unicorn_monai.isolated import Unreadable
@@ -131,7 +131,7 @@ def read_volume(path: Path, need_spacing: bool = True) -> Volume:
     except ValueError:
         raise
     except Exception as error:  # both readers raise many kinds
-        raise ValueError(f"file: found no readable volume ({type(error).__name__}); export it anew") from error
+        raise ValueError(f"file: found no readable volume ({told(error)}); export it anew") from error
     if not all(np.isfinite(s) and s > 0 for s in spacing):
         if need_spacing:
             expected = "finite and positive numbers. Repair it, or --spacing-mm"

@@ -127,6 +127,6 @@ def test_what_is_unsaid_comes_back(caplog):
 def test_a_folder_as_key_file_is_told(tmp_path):
     (tmp_path / "keys").mkdir()
     with pytest.raises(
-        ValueError, match=r"/keys' is no file; expected a key file, e.g. --key-file '.*/keys/pseudonym.key'"
+        ValueError, match=r"/keys' is a folder; expected a key file, e.g. --key-file '.*/keys/pseudonym.key'"
     ):
         read_key(tmp_path / "keys", tmp_path / "out")

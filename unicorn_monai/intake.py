@@ -115,20 +115,26 @@ def require_regular(path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-def require_parsable(path: str | os.PathLike[str]) -> Path:
+def require_parsable(path: str | os.PathLike[str], growth: int = TEXT_GROWTH) -> Path:
     """Refuse a text that is no regular file, or so long that it would take too much memory once it is parsed.
+
+    Args:
+        path: of the file.
+        growth: bytes in memory per byte of the text.
 
     Raises:
         Untaken: with both sizes.
         OSError: there is nothing, or it may not be looked at.
     """
-    require_unpackable(TEXT_GROWTH * require_regular(path).stat().st_size, f"'{path}'")
+    require_unpackable(growth * require_regular(path).stat().st_size, f"'{path}'")
     return Path(path)
 
 
-def read_text(path: str | os.PathLike[str], encoding: str = "utf-8", errors: str = "strict") -> str:
+def read_text(
+    path: str | os.PathLike[str], encoding: str = "utf-8", errors: str = "strict", growth: int = TEXT_GROWTH
+) -> str:
     """The text of a regular file that is short enough to be parsed, see `require_parsable`."""
-    return require_parsable(path).read_text(encoding=encoding, errors=errors)
+    return require_parsable(path, growth).read_text(encoding=encoding, errors=errors)
 
 
 @contextmanager

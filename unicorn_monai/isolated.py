@@ -3,7 +3,7 @@
 ITK and SciPy read .mha, .mhd, .nrrd and .mat in C and C++; a file made for it can crash them, hang them, or have them
 take all memory. So another Python, started when it is needed and kept, reads them within limits of memory and time.
 
-    to it     {"kind": "meta", "nrrd" or "mat", "path": ..., "size": bytes, "most": bytes, "folder": for the arrays}
+    to it     {"kind": "meta", "nrrd", "mat" or "size of mat", "path": ..., "size": bytes, "folder": for the arrays}
     from it   "begun" when its libraries are there; then what its reader found, or {"error": ...}
 
 Each message is a line of JSON, each array a .npy file. This file is also the program of that process, which imports
@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import atexit
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
 import threading
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
@@ -78,7 +80,7 @@ class Reader:
     def _array(self, name: str) -> NDArray:
         file = Path(self.folder.name) / name
         large = file.stat().st_size > MAPPED
-        array = np.load(file, mmap_mode="c" if large else None, allow_pickle=False)
+        array = np.load(file, mmap_mode="r" if large else None, allow_pickle=False)
         with suppress(PermissionError):  # of systems that keep a file as long as it is mapped
             file.unlink()
         return array
@@ -111,18 +113,17 @@ class Reader:
 _reader: Reader | None = None
 
 
-def read_isolated(kind: str, path: Path, size: int, most: int) -> dict[str, Any]:
+def read_isolated(kind: str, path: Path, size: int) -> dict[str, Any]:
     """Read a file in the other process.
 
     Args:
-        kind: "meta" (.mha, .mhd), "nrrd" or "mat".
+        kind: "meta" (.mha, .mhd), "nrrd", "mat", or "size of mat" for what that unpacks to.
         path: of the file, looked at before: a regular file whose header makes sense.
         size: bytes of what it unpacks to, as far as the header tells; it has time and memory for them.
-        most: bytes that it may unpack to.
 
     Returns:
         {"arrays": {name: array}}; of volumes, whose array is "voxels" in the order x, y, z, also "spacing",
-        "directions" and "origin".
+        "directions" and "origin"; of a "size of mat" also "unpacked", bytes.
 
     Raises:
         Unreadable: it found nothing readable, crashed, or was not done in time.
@@ -134,7 +135,7 @@ def read_isolated(kind: str, path: Path, size: int, most: int) -> dict[str, Any]
         _reader = Reader()
         atexit.register(_reader.close)
     try:
-        return _reader.ask({"kind": kind, "path": str(Path(path).absolute()), "size": size, "most": most})
+        return _reader.ask({"kind": kind, "path": str(Path(path).absolute()), "size": size})
     except Unreadable:
         raise
     except BaseException:  # interrupted in the middle of an answer
@@ -151,13 +152,13 @@ def _answer_questions() -> None:
     for line in sys.stdin.buffer:
         question = json.loads(line)
         _limit(None)
-        if question["kind"] == "mat":
-            pass
-        else:
+        if question["kind"] in _READERS:
             _load_itk(question["folder"])
+        else:
+            import_module("scipy.io")
         answers.write(b"begun\n")
         try:
-            found = (_read_mat if question["kind"] == "mat" else _read_itk)(question)
+            found = _PROGRAMS[question["kind"]](question)
         except Exception as error:  # whatever a broken file makes of a reader; its text may quote the file
             found = {"error": str(error) if isinstance(error, Unreadable) else type(error).__name__}
         answers.write(json.dumps(found).encode() + b"\n")
@@ -204,28 +205,33 @@ def _read_itk(question: dict[str, Any]) -> dict[str, Any]:
     return {"arrays": {"voxels": "0.npy"}, "spacing": spacing, "directions": directions, "origin": origin}
 
 
-def _read_mat(question: dict[str, Any]) -> dict[str, Any]:
-    """The variables that are arrays of real numbers; cells, structures and objects are passed over unread."""
-    from scipy.io import loadmat, whosmat
+def _numbers_in(question: dict[str, Any]) -> dict[str, int]:
+    """Bytes of the variables that are arrays of numbers; cells, structures and objects are passed over unread."""
+    from scipy.io import whosmat
 
     _limit(question["size"])
-    names, size = [], 0
-    for name, shape, kind in whosmat(question["path"]):
-        if kind in _CLASSES:
-            names.append(name)
-            size += _CLASSES[kind] * int(np.prod([int(n) for n in shape], dtype=object))
-    if size > question["most"]:
-        return {"arrays": {}, "unpacked": size}
-    _limit(question["size"] + 3 * size)
-    content = loadmat(question["path"], variable_names=names) if names else {}
-    arrays = {}
-    for k, name in enumerate(names):
-        value = content.get(name)
-        if isinstance(value, np.ndarray) and value.dtype.kind in "iuf":
-            arrays[name] = f"{k}.npy"
-            np.save(Path(question["folder"]) / arrays[name], value)
-    return {"arrays": arrays}
+    found = [(name, shape, kind) for name, shape, kind in whosmat(question["path"]) if kind in _CLASSES]
+    return {name: _CLASSES[kind] * math.prod(int(n) for n in shape) for name, shape, kind in found}
 
+
+def _size_mat(question: dict[str, Any]) -> dict[str, Any]:
+    return {"arrays": {}, "unpacked": sum(_numbers_in(question).values())}
+
+
+def _read_mat(question: dict[str, Any]) -> dict[str, Any]:
+    from scipy.io import loadmat
+
+    names = list(_numbers_in(question))
+    _limit(3 * question["size"])  # packed, as stored, and as MATLAB has them
+    content = loadmat(question["path"], variable_names=names) if names else {}
+    real = [name for name in names if isinstance(content.get(name), np.ndarray) and content[name].dtype.kind in "iuf"]
+    files = {name: f"{k}.npy" for k, name in enumerate(real)}
+    for name, file in files.items():
+        np.save(Path(question["folder"]) / file, content[name])
+    return {"arrays": files}
+
+
+_PROGRAMS = {"meta": _read_itk, "nrrd": _read_itk, "mat": _read_mat, "size of mat": _size_mat}
 
 if __name__ == "__main__":
     _answer_questions()

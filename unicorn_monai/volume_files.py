@@ -19,7 +19,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from unicorn_monai.intake import Untaken, most_bytes, require_regular, require_unpackable
+from unicorn_monai.intake import Untaken, require_regular, require_unpackable
 from unicorn_monai.isolated import read_isolated
 
 MOST_HEADER = 1 << 16  # bytes of a header in text
@@ -67,7 +67,7 @@ def read_itk(path: Path) -> ItkVolume:
     data_entries(path)
     size = _unpacked(path)
     require_unpackable(size, "file")
-    found = read_isolated(kind, path, size, most_bytes())
+    found = read_isolated(kind, path, size)
     told = any(name.lower() in DIRECTIONS for name, _ in _entries(path))
     directions = np.array(found["directions"]) if told else None
     return ItkVolume(found["arrays"]["voxels"], tuple(found["spacing"]), directions, tuple(found["origin"]))
