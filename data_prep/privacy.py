@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unicorn_monai.durable import flush
-from unicorn_monai.intake import MORE_MEMORY, Untaken, read_text
+from unicorn_monai.intake import MORE_MEMORY, Untaken, read_text, require_regular
 
 KEY_VARIABLE = "UNICORN_KEY_FILE"
 KEY_BYTES = 32
