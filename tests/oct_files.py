@@ -64,7 +64,9 @@ def nifti(
 # ---------------------------------------------------------------- Heidelberg
 
 
-def vol(path: Path, n: int = 2, patient: str = "PAT-4711", layers: bool = True, pattern: int = 3, **changes) -> Path:
+def vol(
+    path: Path, n: int = 2, patient: str = "PAT-4711", layers: bool = True, pattern: int = 3, first: int = 0, **changes
+) -> Path:
     """A .vol file: linear reflectivity, five rows marked invalid, 17 layer slots with the paper's nine filled in."""
     path.parent.mkdir(parents=True, exist_ok=True)
     header = {
@@ -92,7 +94,7 @@ def vol(path: Path, n: int = 2, patient: str = "PAT-4711", layers: bool = True, 
     start += struct.pack("<4I34s", 0, 0, 0, 0, b"Mustermann")
     content = start.ljust(2048, b"\0") + bytes(16)
     for k in range(n):
-        values = (bscan(k) / 255.0).astype("<f4") ** 4
+        values = (bscan(first + k) / 255.0).astype("<f4") ** 4
         values[:5] = 3.4028235e38
         own = struct.pack("<12sI4d2IfI6f", header["version"], bscan_header, 0, 0, 1, 0, count, 256, 31.5, 0, *[0.0] * 6)
         rows = np.full((count, COLUMNS), 3.4028235e38, dtype="<f4")
