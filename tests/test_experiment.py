@@ -745,7 +745,7 @@ def test_the_command_line_explains_itself():
         (["demo", "--scene", "moon"], 2, "unknown scene 'moon'"),
         (["demo", "--size", "100"], 2, "--size is 100; expected 64 or 256"),
         (["experiment", "--labeled", "x"], 2, "missing --unlabeled"),
-        (["experiment", "--labeled", "/nowhere", "--unlabeled", "/nowhere"], 1, "'/nowhere' does not exist"),
+        (["experiment", "--labeled", "/nowhere", "--unlabeled", "/elsewhere"], 1, "'/nowhere' does not exist"),
         (["prepare", "polaroid"], 2, "unknown source 'polaroid'"),
         (["demo", "--sed", "1"], 2, "No such option"),
         (["report", "/nowhere"], 1, "/nowhere"),

@@ -20,7 +20,7 @@ from unicorn_monai.datasets import datalist, read_header, write_json
 from unicorn_monai.distributed import SharedOrder
 from unicorn_monai.experiment import Experiment
 from unicorn_monai.failures import root_cause
-from unicorn_monai.image_counts import require_images, require_trainable
+from unicorn_monai.image_counts import check_batches, require_images, require_trainable
 from unicorn_monai.latents import LatentLoader
 from unicorn_monai.settings import Settings
 from unicorn_monai.training import WarmupCosine, random_order
@@ -175,3 +175,13 @@ def test_a_bundle_trains_on_an_image_more_than_its_batches_hold(tmp_path):
     message = str(root_cause(refused.value))
     assert "Images of 16 x 16 in batches of 1 cannot be trained on" in message
     assert "Raise batch_size to 2" in message
+
+
+def test_the_check_of_the_batches_changes_neither_weights_nor_random_numbers(domains):
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    check_batches(bundle_root("retinal_unet"), datalist(domains / "A", "training"), 2)
+    require_images(asked(domains))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    checks = load_config(bundle_root("retinal_unet"), "train.json")["checks"]
+    assert "@network_def" not in json.dumps(checks), "the network is built once the training is seeded"

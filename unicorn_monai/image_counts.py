@@ -19,7 +19,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
-from unicorn_monai.bundle import configured
+from unicorn_monai.bundle import configured, from_bundle
 from unicorn_monai.dataset_files import SPLITS, PathLike, read_header, read_shape
 from unicorn_monai.datasets import datalist
 from unicorn_monai.evaluation.memorization import LEAST
@@ -46,8 +46,24 @@ def require_images(settings: Settings) -> None:
     for text in _not_computed(counts):
         logger.info(text)
     config = _config(settings, "retinal_unet", "inference.json")
-    network = ConfigParser(config).get_parsed_content("network_def")
+    with torch.random.fork_rng(devices=[]):
+        network = ConfigParser(config).get_parsed_content("network_def")
     require_trainable(network, datalist(settings.labeled, "training"), _config(settings, "retinal_unet")["batch_size"])
+
+
+def check_batches(bundle_root: PathLike, items: Sequence[dict[str, Any]], batch_size: int) -> None:
+    """:func:`require_trainable` for a configuration, which it leaves as it is.
+
+    The network is built anew: that of the training gets its weights once the training is seeded.
+
+    Args:
+        bundle_root: bundle that defines the network.
+        items: to be trained on.
+        batch_size: of the training.
+    """
+    with torch.random.fork_rng(devices=[]):
+        network = from_bundle(bundle_root)
+    require_trainable(network, items, batch_size)
 
 
 def _config(settings: Settings, bundle: str, file: str = "train.json") -> dict[str, Any]:
