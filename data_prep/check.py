@@ -3,6 +3,7 @@
     python -m data_prep.check DATASET [--labels] [--json]
 
 Each line: file, field, found, expected, what to do; warnings say so. What is looked at: `unicorn_monai.dataset_checks`.
+The last lines say how many images of each split have a label map, and count.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.options import run
-from unicorn_monai.datasets import HEADER, Problem, problems
+from unicorn_monai.dataset_files import label_map_counts
+from unicorn_monai.datasets import HEADER, Problem, problems, read_header
 from unicorn_monai.intake import bounded_memory
 from unicorn_monai.terminal import LINES, Parser, guard_terminal, say
 
@@ -29,18 +31,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
     options = parser.parse_args(arguments)
     guard_terminal()
+    maps: dict[str, tuple[int, int]] = {}
     try:
         with bounded_memory():
             found = problems(options.dataset, options.labels)
+            maps = label_map_counts(read_header(options.dataset))
     except ValueError as error:
         found = [Problem(HEADER, "file", str(error), "a readable data set", "See data_prep/README.md for the format.")]
     fatal = sum(problem.fatal for problem in found)
     if options.json:
         listed = [problem.to_dict() for problem in found]
-        say(json.dumps({"dataset": str(options.dataset), "fatal": fatal, "problems": listed}, indent=2), LINES)
+        told = {"dataset": str(options.dataset), "fatal": fatal, "label_maps": maps, "problems": listed}
+        say(json.dumps(told, indent=2), LINES)
     else:
+        told_maps = ", ".join(f"{n} of {total} {split}" for split, (n, total) in maps.items())
         counts = f"{fatal} problem(s) and {len(found) - fatal} warning(s) in {options.dataset}"
-        for line in (*found, counts):
+        for line in (*found, *([f"label maps: {told_maps}"] if maps else []), counts):
             say(line)
     return int(fatal > 0)
 

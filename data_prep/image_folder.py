@@ -27,7 +27,7 @@ from data_prep.convert import Report, Scan, Source, convert, summarise
 from data_prep.files import any_files_below, files_below
 from data_prep.grey import INVALID, from_reflectivity, mask_white_border, to_grey
 from data_prep.label_files import LOSSY, LabelFiles, images_and_labels, require_no_labels
-from data_prep.label_images import read_label_image
+from data_prep.label_images import read_label_image, require_pages
 from data_prep.label_schemes import Scheme, numbered, read_scheme
 from data_prep.options import parser_for, relative, run, subject_of, validate
 from data_prep.privacy import reason
@@ -102,6 +102,8 @@ def read(
                     surfaces, label = _read_labels(found, page, image.shape[1], scheme, options)
                 scan = paths.index(path) if page == 0 else page
                 yield Scan(image, None, surfaces, label, valid, turned=is_turned(path), fields={"scan": scan})
+            if label is not None and found is not None:
+                require_pages(found, page + 1)
         except Exception as error:  # of many kinds: a broken file leaves out itself alone
             yield ValueError(f"{relative(path, options.input)}: {reason(error)}")
 

@@ -167,9 +167,7 @@ class LabelFiles:
         place = name if self.anywhere else f"{self._name(self.folder)}/{name}"
         more = f" or {', '.join(place.rpartition('/')[2] + e for e in self.endings[1:])}" if self.endings[1:] else ""
         suffixes = "" if self.anywhere else f", ending in {', '.join(kinds)} (upper or lower case)"
-        names = ", ".join(f"'{self._name(path)}'" for path, _ in self.missing[:FEW])
-        few = f"{names}{', ...' if len(self.missing) > FEW else ''}"
-        return f"{few}: looked for '{place}'{more}{suffixes}"
+        return f"{self._few([image for image, _ in self.missing])}: looked for '{place}'{more}{suffixes}"
 
     def _unused(self) -> list[Path]:
         """Files among the labels that no image has: of the kinds that are read, else others."""
@@ -201,5 +199,8 @@ class LabelFiles:
                     yield folder.name, len(files)
 
     def _list(self, paths: Sequence[Path], what: str) -> str:
+        return f"{len(paths)} {what}: {self._few(paths)}"
+
+    def _few(self, paths: Sequence[Path]) -> str:
         names = ", ".join(f"'{self._name(path)}'" for path in paths[:FEW])
-        return f"{len(paths)} {what}: {names}{', ...' if len(paths) > FEW else ''}"
+        return f"{names} and {len(paths) - FEW} more" if len(paths) > FEW else names

@@ -24,34 +24,48 @@ LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 OTHER_COLOURS = ("CMYK", "YCbCr", "HSV", "LAB")
 
 
-def read_label_image(path: Path, scheme: Scheme | None = None, page: int = 0) -> NDArray:
+def read_label_image(path: Path, scheme: Scheme | None = None, page: int | None = None) -> NDArray:
     """A label image, (rows, columns) values or (rows, columns, 3) colours.
 
     Args:
         path: the file.
         scheme: the labels; where they name colours, these are what a palette or a colour image says.
-        page: of a file with several.
+        page: of a file with one for each page of its image; without it, the file must hold a single one.
 
     Raises:
         ValueError: unreadable, lossy, transparent, no such page, or a palette that can mean two things.
     """
     try:
-        with _opened(path) as picture:
-            pages = getattr(picture, "n_frames", 1)
-            if pages <= page:
+        with _opened(path, page is not None) as picture:
+            if _pages(picture) <= (page or 0):
                 raise ValueError(f"label: '{path.name}' has no page {page}; expected one for each of the image")
-            turn_to(picture, page)
+            turn_to(picture, page or 0)
             _require_lossless(picture, path)
             return _meaning(_opaque(picture, path), scheme, path)
     except (OSError, SyntaxError) as error:
         raise ValueError(f"label: found no readable image '{path.name}' ({error}); export it anew") from error
 
 
-def _opened(path: Path) -> Image.Image:
+def require_pages(path: Path, count: int) -> None:
+    """Refuse a label image with more pages than its image.
+
+    Raises:
+        ValueError: naming both numbers.
+    """
+    with _opened(path, True) as picture:
+        if _pages(picture) > count:
+            raise ValueError(f"label: '{path.name}' has {_pages(picture)} pages; expected {count}, those of its image")
+
+
+def _opened(path: Path, pages: bool) -> Image.Image:
     try:
-        return open_picture(path, pages=True)
+        return open_picture(path, pages)
     except ValueError as error:
         raise ValueError(f"label: '{path.name}': {error}") from error
+
+
+def _pages(picture: Image.Image) -> int:
+    return getattr(picture, "n_frames", 1)
 
 
 def _require_lossless(picture: Image.Image, path: Path) -> None:

@@ -17,7 +17,7 @@ from unicorn_monai.settings import Settings
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Experiment:
-    """Labels in the test images of the unlabelled domain only; an ensemble of two trainings measures (p95)."""
+    """Labels in all but one test images of the unlabelled domain only; an ensemble of two trainings measures (p95)."""
     root = tmp_path_factory.mktemp("few")
     for name, device, scans in (("labeled", "spectralis", 2), ("unlabeled", "home_oct", 10)):
         write_phantom(root / name, device, n_subjects=8, scans_per_subject=scans, size=32, split=(0.5, 0.25, 0.25))
@@ -25,6 +25,7 @@ def finished(tmp_path_factory) -> Experiment:
     for split in ("training", "validation"):
         for item in header[split]:
             del item["label"]
+    del header["test"][3]["label"]
     write_json(root / "unlabeled" / "dataset.json", header)
     second = str(root / "run" / "segmentation" / "lower_bound_training2" / "model.pt")
     measured = {"acquisition": "ensemble", "ensemble": [second], "aggregation": "p95", "distribution": "empirical"}
@@ -68,9 +69,22 @@ def test_the_judge_s_own_score_is_that_of_the_training_that_judges(finished):
     assert finished.results["control"]["oracle_mean_iou"] == lower["trainings"]["mean_iou"][0]
 
 
+def test_an_incomplete_test_split_is_told_and_the_rest_of_it_scored(finished, caplog):
+    finished.tell_label_maps()
+    assert "1 of 20 test images of the unlabelled domain have no label map; scores are of the other 19" in caplog.text
+    assert finished.results["label_maps"]["test"] == (19, 20)
+    assert {scores["n_test"] for scores in finished.results["segmentation"].values()} == {19}
+    seen = re.sub("<[^>]+>", " ", (finished.run_dir / "report.html").read_text())
+    assert "Test images with a label map, of 20" in seen
+
+
 def test_without_labels_to_train_on_the_upper_bound_is_left_out_and_that_is_said(finished):
     assert (finished.has_truth, finished.has_upper) == (True, False)
     assert list(finished.results["not_computed"]) == ["upper_bound"]
+    assert (
+        "here 0 of 40 training and 0 of 20 validation images have one"
+        in finished.results["not_computed"]["upper_bound"]
+    )
     assert finished.results["gap"] == {}
     assert not finished.weights("upper_bound").exists()
     assert finished.results["control"]["oracle"] == "segmentation network of 'lower_bound'"

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from data_prep import image_folder, rgb_folder
-from data_prep.label_images import read_label_image
+from data_prep.label_images import read_label_image, require_pages
 from data_prep.label_schemes import Scheme
 from unicorn_monai.datasets import datalist, read_array
 
@@ -135,6 +135,19 @@ def test_channels_of_16_bits_are_not_cut_to_8(channels, tmp_path):
     path = png_of_16_bits(np.repeat(VALUES[..., None], channels, axis=2), tmp_path / "label.png")
     with pytest.raises(ValueError, match=r"label: .*it has 16 bits in each of its channels"):
         read_label_image(path, PLAIN)
+
+
+def test_pages_of_labels_are_those_of_the_image(tmp_path):
+    pages = [Image.fromarray(np.roll(VALUES, k)) for k in range(3)]
+    pages[0].save(tmp_path / "label.tif", save_all=True, append_images=pages[1:])
+    np.testing.assert_array_equal(read_label_image(tmp_path / "label.tif", PLAIN, 2), np.roll(VALUES, 2))
+    require_pages(tmp_path / "label.tif", 3)
+    with pytest.raises(ValueError, match="has no page 3; expected one for each of the image"):
+        read_label_image(tmp_path / "label.tif", PLAIN, 3)
+    with pytest.raises(ValueError, match="it holds 3 pages, expected one image"):
+        read_label_image(tmp_path / "label.tif", PLAIN)
+    with pytest.raises(ValueError, match="has 3 pages; expected 1, those of its image"):
+        require_pages(tmp_path / "label.tif", 1)
 
 
 @pytest.mark.parametrize("source", [image_folder, rgb_folder])

@@ -87,6 +87,12 @@ def score_table(results: Mapping[str, Any]) -> Table:
         table.add_row(
             escape(printable(name)), *("not computed" if mean is None else f"{mean:.3f}" for mean in means), text
         )
+    labelled, total = results.get("label_maps", {}).get("test", (0, 0))
+    if labelled < total:
+        scores_of = f"scores are of the other {labelled}" if labelled else "no scores without"
+        table.caption = (
+            f"{total - labelled} of {total} test images of the unlabelled domain have no label map: {scores_of}"
+        )
     return table
 
 

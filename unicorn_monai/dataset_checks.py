@@ -20,6 +20,7 @@ from unicorn_monai.dataset_files import (
     IGNORE_LABEL,
     SPLITS,
     PathLike,
+    label_map_counts,
     local_folder,
     read_array,
     read_header,
@@ -108,6 +109,7 @@ def problems(
     found = list(_header_problems(header, need_subjects=True))
     survey = _Survey(header, {} if pixels is None else pixels)
     keys = ("image", "label") if need_labels else ("image",)
+    found += [] if need_labels else _incomplete(header)
     for split in SPLITS:
         for item in header.get(split, []):
             try:
@@ -153,6 +155,16 @@ def _header_problems(header: Mapping[str, Any], need_subjects: bool = False) -> 
         if len(splits) > 1:
             found = f"'{subject}' in {sorted(splits)}"
             yield Problem(HEADER, "subject", found, "one split per subject", "Split anew, by subject.")
+
+
+def _incomplete(header: dict[str, Any]) -> Iterator[Problem]:
+    """Splits of which some images have a label map and others do not."""
+    for split, (labelled, total) in label_map_counts(header).items():
+        if 0 < labelled < total:
+            first = next(item["image"] for item in header[split] if "label" not in item)
+            found = f"{total - labelled} of {total} images of {split} without a label map, first '{first}'"
+            remedy = "Look where their label files are; scores are of images with one, training on labels needs all."
+            yield Problem(HEADER, "label", found, "one for each image of the split, or for none", remedy, False)
 
 
 def _spacing_problems(file: str, spacing: Any, oct_: bool) -> Iterator[Problem]:

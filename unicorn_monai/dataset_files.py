@@ -95,6 +95,12 @@ def _is_item(item: object) -> bool:
     return isinstance(item, dict) and isinstance(item.get("image"), str) and isinstance(item.get("label", ""), str)
 
 
+def label_map_counts(header: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Split -> how many of its images have a label map, and how many there are; of a ``dataset.json``."""
+    found = {split: header.get(split, []) for split in SPLITS}
+    return {split: (sum("label" in item for item in items), len(items)) for split, items in found.items()}
+
+
 def label_names(dataset_dir: PathLike) -> list[str]:
     """Names of the labels, ordered by value; none where no image has a label map."""
     labels = read_header(dataset_dir)["labels"]

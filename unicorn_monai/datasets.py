@@ -83,9 +83,7 @@ def datalist(
     splits = [split] if isinstance(split, str) else list(split)
     items: list[dict[str, Any]] = []
     if "label" in keys:
-        tables = {str(folder): label_names(folder) for folder in folders}
-        if len({tuple(names) for names in tables.values() if names}) > 1:  # without label maps: said below, by item
-            raise ValueError(f"The data sets have different label tables: {tables}. Use sets with the same labels.")
+        require_same_labels(folders)
     for folder in folders:
         header, own = read_header(folder), []
         for name in splits:
@@ -98,6 +96,13 @@ def datalist(
         require_sound(folder, header, own)
         items += own
     return items
+
+
+def require_same_labels(folders: Sequence[PathLike]) -> None:
+    """Refuse data sets whose label tables disagree; those without label maps have none."""
+    tables = {str(folder): label_names(folder) for folder in folders}
+    if len({tuple(names) for names in tables.values() if names}) > 1:
+        raise ValueError(f"The data sets have different label tables: {tables}. Use sets with the same labels.")
 
 
 def folders_of(items: Sequence[dict[str, Any]]) -> list[str]:

@@ -82,6 +82,7 @@ class Experiment(RunFolder):
         with self.guard():
             self.resumed = self.goes_on(self.may_resume)  # a run may have been begun here meanwhile
             self.claim()
+            self.tell_label_maps()
             with Tracker(self.run_dir, self.run_dir.name, self.settings.tracking) as self.tracker:
                 self.install_bundles()
                 self.know_both_domains()
@@ -213,7 +214,7 @@ class Experiment(RunFolder):
         """Write results.json and the report, and close the tracking."""
         records = {s: [self.record(s, i) for i in range(self.settings.trainings)] for s in self.results["segmentation"]}
         self.results["differences"] = differences(records, REFERENCES, self.settings.seed)
-        self.results["not_computed"] = self.not_computed
+        self.results |= {"not_computed": self.not_computed, "label_maps": self.label_maps}
         self.results["gap"] = closed_gaps(records, self.settings.seed)
         simulated = [bool(read_header(self.unlabeled).get(key)) for key in ("simulated_device", "simulated_anatomy")]
         what = "devices and anatomy" if all(simulated) else "devices" if any(simulated) else "none"

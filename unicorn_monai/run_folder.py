@@ -12,6 +12,7 @@ has a segmentation network of its own, that of the round before, and so has its 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from dataclasses import asdict
@@ -24,7 +25,7 @@ from unicorn_monai import data_manifest
 from unicorn_monai.baselines.self_training import ROUNDS
 from unicorn_monai.bundle import definition, install
 from unicorn_monai.checkpoints import read_metadata, sha256
-from unicorn_monai.dataset_files import HEADER, SPLITS, local_folder, write_text
+from unicorn_monai.dataset_files import HEADER, SPLITS, label_map_counts, local_folder, write_text
 from unicorn_monai.datasets import label_names, read_header, write_json
 from unicorn_monai.handlers import read_json
 from unicorn_monai.intake import read_text
@@ -40,6 +41,8 @@ from unicorn_monai.settings import (
 )
 from unicorn_monai.stages import Stages
 from unicorn_monai.storage import absolute, is_url
+
+logger = logging.getLogger("unicorn_monai")
 
 SHARED = ("latent_diffusion", "style_transfer")  # by all variants
 OWN = ("uncertainty_controlnet", "semantic_controlnet", "synthesis")  # of every variant
@@ -66,10 +69,10 @@ class RunFolder(Stages):
         jobs = settings.jobs or (2 if device.type == "cpu" else 1)
         self.jobs = min(jobs, os.cpu_count() or 1)  # branches at a time
         self.labeled, self.unlabeled = (Path(local_folder(d)).resolve() for d in (settings.labeled, settings.unlabeled))
-        header = read_header(self.unlabeled)
-        labelled = {split: header.get(split) and all("label" in i for i in header[split]) for split in SPLITS}
-        self.has_truth = bool(labelled["test"])  # scores can be computed
-        self.has_upper = all(labelled.values())  # and a network trained on true labels
+        self.label_maps = label_map_counts(read_header(self.unlabeled))
+        self.has_truth = self.label_maps["test"][0] > 0  # scores can be computed
+        complete = all(0 < n == total for n, total in (self.label_maps[s] for s in SPLITS[:2]))
+        self.has_upper = self.has_truth and complete  # and a network trained on true labels
         self.forced = False  # goes on with an autoencoder that does not keep the images
         self._data: dict[str, Any] | None = None  # what it is, once it was compared with what it was
 
@@ -189,9 +192,25 @@ class RunFolder(Stages):
     def not_computed(self) -> dict[str, str]:
         """What the labels of the unlabelled domain do not suffice for, and why."""
         if not self.has_truth:
-            return {"segmentation": "scores need a label map for every test image of the unlabelled domain"}
+            total = self.label_maps["test"][1]
+            why = "scores need label maps of test images of the unlabelled domain"
+            return {"segmentation": f"{why}; here none of {total} has one"}
+        if self.has_upper:
+            return {}
+        here = " and ".join(f"{n} of {total} {split}" for split, (n, total) in list(self.label_maps.items())[:2])
         why = "the upper bound is trained on label maps of all training and validation images of the unlabelled domain"
-        return {} if self.has_upper else {"upper_bound": f"{why}; here they are missing"}
+        return {"upper_bound": f"{why}; here {here} images have one"}
+
+    def tell_label_maps(self) -> None:
+        """Say before anything is trained which scores the label maps of the unlabelled domain allow."""
+        n, total = self.label_maps["test"]
+        if 0 < n < total:
+            logger.warning(
+                f"{total - n} of {total} test images of the unlabelled domain have no label map; scores are of the "
+                f"other {n}. `unicorn-monai check {self.unlabeled}` names the first."
+            )
+        for why in self.not_computed.values():
+            logger.info(f"not computed: {why}")
 
     # ------------------------------------------------------------------ paths
 

@@ -245,7 +245,7 @@ def _scores(results: dict[str, Any], settings: dict[str, Any]) -> str:
         rows["A-scans with a broken layer"] = [MISSING if share is None else percent(share) for share in broken]
     if any(nested(c, "trainings") for c in columns.values()):
         rows["Std over trainings"] = [fixed(nested(c, "trainings").get("std"), 3) for c in columns.values()]
-    rows["Test images"] = [fixed(c.get("n_test"), 0) for c in columns.values()]
+    rows[_test_images(results)] = [fixed(c.get("n_test"), 0) for c in columns.values()]
     rows["Test subjects"] = [fixed(c.get("n_subjects"), 0) for c in columns.values()]
     mode = f" UnIACorN without a named mode is {settings['modes'][0]}." if settings.get("modes") else ""
     surfaces = _surfaces(columns, labels)
@@ -256,6 +256,14 @@ def _scores(results: dict[str, Any], settings: dict[str, Any]) -> str:
         f'<p class="fine">{layers}Best: highest mean IoU, the upper bound aside.{_left_out(results)}'
         f"{report_repeat.trainings(settings)}{report_repeat.budget(results)}</p>"
     )
+
+
+def _test_images(results: dict[str, Any]) -> str:
+    """What the row of test images is called: where some have no label map, of how many they are."""
+    maps = nested(results, "label_maps").get("test")
+    labelled, total = map(number, maps) if isinstance(maps, list | tuple) and len(maps) == 2 else (None, None)
+    told = labelled is not None and total is not None and labelled < total
+    return f"Test images with a label map, of {fixed(total, 0)}" if told else "Test images"
 
 
 def _left_out(results: dict[str, Any]) -> str:

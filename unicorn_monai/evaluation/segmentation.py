@@ -13,6 +13,7 @@ are more than these two. Pixels labelled 255 do not count. Absent labels:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,13 +28,24 @@ from torch import Tensor, nn
 
 from unicorn_monai.bundle import definition, from_bundle
 from unicorn_monai.dataset_files import or_none
-from unicorn_monai.datasets import IGNORE_LABEL, PathLike, datalist, label_names, read_header, write_json
+from unicorn_monai.datasets import (
+    IGNORE_LABEL,
+    PathLike,
+    datalist,
+    label_names,
+    list_folders,
+    read_header,
+    require_same_labels,
+    write_json,
+)
 from unicorn_monai.evaluation import bootstrap
 from unicorn_monai.evaluation.surfaces import boundary_errors, broken_columns
 from unicorn_monai.failures import NotFinite
 from unicorn_monai.handlers import read_json
 from unicorn_monai.networks import require_finite
 from unicorn_monai.transforms import LoadPixelsd, read_image
+
+logger = logging.getLogger("unicorn_monai")
 
 Array = NDArray[np.floating]
 
@@ -289,6 +301,28 @@ def mean_ratio(pairs: Array) -> Array:
         return _mean(ratio(pairs))
 
 
+def scored_items(
+    dataset_dir: PathLike | Sequence[PathLike], split: str | Sequence[str], tell: bool = True
+) -> list[dict[str, Any]]:
+    """:func:`datalist` of the images that have a label map; how many have none is logged, unless that was told before.
+
+    Raises:
+        ValueError: none has one, or label tables disagree.
+    """
+    require_same_labels(list_folders(dataset_dir))
+    items = datalist(dataset_dir, split)
+    found = [item for item in items if "label" in item]
+    if not found:
+        raise ValueError(
+            f"None of the {len(items)} images of '{split}' of '{dataset_dir}' has a label map, so nothing can be "
+            "scored. Use a data set with labels here."
+        )
+    if tell and len(found) < len(items):
+        lacking = len(items) - len(found)
+        logger.warning(f"{lacking} of {len(items)} images of '{split}' have no label map and are not scored.")
+    return found
+
+
 def score_images(
     bundle_root: PathLike,
     weights: PathLike,
@@ -315,7 +349,7 @@ def score_images(
     num_labels, num_channels = definition(bundle_root, "num_labels"), definition(bundle_root, "num_channels")
     header = read_header(dataset_dir)
     spacing: dict[str, Any] = {"spacing_mm": header.get("spacing_mm")}
-    items = [spacing | item for item in datalist(dataset_dir, split, ("image", "label"))]
+    items = [spacing | item for item in scored_items(dataset_dir, split, tell=False)]
     if len(label_names(dataset_dir)) != num_labels:
         raise ValueError(
             f"'{dataset_dir}' has {len(label_names(dataset_dir))} labels, the network {num_labels}; expected the same."

@@ -51,8 +51,12 @@ def by_sub_domain(each: Sequence[Counts], table: Mapping[str, str], seed: int) -
     Returns:
         sub-domain -> "iou", "mean_iou", "ci95", "n_test", "n_subjects"; empty without sub-domains.
     """
-    result = {}
+    result: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(table.values()):
+        if not any(table[image] == name for image in each[0].images):  # none of its images has a label map
+            nothing: list[None] = [None] * np.shape(each[0].confusion)[-1]
+            result[name] = {"iou": nothing, "mean_iou": None, "ci95": None, "n_test": 0, "n_subjects": 0}
+            continue
         subjects = [_subjects(counts, table, name) for counts in each]
         found = [overlap(counted.sum(axis=0)) for counted in subjects]
         if len(subjects) == 1:
