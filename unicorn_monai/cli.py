@@ -169,9 +169,9 @@ def experiment(
         raise typer.BadParameter(f"missing --{' and --'.join(missing)}, on the command line or in --config")
     from unicorn_monai.dataset_files import read_header
 
-    for name in ("labeled", "unlabeled"):  # a folder that is not there is told before PyTorch is loaded
-        if isinstance(settings[name], str):
-            read_header(settings[name])
+    for folder in (labeled, unlabeled):  # one that is not there is told before PyTorch is loaded
+        if folder is not None:
+            read_header(folder)
     _run(settings, resume, force)
 
 
