@@ -89,10 +89,11 @@ def read(
     """B-scans of the images of one subject in a folder, with their label files or that of the whole folder."""
     volume = None
     for path, found in own.items():
+        label, page = None, 0
         try:
             for page, values in enumerate(read_pages(path, options)):
                 image, valid = _grey(values, path, options)
-                surfaces = label = None
+                surfaces, label = None, None
                 if whole is not None:
                     if volume is None:
                         volume = read_surfaces(whole, image.shape[1], options.first_row, options.mat_surfaces)
