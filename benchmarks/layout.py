@@ -27,7 +27,7 @@ from data_prep.phantom import write_phantom
 from unicorn_monai.bundle import default_device, install, load_config, run_bundle
 
 BUNDLES = ("retinal_unet", "latent_diffusion", "uncertainty_controlnet", "semantic_controlnet")
-BRIEF: dict[str, Any] = {"max_epochs": 1, "val_interval": 1, "sample_interval": 1000, "num_inference_steps": 2}
+BRIEF: dict[str, Any] = {"max_epochs": 1, "val_interval": 1, "sample_interval": 1000, "num_inference_steps": 10}
 
 
 def prepare(folder: Path, size: int, images: int) -> None:

@@ -59,7 +59,7 @@ class Setup:
                     (roots["uncertainty_controlnet"], "network_def"),
                 )
             ]
-            scheduler = DDIM(**arguments(ldm, "scheduler"))
+            scheduler = DDIM(**arguments(ldm, "scheduler") | {"coarse": True})
             labels, channels = definition(roots["retinal_unet"], "num_labels"), nets[1].in_channels
         rows = torch.arange(size).reshape(-1, 1).expand(size, size)
         maps = torch.stack([(rows * labels // size + i) % labels for i in range(batch)])[:, None]

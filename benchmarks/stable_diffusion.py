@@ -88,7 +88,7 @@ def sampling(folder: Path, controlnets: list[nn.Module], o: argparse.Namespace) 
     seeds = list(range(o.batch))
     unet, autoencoder = load_unet(folder, device=device), load_autoencoder(folder, device=device)
     inferer = DualControlNetInferer(
-        sampler(folder, "DDIM"), scale_factor(folder), 0.5, "paper", (1, 1, o.guidance), null
+        sampler(folder, "DDIM", coarse=True), scale_factor(folder), 0.5, "paper", (1, 1, o.guidance), null
     )
 
     def ours() -> Tensor:

@@ -72,7 +72,7 @@ class Steps(Stages):
         own: dict[str, Any] = {**self.places, "output_dir": str(data), "num_inference_steps": n}
         if self.sampler is not None:
             schedule = arguments(self.bundles / "latent_diffusion", "scheduler")
-            own["scheduler"] = {"_target_": f"unicorn_monai.schedulers.{self.sampler}", **schedule}
+            own["scheduler"] = {"_target_": f"unicorn_monai.schedulers.{self.sampler}", **schedule, "coarse": True}
         settings = self.settings.synthesis(self.settings.modes[0], self.weight)
         self.bundle(self.bundles / "synthesis", "inference.json", "infer", **settings, **own)
 

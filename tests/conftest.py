@@ -17,6 +17,7 @@ torch.set_num_threads(1)
 LABELS = 4
 LATENT = 3  # channels of the latents
 SCHEDULE = {"schedule": "scaled_linear_beta", "beta_start": 0.0015, "beta_end": 0.0195}
+COARSE = SCHEDULE | {"coarse": True}  # for few steps, where the images do not matter
 ONE_EPOCH = {"max_epochs": 1, "val_interval": 1}
 TINY = {  # networks and trainings of seconds, for `bundle.install`
     "retinal_unet": {
@@ -29,6 +30,7 @@ TINY = {  # networks and trainings of seconds, for `bundle.install`
             "network_def::channels": [16, 16, 16],
             "network_def::num_head_channels": 16,
             "num_inference_steps": 2,
+            "coarse_sampling": True,
         },
         "train_autoencoder.json": {**ONE_EPOCH, "iterations_per_epoch": 6, "patch_size": [32, 32]},
         "train_diffusion.json": {**ONE_EPOCH, "iterations_per_epoch": 2, "num_inference_steps": 2},

@@ -13,7 +13,7 @@ from monai.data import get_track_meta, set_track_meta
 from PIL import Image
 from safetensors.torch import save_file
 
-from benchmarks import ablation, evaluation, layout, memory, same_run, sampling, scale, steps, training
+from benchmarks import ablation, evaluation, layout, memory, same_run, samplers, sampling, scale, steps, training
 from benchmarks.common import alternate, kinds_of, ratio, recorder, table
 from data_prep.phantom import write_phantom
 from unicorn_monai.checkpoints import sha256
@@ -115,7 +115,7 @@ def finished(tmp_path_factory) -> Path:
     for folder, device in zip(folders.values(), ("spectralis", "home_oct"), strict=True):
         write_phantom(folder, device, n_subjects=6, scans_per_subject=2, size=32, split=(0.5, 0.25, 0.25))
     values = {"preset": "quick", "device": "cpu", "overrides": TINY, "count": 4, "modes": ("compositional",)}
-    run = Experiment(Settings(*map(str, folders.values()), str(root / "run"), **values, tracking=False))
+    run = Experiment(Settings(*map(str, folders.values()), str(root / "run"), **values, tracking=False), force=True)
     set_track_meta(True)  # MONAI's default, which other tests of this process may have left switched off
     run.claim()
     run.install_bundles()
@@ -144,6 +144,13 @@ def test_steps_measures_every_sampler_and_number_once_and_leaves_the_run_alone(f
     made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")}
     assert steps.measure(finished, tmp_path, [2, 3], [0], [None, "UniPC"]) == text
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")} == made
+
+
+def test_samplers_prints_errors_that_fall_with_the_steps():
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in samplers.measure([2, 25]).splitlines()]
+    assert rows[0] == ["steps", "DDIM", "DPMSolverPlusPlus", "UniPC"]
+    few, many = ([float(text) for cell in row[1:] for text in re.findall(r"[+-]?[\d.]+", cell)] for row in rows[2:])
+    assert all(abs(b) < abs(a) / 5 for a, b in zip(few, many, strict=True))
 
 
 def test_trainings_leave_monais_tracking_of_metadata_as_it_was(finished):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import LATENT, SCHEDULE
+from conftest import COARSE, LATENT
 
 from unicorn_monai.cuda_graphs import CudaGraphs
 from unicorn_monai.inferers import DualControlNetInferer
@@ -28,7 +28,7 @@ def images(autoencoder, unet, semantic, uncertainty, label_maps):
 
 def both(scheduler=DDIM, **options):
     """An inferer with and one without graphs."""
-    return [DualControlNetInferer(scheduler(50, **SCHEDULE), 0.7, cuda_graphs=g, **options) for g in (True, False)]
+    return [DualControlNetInferer(scheduler(50, **COARSE), 0.7, cuda_graphs=g, **options) for g in (True, False)]
 
 
 CASES = {

@@ -11,15 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import zoo_checks
 from conftest import TINY
 from mlflow import MlflowClient
+from monai.bundle.scripts import _get_fake_spatial_shape
 from test_durable import _HOST, ENVIRONMENT, HOLD, ended
 from typer.testing import CliRunner
 
 from data_prep.phantom import write_phantom
+from unicorn_monai.bundle import from_bundle
 from unicorn_monai.checkpoints import sha256
 from unicorn_monai.cli import app
-from unicorn_monai.datasets import check, datalist, read_header, write_json
+from unicorn_monai.datasets import check, datalist, label_names, read_header, write_json
 from unicorn_monai.evaluation import pictures
 from unicorn_monai.evaluation.image_checks import image_checks
 from unicorn_monai.evaluation.image_sets import search_copies
@@ -772,3 +775,48 @@ def test_a_full_disk_and_a_read_only_folder_are_explained():
     assert text.startswith("No space left on device: 'runs/demo/synthetic'.")
     assert "--resume" in text
     assert "--debug" in explain(KeyError("x"))
+
+
+@pytest.fixture(params=sorted(zoo_checks.NO_TORCHSCRIPT.keys() - {"rgb_2d"} | {"retinal_unet"}))
+def finished_bundle(request, finished) -> Path:
+    return finished.bundle_dir(request.param)
+
+
+def test_a_bundle_of_a_finished_run_passes_the_checks_of_monais_model_zoo(finished_bundle, tmp_path):
+    name = finished_bundle.name
+    zoo_checks.check_directory(finished_bundle)
+    zoo_checks.check_version(finished_bundle)
+    zoo_checks.check_metadata(finished_bundle, tmp_path)
+    if name not in zoo_checks.NO_SINGLE_TENSOR:
+        zoo_checks.check_shapes(finished_bundle)
+        zoo_checks.check_shapes(finished_bundle, n=3)
+    if name == "latent_diffusion":
+        zoo_checks.check_autoencoder(finished_bundle, tmp_path)
+    if name not in zoo_checks.NO_TORCHSCRIPT:
+        zoo_checks.check_torchscript(finished_bundle, tmp_path)
+
+
+def test_the_metadata_of_a_finished_run_name_its_own_labels_and_channels(finished):
+    labels = [f"{i} {name}" for i, name in enumerate(label_names(finished.labeled))]
+    unet = zoo_checks.network_format(finished.bundle_dir("retinal_unet"))["outputs"]["pred"]
+    assert list(unet["channel_def"].values()) == labels
+    condition = zoo_checks.network_format(finished.bundle_dir("semantic_controlnet"))["inputs"]["controlnet_cond"]
+    assert list(condition["channel_def"].values()) == labels
+    latent = zoo_checks.network_format(finished.bundle_dir("latent_diffusion"))["inputs"]["image"]
+    assert latent["num_channels"] == from_bundle(finished.bundle_dir("latent_diffusion")).in_channels == 8
+
+
+@pytest.mark.parametrize("name", ["semantic_controlnet", "uncertainty_controlnet"])
+def test_a_controlnet_of_a_finished_run_takes_and_gives_what_its_metadata_say(finished, name):
+    """What MONAI's check of shapes, for one tensor in and one out, cannot ask."""
+    root = finished.bundle_dir(name)
+    told = zoo_checks.network_format(root)
+    inputs = {key: told["inputs"][key] for key in ("image", "controlnet_cond")}
+    image, condition = (
+        torch.rand(1, tensor["num_channels"], *_get_fake_spatial_shape(tensor["spatial_shape"], n=2))
+        for tensor in inputs.values()
+    )
+    residuals, middle = from_bundle(root).eval()(image, torch.zeros(1), condition)
+    pred = told["outputs"]["pred"]
+    assert middle.shape == (1, pred["num_channels"], *_get_fake_spatial_shape(pred["spatial_shape"], n=2))
+    assert residuals[0].shape[2:] == image.shape[2:]

@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zoo_checks
 from conftest import TINY
+from monai.bundle.scripts import _get_fake_spatial_shape
 
-from unicorn_monai.bundle import from_bundle, install
+from unicorn_monai.baselines.networks import ResnetGenerator
+from unicorn_monai.bundle import bundle_root, from_bundle, install, run_bundle
 from unicorn_monai.datasets import SPLITS, DatasetWriter
-from unicorn_monai.image_sizes import check_domains, multiples
+from unicorn_monai.failures import root_cause
+from unicorn_monai.image_sizes import check_domains, check_sides, multiples
 from unicorn_monai.settings import Settings
 
 LABELS = {0: "vitreous", 1: "retina", 2: "choroid"}
@@ -105,3 +109,60 @@ def test_an_experiment_refuses_a_size_that_its_networks_cannot_halve(tmp_path):
     (tmp_path / "a" / "dataset.json").write_text(json.dumps(header | {"modality": "RGB"}))
     with pytest.raises(ValueError, match=r"have 1 channel\(s\); expected 3"):
         Settings(*folders, str(tmp_path / "r"), preset="quick").validate()
+
+
+@pytest.mark.parametrize("bundle", ["retinal_unet", "latent_diffusion", "style_transfer"])
+def test_the_smallest_size_that_the_metadata_declare_runs(bundle, tmp_path):
+    root = Path(bundle_root(bundle))
+    zoo_checks.check_shapes(root)
+    if bundle == "latent_diffusion":
+        zoo_checks.check_autoencoder(root, tmp_path)
+
+
+@pytest.mark.parametrize("bundle", ["semantic_controlnet", "uncertainty_controlnet"])
+def test_the_smallest_size_of_a_controlnet_runs(bundle):
+    inputs = zoo_checks.network_format(Path(bundle_root(bundle)))["inputs"]
+    image, condition = (
+        torch.rand(1, tensor["num_channels"], *_get_fake_spatial_shape(tensor["spatial_shape"]))
+        for tensor in (inputs["image"], inputs["controlnet_cond"])
+    )
+    _, middle = from_bundle(bundle_root(bundle)).eval()(image, torch.zeros(1), condition)
+    assert middle.shape == (1, 512, 1, 1)
+
+
+@pytest.mark.parametrize(("downs", "least"), [(0, 4), (1, 4), (2, 8), (3, 16)])
+def test_a_style_transfer_runs_from_two_multiples_on_and_says_so(downs, least):
+    """Mirrored borders need something to mirror; a single row or column has no spread to normalise by."""
+    generator = ResnetGenerator(channels=2, num_blocks=1, num_downs=downs)
+    for size in ((least, least), (least, 2 * least), (least + 2**downs, least)):
+        assert generator(torch.rand(1, 1, *size)).shape == (1, 1, *size)
+    for size in ((least - 2**downs, least), (2 * least, least - 2**downs)):
+        with pytest.raises(ValueError, match=f"multiples of {2**downs}, from {least} on. Resample with"):
+            generator(torch.rand(1, 1, *size))
+
+
+@pytest.mark.parametrize(
+    ("bundle", "config", "named", "multiple"),
+    [
+        ("retinal_unet", "train", "the segmentation network", 16),
+        ("retinal_unet", "uncertainty", "the segmentation network", 16),
+        ("latent_diffusion", "train_autoencoder", "the latent diffusion model", 16),
+        ("latent_diffusion", "train_diffusion", "the latent diffusion model", 16),
+    ],
+)
+@pytest.mark.parametrize("size", [(8, 16), (24, 32)])
+def test_a_bundle_refuses_a_size_that_its_networks_cannot_halve(bundle, config, named, multiple, size, tmp_path):
+    data = write(tmp_path / "a", size)
+    both = {"unlabeled_dir": str(data)} if config == "uncertainty" else {}
+    path = Path(bundle_root(bundle)) / "configs" / f"{config}.json"
+    with pytest.raises(RuntimeError) as caught:
+        run_bundle(path, "train" if "train" in config else "infer", device="cpu", dataset_dir=str(data), **both)
+    message = str(root_cause(caught.value))
+    assert f"{size} (rows, columns); expected multiples of {multiple}, since {named} halves them" in message
+
+
+def test_a_bundle_whose_networks_do_not_say_takes_any_size(tmp_path):
+    check_sides(write(tmp_path / "a", (30, 50)), bundle_root("rgb_2d", "segformer"))
+    check_sides(write(tmp_path / "b", (32, 48)), bundle_root("rgb_2d", "diffusion"))
+    with pytest.raises(ValueError, match=r"\(30, 50\) .* multiples of 16.*e.g. \(32, 48\)\."):
+        check_sides([str(tmp_path / "b"), str(tmp_path / "a")], bundle_root("rgb_2d", "diffusion"))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import LABELS, LATENT, SCHEDULE, build_autoencoder, build_unet, wake
+from conftest import COARSE, LABELS, LATENT, SCHEDULE, build_autoencoder, build_unet, wake
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, PNDMScheduler
 from torch import nn
 
@@ -18,9 +18,9 @@ from unicorn_monai.word_vectors import WordVectors
 SHAPE = (LATENT, 4, 4)
 SCALE = 0.7
 SAMPLERS = {
-    "DDIM": (lambda: DDIM(50, **SCHEDULE), 6),
-    "DPM-Solver++": (lambda: DPMSolverPlusPlus(50, **SCHEDULE), 6),
-    "UniPC": (lambda: UniPC(50, **SCHEDULE), 6),
+    "DDIM": (lambda: DDIM(50, **COARSE), 6),
+    "DPM-Solver++": (lambda: DPMSolverPlusPlus(50, **COARSE), 6),
+    "UniPC": (lambda: UniPC(50, **COARSE), 6),
     "DDPM": (lambda: DDPMScheduler(6, clip_sample=False, **SCHEDULE), 6),
 }
 
@@ -71,7 +71,7 @@ def stock_loop(scheduler, n, seed, unet, autoencoder, nets=(), weights=()):
 STOCK = {
     "MONAI DDIM": (lambda: DDIMScheduler(1000, clip_sample=False, **SCHEDULE), 40),
     "MONAI DDPM": (lambda: DDPMScheduler(6, clip_sample=False, **SCHEDULE), 6),
-    "MONAI PNDM": (lambda: PNDMScheduler(1000, skip_prk_steps=True, **SCHEDULE), 10),
+    "MONAI PNDM": (lambda: PNDMScheduler(1000, skip_prk_steps=True, **SCHEDULE), 20),
 } | SAMPLERS
 
 
@@ -111,10 +111,10 @@ def test_any_weight_is_the_loop_with_both_controlnets(networks, conditions, buil
 
 def test_in_the_same_batch_the_loop_is_the_same_bit_for_bit(networks, conditions):
     one = {"label_map": conditions["label_map"][:1], "hint": conditions["hint"][:1]}
-    inferer = DualControlNetInferer(DDIM(1000, **SCHEDULE), SCALE, 1.0, "paper")
+    inferer = DualControlNetInferer(DDIM(1000, **COARSE), SCALE, 1.0, "paper")
     image = inferer.sample(**one, **networks, latent_shape=SHAPE, seeds=[3], num_inference_steps=10)
     nets = [(networks["uncertainty"], spread(one["hint"], one["label_map"]))]
-    expected = stock_loop(DDIM(1000, **SCHEDULE), 10, 3, networks["unet"], networks["autoencoder"], nets, [1.0])
+    expected = stock_loop(DDIM(1000, **COARSE), 10, 3, networks["unet"], networks["autoencoder"], nets, [1.0])
     assert torch.equal(image, expected)
 
 
@@ -133,7 +133,7 @@ def test_untrained_controlnets_leave_the_sample_of_the_unet_bit_for_bit(networks
 
 
 def test_trained_controlnets_change_the_sample(networks, conditions):
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
     common = networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 6}
     usual = inferer.sample(**conditions, **common)
     other_labels = inferer.sample(**(conditions | {"label_map": conditions["label_map"].flip(2)}), **common)
@@ -148,7 +148,7 @@ def test_one_fused_step_is_the_formula(networks, conditions, mode, w):
     x, t = torch.randn(2, *SHAPE), torch.tensor([20, 7])
     label_map, hint = conditions["label_map"], spread(conditions["hint"], conditions["label_map"])
     unet, semantic, uncertainty = (networks[name] for name in ("unet", "semantic", "uncertainty"))
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, w, mode)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE, w, mode)
     eps = inferer(x, unet, semantic, uncertainty, t, label_map, hint)
 
     b = w.reshape(2, 1, 1, 1) if isinstance(w, torch.Tensor) else w
@@ -162,7 +162,7 @@ def test_one_fused_step_is_the_formula(networks, conditions, mode, w):
         mid_block_additional_residual=a * mid_s + b * mid_u,
     )
     torch.testing.assert_close(eps, expected)
-    given = DualControlNetInferer(DDIM(50, **SCHEDULE), mode=mode)(
+    given = DualControlNetInferer(DDIM(50, **COARSE), mode=mode)(
         x, unet, semantic, uncertainty, t, label_map, hint, uncertainty_weight=w
     )
     assert torch.equal(given, eps)
@@ -173,7 +173,7 @@ def test_a_net_of_weight_0_is_not_run(networks, conditions, w, runs):
     calls = []
     for name in ("semantic", "uncertainty"):
         networks[name].register_forward_hook(lambda *_, name=name: calls.append(name))
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, w, "paper")
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE, w, "paper")
     inferer.sample(**conditions, **networks, latent_shape=SHAPE, seeds=[3, 4], num_inference_steps=4)
     assert (calls.count("semantic"), calls.count("uncertainty")) == (4 * runs[0], 4 * runs[1])
 
@@ -181,7 +181,7 @@ def test_a_net_of_weight_0_is_not_run(networks, conditions, w, runs):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("absent", [("semantic",), ("uncertainty",), ("semantic", "uncertainty")])
 def test_without_a_net_the_image_is_that_of_an_untrained_one(networks, conditions, absent, mode):
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, 0.3, mode)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE, 0.3, mode)
     common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 6}
     unet = networks["unet"]
     fresh = {"semantic": controlnet_for(unet, LABELS, (4, 8, 8)), "uncertainty": controlnet_for(unet, 1, (4, 8, 8))}
@@ -192,7 +192,7 @@ def test_without_a_net_the_image_is_that_of_an_untrained_one(networks, condition
 def test_compositional_weight_0_is_the_semantic_controlnet_alone(networks, conditions):
     common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 6}
     images = [
-        DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, 0.0, mode).sample(**common)
+        DualControlNetInferer(DDIM(50, **COARSE), SCALE, 0.0, mode).sample(**common)
         for mode in ("paper", "compositional")
     ]
     assert torch.equal(*images)
@@ -200,7 +200,7 @@ def test_compositional_weight_0_is_the_semantic_controlnet_alone(networks, condi
 
 def test_gradients_of_a_fused_step_reach_a_controlnet_in_training(networks, conditions):
     semantic = networks["semantic"].requires_grad_(True)
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), mode="compositional")
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), mode="compositional")
     hint = spread(conditions["hint"], conditions["label_map"])
     eps = inferer(
         torch.randn(2, *SHAPE),
@@ -239,11 +239,11 @@ def test_equal_weights_per_step_are_one_weight(networks, conditions, sampler):
 
 def test_weights_per_step_are_the_steps_taken_one_by_one(networks, conditions):
     weights = [0.0, torch.tensor([0.1, 0.8]), 0.5, 1.0]
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
     common = networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
     images = inferer.sample(**conditions, **common, uncertainty_weight=weights)
 
-    scheduler = DDIM(50, **SCHEDULE)
+    scheduler = DDIM(50, **COARSE)
     scheduler.set_timesteps(4)
     x = torch.stack([noise_of(3), noise_of(4)])
     hint = spread(conditions["hint"], conditions["label_map"])
@@ -256,8 +256,8 @@ def test_weights_per_step_are_the_steps_taken_one_by_one(networks, conditions):
 
 def test_the_weight_given_to_sample_replaces_that_of_the_inferer(networks, conditions):
     common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
-    given = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, 0.1).sample(**common, uncertainty_weight=0.8)
-    assert torch.equal(given, DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, 0.8).sample(**common))
+    given = DualControlNetInferer(DDIM(50, **COARSE), SCALE, 0.1).sample(**common, uncertainty_weight=0.8)
+    assert torch.equal(given, DualControlNetInferer(DDIM(50, **COARSE), SCALE, 0.8).sample(**common))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -288,7 +288,7 @@ def test_the_same_call_gives_the_same_images_whatever_ran_before(networks, condi
 
 
 def test_a_number_per_image_is_a_constant_hint(networks, conditions):
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
     common = networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
     image = spread(conditions["hint"], conditions["label_map"])
     assert torch.equal(
@@ -299,7 +299,7 @@ def test_a_number_per_image_is_a_constant_hint(networks, conditions):
 def test_the_hint_of_a_prior_fits(networks, conditions):
     prior = UncertaintyPrior(0.19, 0.05, "zscore", 0.1, 0.08, "a" * 64)
     hint = prior.hint(prior.sample([3, 4]))
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
     images = inferer.sample(
         conditions["label_map"], hint, **networks, latent_shape=SHAPE, seeds=[3, 4], num_inference_steps=2
     )
@@ -333,7 +333,7 @@ def test_a_run_may_start_from_a_noised_real_latent(networks, conditions, sampler
 
 
 def test_the_more_steps_are_skipped_the_closer_the_image_is_to_the_real_one(networks, conditions):
-    inferer = DualControlNetInferer(DDIM(1000, **SCHEDULE), SCALE)
+    inferer = DualControlNetInferer(DDIM(1000, **COARSE), SCALE)
     real = networks["autoencoder"].encode_stage_2_inputs(torch.rand(2, 1, 16, 16))
     target = networks["autoencoder"].decode_stage_2_outputs(real)
     common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 20}
@@ -342,14 +342,14 @@ def test_the_more_steps_are_skipped_the_closer_the_image_is_to_the_real_one(netw
 
 
 def test_intermediates_are_the_decoded_predictions_of_x0(networks, conditions):
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
     common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 7}
     images, intermediates = inferer.sample(**common, intermediate_steps=3)
     assert torch.equal(images, inferer.sample(**common))
     assert len(intermediates) == 3  # steps 0, 3 and 6, the last
     torch.testing.assert_close(intermediates[-1], images)  # the last step goes to the predicted x0
 
-    scheduler = DDIM(50, **SCHEDULE)
+    scheduler = DDIM(50, **COARSE)
     scheduler.set_timesteps(7)
     x, t = torch.stack([noise_of(3), noise_of(4)]), scheduler.timesteps[0]
     nets = [networks[name] for name in ("unet", "semantic", "uncertainty")]
@@ -367,7 +367,7 @@ def test_intermediates_of_a_scheduler_that_predicts_no_x0_are_its_latents(networ
 
 @pytest.mark.parametrize("size", [1, 2, 5, 100])
 def test_decoding_in_chunks_is_decoding_at_once(autoencoder, size):
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
     latents = torch.randn(5, *SHAPE)
     at_once = autoencoder.decode_stage_2_outputs(latents / SCALE)
     torch.testing.assert_close(inferer.decode(latents, autoencoder, size), at_once, rtol=0, atol=1e-5)
@@ -376,7 +376,7 @@ def test_decoding_in_chunks_is_decoding_at_once(autoencoder, size):
 def test_volumes_are_sampled_as_images_are(label_maps):
     unet, autoencoder = build_unet(3), build_autoencoder(3)
     semantic, uncertainty = (wake(controlnet_for(unet, channels, (4, 8, 8))) for channels in (LABELS, 1))
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, 0.4)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE, 0.4)
     nets = {"autoencoder": autoencoder, "unet": unet, "semantic": semantic, "uncertainty": uncertainty}
     common = nets | {"latent_shape": (LATENT, 4, 4, 2), "num_inference_steps": 4}
     labels, hint = label_maps(2, 16, 16, 8), torch.tensor([-0.5, 1.2])
@@ -389,7 +389,7 @@ def test_volumes_are_sampled_as_images_are(label_maps):
 def test_a_context_reaches_all_three_networks(label_maps, autoencoder):
     unet = build_unet(with_conditioning=True, cross_attention_dim=5)
     semantic, uncertainty = (wake(controlnet_for(unet, channels, (4, 8, 8))) for channels in (LABELS, 1))
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
     contexts = []
     for net in (unet, semantic, uncertainty):
         net.register_forward_pre_hook(lambda _, args, kwargs: contexts.append(kwargs["context"]), with_kwargs=True)
@@ -402,7 +402,7 @@ def test_a_context_reaches_all_three_networks(label_maps, autoencoder):
 
 
 def test_the_label_map_may_be_of_integers(networks, conditions):
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
     common = networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 2}
     integers = conditions | {"label_map": conditions["label_map"].to(torch.uint8)}
     assert torch.equal(inferer.sample(**integers, **common), inferer.sample(**conditions, **common))
@@ -413,7 +413,7 @@ def test_each_condition_is_embedded_exactly_once(networks, conditions):
     for name in ("semantic", "uncertainty"):
         embedding = networks[name].controlnet_cond_embedding
         embedding.register_forward_hook(lambda *_, name=name: calls.append(name))
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
     inferer.sample(**conditions, **networks, latent_shape=SHAPE, seeds=[3, 4], num_inference_steps=9)
     assert calls == ["semantic", "uncertainty"]
 
@@ -421,7 +421,7 @@ def test_each_condition_is_embedded_exactly_once(networks, conditions):
 @pytest.mark.parametrize("failing", ["unet", "semantic", "uncertainty", "autoencoder"])
 def test_the_embeddings_are_put_back_after_an_exception(networks, conditions, failing):
     embeddings = {name: networks[name].controlnet_cond_embedding for name in ("semantic", "uncertainty")}
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
     common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
     before = inferer.sample(**common)
 
@@ -449,7 +449,7 @@ def test_a_network_without_condition_embedding_sees_the_condition_at_every_step(
         def forward(self, x, timesteps, controlnet_cond, conditioning_scale=1.0, context=None, class_labels=None):
             return self.inner[0](x, timesteps, controlnet_cond, conditioning_scale, context, class_labels)
 
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
     common = conditions | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 3}
     own = {name: Own(networks[name]) for name in ("semantic", "uncertainty")}
     assert torch.equal(inferer.sample(**common, **(networks | own)), inferer.sample(**common, **networks))
@@ -457,13 +457,13 @@ def test_a_network_without_condition_embedding_sees_the_condition_at_every_step(
 
 def test_no_graph_is_kept(networks, conditions):
     networks["semantic"].requires_grad_(True)
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
     images = inferer.sample(**conditions, **networks, latent_shape=SHAPE, seeds=[3, 4], num_inference_steps=2)
     assert not images.requires_grad
 
 
 def test_progress_is_shown_if_asked_for(networks, conditions, capfd):
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
     common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 3}
     inferer.sample(**common)
     assert capfd.readouterr().err == ""
@@ -477,7 +477,7 @@ def test_images_are_divided_by_the_scale_factor_before_decoding(networks, condit
     networks["autoencoder"].decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     networks["autoencoder"].post_quant_conv = nn.Identity()
     for scale in (1.0, 4.0):
-        DualControlNetInferer(DDIM(50, **SCHEDULE), scale).sample(**common)
+        DualControlNetInferer(DDIM(50, **COARSE), scale).sample(**common)
     torch.testing.assert_close(seen[0], 4 * seen[1])
 
 
@@ -506,7 +506,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("change", "message"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_does_not_fit_is_refused(networks, conditions, change, message):
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
     common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
     with pytest.raises(ValueError, match=message):
         inferer.sample(**(common | change))
@@ -514,7 +514,7 @@ def test_what_does_not_fit_is_refused(networks, conditions, change, message):
 
 
 def test_one_network_in_both_roles_is_refused(networks, conditions):
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
     both = {"semantic": networks["uncertainty"], "label_map": conditions["label_map"][:, :1]}
     common = conditions | networks | both | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
     with pytest.raises(ValueError, match="ControlNet of the hint is in use already"):
@@ -523,7 +523,7 @@ def test_one_network_in_both_roles_is_refused(networks, conditions):
 
 def test_controlnets_of_different_unets_are_refused(networks, conditions):
     other = wake(controlnet_for(build_unet(num_res_blocks=2), 1, (4, 8, 8)))
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
     common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
     with pytest.raises(ValueError, match="residuals differ"):
         inferer.sample(**(common | {"uncertainty": other}))
@@ -545,7 +545,7 @@ def test_an_unknown_mode_is_refused():
 
 def prediction(networks, conditions, mode, **settings):
     label_map, hint = conditions["label_map"], spread(conditions["hint"], conditions["label_map"])
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, 0.6, mode, **settings)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE, 0.6, mode, **settings)
     x = torch.stack([noise_of(7), noise_of(8)])
     nets = {key: networks[key] for key in ("unet", "semantic", "uncertainty")}
     return inferer(x, timesteps=torch.tensor([20]), label_map=label_map, hint=hint, **nets)
@@ -592,7 +592,7 @@ def test_mixed_precision_ends_with_the_networks(networks, conditions, guidance):
 
 
 def test_a_generator_cannot_ask_for_uncertainties_without_a_prior(networks):
-    inferer = DualControlNetInferer(DPMSolverPlusPlus(50, **SCHEDULE), SCALE)
+    inferer = DualControlNetInferer(DPMSolverPlusPlus(50, **COARSE), SCALE)
     parts = inferer, networks["autoencoder"], networks["unet"], SHAPE, 2
     with pytest.raises(ValueError, match=r"Uncertainty-ControlNet, but no prior.*Give the one it was trained with"):
         Generator(*parts, uncertainty=networks["uncertainty"])
@@ -603,7 +603,7 @@ def test_a_sheet_is_made_by_networks_at_rest(networks, tmp_path):
     unet = build_unet(with_conditioning=True, cross_attention_dim=8, dropout_cattn=0.5).train()  # in training as yet
     for weight in unet.parameters():
         nn.init.normal_(weight, std=0.1)  # what is zero before a training hides the dropout
-    inferer = DualControlNetInferer(DPMSolverPlusPlus(50, **SCHEDULE), SCALE)
+    inferer = DualControlNetInferer(DPMSolverPlusPlus(50, **COARSE), SCALE)
     generator = Generator(inferer, networks["autoencoder"], unet, SHAPE, 2, prompts=prompts)
     sheet = SampleSheet(generator, Requests(2, 0))
     assert torch.equal(sheet(), sheet())
@@ -612,7 +612,7 @@ def test_a_sheet_is_made_by_networks_at_rest(networks, tmp_path):
 
 def test_what_a_generator_makes_can_be_trained_on(networks):
     unet, autoencoder = networks["unet"], networks["autoencoder"]
-    inferer = DualControlNetInferer(DPMSolverPlusPlus(50, **SCHEDULE), SCALE)
+    inferer = DualControlNetInferer(DPMSolverPlusPlus(50, **COARSE), SCALE)
     images = Generator(inferer, autoencoder, unet, SHAPE, 2)([Request(0, 3), Request(1, 4)])
     weight = torch.ones(1, requires_grad=True)
     (images * weight).sum().backward()  # refused for tensors made in inference mode
@@ -623,7 +623,7 @@ def test_what_a_generator_makes_can_be_trained_on(networks):
 def test_compiled_networks_give_the_same_images_and_are_compiled_once(networks, conditions):
     from torch._dynamo.utils import counters
 
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
     common = conditions | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
     expected = inferer.sample(**common, **networks)
     nets = {name: net if name == "autoencoder" else compiled(net) for name, net in networks.items()}
@@ -655,7 +655,7 @@ def prompted():
 
 def guided(networks, conditions, context, guidance, null=None, mode="compositional"):
     label_map, hint = conditions["label_map"], spread(conditions["hint"], conditions["label_map"])
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, 0.6, mode, guidance, null)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE, 0.6, mode, guidance, null)
     x = torch.stack([noise_of(7), noise_of(8)])
     return inferer(x, timesteps=torch.tensor([20]), label_map=label_map, hint=hint, context=context, **networks)
 
@@ -695,7 +695,7 @@ def test_text_guidance_costs_one_pass_more(prompted, conditions, guidance, passe
 @torch.no_grad()
 def test_every_image_has_its_own_prompt(prompted, conditions, autoencoder):
     contexts, null = torch.randn(2, 3, WIDTH), torch.randn(1, 3, WIDTH)
-    inferer = DualControlNetInferer(DDIM(50, **SCHEDULE), SCALE, 0.6, "compositional", (1.0, 1.0, 4.0), null)
+    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE, 0.6, "compositional", (1.0, 1.0, 4.0), null)
     common = {"autoencoder": autoencoder, "latent_shape": SHAPE, "num_inference_steps": 3} | prompted
     both = inferer.sample(**conditions, **common, seeds=[3, 4], context=contexts)
     for i in (0, 1):

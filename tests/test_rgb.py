@@ -23,6 +23,7 @@ TINY = {
         "network_def::channels": [16, 16, 16],
         "network_def::num_head_channels": 16,
         "num_inference_steps": 2,
+        "coarse_sampling": True,
         "count": 2,
     },
     "train_autoencoder.json": BRIEF | {"patch_size": [16, 16], "batch_size": 4, "iterations_per_epoch": 2},

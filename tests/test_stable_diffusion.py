@@ -172,7 +172,7 @@ def test_the_autoencoder_is_that_of_diffusers(folder, dtype):
 @pytest.mark.parametrize("w", [0.25, 0.8])
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_a_whole_run_is_that_of_the_pipeline(folder, controlnets, w, scale):
-    prompts, seeds, n = ["a street, rain", "photo of fog"], [3, 4], 20
+    prompts, seeds, n = ["a street, rain", "photo of fog"], [3, 4], 25
     theirs, (semantic, uncertainty) = controlnets
     _, _, _, (label_map, hint) = inputs()
     pipeline = diffusers.StableDiffusionControlNetPipeline.from_pretrained(folder, controlnet=theirs)
@@ -321,7 +321,7 @@ def test_a_run_makes_a_data_set_with_prompts(own, tmp_path):
     data, semantic = street(tmp_path / "data"), randomize(new_controlnet(own, LABELS), std=0.05)
     prompts = PromptEmbeddings(ClipTextEncoder(own), tmp_path / "cache")
     inferer = DualControlNetInferer(
-        sampler(own), scale_factor(own), 1.0, "compositional", (1.0, 1.0, 3.0), null_context(prompts)
+        sampler(own, coarse=True), scale_factor(own), 1.0, "compositional", (1.0, 1.0, 3.0), null_context(prompts)
     )
     generator = Generator(
         inferer, load_autoencoder(own), load_unet(own), latent_shape(own, (SIZE, SIZE)), 2, semantic=semantic,

@@ -45,7 +45,7 @@ def segmentation():
 def make(unet, autoencoder, semantic, uncertainty):
     def build(mode="compositional", **changes):
         networks = {"semantic": semantic, "uncertainty": uncertainty} | changes
-        inferer = DualControlNetInferer(DDIM(1000, **SCHEDULE), mode=mode)
+        inferer = DualControlNetInferer(DDIM(1000, coarse=True, **SCHEDULE), mode=mode)
         shape = (LATENT, SIZE // 4, SIZE // 4)
         return Generator(inferer, autoencoder, unet, shape, 2, num_labels=LABELS, prior=PRIOR, **networks)
 

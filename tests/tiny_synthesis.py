@@ -45,7 +45,7 @@ def synthesizer(
     nn.init.constant_(last.bias, 0.5)
     semantic, uncertainty = (wake(controlnet_for(unet, channels, (4, 8, 8)), 0.1) for channels in (LABELS, 1))
     schedule = {"schedule": "scaled_linear_beta", "clip_sample": False}
-    scheduler = DDPMScheduler(STEPS, **schedule) if stochastic else DPMSolverPlusPlus(1000, **schedule)
+    scheduler = DDPMScheduler(STEPS, **schedule) if stochastic else DPMSolverPlusPlus(1000, coarse=True, **schedule)
     inferer = DualControlNetInferer(scheduler, 1.0, 1.0, "compositional", (1.5, 1.0))
     generator = Generator(
         inferer, autoencoder, unet, (LATENT, 4, 4), STEPS, "cpu", semantic, uncertainty, LABELS, PRIOR

@@ -4,20 +4,20 @@
     latent diffusion       2^(levels of the autoencoder - 1) x 2^(levels of the U-Net - 1), so for the ControlNets
     style transfer         2^(halvings of the generator)
 
-Rows and columns must be multiples of each.
+Rows and columns must be multiples of each; the style transfer's, with its mirrored borders, at least two multiples.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai.bundle import ConfigParser
 
-from unicorn_monai.bundle import configured
-from unicorn_monai.dataset_files import PathLike, label_names, read_header, read_shape
-from unicorn_monai.datasets import datalist
+from unicorn_monai.bundle import configured, load_config
+from unicorn_monai.dataset_files import SPLITS, PathLike, label_names, read_header, read_shape
+from unicorn_monai.datasets import datalist, list_folders
 
 
 def multiples(
@@ -30,18 +30,50 @@ def multiples(
         overrides: settings of single bundles, {bundle: {"inference.json": {...}}}.
         translates: whether the networks of the style transfer are used.
     """
+    bundles = ["retinal_unet", "latent_diffusion", *["style_transfer"] * translates]
+    tables = [_factors(configured(bundle, preset, (overrides or {}).get(bundle))) for bundle in bundles]
+    return {name: factor for table in tables for name, factor in table.items()}
 
-    def entry(bundle: str, key: str) -> Any:
-        return ConfigParser(configured(bundle, preset, (overrides or {}).get(bundle))).get_parsed_content(key)
 
-    latent = 2 ** (len(entry("latent_diffusion", "autoencoder_def::channels")) - 1)
-    found = {
-        "the segmentation network": math.prod(entry("retinal_unet", "network_def::strides")),
-        "the latent diffusion model": latent * 2 ** (len(entry("latent_diffusion", "network_def::channels")) - 1),
-    }
-    if translates:
-        found["the style transfer"] = 2 ** entry("style_transfer", "network_def::num_downs")
-    return found
+def _factors(config: dict[str, Any]) -> dict[str, int]:
+    """What the networks of an ``inference.json`` need; nothing where they do not say, as those of a folder."""
+    parser, network = ConfigParser(config), config.get("network_def", {})
+
+    def levels(definition: str) -> int:
+        return 2 ** (len(parser.get_parsed_content(f"{definition}::channels")) - 1)
+
+    if "autoencoder_def" in config:
+        known = "channels" in network and "channels" in config["autoencoder_def"]
+        return {"the latent diffusion model": levels("autoencoder_def") * levels("network_def")} if known else {}
+    if "num_downs" in network:
+        return {"the style transfer": 2 ** parser.get_parsed_content("network_def::num_downs")}
+    if "strides" in network:
+        return {"the segmentation network": math.prod(parser.get_parsed_content("network_def::strides"))}
+    return {}
+
+
+def check_sides(dataset_dir: PathLike | Sequence[Any], bundle_root: PathLike) -> None:
+    """Refuse images whose sides the networks of a bundle cannot halve and double again, before one is read.
+
+    Args:
+        dataset_dir: one data set, or several.
+        bundle_root: its ``inference.json`` defines the networks.
+
+    Raises:
+        ValueError: naming the data set, the size, the multiple and the remedy.
+    """
+    for name, factor in _factors(load_config(bundle_root)).items():
+        for folder in list_folders(dataset_dir):
+            splits = [split for split in SPLITS if read_header(folder).get(split)]
+            if not splits:
+                continue
+            rows, columns, *_ = read_shape(datalist(folder, splits[0])[0]["image"])
+            if rows % factor or columns % factor:
+                fitting = tuple(max(1, round(side / factor)) * factor for side in (rows, columns))
+                raise ValueError(
+                    f"The images of '{folder}' are {(rows, columns)} (rows, columns); expected multiples of {factor}, "
+                    f"since {name} halves them. Convert them again with another `--size` of data_prep, e.g. {fitting}."
+                )
 
 
 def check_domains(labeled: PathLike, unlabeled: PathLike, factors: Mapping[str, int]) -> None:

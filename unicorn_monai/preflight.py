@@ -67,7 +67,7 @@ RULES: dict[str, Rule] = {
     ),
     **dict.fromkeys(("nce_weight", "identity_weight", "cycle_weight", "uncertainty_weight"), WEIGHT),
     "save_minutes": WEIGHT,
-    **dict.fromkeys(("resume", "augment", "compile", "cuda_graphs"), SWITCH),
+    **dict.fromkeys(("resume", "augment", "compile", "cuda_graphs", "coarse_sampling"), SWITCH),
     **dict.fromkeys(("threshold", "decay_start"), SHARE),
     "max_seconds": (lambda v: v is None or (_number(v) and v > 0), "a number above 0, or null for no limit"),
     "seed": (lambda v: _whole(v) and 0 <= v < 2**32, "a whole number, 0 to 4294967295"),

@@ -24,12 +24,14 @@ import torch
 from unicorn_monai import data_manifest
 from unicorn_monai.baselines.self_training import ROUNDS
 from unicorn_monai.bundle import definition, install
+from unicorn_monai.bundle_metadata import described
 from unicorn_monai.checkpoints import read_metadata, sha256
 from unicorn_monai.dataset_files import HEADER, SPLITS, label_map_counts, local_folder, write_text
 from unicorn_monai.datasets import label_names, read_header, write_json
 from unicorn_monai.handlers import read_json
 from unicorn_monai.intake import read_text
 from unicorn_monai.provenance import provenance
+from unicorn_monai.sampling_steps import is_coarse
 from unicorn_monai.settings import (
     PLACES,
     PRESETS,
@@ -290,12 +292,16 @@ class RunFolder(Stages):
 
     def _overrides(self, name: str, variant: str) -> dict[str, dict]:
         own = {file: dict(values) for file, values in (self.settings.overrides or {}).get(name, {}).items()}
-        data: dict[str, dict] = {}
+        preset, labels = PRESETS[self.settings.preset], label_names(self.labeled)
         channels = 3 if read_header(self.labeled).get("modality") == "RGB" else 1
+        described_as = described(name, preset, self.settings.overrides or {}, labels, channels)
+        data: dict[str, dict] = {"metadata.json": described_as}
         if name == "retinal_unet":
-            data["inference.json"] = {"num_labels": len(label_names(self.labeled)), "num_channels": channels}
+            data["inference.json"] = {"num_labels": len(labels), "num_channels": channels}
         elif name in SHARED:
             data["inference.json"] = {"num_channels": channels}
+            if name == "latent_diffusion" and is_coarse(preset, self.settings.overrides):
+                data["inference.json"] |= {"coarse_sampling": True}
             if name == "latent_diffusion" and (named := self.settings.named()):
                 data["inference.json"] |= {"subdomains": list(named), "template::words": named}
         else:

@@ -3,13 +3,14 @@
 MONAI's ``DDIMScheduler`` visits ``linspace(T - 1, 0, n)`` but steps as if the next timestep were ``t - T // n``: that
 leaves noise in the image where n does not divide T (300 of 1000 steps: 6 % too much spread), and shifts the mean at few
 steps (10 steps: by 17 % of the standard deviation). It has no solver of higher order. The schedulers here step to the
-timestep that really comes next, at any 1 <= n <= T. ``tests/test_schedulers.py`` pins the mean and standard deviation
-that they reproduce on a Gaussian, where the best noise predictor is known in closed form.
+timestep that really comes next, at any 1 <= n <= T; how many steps they need is tried (``sampler_trial.py``), and
+``tests/test_schedulers.py`` pins the mean and standard deviation that they reproduce on a Gaussian.
 """
 
 from __future__ import annotations
 
-import copy
+import functools
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,10 +18,12 @@ import torch
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, PNDMScheduler
 from torch import Tensor
 
-Sampler = DDPMScheduler | DDIMScheduler | PNDMScheduler  # MONAI's base class has neither set_timesteps nor step
+from unicorn_monai.sampler_trial import sampling_error
 
-MEAN, SPREAD = 1.5, 0.5  # of the Gaussian on which samplers are tried
-MEAN_ERROR = 0.05  # largest error of its mean, in standard deviations
+logger = logging.getLogger("unicorn_monai")
+
+Sampler = DDPMScheduler | DDIMScheduler | PNDMScheduler  # MONAI's base class has neither set_timesteps nor step
+_FEW = (*range(1, 21), 25, 30, 40, 50, 100, 200, 250, 500)  # numbers of steps that are offered instead of wrong ones
 
 
 class DDIM(DDIMScheduler):
@@ -30,6 +33,8 @@ class DDIM(DDIMScheduler):
         num_train_timesteps: T.
         clip_sample: clamp the predicted x0; False, since latents are not confined to [-1, 1].
         timestep_spacing: "linspace", or "leading": multiples of T // n, as Stable Diffusion is sampled.
+        coarse: let numbers of steps through at which the sampler is wrong, with a warning: images that try the
+            machinery and are looked at by nobody.
         **kwargs: as ``monai.networks.schedulers.DDIMScheduler`` (schedule, beta_start, beta_end, prediction_type, ...).
     """
 
@@ -38,11 +43,12 @@ class DDIM(DDIMScheduler):
         num_train_timesteps: int = 1000,
         clip_sample: bool = False,
         timestep_spacing: str = "linspace",
+        coarse: bool = False,
         **kwargs,
     ) -> None:
         if timestep_spacing not in ("linspace", "leading"):
             raise ValueError(f"Unknown timestep_spacing '{timestep_spacing}'; expected 'linspace' or 'leading'.")
-        self.timestep_spacing = timestep_spacing
+        self.timestep_spacing, self.coarse = timestep_spacing, coarse
         super().__init__(num_train_timesteps=num_train_timesteps, clip_sample=clip_sample, **kwargs)
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
@@ -182,12 +188,13 @@ def x0_and_noise(scheduler: Any, output: Tensor, sample: Tensor, timestep: Tenso
 def prepare_timesteps(scheduler: Sampler, num_inference_steps: int) -> list[int]:
     """Set the number of steps and return the timesteps, refusing what would sample a wrong distribution.
 
-    Ours are right at any number of steps, MONAI's DDPM at all T. Any other is tried: :func:`mean_error`.
+    Every scheduler is tried (:func:`unicorn_monai.sampler_trial.sampling_error`), ours, MONAI's and anybody's. One of
+    ours that is told ``coarse`` is let through with a warning.
 
     Raises:
         ValueError: ``num_inference_steps`` outside 1..T; another kind of scheduler; MONAI's DDPM with fewer than T
             steps; MONAI's DDIM with a number that does not divide T; MONAI's PNDM with its Runge-Kutta steps;
-            timesteps beyond T - 1; a mean that is wrong by more than ``MEAN_ERROR``.
+            timesteps beyond T - 1; errors of the mean, the spread or the distance that are not tolerable.
     """
     name = type(scheduler).__name__
     if not isinstance(scheduler, Sampler):
@@ -198,7 +205,7 @@ def prepare_timesteps(scheduler: Sampler, num_inference_steps: int) -> list[int]
     if isinstance(scheduler, DDPMScheduler) and num_inference_steps != total:
         raise ValueError(
             f"DDPMScheduler with {num_inference_steps} of {total} steps yields noise, not images. "
-            f"Use {total} steps, or unicorn_monai.schedulers.DDIM for fewer."
+            f"Use {total} steps, or unicorn_monai.schedulers.UniPC for fewer."
         )
     if type(scheduler) is DDIMScheduler and total % num_inference_steps:
         raise ValueError(
@@ -214,38 +221,41 @@ def prepare_timesteps(scheduler: Sampler, num_inference_steps: int) -> list[int]
             f"{name} with {num_inference_steps} steps and steps_offset {scheduler.steps_offset} begins at timestep "
             f"{max(timesteps)}; the last one is {total - 1}. Take fewer steps or steps_offset 0."
         )
-    trusted = isinstance(scheduler, DDPMScheduler) or getattr(scheduler, "timestep_spacing", "") == "linspace"
-    error = 0.0 if trusted else mean_error(scheduler, num_inference_steps)
-    if error > MEAN_ERROR:
-        raise ValueError(
-            f"{name} with {num_inference_steps} steps is wrong: on a Gaussian with exact noise predictions its mean is "
-            f"off by {error:.0%} of the standard deviation; at most {MEAN_ERROR:.0%} was expected. Take more steps, or "
-            "unicorn_monai.schedulers.DDIM or UniPC, right at any number."
-        )
+    error = sampling_error(scheduler, num_inference_steps)
+    if not error.tolerable:
+        fault = f"{name} with {num_inference_steps} steps is wrong: with exact predictions of known data the {error}."
+        if not getattr(scheduler, "coarse", False):
+            raise ValueError(f"{fault} {_remedy(scheduler, num_inference_steps)}")
+        _tell(f"{fault} Such images try the machinery only ('coarse' is true).")
     return timesteps
 
 
-def mean_error(scheduler: Sampler, num_inference_steps: int) -> float:
-    """Error of the mean of N(MEAN, SPREAD^2), sampled with its exact noise predictor, in standard deviations.
+def _remedy(scheduler: Sampler, num_inference_steps: int) -> str:
+    """The smallest larger numbers of steps at which this scheduler and UniPC are right."""
+    best = UniPC(scheduler.num_train_timesteps)
+    best.alphas_cumprod, best.prediction_type = scheduler.alphas_cumprod, scheduler.prediction_type
 
-    With a = alphas_cumprod[t] that predictor is (1 - a)^(1/2) (x_t - a^(1/2) MEAN) / (a SPREAD^2 + 1 - a): 0 at the
-    mean of x_t. So a deterministic sampler that begins at the mean of x_T ends at MEAN, if it steps to the timestep
-    that it asks about next; the steps' length and what the noise schedule leaves of the signal play no part.
-    """
-    scheduler = copy.deepcopy(scheduler)
-    if isinstance(scheduler, DDIMScheduler):
-        scheduler.clip_sample = False  # 1.5 is meant to be reached
-    scheduler.set_timesteps(num_inference_steps)
-    alphas = scheduler.alphas_cumprod.double()
-    x = alphas[-1:].sqrt() * MEAN
-    for t in scheduler.timesteps.tolist():
-        a = alphas[t]
-        noise = (1 - a).sqrt() * (x - a.sqrt() * MEAN) / (a * SPREAD**2 + 1 - a)
-        x0 = (x - (1 - a).sqrt() * noise) / a.sqrt()
-        velocity = a.sqrt() * noise - (1 - a).sqrt() * x0
-        output = {"epsilon": noise, "sample": x0, "v_prediction": velocity}[str(scheduler.prediction_type)]
-        x, _ = scheduler.step(output, t, x)
-    return abs(float(x) - MEAN) / SPREAD
+    def smallest(candidate: Sampler, least: int) -> int | None:
+        return next((n for n in _FEW if n >= least and _is_right(candidate, n)), None)
+
+    own = smallest(scheduler, num_inference_steps + 1)
+    other = None if isinstance(scheduler, UniPC) else smallest(best, 1)
+    advice = [f"{own} steps or more"] * bool(own) + [f"unicorn_monai.schedulers.UniPC with {other} or more"] * bool(
+        other
+    )
+    return f"Take {', or '.join(advice) or f'all {scheduler.num_train_timesteps} steps'}."
+
+
+def _is_right(scheduler: Sampler, n: int) -> bool:
+    total = scheduler.num_train_timesteps
+    divides = type(scheduler) is not DDIMScheduler or total % n == 0
+    return n <= total and divides and sampling_error(scheduler, n).tolerable
+
+
+@functools.cache
+def _tell(warning: str) -> None:
+    """Warn, once for every text: each batch of images prepares its timesteps."""
+    logger.warning(warning)
 
 
 def seeded_step(

@@ -29,6 +29,7 @@ from unicorn_monai.preflight import (
 )
 from unicorn_monai.prior import SCALINGS
 from unicorn_monai.prompts import WEATHER
+from unicorn_monai.sampling_steps import check_steps
 from unicorn_monai.storage import absolute, is_url
 
 STYLE_TRANSFER = ("cyclegan", "cut")
@@ -262,6 +263,7 @@ class Settings:
             check_device(self.device)
         if self.overrides is not None:
             check_overrides(self.overrides)
+        check_steps(PRESETS[self.preset], self.overrides)
         if SEMANTIC_ONLY in self.baselines and "paper" not in self.modes:
             raise ValueError(f"'{SEMANTIC_ONLY}' needs the mode 'paper'; modes are {list(self.modes)}. Add it.")
         bent = [name for name in self.baselines if name in BENT]

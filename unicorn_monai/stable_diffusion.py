@@ -40,10 +40,10 @@ from unicorn_monai.diffusers_layout import (
 from unicorn_monai.durable import sweep
 from unicorn_monai.latents import StoredAutoencoder
 from unicorn_monai.networks import controlnet_for, freeze, require
-from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus
+from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus, UniPC
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionControlNetPipeline", "StableDiffusionImg2ImgPipeline")
-SAMPLERS = {"DDIM": DDIM, "DPMSolverPlusPlus": DPMSolverPlusPlus}
+SAMPLERS = {"DDIM": DDIM, "DPMSolverPlusPlus": DPMSolverPlusPlus, "UniPC": UniPC}
 EMBEDDING_CHANNELS = (16, 32, 96, 256)  # of the ControlNets' condition embedding, as diffusers has it
 
 
@@ -259,12 +259,13 @@ def train_scheduler(folder: PathLike) -> DDPMScheduler:
     return DDPMScheduler(**_schedule(folder)[0])
 
 
-def sampler(folder: PathLike, name: str = "DPMSolverPlusPlus") -> DDIM:
+def sampler(folder: PathLike, name: str = "UniPC", coarse: bool = False) -> DDIM:
     """A sampler with the noise schedule of a Stable Diffusion folder.
 
     Args:
         folder: of Stable Diffusion.
-        name: "DPMSolverPlusPlus", or "DDIM" with the timesteps of diffusers' scheduler of that name.
+        name: "UniPC", "DPMSolverPlusPlus", or "DDIM" with the timesteps of diffusers' scheduler of that name.
+        coarse: let too few steps through with a warning (:class:`unicorn_monai.schedulers.DDIM`).
     """
     require(name in SAMPLERS, f"Unknown sampler '{name}'; expected one of {list(SAMPLERS)}.")
     schedule, config = _schedule(folder)
@@ -274,7 +275,7 @@ def sampler(folder: PathLike, name: str = "DPMSolverPlusPlus") -> DDIM:
             "set_alpha_to_one": config.get("set_alpha_to_one", config.get("_class_name") == "DDIMScheduler"),
             "steps_offset": config.get("steps_offset", 0),
         }
-    return SAMPLERS[name](**schedule)
+    return SAMPLERS[name](coarse=coarse, **schedule)
 
 
 def export_diffusers(controlnet: ControlNet, folder: PathLike, stable_diffusion: PathLike) -> None:

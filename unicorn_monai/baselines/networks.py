@@ -25,7 +25,8 @@ class ResnetGenerator(nn.Module):
         in_channels: of the images, in and out.
         channels: after the first convolution; doubled by every halving.
         num_blocks: residual units.
-        num_downs: halvings; image sides must be multiples of 2 ** num_downs.
+        num_downs: halvings; image sides must be multiples of 2 ** num_downs, and at least two: mirrored borders need
+            two rows and columns behind the last halving, and four before the first.
     """
 
     def __init__(
@@ -75,10 +76,12 @@ class ResnetGenerator(nn.Module):
         return [self.widths[i] for i in layers]
 
     def _run(self, image: Tensor, end: int, layers: Sequence[int]) -> list[Tensor]:
-        if image.shape[1] != self.in_channels or any(side % self.factor for side in image.shape[2:]):
+        least = max(2 * self.factor, 4)
+        misfits = [side for side in image.shape[2:] if side % self.factor or side < least]
+        if image.shape[1] != self.in_channels or misfits:
             raise ValueError(
                 f"Image batch has shape {tuple(image.shape)}; expected (batch, {self.in_channels}, rows, columns) with "
-                f"sides that are multiples of {self.factor}. Resample with the `--size` of data_prep."
+                f"sides that are multiples of {self.factor}, from {least} on. Resample with the `--size` of data_prep."
             )
         x = image * 2 - 1
         features = [x]

@@ -27,6 +27,7 @@ from unicorn_monai.latents import LatentDataset, read_uncertainties
 from unicorn_monai.losses import high_pass_std
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.prompts import null_context
+from unicorn_monai.sampling_steps import describe
 from unicorn_monai.settings import SYNTHETIC
 from unicorn_monai.synthesis import Generator, Request, Requests, with_uncertainty
 from unicorn_monai.transforms import LoadPixelsd, read_image
@@ -89,6 +90,12 @@ def latent_statistics(run: Experiment, count: int = 64) -> dict[str, float]:
     training = float(dataset.mean[0].double().square().mean() + dataset.std[0].double().square().mean()) ** 0.5
     ratio = float(torch.cat(sampled).double().square().mean().sqrt()) / (training * generator.inferer.scale_factor)
     return {"latent_std": ratio, "n": count}
+
+
+def sampler(run: Experiment) -> dict[str, Any]:
+    """How right the run's sampler is at its number of steps."""
+    root = run.bundle_dir("latent_diffusion")
+    return describe(from_bundle(root, "scheduler"), definition(root, "num_inference_steps"))
 
 
 def words(run: Experiment) -> dict[str, Any]:

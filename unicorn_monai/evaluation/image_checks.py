@@ -1,8 +1,9 @@
-"""Do autoencoder and diffusion model keep the images? The bounds that the report judges by and the log warns of.
+"""Do autoencoder, diffusion model and sampler keep the images? The bounds that report and log judge by.
 
 Speckle: standard deviation of the image minus its local mean; entropy: mean uncertainty of the segmentation network.
-Both of reconstructions over those of the originals, and the standard deviation of sampled over training latents. Before
-them, whether the reconstructions are usable at all (``reconstructions.py``), without which a run does not go on.
+Both of reconstructions over those of the originals; the standard deviation of sampled over training latents; the
+sampler's errors where the right answer is known (``sampler_trial.py``). Before them, whether the reconstructions are
+usable at all (``reconstructions.py``), without which a run does not go on.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 from unicorn_monai.evaluation.markup import fixed, name_of, nested, number, percent
+from unicorn_monai.sampler_trial import BOUNDS, SamplingError
 
 TOLERANCE = 0.15  # of speckle and entropy after the autoencoder
 LATENT_STD = (0.9, 1.1)  # sampled / training latents
+_ERRORS = SamplingError._fields
 TEXTURE = (0.5, 2.0)  # speckle of reconstructions / originals beyond which these are other images
 GRID = 1.2  # steps at the borders of the latents' squares, reconstructions / originals; blocks beyond
 
@@ -47,7 +50,7 @@ def image_checks(results: dict[str, Any]) -> list[tuple[str, str, bool | None]]:
     """(what is to hold, what was found, whether it holds) of each check; None and an empty text where not computed.
 
     Args:
-        results: "autoencoder" and "diffusion" of ``results.json``, where they are there.
+        results: "autoencoder", "diffusion" and "sampler" of ``results.json``, where they are there.
     """
     checks = usable_checks(results)
     for domain in ("labeled", "unlabeled"):
@@ -61,4 +64,18 @@ def image_checks(results: dict[str, Any]) -> list[tuple[str, str, bool | None]]:
     ratio, (low, high) = number(nested(results, "diffusion").get("latent_std")), LATENT_STD
     good = None if ratio is None else low <= ratio <= high
     found = "" if ratio is None else fixed(ratio, 2)
-    return [*checks, (f"Diffusion model: spread of sampled latents {low} to {high} of the training's", found, good)]
+    checks += [(f"Diffusion model: spread of sampled latents {low} to {high} of the training's", found, good)]
+    return [*checks, _sampler(nested(results, "sampler"))]
+
+
+def _sampler(part: dict[str, Any]) -> tuple[str, str, bool | None]:
+    """The check of the sampler."""
+    bounds = [f"{what} within {percent(bound)}" for what, bound in zip(_ERRORS, BOUNDS, strict=True)]
+    errors = {what: value for what in _ERRORS if (value := number(part.get(what))) is not None}
+    name, steps = part.get("name"), number(part.get("steps"))
+    expected = f"Sampler, of known data with exact predictions: {', '.join(bounds)}"
+    if not isinstance(name, str) or steps is None or len(errors) < len(_ERRORS):
+        return expected, "", None
+    found = ", ".join(f"{what} {percent(value, '+')}" for what, value in errors.items())
+    good = all(abs(value) <= bound for value, bound in zip(errors.values(), BOUNDS, strict=True))
+    return expected, f"{name} in {steps:.0f} steps: {found}", good
