@@ -107,7 +107,7 @@ def test_a_bundle_refuses_a_wrong_sampler_before_it_reads_an_image(file, kind, t
 @pytest.mark.parametrize(("scheduler", "n", "good"), [(UniPC(1000), 15, True), (DDIM(1000), 20, False)])
 def test_results_and_report_tell_how_right_the_sampler_is(scheduler, n, good):
     part = describe(scheduler, n)
-    expected, found, right = image_checks({"sampler": part})[-1]
+    expected, found, right = image_checks({"diffusion": {"sampler": part}})[-1]
     assert right is good is part["right"]
     assert "mean within 5\u00a0%, spread within 10\u00a0%, distance within 10\u00a0%" in expected
     assert found.startswith(f"{type(scheduler).__name__} in {n} steps: mean ")

@@ -145,7 +145,6 @@ class Experiment(RunFolder):
 
     def check_images(self) -> None:
         """Does the diffusion model keep the speckle and the spread of the latents?"""
-        self.results["sampler"] = control.sampler(self)
         self.results["autoencoder"] = self.stage("reconstruction", lambda: control.reconstruction(self))
         self.results["diffusion"] = self.stage("latents", lambda: control.latent_statistics(self))
         for expected, found, good in image_checks(self.results):

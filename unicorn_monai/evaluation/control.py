@@ -70,10 +70,11 @@ def _texture(image: Tensor, segmentation: nn.Module) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def latent_statistics(run: Experiment, count: int = 64) -> dict[str, float]:
+def latent_statistics(run: Experiment, count: int = 64) -> dict[str, Any]:
     """Standard deviation of sampled latents over that of the training latents: 0.9 to 1.1 for a trained model.
 
-    Those are of both domains; with words, every second image is asked for without, as the labelled ones are told.
+    With it, how right the sampler is that drew them. Those are of both domains; with words, every second image is asked
+    for without, as the labelled ones are told.
     """
     root = run.bundle_dir("latent_diffusion")
     generator, told, sampled = make_generator(run, None), words(run), []
@@ -89,13 +90,7 @@ def latent_statistics(run: Experiment, count: int = 64) -> dict[str, float]:
     )
     training = float(dataset.mean[0].double().square().mean() + dataset.std[0].double().square().mean()) ** 0.5
     ratio = float(torch.cat(sampled).double().square().mean().sqrt()) / (training * generator.inferer.scale_factor)
-    return {"latent_std": ratio, "n": count}
-
-
-def sampler(run: Experiment) -> dict[str, Any]:
-    """How right the run's sampler is at its number of steps."""
-    root = run.bundle_dir("latent_diffusion")
-    return describe(from_bundle(root, "scheduler"), definition(root, "num_inference_steps"))
+    return {"latent_std": ratio, "n": count, "sampler": describe(generator.inferer.scheduler, generator.steps)}
 
 
 def words(run: Experiment) -> dict[str, Any]:

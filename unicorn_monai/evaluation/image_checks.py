@@ -50,7 +50,7 @@ def image_checks(results: dict[str, Any]) -> list[tuple[str, str, bool | None]]:
     """(what is to hold, what was found, whether it holds) of each check; None and an empty text where not computed.
 
     Args:
-        results: "autoencoder", "diffusion" and "sampler" of ``results.json``, where they are there.
+        results: "autoencoder" and "diffusion" of ``results.json``, where they are there.
     """
     checks = usable_checks(results)
     for domain in ("labeled", "unlabeled"):
@@ -65,7 +65,7 @@ def image_checks(results: dict[str, Any]) -> list[tuple[str, str, bool | None]]:
     good = None if ratio is None else low <= ratio <= high
     found = "" if ratio is None else fixed(ratio, 2)
     checks += [(f"Diffusion model: spread of sampled latents {low} to {high} of the training's", found, good)]
-    return [*checks, _sampler(nested(results, "sampler"))]
+    return [*checks, _sampler(nested(nested(results, "diffusion"), "sampler"))]
 
 
 def _sampler(part: dict[str, Any]) -> tuple[str, str, bool | None]:
