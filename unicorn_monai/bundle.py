@@ -24,6 +24,8 @@ from unicorn_monai.distributed import local_device
 from unicorn_monai.durable import atomic
 from unicorn_monai.fusion import MODES
 from unicorn_monai.networks import copy_encoder, freeze
+from unicorn_monai.own_root import ENTRY, literal_root, root_above, with_root
+from unicorn_monai.wiring import require_literal
 
 BUNDLES = (
     "retinal_unet",
@@ -56,31 +58,41 @@ def sibling(bundle_root: PathLike, part: str) -> str:
 
 
 def load_config(bundle_root: PathLike, name: str = "inference.json") -> dict[str, Any]:
-    """A configuration of a bundle, or of a part of one; with a ``base_bundle``, its entries on top of that bundle's.
+    """A configuration of a bundle, or of a part of one, whose ``bundle_root`` is the folder it was read from.
 
-    The base is the configuration of the same name there, or its ``base_config``.
+    With a ``base_bundle``, its entries on top of that bundle's: of the configuration of the same name there, or of its
+    ``base_config``.
 
     Raises:
-        ValueError: no such file.
+        ValueError: no such file, or a folder whose name MONAI would change.
     """
+    config, whole = _read(bundle_root, name), Path(bundle_root, "configs", name).is_file()
+    return with_root(config, bundle_root if whole else Path(bundle_root).parent)
+
+
+def _read(bundle_root: PathLike, name: str = "inference.json") -> dict[str, Any]:
+    """A configuration as it stands, with its base."""
     root, path = Path(bundle_root), Path(bundle_root) / "configs" / name
     part = root.parent / "configs" / f"{root.name}.json"
     if name == "inference.json" and not path.is_file() and part.is_file():
         root, path = root.parent, part
     if not path.is_file():
-        raise ValueError(f"'{bundle_root}' is not a bundle: no configs/{name} in it. Check the path of the bundle.")
+        raise ValueError(
+            f"'{bundle_root}' is not a bundle: no configs/{name} in it. Check the path; a bundle that others refer to "
+            "lies beside them, or its path is given."
+        )
     config = ConfigParser.load_config_file(path)
     base, file = config.pop("base_bundle", None), config.pop("base_config", name)
     if base is None:
         return config
-    parser = ConfigParser(load_config(root.parent / base, file))
+    parser = ConfigParser(_read(root.parent / base, file))
     parser.update(config)
     return parser.get()
 
 
 def definition(bundle_root: PathLike, id: str = "network_def", config_file: str = "inference.json") -> Any:
     """A configuration entry of another bundle as it stands there, not built."""
-    config = load_config(bundle_root, config_file)
+    config = _read(bundle_root, config_file)
     if id not in config:
         raise ValueError(f"configs/{config_file} of '{bundle_root}' has no entry '{id}', only {sorted(config)}.")
     return config[id]
@@ -105,7 +117,8 @@ def from_bundle(
         frozen: evaluation mode and no gradients, for a network with weights.
         settings: entries of the configuration to replace, e.g. ``{"num_labels": 19}``.
     """
-    parser = ConfigParser(load_config(bundle_root) | {"bundle_root": str(bundle_root)} | (settings or {}))
+    require_literal(settings or {}, "settings")
+    parser = ConfigParser(_read(bundle_root) | {ENTRY: literal_root(bundle_root)} | (settings or {}))
     definition(bundle_root, id)
     thing = parser.get_parsed_content(id)
     if weights is not None:
@@ -118,7 +131,7 @@ def from_bundle(
 
 def arguments(bundle_root: PathLike, id: str = "network_def") -> dict[str, Any]:
     """The constructor arguments of what a bundle defines, references resolved: a dictionary without ``_target_``."""
-    parser = ConfigParser(load_config(bundle_root) | {"bundle_root": str(bundle_root)})
+    parser = ConfigParser(_read(bundle_root) | {ENTRY: literal_root(bundle_root)})
     return {
         key: parser.get_parsed_content(f"{id}::{key}") for key in definition(bundle_root, id) if not key.startswith("_")
     }
@@ -206,14 +219,12 @@ def install(
     source, target = Path(bundle_root(name)), Path(output) / name
     settings = _merged(source, preset, overrides)
     for path in (source / "configs").glob("*.json"):
-        own = ConfigParser.load_config_file(path).get("bundle_root")
-        if own is not None:
-            root = target.resolve() / own.get("part", "")
-            settings[path.name] = {"bundle_root": str(root)} | settings.get(path.name, {})
+        if "base_bundle" in ConfigParser.load_config_file(path):  # the copy is complete
+            settings.setdefault(path.name, {})
     files = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
     content = {file: (source / file).read_bytes() for file in files if not _STAYS & set(file.parts)}
     for file, changes in settings.items():
-        config = load_config(source, file)
+        config = _read(source, file)
         for key, value in changes.items():
             _assign(config, key, value, target / "configs" / file)
         content[Path("configs", file)] = f"{json.dumps(config, indent=2)}\n".encode()
@@ -234,7 +245,7 @@ def configured(
 ) -> dict[str, Any]:
     """The configuration that :func:`install` would write, as it is before anything is built."""
     source = Path(bundle_root(name))
-    config = load_config(source, file)
+    config = _read(source, file)
     for key, value in _merged(source, preset, overrides).get(file, {}).items():
         _assign(config, key, value, source / "configs" / file)
     return config
@@ -283,7 +294,7 @@ def find_entry(config: dict[str, Any], key: str, path: PathLike) -> tuple[Any, A
     node: Any = config
     leaf: Any = None
     for part in key.split("::"):
-        parent, leaf = node, int(part) if isinstance(node, list) and part.isdigit() else part
+        parent, leaf = node, int(part) if isinstance(node, list) and part.isdecimal() else part
         try:
             node = parent[leaf]
         except (KeyError, IndexError, TypeError):
@@ -300,17 +311,21 @@ def run_bundle(
         config_file: the configuration.
         workflow_type: "train" or "infer".
         handlers: Ignite handlers to attach to the trainer, and to the evaluator of its validation, e.g. for tracking.
-        **overrides: settings, ``id=value``.
+        **overrides: settings, ``id=value``; texts and lists of them are data, never expressions or references.
 
     Raises:
-        ValueError: an override that the configuration does not have.
+        ValueError: an override that the configuration does not have, or that MONAI would not take as it is.
     """
-    config_file = Path(config_file)
+    config_file = Path(config_file).absolute()
+    plain = {key: value for key, value in overrides.items() if not isinstance(value, dict)}
+    require_literal({"config_file": str(config_file)} | plain, config_file.name)
     config = ConfigParser.load_config_file(config_file)
     for key in overrides:
         if key.split("::")[0] not in config:
             raise ValueError(f"'{config_file}' has no entry '{key}', only {sorted(config)}. Check the spelling.")
         find_entry(config, key, config_file)
+    if isinstance(config.get(ENTRY), dict):  # it finds itself; so do parts that are built outside the workflow
+        overrides.setdefault(ENTRY, with_root(config, root_above(config_file))[ENTRY])
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that the next line is as it is
     workflow = ConfigWorkflow(
         config_file=str(config_file),

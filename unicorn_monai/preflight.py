@@ -9,10 +9,11 @@ a wrong type where it is first used, which may be hours later, when all images a
 
 from __future__ import annotations
 
-import ast
+import copy
 import inspect
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,10 +25,12 @@ from monai.bundle import ConfigParser
 from monai.bundle.scripts import run
 
 from unicorn_monai.augmentation import AUGMENTATIONS
-from unicorn_monai.bundle import BUNDLES, bundle_root, find_entry, load_config, metadata_of
+from unicorn_monai.bundle import BUNDLES, bundle_root, configured, find_entry, metadata_of
 from unicorn_monai.datasets import SPLITS, PathLike, label_names, list_folders
 from unicorn_monai.fusion import MODES
+from unicorn_monai.own_root import files_of
 from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.wiring import changed_wiring, is_reference, require_literal, wiring
 
 logger = logging.getLogger("unicorn_monai")
 
@@ -139,8 +142,14 @@ def check_device(device: torch.device | str) -> None:
             raise ValueError(f"device is '{device}', but PyTorch sees {count} GPU(s) here: cuda:0 to cuda:{count - 1}.")
 
 
-def check_overrides(overrides: Any) -> None:
+def check_overrides(overrides: Any, presets: Callable[[str], Sequence[str]] = lambda bundle: ()) -> None:
     """Refuse settings of single bundles, {bundle: {"train.json": {"max_epochs": 10}}}, that would not be taken.
+
+    They change data only: what a bundle runs, calls and refers to is its own.
+
+    Args:
+        overrides: the settings.
+        presets: names of the presets that are merged into a bundle before them.
 
     Raises:
         ValueError: naming the bundle, configuration or setting, and what there is.
@@ -152,8 +161,7 @@ def check_overrides(overrides: Any) -> None:
     for bundle, files in overrides.items():
         if bundle not in known:
             raise ValueError(f"overrides names the bundle '{bundle}'; expected some of {known}.")
-        root = Path(bundle_root(bundle))
-        configs = sorted(path.name for path in (root / "configs").glob("*.json"))
+        configs = sorted(path.name for path in Path(bundle_root(bundle), "configs").glob("*.json"))
         if not isinstance(files, dict):
             raise ValueError(f"overrides of '{bundle}' is {files!r}; {form}")
         for file, changes in files.items():
@@ -163,11 +171,43 @@ def check_overrides(overrides: Any) -> None:
                 )
             if not isinstance(changes, dict):
                 raise ValueError(f"overrides of '{bundle}/{file}' is {changes!r}; {form}")
-            config = load_config(root, file)
-            for key, value in changes.items():
-                find_entry(config, key, f"{bundle}/configs/{file}")
-                if not (isinstance(value, str) and value.startswith("@")):  # a reference to another entry
-                    _check_value(key, value, f" (overrides of {bundle}/{file})")
+            _check_changes(configured(bundle, presets(bundle), file=file), changes, f"{bundle}/{file}")
+
+
+def _check_changes(config: dict[str, Any], changes: dict[str, Any], where: str) -> None:
+    """Refuse changes of a configuration that are none of data, and those that break a rule."""
+    file = where.replace("/", "/configs/")
+    before, places = copy.deepcopy(config), {key: find_entry(config, key, file) for key in changes}
+    for key, value in changes.items():
+        if not is_reference(value):
+            require_literal(value, f"overrides of {where}: {key}")
+            _check_value(key, value, f" (overrides of {where})")
+        parent, leaf = places[key]
+        if isinstance(parent[leaf], list) and not isinstance(value, list):
+            raise ValueError(f"{key} (overrides of {where}) is {value!r}; expected a list, as {parent[leaf]!r:.80}.")
+        parent[leaf] = value
+    for key in changed_wiring(before, config):
+        setting = next((name for name in changes if f"{key}::".startswith(f"{name}::")), key)
+        plain = setting in RULES | CHOICES  # whose rule lets nothing but numbers and known words through
+        if not plain or not _is_data(config, changes.get(setting), {setting}):
+            raise ValueError(
+                f"overrides of {where} changes what '{key}' runs or refers to; expected other data: numbers, texts, or "
+                "lists of them, where there are such. Write it into the configuration of the bundle, if it is yours."
+            )
+
+
+def _is_data(config: dict[str, Any], value: Any, asked: set[str]) -> bool:
+    """Whether a value is data, or refers to data."""
+    if not is_reference(value):
+        return not wiring(value)
+    key = value.removeprefix("@").replace("#", "::")
+    if key in asked:
+        return False
+    try:
+        parent, leaf = find_entry(config, key, "overrides")
+    except ValueError:
+        return False
+    return _is_data(config, parent[leaf], asked | {key})
 
 
 def check_labels(dataset_dir: PathLike | Sequence[Any], num_labels: int) -> None:
@@ -312,7 +352,7 @@ def _short(value: Any) -> str:
 
 
 def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
-    """Refuse options of ``python -m monai.bundle run`` that the configuration does not have.
+    """Refuse options of ``python -m monai.bundle run`` that the configuration does not have, or that MONAI misreads.
 
     Args:
         arguments: behind ``run``; by default this process's, if it was started so.
@@ -332,8 +372,7 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
             given[key.replace("#", "::")] = value or following
     if "args_file" in given:
         given = {k: str(v) for k, v in ConfigParser.load_config_file(given["args_file"]).items()} | given
-    files = given.get("config_file", "")
-    names: list[str] = list(ast.literal_eval(files)) if files.startswith(("[", "(")) else [files]
+    names = files_of(given.get("config_file", ""))
     parser = ConfigParser()
     parser.read_config(names)
     known = set(inspect.signature(run).parameters) | (set(_TRACKING) if "tracking" in given else set())
@@ -341,3 +380,14 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
         entry = key.removeprefix("+").removesuffix("::_disabled_")  # MONAI's own words
         if entry.replace("-", "_") not in known and not entry.startswith("_meta_"):
             find_entry(parser.get(), entry, names[0])
+            _refuse_misread(parser, key, given[key])
+
+
+def _refuse_misread(parser: ConfigParser, key: str, text: str) -> None:
+    """Refuse a value in which MONAI replaces something, and a path that it takes for an expression or a reference."""
+    if text.startswith(("$", "%")):
+        as_it_is = os.path.lexists(text) or text[1:].isidentifier()
+    else:
+        as_it_is = not is_reference(text) or text.removeprefix("@") not in parser
+    if as_it_is:
+        require_literal(text, f"--{key}")

@@ -39,6 +39,7 @@ from unicorn_monai.settings import (
     STYLE_TRANSFER,
     Settings,
     prior_file,
+    prior_place,
     settings_begun_with,
 )
 from unicorn_monai.stages import Stages
@@ -49,7 +50,6 @@ logger = logging.getLogger("unicorn_monai")
 SHARED = ("latent_diffusion", "style_transfer")  # by all variants
 OWN = ("uncertainty_controlnet", "semantic_controlnet", "synthesis")  # of every variant
 FREE = ("jobs", "device", "labeled", "unlabeled")  # may differ in a resumption; the data are compared by content
-WORDED = ("latent_diffusion", "semantic_controlnet")  # have a preset "words"; the others follow the first
 
 
 def nth(name: str, training: int) -> str:
@@ -280,14 +280,13 @@ class RunFolder(Stages):
 
     def install_bundles(self) -> None:
         """Put the bundles into the run folder, with the preset's settings and those of this data."""
-        preset, words = PRESETS[self.settings.preset], ["words"] if self.settings.words else []
         first, *others = self.variants
         names = [(name, first) for name in ("retinal_unet", "latent_diffusion", *OWN)]
         names += [("style_transfer", first)] if set(STYLE_TRANSFER) & set(self.settings.baselines) else []
         for variant in others:
             names += [(name, variant) for name in (*(["retinal_unet"] if self.is_round(variant) else []), *OWN)]
         for name, variant in names:
-            presets = [*([preset] if preset else []), *(words if name in WORDED else [])]
+            presets = self.settings.presets(name)
             install(name, self.bundle_dir(name, variant).parent, presets, self._overrides(name, variant))
 
     def _overrides(self, name: str, variant: str) -> dict[str, dict]:
@@ -305,9 +304,9 @@ class RunFolder(Stages):
             if name == "latent_diffusion" and (named := self.settings.named()):
                 data["inference.json"] |= {"subdomains": list(named), "template::words": named}
         else:
-            siblings = {
-                sibling: str(self.bundle_dir(sibling, variant)) for sibling in ("latent_diffusion", "retinal_unet")
-            }
+            places = {other: self.bundle_dir(other, variant) for other in ("latent_diffusion", "retinal_unet")}
+            here = self.bundle_dir(name, variant).parent  # those beside it are found by themselves, moved or not
+            elsewhere = {other: str(place) for other, place in places.items() if place.parent != here}
             for file in ("inference.json",) if name == "synthesis" else ("inference.json", "train.json"):
-                data[file] = siblings | {"prior_path": self.prior(variant)}
+                data[file] = elsewhere | {"prior_path": prior_place(self.settings.scaling_of(self.mode(variant)))}
         return {file: data.get(file, {}) | own.get(file, {}) for file in data.keys() | own.keys()}

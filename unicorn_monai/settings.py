@@ -29,8 +29,10 @@ from unicorn_monai.preflight import (
 )
 from unicorn_monai.prior import SCALINGS
 from unicorn_monai.prompts import WEATHER
+from unicorn_monai.run_bundles import require_own_bundles
 from unicorn_monai.sampling_steps import check_steps
 from unicorn_monai.storage import absolute, is_url
+from unicorn_monai.wiring import require_data, require_literal
 
 STYLE_TRANSFER = ("cyclegan", "cut")
 GEOMETRY = "augmentation+geometry"  # of images and label maps, as the synthesis changes label maps
@@ -45,6 +47,7 @@ SEMANTIC_ONLY = "semantic_only"  # the paper's comparison on street scenes: the 
 SYNTHETIC = (*STYLE_TRANSFER, SEMANTIC_ONLY)  # baselines that write a data set, once the method itself is trained
 PLACES = ("labeled", "unlabeled", "output")  # absolute from the start, so that a run can be gone on with from anywhere
 PRESETS = {"quick": "small", "full": None}  # and the preset of the bundles
+WORDED = ("latent_diffusion", "semantic_controlnet")  # have a preset "words"; the others follow the first
 
 
 def _one_of(known: Sequence[str]) -> Rule:
@@ -172,7 +175,9 @@ class Settings:
         for key in ("modes", "guidance", "baselines"):  # JSON has lists
             if isinstance(settings.get(key), list):
                 settings[key] = tuple(settings[key])
-        return cls(**settings)
+        made = cls(**settings)
+        made._check_overrides()
+        return made
 
     def weight(self, mode: str) -> float | str:
         """Weight of the Uncertainty-ControlNet in a mode, or "auto"."""
@@ -261,8 +266,9 @@ class Settings:
             require_rule(name, getattr(self, name), rule)
         if self.device is not None:
             check_device(self.device)
-        if self.overrides is not None:
-            check_overrides(self.overrides)
+        for name in PLACES:
+            require_literal(getattr(self, name), name)
+        self._check_overrides()
         check_steps(PRESETS[self.preset], self.overrides)
         if SEMANTIC_ONLY in self.baselines and "paper" not in self.modes:
             raise ValueError(f"'{SEMANTIC_ONLY}' needs the mode 'paper'; modes are {list(self.modes)}. Add it.")
@@ -304,10 +310,20 @@ class Settings:
                 more = f"\n... and {len(problems) - 5} more" if len(problems) > 5 else ""
                 raise ValueError(f"The {name} data set '{folder}' cannot be used:\n" + "\n".join(problems[:5]) + more)
         require_images_apart(self.labeled, self.unlabeled, pixels["labeled"], pixels["unlabeled"])
+        require_literal(read_header(self.unlabeled).get("device"), f"{self.unlabeled}/dataset.json::device")
         self._check_words()
         translates = bool(set(STYLE_TRANSFER) & set(self.baselines))
         factors = multiples(PRESETS[self.preset], self.overrides, translates)
         check_domains(self.labeled, self.unlabeled, factors)
+
+    def presets(self, bundle: str) -> list[str]:
+        """Which presets of a bundle the run merges into its copy."""
+        size = PRESETS.get(self.preset) if isinstance(self.preset, str) else None  # else `validate` says so
+        return [*([size] if size else []), *(["words"] if self.words and bundle in WORDED else [])]
+
+    def _check_overrides(self) -> None:
+        if self.overrides is not None:
+            check_overrides(self.overrides, self.presets)
 
     def _check_words(self) -> None:
         named = self.named()
@@ -325,11 +341,22 @@ class Settings:
                 )
 
 
-def settings_of(run: Path) -> tuple[Settings, dict[str, Any]]:
-    """Settings of a run, and the weights it chose where they are "auto"; those are known once it is finished."""
+def settings_of(run: Path, files: str = "inference.json") -> tuple[Settings, dict[str, Any]]:
+    """Settings of a run, and the weights it chose where they are "auto"; those are known once it is finished.
+
+    Args:
+        run: run folder, perhaps somebody else's.
+        files: which configurations of its bundles are going to be used, a pattern.
+
+    Raises:
+        ValueError: settings or bundles that would run anything but what this package's own do.
+    """
     results = run / "results.json"
     chosen = read_json(results).get("weights", {}) if results.is_file() else {}
-    return Settings.from_dict(settings_begun_with(run)), chosen
+    settings = Settings.from_dict(settings_begun_with(run))
+    prior = prior_place(settings.scaling_of(settings.modes[0]))
+    require_own_bundles(run / "bundles", settings.presets, settings.overrides or {}, prior, files)
+    return settings, chosen
 
 
 def settings_begun_with(run: Path) -> dict[str, Any]:
@@ -349,6 +376,11 @@ def prior_file(scaling: str) -> str:
     return f"prior_{scaling}.json"
 
 
+def prior_place(scaling: str) -> str:
+    """The same, wherever the bundle lies, for the configurations of the others."""
+    return f"$@retinal_unet + '/models/{prior_file(scaling)}'"
+
+
 def bundle_places(bundles: Path, settings: Settings, name: str = "synthesis") -> dict[str, str]:
     """Where a generative bundle finds itself and the others; its configuration tells where they were when it began.
 
@@ -360,22 +392,3 @@ def bundle_places(bundles: Path, settings: Settings, name: str = "synthesis") ->
     found = {other: str(bundles / other) for other in ("latent_diffusion", "retinal_unet")}
     prior = bundles / "retinal_unet" / "models" / prior_file(settings.scaling_of(settings.modes[0]))
     return found | {"bundle_root": str(bundles / name), "prior_path": str(prior)}
-
-
-def require_data(values: Any, name: str) -> None:
-    """Refuse what MONAI's configurations would run or read: settings come with runs of other people.
-
-    Raises:
-        ValueError: a text that begins with `$` (an expression) or `%` (another file), or a `_target_`, at any depth.
-    """
-    children = (
-        values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list | tuple) else ()
-    )
-    for key, value in children:
-        require_data(value, f"{name}::{key}")
-    code = isinstance(values, str) and values.startswith(("$", "%"))
-    if code or (isinstance(values, dict) and "_target_" in values):
-        raise ValueError(
-            f"'{name}' is {values!r}, which MONAI would run as code; expected a plain value. Write it into the "
-            "configuration of the bundle, if it is yours."
-        )

@@ -20,10 +20,10 @@ from unicorn_monai.checkpoints import read_metadata
 from unicorn_monai.datasets import PathLike, write_json
 from unicorn_monai.handlers import read_json
 from unicorn_monai.published import copy_weights
+from unicorn_monai.run_bundles import GENERATOR
 from unicorn_monai.settings import bundle_places, settings_of
 
 SEGMENTATION = "retinal_unet"
-GENERATOR = (SEGMENTATION, "latent_diffusion", "uncertainty_controlnet", "semantic_controlnet", "synthesis")
 MAIN = '"""Served by MONAI Label."""\n\nfrom unicorn_monai.monailabel.app import UnicornApp  # noqa: F401\n'
 RECORD = "app.json"
 NOT_SERVED = ("*last.pt", "resume.pt", "*_before.pt", "latents", "uncertainties.json", "output", "__pycache__", ".*")
@@ -64,7 +64,7 @@ def make_app(app_dir: PathLike, run: PathLike | None, setup: str | None = None) 
     run = Path(run).resolve()
     if not (run / "results.json").is_file():
         raise ValueError(f"'{run}' is no finished run: it has no results.json. Finish it with `--resume`.")
-    settings, chosen = settings_of(run)
+    settings, chosen = settings_of(run, "*.json")
     mode, labels = settings.modes[0], read_json(run / "results.json")["labels"]
     setup = setup or "unicorn+real"
     weights = _weights(run, setup)

@@ -15,6 +15,7 @@ import typer
 from unicorn_monai.datasets import HEADER
 from unicorn_monai.monailabel.app_folder import make_app
 from unicorn_monai.monailabel.label_files import IMAGES
+from unicorn_monai.wiring import require_literal
 
 logger = logging.getLogger("unicorn_monai")
 
@@ -46,6 +47,8 @@ def label_studies(
     require_monailabel()
     require_studies(studies)
     folder = folder or app_folder_of(studies)
+    for name, path in {"--studies": studies, "--app": folder}.items():
+        require_literal(str(path.resolve()), name)
     content = make_app(folder, run, setup)
     logger.info(f"app: {folder} (run {content['run']}, weights {content['setup']})")
     if host not in LOOPBACK:
