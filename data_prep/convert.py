@@ -225,7 +225,7 @@ def convert(
                 if index not in writer:
                     own = {"volume": volume} | ready.fields
                     part, subject = parts[source.subject], names[source.subject]
-                    writer.add(part, ready.image, ready.label, subject=subject, index=index, **own)
+                    writer.add(part, ready.image, ready.label, subject=subject, index=index, entries=own)
                 index += 1
         if not index:
             reasons = "; ".join(f"{path}: {reason}" for path, reason in report.skipped[:3])

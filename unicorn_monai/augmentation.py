@@ -27,8 +27,9 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from unicorn_monai.datasets import DatasetWriter, PathLike, begun, datalist, layout_of, read_array, read_header
+from unicorn_monai.datasets import DatasetWriter, PathLike, begun, datalist, read_array, read_header
 from unicorn_monai.geometry import RandGeometryd
+from unicorn_monai.taken_over import layout_of
 from unicorn_monai.transforms import read_image, to_uint8
 
 

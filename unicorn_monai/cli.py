@@ -214,13 +214,12 @@ def clean(
     output: Annotated[Path, typer.Option("--output", "-o", help="The new data set.")],
 ) -> None:
     """Write the synthetic data set of a run without the images that the search for copies flagged."""
+    from unicorn_monai.dataset_files import inside
     from unicorn_monai.evaluation.memorization import write_without
-    from unicorn_monai.handlers import read_json
+    from unicorn_monai.records import read_flagged
 
-    audit = read_json(run / "results.json").get("memorization") or {}
-    if "flagged" not in audit:
-        raise ValueError(f"The audit of '{run}' was not computed: {audit.get('not_computed', 'no result')}.")
-    left_out = write_without(run / "synthetic", output, audit["flagged"])
+    flagged = read_flagged(run)
+    left_out = write_without(inside(run, "synthetic", f"'{run / 'synthetic'}'"), output, flagged)
     tell(f"{output}/dataset.json: {left_out} image(s) left out")
 
 

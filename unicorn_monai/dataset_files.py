@@ -58,6 +58,8 @@ def read_header(dataset_dir: PathLike) -> dict[str, Any]:
     if not isinstance(header, dict) or not isinstance(header.setdefault("labels", {}), dict):
         raise ValueError(f"'{path}' has no 'labels' table; expected e.g. {LABELS_EXAMPLE}.")
     require_without_gaps(header["labels"], path)
+    if not all(isinstance(name, str) for name in header["labels"].values()):
+        raise ValueError(f"'labels' of '{path}' has the names {list(header['labels'].values())}; expected texts.")
     for split in SPLITS:
         items = header.get(split, [])
         if not isinstance(items, list) or not all(_is_item(item) for item in items):
@@ -92,7 +94,14 @@ def require_without_gaps(labels: dict[str, str], path: PathLike) -> None:
 
 
 def _is_item(item: object) -> bool:
-    return isinstance(item, dict) and isinstance(item.get("image"), str) and isinstance(item.get("label", ""), str)
+    return (
+        isinstance(item, dict)
+        and isinstance(item.get("image"), str)
+        and isinstance(item.get("label", ""), str)
+        and isinstance(item.get("subject", ""), str | int)
+        and all(isinstance(item.get(key), str | None) for key in ("sub_domain", "prompt"))
+        and all(isinstance(item.get(key), dict | None) for key in ("synthetic", "pseudo_label"))
+    )
 
 
 def label_map_counts(header: dict[str, Any]) -> dict[str, tuple[int, int]]:

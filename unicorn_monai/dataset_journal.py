@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,12 +16,13 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
-from unicorn_monai.dataset_files import HEADER, PathLike
+from unicorn_monai.dataset_files import HEADER, SPLITS, PathLike
 from unicorn_monai.durable import failing_at
 from unicorn_monai.intake import require_regular
 
 JOURNAL = "items.jsonl"
 MOST_ITEMS = 10_000_000  # an index beyond it is a mistake, or an attack on the memory
+_WRITTEN = re.compile(r"([\w-][\w.-]*/)*[\w-][\w.-]*")  # below the folder
 _FILE_BITS = 20  # of the number of a journal in a place; the rest is the line's offset
 
 
@@ -50,13 +52,19 @@ def _parsed(line: bytes, journal: Path) -> dict[str, Any]:
         row = json.loads(line)
     except (ValueError, RecursionError):
         row = None
-    item = isinstance(row, dict) and "index" in row
-    if not isinstance(row, dict) or (item and (type(row["index"]) is not int or not {"split", "image"} <= row.keys())):
+    if not isinstance(row, dict) or ("index" in row and not _is_written(row)):
         raise ValueError(
             f"'{journal}' has the line {line[:80]!r}; expected an item with 'index', 'split' and 'image'. Remove the "
             "folder and begin anew."
         )
     return row
+
+
+def _is_written(row: dict[str, Any]) -> bool:
+    """Whether a line tells of an item as a writer does, with files under the names that it gives."""
+    files = [row.get("image"), *([row["label"]] if "label" in row else [])]
+    known = type(row["index"]) is int and row.get("split") in SPLITS
+    return known and all(isinstance(file, str) and _WRITTEN.fullmatch(file) for file in files)
 
 
 class Rows:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from unicorn_monai.dataset_journal import JOURNAL, Rows, begun, cut_torn_line
 from unicorn_monai.durable import Occupied, atomic, flush, sweep
 from unicorn_monai.intake import lies_there
 from unicorn_monai.storage import Remote, is_url, local_side
+from unicorn_monai.taken_over import index_of
 
 __all__ = [
     "HEADER",
@@ -60,6 +61,7 @@ __all__ = [
 ]
 
 COMMIT_INTERVAL = 1.0  # seconds
+OWN = ("index", "split", "image", "label", "subject", "dataset")  # entries of an item that its place decides
 
 
 def datalist(
@@ -140,17 +142,6 @@ def num_labels(dataset_dir: PathLike | Sequence[PathLike]) -> int:
     return len(names)
 
 
-def layout_of(header: dict[str, Any]) -> dict[str, Any]:
-    """What a data set made from another one takes over from its header: arguments of :class:`DatasetWriter`."""
-    return {
-        "labels": {int(value): name for value, name in header["labels"].items()},
-        "modality": header.get("modality", "OCT"),
-        "spacing_mm": header.get("spacing_mm"),
-        "suffix": ".png" if header.get("modality") == "RGB" else ".nii.gz",
-        **({"colours": header["colours"]} if "colours" in header else {}),
-    }
-
-
 class DatasetWriter:
     """Stream a data set to disk; what is interrupted can be resumed, and nothing half-written has a final name.
 
@@ -176,6 +167,8 @@ class DatasetWriter:
         settings: what decides the items (size, seed, ...); a writer with others does not go on. Kept in the header.
         share: (number of this process, processes), each of which writes other items.
         total: items of the finished data set; needed with several processes.
+        entries: more top-level entries of ``dataset.json``, taken over from another one whatever their names are; the
+            writer's own win.
         **fields: more top-level entries of ``dataset.json``.
 
     Raises:
@@ -196,6 +189,7 @@ class DatasetWriter:
         settings: dict[str, Any] | None = None,
         share: tuple[int, int] = (0, 1),
         total: int | None = None,
+        entries: Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> None:
         self.remote = Remote(root) if is_url(root) else None
@@ -212,6 +206,7 @@ class DatasetWriter:
             **({} if settings is None else {"settings": json.loads(json.dumps(settings))}),
             **fields,
         }
+        self.header |= {key: v for key, v in (entries or {}).items() if key not in (*self.header, *SPLITS, "settings")}
         require_without_gaps(self.header["labels"], self.root)
         self.suffix, self.share, self.total = suffix, share, total
         self.finished, self._committed = False, time.monotonic()  # finished by the other processes
@@ -254,7 +249,7 @@ class DatasetWriter:
         if header is not None:
             for split in SPLITS:
                 for item in header.get(split, []):
-                    index = int(Path(item["image"]).name.split(".")[0])
+                    index = index_of(item, self.root / HEADER)
                     if index not in self._rows:
                         self._rows.append({**item, "index": index, "split": split})
         self.commit()
@@ -308,6 +303,7 @@ class DatasetWriter:
         *,
         subject: str,
         index: int | None = None,
+        entries: Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> None:
         """Write one image, its label map if there is one, and its journal line (within a second, or :meth:`commit`).
@@ -318,6 +314,8 @@ class DatasetWriter:
             label: (rows, columns), uint8; values of ``labels`` or 255 (ignore).
             subject: pseudonym of the subject; splits are by subject.
             index: position in the data set; the next free one by default.
+            entries: more entries of the item, taken over from another one whatever their names are; the writer's own
+                win.
             **fields: more entries of the item, e.g. ``synthetic={...}``.
 
         Raises:
@@ -334,6 +332,7 @@ class DatasetWriter:
             raise ValueError(f"Item {index} of '{self.root}' is written already; skip it, or give another index.")
         name = f"{index:06d}{self.suffix}"
         row: dict[str, Any] = {"split": split, "image": f"images/{name}"}
+        fields = {key: v for key, v in (entries or {}).items() if key not in OWN} | fields
         spacing = fields.get("spacing_mm", self.header["spacing_mm"])
         if label is not None:
             if label.shape != image.shape[:2]:

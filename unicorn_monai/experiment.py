@@ -29,10 +29,10 @@ from unicorn_monai.evaluation.image_checks import image_checks
 from unicorn_monai.evaluation.report import write_report
 from unicorn_monai.evaluation.segmentation import score_images
 from unicorn_monai.evaluation.subdomains import sub_domain_scores
-from unicorn_monai.handlers import read_json
 from unicorn_monai.image_counts import require_images
 from unicorn_monai.provenance import provenance
 from unicorn_monai.published import copy_weights
+from unicorn_monai.records import read_stage
 from unicorn_monai.run_folder import RunFolder, nth
 from unicorn_monai.settings import AUGMENTED, SELF_TRAINED, SEMANTIC_ONLY, SYNTHETIC, Settings, prior_file
 from unicorn_monai.stages import Branch, Chain, side_by_side, widest
@@ -225,7 +225,7 @@ class Experiment(RunFolder):
             "cpus": torch.get_num_threads(),
         }
         markers = sorted((self.run_dir / "stages").glob("*.json"), key=lambda p: p.stat().st_mtime)
-        kept = {p.stem: read_json(p) for p in markers}
+        kept = {p.stem: read_stage(p) for p in markers}
         self.results["seconds"] = {name: stage["seconds"] for name, stage in kept.items()}
         self.results["without_command"] = [name for name, stage in kept.items() if not stage["commands"]]
         write_json(self.run_dir / "results.json", self.results)

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unicorn_monai.dataset_files import parse_json
 from unicorn_monai.datasets import PathLike, write_json
+from unicorn_monai.records import read_prior
 
 SCALINGS = ("zscore", "paper", "quantile")
 DISTRIBUTIONS = ("gaussian", "empirical")
@@ -131,9 +131,7 @@ class UncertaintyPrior:
         if not Path(path).is_file():
             raise ValueError(f"No uncertainty prior at '{path}'. Run the 'uncertainty' configuration of retinal_unet.")
         try:
-            content = parse_json(path)
-            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-            prior = cls(**fields)
+            prior = cls(**read_prior(path))
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"'{path}' is no uncertainty prior ({error}). Fit the prior again.") from error
         if segmentation_sha256 is not None and prior.segmentation_sha256 != segmentation_sha256:

@@ -28,9 +28,9 @@ from unicorn_monai.bundle_metadata import described
 from unicorn_monai.checkpoints import read_metadata, sha256
 from unicorn_monai.dataset_files import HEADER, SPLITS, label_map_counts, local_folder, write_text
 from unicorn_monai.datasets import label_names, read_header, write_json
-from unicorn_monai.handlers import read_json
 from unicorn_monai.intake import read_text
 from unicorn_monai.provenance import provenance
+from unicorn_monai.records import read_record
 from unicorn_monai.sampling_steps import is_coarse
 from unicorn_monai.settings import (
     PLACES,
@@ -121,7 +121,7 @@ class RunFolder(Stages):
 
     def was_forced(self) -> bool:
         """Whether a run here was told to go on with images that its autoencoder does not keep."""
-        return self._begun.is_file() and bool(read_json(self._begun).get("forced"))
+        return self._begun.is_file() and read_record(self.run_dir).get("forced") is True
 
     def claim(self) -> None:
         """Write down what the run does; within :meth:`guard`, for it changes what a run here goes by.
@@ -129,7 +129,7 @@ class RunFolder(Stages):
         Command, versions and revision of the start are kept, those of every resumption added under "resumed".
         """
         now, settings = provenance(), asdict(self.settings)
-        first = read_json(self._begun) if self._begun.exists() else {}
+        first = read_record(self.run_dir) if self._begun.exists() else {}
         if other := {
             key: [first["settings"][key], settings[key]]
             for key in FREE

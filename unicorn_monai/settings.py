@@ -29,6 +29,7 @@ from unicorn_monai.preflight import (
 )
 from unicorn_monai.prior import SCALINGS
 from unicorn_monai.prompts import WEATHER
+from unicorn_monai.records import read_record, take, tell_unread
 from unicorn_monai.run_bundles import require_own_bundles
 from unicorn_monai.sampling_steps import check_steps
 from unicorn_monai.storage import absolute, is_url
@@ -361,8 +362,11 @@ def settings_of(run: Path, files: str = "inference.json") -> tuple[Settings, dic
 
 def settings_begun_with(run: Path) -> dict[str, Any]:
     """What a run was begun with; the folder is where it is now, and so is the data in it, as that of a demo."""
-    settings = read_json(run / "experiment.json")["settings"]
+    settings = read_record(run)["settings"]
     require_data(settings, "settings")
+    known = take(settings, SETTINGS, run / "experiment.json", PLACES)
+    tell_unread(settings.keys() - known.keys(), run / "experiment.json", kept=False)
+    settings = known
     before, now = Path(absolute(settings["output"])), Path(run).resolve()
     for name in PLACES:
         path = Path(absolute(settings[name]))

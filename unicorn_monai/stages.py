@@ -34,7 +34,7 @@ from unicorn_monai.bundle import run_bundle
 from unicorn_monai.datasets import write_json
 from unicorn_monai.durable import Occupied, sweep
 from unicorn_monai.failures import STOPPED, on_sigterm
-from unicorn_monai.handlers import read_json
+from unicorn_monai.records import read_spent, read_stage
 from unicorn_monai.tracking import StageTracker, Tracker, ended, numbers
 
 logger = logging.getLogger("unicorn_monai")
@@ -74,7 +74,7 @@ class Stages:
                 logger.info(f"{name}: finished before, skipped")
             elif name not in self.finished_here:
                 logger.info(f"{name}: finished by another process of this run")
-            kept = read_json(marker)
+            kept = read_stage(marker)
             self.commands |= kept["commands"]
             return kept["result"]
         logger.info(f"== {name}")
@@ -110,7 +110,7 @@ class Stages:
 
     def core_seconds(self, stages: Sequence[str]) -> float:
         """Seconds x threads that finished stages took; where the threads were not noted, they count as one."""
-        found = [read_json(self.marker(stage)) for stage in stages]
+        found = [read_spent(self.marker(stage)) for stage in stages]
         return sum(one.get("core_seconds", one["seconds"]) for one in found)
 
     def bundle(self, root: Path, config: str, kind: str = "train", **overrides: Any) -> None:
@@ -170,11 +170,11 @@ def effort(started: float, unfinished: Path) -> dict[str, float]:
         "seconds", "threads" of PyTorch in this attempt, "core_seconds" (seconds x threads).
     """
     seconds, threads = time.monotonic() - started, torch.get_num_threads()
-    before = read_json(unfinished) if unfinished.is_file() else {"seconds": 0.0, "core_seconds": 0.0}
+    before = read_spent(unfinished) if unfinished.is_file() else {"seconds": 0.0}
     return {
         "seconds": round(before["seconds"] + seconds, 1),
         "threads": threads,
-        "core_seconds": round(before["core_seconds"] + seconds * threads, 1),
+        "core_seconds": round(before.get("core_seconds", before["seconds"]) + seconds * threads, 1),
     }
 
 

@@ -23,7 +23,6 @@ from unicorn_monai.datasets import (
     DatasetWriter,
     PathLike,
     begun,
-    layout_of,
     read_header,
     write_array,
     write_json,
@@ -45,6 +44,7 @@ from unicorn_monai.requested import (
     with_uncertainty,
 )
 from unicorn_monai.storage import local_side
+from unicorn_monai.taken_over import layout_of
 from unicorn_monai.training import autocast_settings
 from unicorn_monai.transforms import LoadPixelsd, one_hot, to_uint8
 
@@ -295,7 +295,7 @@ class Synthesizer:
             None if label is None else label.numpy().astype(np.uint8),
             subject=request.subject,
             index=request.index,
-            **own,
+            entries=own,
             synthetic={
                 "seed": request.seed,
                 "uncertainty": request.uncertainty,

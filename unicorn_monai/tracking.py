@@ -33,7 +33,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
 from unicorn_monai.datasets import write_json
-from unicorn_monai.handlers import read_json, scalars
+from unicorn_monai.handlers import scalars
+from unicorn_monai.records import read_run_id
 
 logger = logging.getLogger("unicorn_monai")
 for chatty in ("mlflow", "alembic"):  # they tell about their own database at every start
@@ -109,7 +110,7 @@ class Tracker:
     def _open_parent(self, client: MlflowClient, name: str) -> None:
         """Go on with the parent run of this run folder if the store knows it, or open one."""
         record = self.run_dir / "mlflow_run.json"
-        before = read_json(record)["run_id"] if record.is_file() else None
+        before = read_run_id(record) if record.is_file() else None
         condition = f"attributes.run_id = '{before}'"
         if before is not None and client.search_runs([self.experiment], condition, max_results=1):
             self.parent = before

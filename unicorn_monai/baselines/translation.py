@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from unicorn_monai.checkpoints import read_metadata
-from unicorn_monai.datasets import DatasetWriter, PathLike, begun, datalist, layout_of, read_array, read_header
+from unicorn_monai.datasets import DatasetWriter, PathLike, begun, datalist, read_array, read_header
 from unicorn_monai.networks import require_finite
+from unicorn_monai.taken_over import layout_of
 from unicorn_monai.transforms import read_image, to_uint8
 
 

@@ -29,6 +29,7 @@ from unicorn_monai.checkpoints import load_weights, read_metadata, save_weights,
 from unicorn_monai.datasets import PathLike, datalist
 from unicorn_monai.losses import high_pass
 from unicorn_monai.networks import freeze, require_finite
+from unicorn_monai.records import COUNT, take
 from unicorn_monai.transforms import read_image
 
 DEFAULT_NAME = "encoder of a MONAI U-Net trained to fill in masked patches of the real images of both domains"
@@ -108,7 +109,9 @@ class Features:
         metadata = read_metadata(path)
         if "architecture_arguments" not in metadata:
             raise ValueError(f"'{path}' was not written by train_encoder; train the feature network again.")
-        network = UNet(**metadata["architecture_arguments"])
+        rules = {"in_channels": COUNT, "out_channels": COUNT}
+        channels = take(metadata["architecture_arguments"], rules, path, tuple(rules))
+        network = UNet(**(ARCHITECTURE | channels))  # `load_weights` compares the description
         load_weights(network, path)
         encoder = Encoder(freeze(network)).to(device)
         return cls(str(metadata["name"]), str(metadata["sha256"]), "unit", encoder, torch.device(device), {})

@@ -36,11 +36,22 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from unicorn_monai.dataset_files import local_folder, resolve_item
-from unicorn_monai.datasets import SPLITS, DatasetWriter, PathLike, read_array, read_header, write_array, write_json
+from unicorn_monai.datasets import (
+    HEADER,
+    SPLITS,
+    DatasetWriter,
+    PathLike,
+    read_array,
+    read_header,
+    write_array,
+    write_json,
+)
 from unicorn_monai.evaluation.features import Features
 from unicorn_monai.evaluation.residual import Aligned, fingerprint, speckle_residual
 from unicorn_monai.evaluation.segmentation import predict_labels
 from unicorn_monai.handlers import tile
+from unicorn_monai.records import KNOWN, TABLE, TEXT, take, tell_unread
+from unicorn_monai.taken_over import index_of, layout_of
 from unicorn_monai.transforms import LoadPixelsd, read_image
 
 LEVELS = (95, 99)  # percentiles of the held-out images
@@ -367,15 +378,23 @@ def write_without(dataset_dir: PathLike, output: PathLike, flagged: Sequence[str
     kept = [(split, item) for split, item in items if item["image"] not in drop]
     if not kept:
         raise ValueError(f"All {len(items)} images of '{dataset_dir}' are flagged; nothing would be left.")
-    own: dict[str, Any] = {"name": "synthetic", "device": "synthetic", "without_flagged": len(drop)}
-    own |= {key: value for key, value in header.items() if key not in (*SPLITS, "labels")}
+    path = Path(folder) / HEADER
+    own = take(header, {"name": TEXT, "device": TEXT, "settings": TABLE}, path)
+    rest = {key: value for key, value in header.items() if key not in SPLITS}
+    tell_unread(rest.keys() - KNOWN, path, kept=True)
     suffix = ".png" if str(kept[0][1]["image"]).endswith(".png") else ".nii.gz"
-    labels = {int(value): name for value, name in header["labels"].items()}
-    with DatasetWriter(output, labels=labels, suffix=suffix, **own) as writer:
+    with DatasetWriter(
+        output,
+        name=own.get("name", "synthetic"),
+        device=own.get("device", "synthetic"),
+        **(layout_of(header) | {"suffix": suffix}),
+        settings=own.get("settings"),
+        entries=rest,
+        without_flagged=len(drop),
+    ) as writer:
         for split, item in kept:
             files = resolve_item(Path(folder), item, ("image",))
             label = read_array(files["label"]) if "label" in item else None
-            extra = {key: value for key, value in item.items() if key not in ("image", "label")}
-            index = int(Path(item["image"]).name.split(".")[0])
-            writer.add(split, read_array(files["image"]), label, index=index, **extra)
+            subject, index = str(item.get("subject", "")), index_of(item, path)
+            writer.add(split, read_array(files["image"]), label, subject=subject, index=index, entries=item)
     return len(items) - len(kept)
