@@ -9,12 +9,12 @@ from mlflow import MlflowClient
 from monai.engines import SupervisedEvaluator
 
 from unicorn_monai.stages import Stages
-from unicorn_monai.tracking import Tracker, numbers
+from unicorn_monai.tracking import Tracker, address, numbers, store_uri
 
 
 def statuses(folder: Path) -> dict[str, list[str]]:
     """Status of every run by name, the oldest first."""
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    client = MlflowClient(store_uri(folder / "mlflow.db"))
     found = client.search_runs(
         client.get_experiment_by_name("unicorn_monai").experiment_id, order_by=["attributes.start_time"]
     )
@@ -100,3 +100,28 @@ def test_numbers_of_a_result():
     result = {"a": {"b": 1, "c": {"d": 0.5}}, "ci95": [0, 1], "text": "x", "none": None, "yes": True}
     assert numbers(result) == {"a.b": 1.0, "a.c.d": 0.5}
     assert numbers(None) == numbers([1, 2]) == numbers(3.0) == {}
+
+
+@pytest.mark.parametrize("name", ["run 50% @x $y é::z #4", "100%", "a;b&c=d"])
+def test_the_store_lies_in_the_run_whatever_its_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / name
+    (folder / "stages").mkdir(parents=True)
+    stages = Stages(folder, torch.device("cpu"), 0)
+    with Tracker(folder, "run") as stages.tracker:
+        stages.stage("first", lambda: {"score": 0.5})
+        stages.tracker.close({"score": 1.0}, [folder / "stages" / "first.json"])
+    assert statuses(folder) == {"run": ["FINISHED"], "first": ["FINISHED"]}
+    assert list(tmp_path.iterdir()) == [folder]
+    assert len(list(folder.rglob("first.json"))) == 2  # the stage's, and the store's copy
+
+
+@pytest.mark.parametrize("name", ["run?", "a?b=1", "%41", "x%20y"])
+def test_a_store_that_would_lie_elsewhere_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ValueError, match="MLflow's store cannot be"):
+        Tracker(tmp_path / name, "run")
+    Tracker(tmp_path / name, "run", enabled=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert address(tmp_path / name) == "http://127.0.0.1:1"
+    assert list(tmp_path.iterdir()) == []

@@ -224,8 +224,8 @@ def test_other_characters_are_letters_like_any(text):
 def domain(folder: Path, device: str = "d") -> Path:
     with DatasetWriter(folder, name="n", device=device, labels={0: "a", 1: "b"}, suffix=".png") as writer:
         for i, split in enumerate(("training", "validation", "test")):
-            image = np.random.default_rng(i).integers(0, 255, (16, 16), dtype=np.uint8)
-            writer.add(split, image, image // 128, subject=str(i))
+            image = np.random.default_rng([i, ord(folder.name)]).integers(0, 255, (16, 16), dtype=np.uint8)
+            writer.add(split, image, image // 128, subject=f"{folder.name}{i}")
     return folder
 
 

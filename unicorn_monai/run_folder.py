@@ -44,6 +44,7 @@ from unicorn_monai.settings import (
 )
 from unicorn_monai.stages import Stages
 from unicorn_monai.storage import absolute, is_url
+from unicorn_monai.tracking import address
 
 logger = logging.getLogger("unicorn_monai")
 
@@ -68,6 +69,8 @@ class RunFolder(Stages):
     def __init__(self, settings: Settings, device: torch.device) -> None:
         super().__init__(Path(settings.output).resolve(), device, settings.seed)
         self.settings = settings
+        if settings.tracking:
+            address(self.run_dir)
         jobs = settings.jobs or (2 if device.type == "cpu" else 1)
         self.jobs = min(jobs, os.cpu_count() or 1)  # branches at a time
         self.labeled, self.unlabeled = (Path(local_folder(d)).resolve() for d in (settings.labeled, settings.unlabeled))

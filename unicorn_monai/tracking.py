@@ -29,6 +29,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from monai.engines import Evaluator
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
@@ -66,6 +67,26 @@ def _metrics(rows: list[tuple[int, int, dict[str, float]]]) -> list[Metric]:
     return [Metric(re.sub(r"[^\w./ -]", "_", k), v, t, step) for t, step, row in rows for k, v in row.items()]
 
 
+def store_uri(path: Path) -> str:
+    """The address of an SQLite file for MLflow.
+
+    Raises:
+        ValueError: MLflow would read the path as another one, and write there.
+    """
+    uri = f"sqlite:///{path}"
+    if make_url(uri).database != str(path):
+        raise ValueError(
+            f"MLflow's store cannot be '{path}': in an address '?' and '%41' mean something else. Rename it, or "
+            'set "tracking" to false.'
+        )
+    return uri
+
+
+def address(run_dir: Path) -> str:
+    """Where the runs of a run folder are recorded: in it, unless the environment names a server."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or store_uri(run_dir.resolve() / "mlflow.db")
+
+
 class Tracker:
     """The parent run of an experiment; as a context manager it ends the run when an error comes through.
 
@@ -81,7 +102,7 @@ class Tracker:
         self.client: MlflowClient | None = None
         self.lost = False  # the store has failed; what it misses goes to `local`
         self.local = run_dir / "tracking.jsonl"
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir.resolve() / 'mlflow.db'}"
+        self.uri = address(run_dir) if enabled else ""
         if enabled:
             self._try(lambda: self._open(name))
 
@@ -94,7 +115,7 @@ class Tracker:
 
     def _open(self, name: str) -> None:
         if self.uri.startswith("sqlite:///"):  # MLflow tries for two minutes what cannot work
-            with closing(sqlite3.connect(self.uri.removeprefix("sqlite:///"))) as store:
+            with closing(sqlite3.connect(make_url(self.uri).database or "")) as store:
                 store.execute("PRAGMA schema_version")
         client = self.client = MlflowClient(tracking_uri=self.uri)
         experiment = client.get_experiment_by_name("unicorn_monai")

@@ -23,6 +23,7 @@ from unicorn_monai.monailabel.client import device, flag, number, one_of, take
 from unicorn_monai.monailabel.label_files import VOLUMES, served_suffix
 from unicorn_monai.monailabel.stock import BundleInferTask, BundleTrainTask, InferType, Restored
 from unicorn_monai.monailabel.studies import FINAL, Studies
+from unicorn_monai.tracking import store_uri
 from unicorn_monai.transforms import FileAxesd, read_image
 from unicorn_monai.uncertainty import image_uncertainty, normalised_entropy
 
@@ -156,7 +157,7 @@ class Training(BundleTrainTask):
             "model": "retinal_unet",
             "multi_gpu": False,
             "tracking": "mlflow",
-            "tracking_uri": f"sqlite:///{self.store}",
+            "tracking_uri": store_uri(Path(self.store)),
             "tracking_experiment_name": "monailabel",
             "tracking_run_name": time.strftime("%Y-%m-%d %H:%M:%S"),  # a name of its own, or MONAI goes on with a run
         }
