@@ -247,6 +247,16 @@ def test_the_name_of_a_device_is_never_evaluated(tmp_path, device):
         run_bundle(root / "configs" / "inference.json", "infer", device_name=device)
 
 
+@pytest.mark.parametrize("label", ["$import antigravity", "%x"])
+def test_the_name_of_a_label_is_never_evaluated(tmp_path, label):
+    settings = Settings(str(domain(tmp_path / "a")), str(domain(tmp_path / "b")), str(tmp_path / "run"))
+    for name in "ab":
+        path = tmp_path / name / "dataset.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"labels": {"0": "a", "1": label}}))
+    with pytest.raises(ValueError, match=r"dataset\.json::labels::1' is .* run as code"):
+        settings.validate()
+
+
 def test_a_bundle_in_a_folder_that_monai_would_change_is_refused(tmp_path):
     root = install("retinal_unet", tmp_path / "a #1")
     for call in (

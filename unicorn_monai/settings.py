@@ -312,6 +312,7 @@ class Settings:
                 raise ValueError(f"The {name} data set '{folder}' cannot be used:\n" + "\n".join(problems[:5]) + more)
         require_images_apart(self.labeled, self.unlabeled, pixels["labeled"], pixels["unlabeled"])
         require_literal(read_header(self.unlabeled).get("device"), f"{self.unlabeled}/dataset.json::device")
+        require_data(read_header(self.labeled)["labels"], f"{self.labeled}/dataset.json::labels")
         self._check_words()
         translates = bool(set(STYLE_TRANSFER) & set(self.baselines))
         factors = multiples(PRESETS[self.preset], self.overrides, translates)
