@@ -13,6 +13,7 @@ from test_data_manifest import prepared  # noqa: F401
 from torch import Tensor
 from torch.nn import functional
 
+from data_prep.street_phantom import write_streets
 from unicorn_monai.datasets import datalist, write_json
 from unicorn_monai.evaluation import reconstructions
 from unicorn_monai.evaluation.image_checks import image_checks, usable_checks
@@ -109,3 +110,23 @@ def test_a_forced_run_says_so_in_its_report(tmp_path):
 
 def test_a_run_from_before_this_check_is_not_judged_by_it():
     assert usable_checks({}) == []
+
+
+@pytest.mark.parametrize(("kind", "good"), [("the images", True), ("black", False), ("blocks of the latents", False)])
+def test_colours_are_judged_alike(tmp_path, kind, good):
+    write_streets(tmp_path / "C", ["clear"], 3, 2, (64, 64), 0, (0.34, 0.33, 0.33))
+    paths = [item["image"] for item in datalist(tmp_path / "C", "training")]
+    found = reconstructions.kept(paths, (REFUSED | KEPT)[kind], 3)
+    checks = usable_checks({"reconstructions": {"labeled": found, "unlabeled": found}})
+    assert all(ok for _, _, ok in checks) is good
+
+
+def test_a_cast_of_colours_is_an_error_too(tmp_path):
+    write_streets(tmp_path / "C", ["clear"], 3, 2, (64, 64), 0, (0.34, 0.33, 0.33))
+    paths = [item["image"] for item in datalist(tmp_path / "C", "training")]
+    error, allowed = reconstructions.kept(
+        paths,
+        lambda image: image.mean(1, keepdim=True).expand_as(image) * torch.tensor([0.2, 1, 1.8]).reshape(1, 3, 1, 1),
+        3,
+    )["error"]
+    assert error > allowed
