@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from operator import index
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from data_prep import street_labels
 from unicorn_monai.dataset_files import IGNORE_LABEL, LABELS_EXAMPLE
 from unicorn_monai.intake import Untaken, lies_there, read_text
+from unicorn_monai.label_checks import require_label_table
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,17 @@ def numbered(n_surfaces: int) -> Scheme:
     return Scheme(("above surface 1", *(f"below surface {k}" for k in range(1, n_surfaces + 1))))
 
 
+class _Twice(ValueError):
+    """An entry that is there twice; JSON would take the last without a word."""
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise _Twice(f"--labels: the file has the entries {twice} twice; expected each once.")
+    return dict(pairs)
+
+
 def read_scheme(text: str) -> Scheme:
     """Scheme of a `--labels` value other than `none`: a name or a JSON file.
 
@@ -154,21 +167,20 @@ def read_scheme(text: str) -> Scheme:
     if not lies_there(path):
         raise ValueError(f"--labels '{text}' is neither a file nor one of {['none', *NAMED]}.")
     try:
-        content = json.loads(read_text(path))
-    except Untaken:
+        content = json.loads(read_text(path), object_pairs_hook=_each_once)
+    except (Untaken, _Twice):
         raise
     except (ValueError, RecursionError) as error:
         raise ValueError(f"--labels: '{path}' is not valid JSON ({error}); expected {LABELS_EXAMPLE}.") from error
     if isinstance(content, dict) and "labels" not in content:
         content = {"labels": content}
-    if not isinstance(content, dict) or not isinstance(content["labels"], dict):
+    if not isinstance(content, dict) or not isinstance(content["labels"], dict) or not content["labels"]:
         raise ValueError(f"--labels: '{path}' holds no table of labels; expected {LABELS_EXAMPLE}.")
     if unknown := sorted(set(content) - {"labels", "surfaces", "values", "colours"}):
         expected = "'labels', 'surfaces', 'values', 'colours'"
         raise ValueError(f"--labels: '{path}' has entries {unknown}; expected {expected}.")
     labels, surfaces, values = content["labels"], content.get("surfaces"), content.get("values", {})
-    if set(labels) != {str(k) for k in range(len(labels))} or not labels:
-        raise ValueError(f"--labels: '{path}' has the values {list(labels)}; expected 0, 1, ... without gaps.")
+    require_label_table(labels, f"--labels: '{path}'")
     if surfaces is not None and not (isinstance(surfaces, list) and all(isinstance(s, str) for s in surfaces)):
         raise ValueError(f"--labels: 'surfaces' of '{path}' is {surfaces!r}; expected a list of names.")
     if surfaces is not None and len(surfaces) != len(labels) - 1:

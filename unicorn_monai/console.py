@@ -6,7 +6,7 @@ import logging
 import os
 import select
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from unicorn_monai.evaluation.markup import absent_labels
 from unicorn_monai.terminal import PrintableFormatter, guard_terminal, printable
 
 CLOSED_PIPE = 141  # what a shell reports of a program that SIGPIPE has ended
@@ -74,10 +75,12 @@ def _has_no_reader(stream: TextIO) -> bool:
         return False
 
 
-def score_table(results: Mapping[str, Any]) -> Table:
+def score_table(results: dict[str, Any]) -> Table:
     """The scores of a finished run, for a terminal."""
     table = Table(title="Mean IoU on the unlabelled domain")
     layers = results.get("modality", "OCT") == "OCT"
+    if missing := absent_labels(results):
+        table.caption = escape(printable(f"without a pixel in the test images: {', '.join(missing)}"))
     for column in ("trained on", "all labels", *(["layers"] if layers else []), "95 % interval"):
         table.add_column(column)
     for name, scores in results["segmentation"].items():

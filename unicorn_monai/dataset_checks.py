@@ -28,6 +28,7 @@ from unicorn_monai.dataset_files import (
     read_spacing,
     resolve_item,
 )
+from unicorn_monai.label_checks import LabelSurvey
 from unicorn_monai.orientation import judge, label_evidence, row_evidence
 
 LARGEST_SPACING_MM = 0.5  # of an OCT pixel; beyond it micrometres were taken for millimetres
@@ -124,7 +125,7 @@ def problems(
             found += [p for p in lossy if p.field == "format"]
             found += _pixel_problems(item, image, label, survey.values)
             found += survey.add(split, item, resolved, image, label)
-    return found + list(survey.problems())
+    return found + list(survey.problems(need_labels))
 
 
 def _header_problems(header: Mapping[str, Any], need_subjects: bool = False) -> Iterator[Problem]:
@@ -250,6 +251,7 @@ class _Survey:
 
     def __init__(self, header: Mapping[str, Any], pixels: dict[bytes, tuple[str, str]]) -> None:
         self.n_labels = len(header["labels"])
+        self.meaning = LabelSurvey(header["labels"])
         self.values = {int(v) for v in header["labels"]} | {IGNORE_LABEL}
         self.spacing = header.get("spacing_mm")
         self.oct = header.get("modality", "OCT") == "OCT"
@@ -287,6 +289,8 @@ class _Survey:
         if image.dtype == np.uint8:
             self.levels = min(self.levels[0], int(image.min())), max(self.levels[1], int(image.max()))
         self.count += 1
+        if label is not None and label.ndim == 2 and set(np.unique(label).tolist()) <= self.values:
+            self.meaning.add(label, rims=self.count % self.every == 0)
         if self.oct and image.ndim == 2 and self.count % self.every == 0 and np.isfinite(image).all():
             self.images.append(row_evidence(image))
             if label is not None and label.shape == image.shape:
@@ -300,8 +304,10 @@ class _Survey:
             found, expected = f"{tuple(round(s, 6) for s in stored)} mm in the file", f"{stated} as in {HEADER}"
             yield Problem(item["image"], "spacing_mm", found, expected, "Which is right? Correct the other.", False)
 
-    def problems(self) -> Iterator[Problem]:
+    def problems(self, need_labels: bool) -> Iterator[Problem]:
         """What the images have, or do not have, in common."""
+        for found, expected, remedy, fatal in self.meaning.findings(need_labels):
+            yield Problem(HEADER, "labels", found, expected, remedy, fatal)
         if len(self.shapes) > 1:
             remedy = "Resample with the `--size` of data_prep."
             yield Problem(HEADER, "size", f"images that differ in size: {self.shapes}", "one size", remedy)

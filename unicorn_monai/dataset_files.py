@@ -25,6 +25,7 @@ from unicorn_monai.durable import atomic
 from unicorn_monai.failures import NotFinite
 from unicorn_monai.faithful_pictures import require_faithful, require_faithful_page, turn_upright
 from unicorn_monai.intake import lies_there, read_text, require_regular, require_unpackable
+from unicorn_monai.label_checks import require_label_table
 from unicorn_monai.storage import PathLike, Remote, is_url
 from unicorn_monai.volume_files import open_nifti
 
@@ -57,9 +58,7 @@ def read_header(dataset_dir: PathLike) -> dict[str, Any]:
     header = parse_json(path)
     if not isinstance(header, dict) or not isinstance(header.setdefault("labels", {}), dict):
         raise ValueError(f"'{path}' has no 'labels' table; expected e.g. {LABELS_EXAMPLE}.")
-    require_without_gaps(header["labels"], path)
-    if not all(isinstance(name, str) for name in header["labels"].values()):
-        raise ValueError(f"'labels' of '{path}' has the names {list(header['labels'].values())}; expected texts.")
+    require_label_table(header["labels"], f"'labels' of '{path}'")
     for split in SPLITS:
         items = header.get(split, [])
         if not isinstance(items, list) or not all(_is_item(item) for item in items):
@@ -85,12 +84,6 @@ def parse_json(path: PathLike) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"'{path}' is not valid JSON ({error}). Repair it or write it again.") from error
-
-
-def require_without_gaps(labels: dict[str, str], path: PathLike) -> None:
-    """Refuse a label table whose values are not 0, 1, 2, ..."""
-    if set(labels) != {str(value) for value in range(len(labels))}:
-        raise ValueError(f"'labels' of '{path}' has the values {list(labels)}; expected 0, 1, ... without gaps.")
 
 
 def _is_item(item: object) -> bool:

@@ -27,7 +27,6 @@ from unicorn_monai.dataset_files import (
     list_folders,
     read_array,
     read_header,
-    require_without_gaps,
     resolve_item,
     write_array,
     write_json,
@@ -35,6 +34,7 @@ from unicorn_monai.dataset_files import (
 from unicorn_monai.dataset_journal import JOURNAL, Rows, begun, cut_torn_line
 from unicorn_monai.durable import Occupied, atomic, flush, sweep
 from unicorn_monai.intake import lies_there
+from unicorn_monai.label_checks import require_label_table
 from unicorn_monai.storage import Remote, is_url, local_side
 from unicorn_monai.taken_over import index_of
 
@@ -207,7 +207,7 @@ class DatasetWriter:
             **fields,
         }
         self.header |= {key: v for key, v in (entries or {}).items() if key not in (*self.header, *SPLITS, "settings")}
-        require_without_gaps(self.header["labels"], self.root)
+        require_label_table(self.header["labels"], f"'labels' of '{self.root}'")
         self.suffix, self.share, self.total = suffix, share, total
         self.finished, self._committed = False, time.monotonic()  # finished by the other processes
         own = [path.name for pattern in (".*", "items*.jsonl") for path in self.root.glob(pattern)]

@@ -7,14 +7,40 @@ key; the pixels tell in any case.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unicorn_monai.dataset_checks import problems
 from unicorn_monai.dataset_files import SPLITS, PathLike, list_folders, read_header
 
+logger = logging.getLogger("unicorn_monai")
+
 Pixels = Mapping[bytes, tuple[str, str]]  # digest of an image's pixels -> its split, its name; of `dataset_checks`
+
+
+def require_sound_pair(labeled: PathLike, unlabeled: PathLike) -> None:
+    """Read every file of both domains, refuse what would poison an experiment, and log what might.
+
+    Args:
+        labeled: data set of the labelled domain, whose images all need label maps.
+        unlabeled: data set of the unlabelled domain.
+
+    Raises:
+        ValueError: fatal problems of one of them, the same people in different splits, or the same images.
+    """
+    require_people_apart(labeled, unlabeled)
+    pixels: dict[str, dict[bytes, tuple[str, str]]] = {"labeled": {}, "unlabeled": {}}
+    for name, folder, need_labels in (("labeled", labeled, True), ("unlabeled", unlabeled, False)):
+        found = problems(folder, need_labels, pixels[name])
+        if fatal := [str(problem) for problem in found if problem.fatal]:
+            more = f"\n... and {len(fatal) - 5} more" if len(fatal) > 5 else ""
+            raise ValueError(f"The {name} data set '{folder}' cannot be used:\n" + "\n".join(fatal[:5]) + more)
+        for problem in found:
+            logger.warning("The %s data set: %s", name, problem)
+    require_images_apart(labeled, unlabeled, pixels["labeled"], pixels["unlabeled"])
 
 
 def splits_by_subject(header: Mapping[str, Any]) -> dict[str, str]:

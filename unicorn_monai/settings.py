@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from unicorn_monai.dataset_files import require_finite
-from unicorn_monai.datasets import check, datalist, read_header
-from unicorn_monai.domain_pair import require_images_apart, require_people_apart
+from unicorn_monai.datasets import datalist, read_header
+from unicorn_monai.domain_pair import require_sound_pair
 from unicorn_monai.evaluation.features import require_file
 from unicorn_monai.fusion import MODES
 from unicorn_monai.handlers import read_json
@@ -303,14 +303,7 @@ class Settings:
                 )
             if "path" in self.features:  # before hours of training, not after
                 require_file(*(self.features[key] for key in known[:3]))
-        require_people_apart(self.labeled, self.unlabeled)
-        pixels: dict[str, dict[bytes, tuple[str, str]]] = {"labeled": {}, "unlabeled": {}}
-        for name, folder, need_labels in (("labeled", self.labeled, True), ("unlabeled", self.unlabeled, False)):
-            problems = check(folder, need_labels, pixels[name])
-            if problems:
-                more = f"\n... and {len(problems) - 5} more" if len(problems) > 5 else ""
-                raise ValueError(f"The {name} data set '{folder}' cannot be used:\n" + "\n".join(problems[:5]) + more)
-        require_images_apart(self.labeled, self.unlabeled, pixels["labeled"], pixels["unlabeled"])
+        require_sound_pair(self.labeled, self.unlabeled)
         require_literal(read_header(self.unlabeled).get("device"), f"{self.unlabeled}/dataset.json::device")
         require_data(read_header(self.labeled)["labels"], f"{self.labeled}/dataset.json::labels")
         self._check_words()

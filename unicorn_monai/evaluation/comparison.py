@@ -88,7 +88,7 @@ def score_trainings(each: Sequence[dict[str, Any]], records: Sequence[PathLike],
         result[key] = None if None in parts else _means(parts)
         if result[key] is not None:
             result[key]["ci95"] = bootstrap.over_seeds(_subjects(records, of=counted), score, seed)["ci95"]
-    return result | {key: each[0][key] for key in ("n_test", "n_subjects")}
+    return result | {key: each[0][key] for key in ("absent", "n_test", "n_subjects")}
 
 
 def _means(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -172,3 +172,10 @@ def ordered(keys: Iterable[str], first: Sequence[str]) -> list[str]:
     """The keys, those of ``first`` first."""
     keys = list(keys)
     return [key for key in first if key in keys] + [key for key in keys if key not in first]
+
+
+def absent_labels(results: dict[str, Any]) -> list[str]:
+    """Labels of a run that have no pixel in its test images, by name."""
+    scores = next(iter(nested(results, "segmentation").values()), None) or {}
+    names = dict(enumerate(results.get("labels") or ()))
+    return [str(names.get(value, value)) for value in scores.get("absent") or ()]

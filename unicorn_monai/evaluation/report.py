@@ -23,6 +23,7 @@ from unicorn_monai.evaluation.image_checks import image_checks
 from unicorn_monai.evaluation.markup import (
     MISSING,
     NAMES,
+    absent_labels,
     as_html,
     figure,
     fixed,
@@ -253,7 +254,7 @@ def _scores(results: dict[str, Any], settings: dict[str, Any]) -> str:
         "<p>Table 1. IoU on test images of the unlabelled device. Lower bound: trained on the labelled device only. "
         "Upper bound: trained on true labels of the unlabelled device. UnIACorN: trained on synthetic images; + real: "
         f"and on the labelled device's.{mode}</p>{table(['Label', *head], rows, best, summary=len(labels))}{surfaces}"
-        f'<p class="fine">{layers}Best: highest mean IoU, the upper bound aside.{_left_out(results)}'
+        f'<p class="fine">{layers}Best: highest mean IoU, the upper bound aside.{_absent(results)}{_left_out(results)}'
         f"{report_repeat.trainings(settings)}{report_repeat.budget(results)}</p>"
     )
 
@@ -264,6 +265,13 @@ def _test_images(results: dict[str, Any]) -> str:
     labelled, total = map(number, maps) if isinstance(maps, list | tuple) and len(maps) == 2 else (None, None)
     told = labelled is not None and total is not None and labelled < total
     return f"Test images with a label map, of {fixed(total, 0)}" if told else "Test images"
+
+
+def _absent(results: dict[str, Any]) -> str:
+    """Why a label has no score, or one of 0."""
+    names = absent_labels(results)
+    why = "without a pixel in the test images: 0 where predicted, else no score, and in no mean"
+    return f" {', '.join(names)}: {why}." if names else ""
 
 
 def _left_out(results: dict[str, Any]) -> str:

@@ -247,7 +247,8 @@ def summarise(counts: Counts, seed: int) -> dict[str, Any]:
 
     Returns:
         "iou", "dice", "mean_iou", "mean_iou_layers", "mean_dice" (pooled), "ci95" of the mean IoU, "intervals" of the
-        other means, "per_image", "boundary", "broken_columns", "n_test", "n_subjects".
+        other means, "per_image", "boundary", "broken_columns", "absent" (labels without a pixel in the test set: they
+        have a score of 0 where they are predicted, else none), "n_test", "n_subjects".
     """
     subjects = counts.of_subjects()
     result = {key: or_none(value) for key, value in scores(subjects.sum(axis=0)).items()}
@@ -259,6 +260,7 @@ def summarise(counts: Counts, seed: int) -> dict[str, Any]:
         "per_image": per_image(np.asarray(counts.confusion, dtype=np.float64)),
         "boundary": _boundary(counts, seed),
         "broken_columns": _broken(counts, seed),
+        "absent": np.flatnonzero(subjects.sum(axis=(0, 2)) == 0).tolist(),
         "n_test": len(counts.images),
         "n_subjects": len(subjects),
     }
