@@ -99,6 +99,7 @@ def test_data_may_be_changed():
     check_overrides(TINY, lambda bundle: ["small"])
     check_overrides({"latent_diffusion": {"train_diffusion.json": {"sample_interval": "@val_interval"}}})
     check_overrides({"retinal_unet": {"inference.json": {"network_def::act": ["PRELU", {"init": 0.1}]}}})
+    check_overrides({"retinal_unet": {"uncertainty.json": {"split": "training"}}})
     check_overrides({"synthesis": {"inference.json": {"num_inference_steps": 5}}})  # in place of a reference
 
 

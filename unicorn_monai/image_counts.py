@@ -51,7 +51,9 @@ def require_images(settings: Settings) -> None:
     require_trainable(network, datalist(settings.labeled, "training"), _config(settings, "retinal_unet")["batch_size"])
 
 
-def check_batches(bundle_root: PathLike, items: Sequence[dict[str, Any]], batch_size: int) -> None:
+def check_batches(
+    bundle_root: PathLike, items: Sequence[dict[str, Any]], batch_size: int, num_labels: int | None = None
+) -> None:
     """:func:`require_trainable` for a configuration, which it leaves as it is.
 
     The network is built anew: that of the training gets its weights once the training is seeded.
@@ -60,9 +62,11 @@ def check_batches(bundle_root: PathLike, items: Sequence[dict[str, Any]], batch_
         bundle_root: bundle that defines the network.
         items: to be trained on.
         batch_size: of the training.
+        num_labels: of the training's network, where its bundle knows it from weights that are not there yet.
     """
+    settings = {} if num_labels is None else {"num_labels": num_labels}
     with torch.random.fork_rng(devices=[]):
-        network = from_bundle(bundle_root)
+        network = from_bundle(bundle_root, settings=settings)
     require_trainable(network, items, batch_size)
 
 

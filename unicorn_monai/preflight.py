@@ -183,7 +183,7 @@ def _check_changes(config: dict[str, Any], changes: dict[str, Any], where: str) 
             require_literal(value, f"overrides of {where}: {key}")
             _check_value(key, value, f" (overrides of {where})")
         parent, leaf = places[key]
-        if isinstance(parent[leaf], list) and not isinstance(value, list):
+        if key not in RULES | CHOICES and isinstance(parent[leaf], list) and not isinstance(value, list):
             raise ValueError(f"{key} (overrides of {where}) is {value!r}; expected a list, as {parent[leaf]!r:.80}.")
         parent[leaf] = value
     for key in changed_wiring(before, config):
