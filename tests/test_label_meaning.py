@@ -238,7 +238,7 @@ def test_prepare_and_check_refuse_masks_of_0_and_255(tmp_path, monkeypatch, caps
     assert "nothing but 0 'background' and 255 (ignore) in all 3 label maps" in capsys.readouterr().out
     assert len(check(tmp_path / "out")) == 1
     (tmp_path / "labels.json").write_text(
-        json.dumps({"labels": {"0": "background", "1": "fluid"}, "values": {"0": 0, "255": 1}})
+        json.dumps({"labels": {"0": "background", "1": "fluid"}, "values": {"255": 1}})
     )
     assert image_folder.main([str(tmp_path / "in"), str(tmp_path / "again"), *options]) == 0
     assert not problems(tmp_path / "again", need_labels=True)
