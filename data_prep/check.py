@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found = problems(options.dataset, options.labels)
             maps = label_map_counts(read_header(options.dataset))
     except ValueError as error:
-        found = [Problem(HEADER, "file", str(error), "a readable data set", "See data_prep/README.md for the format.")]
+        found = [Problem(HEADER, "file", "none that can be read", "that of a data set", str(error))]
     fatal = sum(problem.fatal for problem in found)
     if options.json:
         listed = [problem.to_dict() for problem in found]

@@ -22,6 +22,7 @@ from unicorn_monai.intake import read_text, require_parsable, require_regular, r
 from unicorn_monai.isolated import Unreadable, read_isolated
 
 Array = NDArray
+MOST_SURFACES = 1000  # columns of a table; a line of millions would take minutes to split
 CELL_GROWTH = 200  # bytes in memory per byte of a table, whose cells may be of one letter
 KINDS = (".csv", ".txt", ".mat", ".xml")
 
@@ -63,6 +64,8 @@ def _read_text(path: Path) -> dict[str, Array]:
     if not lines:
         raise ValueError(f"surfaces: '{path.name}' is empty; expected one line per A-scan")
     separator = next((mark for mark in ("\t", ";", ",") if mark in lines[0]), None)
+    if (most := max(line.count(separator or " ") for line in lines)) >= MOST_SURFACES:
+        raise ValueError(f"surfaces: '{path.name}' has a line of {most + 1} values; expected one for each surface")
     table = [[cell.strip() for cell in line.split(separator)] for line in lines]
     names = None
     if not all(_is_number(cell) for cell in table[0]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import struct
 from argparse import Namespace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import scipy.io
@@ -21,9 +23,11 @@ from data_prep.label_schemes import TRAIN_IDS, read_scheme
 from data_prep.options import natural
 from data_prep.privacy import read_key
 from data_prep.street_frames import Layout, read_frames
-from data_prep.surface_files import load_mat
+from data_prep.surface_files import load_mat, read_surfaces
 from unicorn_monai import isolated, volume_files
+from unicorn_monai.dataset_files import open_picture
 from unicorn_monai.datasets import HEADER, SPLITS, DatasetWriter, datalist, read_header
+from unicorn_monai.volume_files import data_entries, open_nifti
 
 
 def convert(source, root: Path, *more: str) -> tuple[int, Path]:
@@ -346,3 +350,52 @@ def test_the_key_is_on_the_disk_before_it_is_used(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", noting)
     read_key(tmp_path / "keys" / "key", tmp_path / "out")
     assert flushed == ["key", "keys"]
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("s.nhdr", "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 8 8 8\nencoding: raw\ncontent: x\rdata file: {}\n\n"),
+        ("s.nhdr", "NRRD0004\rdata file: {}\ntype: uint8\ndimension: 3\nsizes: 8 8 8\nencoding: raw\n\n"),
+        ("s.nhdr", "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 8 8 8\nencoding: raw\ndata file: -\n\n"),
+        ("s.mhd", "NDims = 3\nDimSize = 8 8 8\nElementType = MET_UCHAR\nElementDataFile  :  = {}\n"),
+        ("s.mhd", "NDims = 3\nDimSize = 8 8 8\nElementType = MET_UCHAR\nElementDataFile == {}\n"),
+        ("s.mhd", "NDims = 3\nDimSize = 8 8 8\nElementType = MET_UCHAR\rElementDataFile = {}\nElementDataFile = a\n"),
+    ],
+)
+def test_a_header_that_a_reader_takes_otherwise_names_no_file_outside(tmp_path, name, header):
+    (tmp_path / "in").mkdir()
+    secret = tmp_path / "secret.raw"
+    secret.write_bytes(bytes(range(256)) * 2)
+    (tmp_path / "in" / name).write_bytes(header.format(secret).encode())
+    with pytest.raises(ValueError, match=r"carriage return|no name in place"):
+        data_entries(tmp_path / "in" / name)
+
+
+@pytest.mark.parametrize("offset", [0.0, 348.0, 351.0, 352.7, float("nan")])
+def test_the_header_of_a_nifti_file_is_none_of_its_voxels(tmp_path, offset):
+    path = tmp_path / "a.nii"
+    nib.save(nib.Nifti1Image(np.ones((8, 8, 8), np.uint8), np.eye(4)), path)
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<f", content, 108, offset)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="found its voxels at byte"):
+        open_nifti(path)
+
+
+def test_a_jpeg_file_of_thousands_of_scans_is_refused_before_it_is_decoded(tmp_path):
+    file = io.BytesIO()
+    Image.new("L", (990, 990)).save(file, "JPEG", progressive=True, quality=1)
+    content = file.getvalue()
+    last = content.rfind(b"\xff\xda")
+    (tmp_path / "a.jpg").write_bytes(content[:-2] + content[last:-2] * 3000 + b"\xff\xd9")
+    with pytest.raises(ValueError, match=r"it holds 30\d\d scans"):
+        open_picture(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes(content)
+    assert open_picture(tmp_path / "b.jpg").size == (990, 990)
+
+
+def test_a_table_with_a_line_of_millions_of_values_is_refused_before_it_is_split(tmp_path):
+    (tmp_path / "a.csv").write_text("1," * 100_000 + "1\n")
+    with pytest.raises(ValueError, match="a line of 100001 values; expected one for each surface"):
+        read_surfaces(tmp_path / "a.csv", columns=8, first_row=0)

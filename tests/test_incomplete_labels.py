@@ -78,7 +78,9 @@ def test_a_sub_domain_without_label_maps_is_there_without_a_score():
     assert found["rain"] == {"iou": [None] * 2, "mean_iou": None, "ci95": None, "n_test": 0, "n_subjects": 0}
 
 
-@pytest.mark.parametrize(("labelled", "told"), [(3, "scores are of the other 3"), (0, "no scores without"), (4, None)])
+@pytest.mark.parametrize(
+    ("labelled", "told"), [(3, "scores are of the other 3"), (0, "nothing can be scored"), (4, None)]
+)
 def test_the_printed_table_says_how_many_test_images_have_no_label_map(labelled, told):
     table = score_table({"segmentation": {}, "label_maps": {"test": (labelled, 4)}})
     expected = f"{4 - labelled} of 4 test images of the unlabelled domain have no label map: {told}"

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from data_prep.street_phantom import write_streets
+from unicorn_monai.console import score_table
 from unicorn_monai.datasets import datalist, write_json
 from unicorn_monai.evaluation import reconstructions
 from unicorn_monai.evaluation.image_checks import image_checks, usable_checks
@@ -79,7 +80,7 @@ def settings(prepared: Path, output: Path) -> Settings:  # noqa: F811
 
 def test_a_run_ends_after_the_autoencoder_and_is_gone_on_with_by_force_only(prepared, tmp_path):  # noqa: F811
     run = Experiment(settings(prepared, tmp_path / "run"))
-    with pytest.raises(ValueError, match=r"autoencoder does not keep the images: .*Labelled device.*--resume --force"):
+    with pytest.raises(ValueError, match=r"--resume --force.*autoencoder does not keep the images: .*Labelled device"):
         run.run()
     done = {path.stem for path in (tmp_path / "run" / "stages").glob("*.json")}
     assert done == {"autoencoder", "reconstructions"}, "nothing was trained on such images"
@@ -103,7 +104,9 @@ def test_a_forced_run_says_so_in_its_report(tmp_path):
     results = {"reconstructions": {"labeled": lost, "unlabeled": lost}, "segmentation": {}}
     assert [good for _, _, good in image_checks(results)[:6]] == [False, False, None] * 2
     write_json(tmp_path / "results.json", results | {"forced": ["..."]})
-    assert "because of <code>--force</code>" in write_report(tmp_path).read_text()
+    text = write_report(tmp_path).read_text()
+    assert text.index("because of <code>--force</code>") < text.index('class="verdict"'), "before anything else"
+    assert "forced: the autoencoder" in str(score_table(results | {"forced": ["..."]}).caption)
     write_json(tmp_path / "results.json", results)
     assert "--force" not in write_report(tmp_path).read_text()
 

@@ -37,7 +37,7 @@ def test_what_is_data_and_what_is_not():
         "b::2::_target_": "c",
         "b::2::d": "@a",
         "e::_mode_": "debug",
-        "e::g::h": 2,
+        "e::g::h": {"g::h": 2},
     }
     assert changed_wiring(config, config | {"a": 2, "f": [{"k": "v"}]}) == []
     assert changed_wiring(config, config | {"a": "%other.json"}) == ["a"]
@@ -282,3 +282,24 @@ def test_an_option_that_monai_would_misread_is_refused(tmp_path, monkeypatch, va
 def test_options_in_monai_s_own_words_are_not(value):
     config = Path(bundle_root("retinal_unet")) / "configs" / "train.json"
     refuse_unknown_options(["--config_file", str(config), "--dataset_dir", value])
+
+
+@pytest.mark.parametrize(
+    "decoy",
+    [
+        {"scheduler::prediction_type": "@prediction_type"},
+        {"scheduler#prediction_type": "@prediction_type"},
+        {"": {"scheduler": {"prediction_type": "@prediction_type"}}},
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_an_entry_with_the_id_of_another_does_not_hide_it(decoy, first):
+    before = {"scheduler": {"_target_": "a.b", "prediction_type": "@prediction_type"}, "prediction_type": "epsilon"}
+    evil = {"scheduler": {"_target_": "a.b", "prediction_type": "$open('x', 'w')"}, "prediction_type": "epsilon"}
+    assert changed_wiring(before, {**decoy, **evil} if first else {**evil, **decoy})
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])
+def test_a_text_that_no_file_can_be_called_is_refused(text):
+    with pytest.raises(ValueError, match="which no file can be called"):
+        require_literal({"output": text}, "settings")

@@ -79,8 +79,6 @@ def score_table(results: dict[str, Any]) -> Table:
     """The scores of a finished run, for a terminal."""
     table = Table(title="Mean IoU on the unlabelled domain")
     layers = results.get("modality", "OCT") == "OCT"
-    if missing := absent_labels(results):
-        table.caption = escape(printable(f"without a pixel in the test images: {', '.join(missing)}"))
     for column in ("trained on", "all labels", *(["layers"] if layers else []), "95 % interval"):
         table.add_column(column)
     for name, scores in results["segmentation"].items():
@@ -90,12 +88,17 @@ def score_table(results: dict[str, Any]) -> Table:
         table.add_row(
             escape(printable(name)), *("not computed" if mean is None else f"{mean:.3f}" for mean in means), text
         )
+    missing = absent_labels(results)
+    notes = [f"without a pixel in the test images: {', '.join(missing)}"] if missing else []
     labelled, total = results.get("label_maps", {}).get("test", (0, 0))
     if labelled < total:
-        scores_of = f"scores are of the other {labelled}" if labelled else "no scores without"
-        table.caption = (
+        scores_of = f"scores are of the other {labelled}" if labelled else "nothing can be scored"
+        notes.append(
             f"{total - labelled} of {total} test images of the unlabelled domain have no label map: {scores_of}"
         )
+    if results.get("forced"):
+        notes.append("forced: the autoencoder does not keep the images, on which everything after it was trained")
+    table.caption = escape(printable("; ".join(notes))) or None
     return table
 
 

@@ -22,6 +22,7 @@ UPRIGHT = 1  # the EXIF orientation of pixels that are stored as they are shown;
 BITS_PER_SAMPLE = 258  # a tag of TIFF
 CODESTREAM, FIRST_DEPTH = b"\xff\x4f\xff\x51", 42  # of JPEG 2000: its beginning, and where the bits of a channel stand
 MOST_PIXELS_PER_BYTE = 512  # of a JPEG file: a black one has 255, since a block of 64 pixels takes two bits
+START_OF_SCAN, MOST_SCANS = b"\xff\xda", 100  # of JPEG; a progressive file has about ten
 FILLING, LEAST_ROWS = 128, 8  # what the decoder of JPEG fills in, and the height of its blocks
 
 
@@ -41,6 +42,7 @@ def require_faithful(picture: Any, path: Path) -> None:
         depth = stream[FIRST_DEPTH - len(CODESTREAM) :][:1]
         _require_all_bits(picture, (depth[0] & 0x7F) + 1 if depth else 8)
     elif picture.format == "JPEG":
+        _require_few_scans(path)
         _require_whole(picture, path.stat().st_size)
     else:
         require_faithful_page(picture)
@@ -70,6 +72,17 @@ def _require_all_bits(picture: Any, bits: int) -> None:
             f"it has {bits} bits in each of its channels, of which 8 would be read; expected grey levels of {bits} "
             "bits, or 8 bits. Export it anew as one of these"
         )
+
+
+def _require_few_scans(path: Path) -> None:
+    """Each scan of a progressive JPEG file passes over all pixels, and may take a few bytes."""
+    count, end = 0, b""
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            count += (end + block).count(START_OF_SCAN)
+            end = block[-1:]
+    if count > MOST_SCANS:
+        raise ValueError(f"it holds {count} scans; expected at most {MOST_SCANS}, of which a picture has about ten")
 
 
 def _require_whole(picture: Image.Image, size: int) -> None:

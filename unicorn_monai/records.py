@@ -140,5 +140,6 @@ def read_flagged(run: Path) -> list[str]:
     found = take(parse_json(path), {"memorization": (lambda v: v is None or isinstance(v, dict), "an object")}, path)
     audit = take(found.get("memorization") or {}, {"flagged": TEXTS, "not_computed": TEXT}, path)
     if "flagged" not in audit:
-        raise ValueError(f"The audit of '{run}' was not computed: {audit.get('not_computed', 'no result')}.")
+        reason = str(audit.get("not_computed", "no result")).rstrip(".")
+        raise ValueError(f"The search for copies of '{run}' was not computed: {reason}.")
     return list(audit["flagged"])

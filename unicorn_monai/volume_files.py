@@ -87,6 +87,8 @@ def data_entries(path: Path) -> list[str]:
     found = [value for name, value in _entries(path) if name in (*_PLACES, "=datafile", "")]
     if any("%" in entry for entry in found):
         raise Untaken("file: found a pattern with '%' in place of the file of its voxels; expected the file's name")
+    if any(entry.startswith(("=", ":")) or entry == "-" for entry in found):  # left out by ITK; standard input
+        raise Untaken("file: found no name in place of the file of its voxels; expected the file's name")
     return found
 
 
@@ -128,7 +130,10 @@ def _lines(path: Path) -> Iterator[str]:
             left -= len(line)
             if not left or b"\0" in line:
                 raise Untaken(f"file: found no header that ends within {MOST_HEADER} bytes of text; export it anew")
-            yield line.decode("latin-1").rstrip("\r\n")
+            text = line.decode("latin-1").removesuffix("\n").removesuffix("\r")
+            if "\r" in text:  # the end of a line to ITK, but not to us
+                raise Untaken("file: found a carriage return within a line of its header; export it anew")
+            yield text
 
 
 def _unpacked(path: Path) -> int:
@@ -146,7 +151,7 @@ def _unpacked(path: Path) -> int:
         raise Untaken(f"file: found {keys[0]} {_shown(axes)} and {keys[1]} {_shown(sizes)}; expected {expected}")
     bytes_each = _META_TYPES.get(kind.upper()) if is_meta(path) else _NRRD_TYPES.get(" ".join(kind.lower().split()))
     channels = table.get("ElementNumberOfChannels", "1")
-    if bytes_each is None or not (channels.isdecimal() and 1 <= int(channels) <= 1000):
+    if bytes_each is None or not (channels.isdecimal() and len(channels) < 5 and 1 <= int(channels) <= 1000):
         raise Untaken(f"file: found no type of numbers as {keys[2]}, or many in a voxel; expected one in each voxel")
     return math.prod(numbers) * bytes_each * int(channels)
 
@@ -189,8 +194,10 @@ def _nifti_bytes(header: Any) -> int:
 def _require_short_extensions(file: Any, header: Any) -> None:
     """Nibabel reads each part between header and voxels as long as it says it is, however long that is."""
     place, offset = header.sizeof_hdr + 4, float(header["vox_offset"])
-    if not 0 <= offset <= MOST_EXTENSIONS:
-        raise Untaken(f"file: found its voxels at byte {offset:g}; expected them below {MOST_EXTENSIONS}")
+    if not (place <= offset <= MOST_EXTENSIONS and offset.is_integer()):  # before it, the header would be voxels
+        raise Untaken(
+            f"file: found its voxels at byte {offset:g}; expected a whole number from {place} to {MOST_EXTENSIONS}"
+        )
     file.seek(place - 4)
     if not file.read(4)[:1].strip(b"\0"):
         return

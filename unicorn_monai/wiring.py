@@ -52,12 +52,19 @@ def wiring(node: Any, key: str = "") -> dict[str, Any]:
         found[key] = sorted(map(str, node))
     for name, child in _children(node):
         own = f"{key}::{name}".removeprefix("::")
-        divided = isinstance(name, str) and key and _SEPARATORS.search(name)
-        if divided or (isinstance(name, str) and name.startswith("_")) or (not key and name in _BASE):
-            found[own] = child
+        if isinstance(name, str) and (not name or _SEPARATORS.search(name)):
+            _add(found, {own: {name: child}})  # under the id that MONAI makes of it, where another entry may stand
+        elif (isinstance(name, str) and name.startswith("_")) or (not key and name in _BASE):
+            _add(found, {own: child})
         else:
-            found |= wiring(child, own)
+            _add(found, wiring(child, own))
     return found
+
+
+def _add(found: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Add entries; where two have one id, both are kept: which of them MONAI would take must not matter."""
+    for key, value in more.items():
+        found[key] = [found[key], value] if key in found else value
 
 
 def changed_wiring(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -78,6 +85,8 @@ def require_literal(value: Any, name: str) -> None:
     """
     require_data(value, name)
     for key, text in _texts(value, name):
+        if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(f"'{key}' is {text!r}, which no file can be called; expected readable letters.")
         if is_reference(text):
             raise ValueError(
                 f"'{key}' is {text!r}, for which MONAI takes another entry of the configuration; expected a plain "

@@ -244,8 +244,8 @@ def audit(
     """
     if len(held_out.items) < LEAST:
         raise TooFewImages(
-            f"{len(held_out.items)} held-out image(s); expected at least {LEAST}, of subjects that no network has "
-            "seen. Hold more real images out, or leave the audit out: 'not computed'."
+            f"{len(held_out.items)} held-out image(s); expected at least {LEAST}, validation and test images of "
+            "subjects that no network has seen. Hold more real images out"
         )
     search, unseen = Searcher(training, candidates), Searcher(held_out, candidates)
     apart = unseen(synthetic, "audit: against held-out images")

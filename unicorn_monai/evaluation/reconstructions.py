@@ -126,10 +126,10 @@ def refuse_unusable(results: dict[str, Any], run_dir: Path, forced: bool) -> Non
         results["forced"] = lost
         return
     raise ValueError(
-        f"{lost} All that follows would be trained on such images. Look at the sheets in "
-        f"'{run_dir / 'bundles' / 'latent_diffusion' / 'output' / 'autoencoder'}' and train it longer (max_epochs of "
-        "train_autoencoder.json of latent_diffusion, in overrides) with another --output, or go on in spite of it "
-        "with --resume --force."
+        "All that follows would be trained on the images of an autoencoder that does not keep them. Look at the sheets "
+        f"in '{run_dir / 'bundles' / 'latent_diffusion' / 'output' / 'autoencoder'}' and train it longer (max_epochs "
+        "of train_autoencoder.json of latent_diffusion, in overrides) with another --output, or go on in spite of it "
+        f"with --resume --force. {lost}"
     )
 
 

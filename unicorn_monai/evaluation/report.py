@@ -45,8 +45,8 @@ from unicorn_monai.settings import SEMANTIC_ONLY
 MAIN = "unicorn+real"
 CORE = ("lower_bound", "upper_bound", MAIN, "unicorn")  # always have a column, the first ones
 FORCED = (
-    "the autoencoder does not keep the images (below), and the run went on because of <code>--force</code>: what "
-    "follows was trained on such images."
+    "<p><b>Forced:</b> the autoencoder does not keep the images (see Checks), and the run went on because of "
+    "<code>--force</code>: everything after the autoencoder was trained on such images.</p>"
 )
 SETS = ("labeled", "unlabeled", "unicorn", "unicorn_paper")
 
@@ -78,7 +78,7 @@ def sections(folder: Path) -> list[str]:
     """
     try:
         return _sections(folder)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
         raise ValueError(
             f"results.json of '{folder}', or a file beside it, does not hold what an experiment writes "
             f"({type(error).__name__}: {error}). Let the experiment write it again; --resume does."
@@ -88,6 +88,7 @@ def sections(folder: Path) -> list[str]:
 def _sections(folder: Path) -> list[str]:
     results, experiment = _read(folder, "results.json", dict), _read(folder, "experiment.json", dict)
     parts = [
+        *_forced(results),
         _verdict(results),
         section("Segmentation of the unlabelled device", _scores(results, nested(experiment, "settings"))),
         section("Differences on the same eyes", report_images.differences(results)),
@@ -140,6 +141,11 @@ def gap_closed(results: dict[str, Any], setup: str = MAIN) -> tuple[float, tuple
 
 
 # ---------------------------------------------------------------------- sections, top to bottom
+
+
+def _forced(results: dict[str, Any]) -> list[str]:
+    """What a reader must know before anything else; a section or none."""
+    return [f'<section class="bad">{FORCED}</section>'] if results.get("forced") else []
 
 
 def _verdict(results: dict[str, Any]) -> str:
@@ -358,10 +364,7 @@ def _checks(results: dict[str, Any]) -> str:
     words = {True: '<b class="ok">\u2713 OK</b>', False: '<b class="bad">\u2717 outside</b>', None: MISSING}
     rows = image_checks(results)
     items = (f"<li><span>{what}</span><span>{found}</span>{words[ok]}</li>" for what, found, ok in rows)
-    text = f'<ul class="checks">{"".join(items)}</ul>'
-    if results.get("forced"):
-        text = f"<p><b>Forced:</b> {FORCED}</p>{text}"
-    return text
+    return f'<ul class="checks">{"".join(items)}</ul>'
 
 
 # ---------------------------------------------------------------------- reading
