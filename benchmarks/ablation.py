@@ -23,6 +23,7 @@ from unicorn_monai.bundle import default_device
 from unicorn_monai.console import log_to_console
 from unicorn_monai.evaluation.segmentation import score_images
 from unicorn_monai.experiment import CONTROLNETS, Experiment
+from unicorn_monai.records import read_record
 from unicorn_monai.settings import settings_of
 
 REAL = ("lower_bound", "upper_bound", "augmentation")  # networks of real images
@@ -76,7 +77,8 @@ class Ablation(Experiment):
         made = {"labeled_augmented": "style_augmentation", "guessed": "pseudo_labels"}
         without = [folder for folder, setting in made.items() if not own.get(setting, True)]
         take_over(run, output, change.controlnets, without)
-        super().__init__(replace(settings, baselines=("augmentation",), tracking=False, jobs=1, **own), resume=True)
+        settings = replace(settings, baselines=("augmentation",), tracking=False, jobs=1, **own)
+        super().__init__(settings, resume=True, force=read_record(run).get("forced") is True)
 
     def measure(self) -> dict[str, float]:
         """Mean IoU of every recipe, on validation and test images, and how far the control is obeyed."""

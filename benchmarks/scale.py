@@ -94,7 +94,7 @@ def synthesise(folder: Path, items: int, size: int) -> None:
     autoencoder, unet = networks()
     semantic, uncertainty = (freeze(controlnet_for(unet, channels, (4, 4, 4))) for channels in (LABELS, 1))
     prior = UncertaintyPrior(0.2, 0.05, "zscore", 0.1, 0.1, "x")
-    inferer = DualControlNetInferer(DPMSolverPlusPlus(1000, **SCHEDULE), 1.0, 1.0, "compositional")
+    inferer = DualControlNetInferer(DPMSolverPlusPlus(1000, coarse=True, **SCHEDULE), 1.0, 1.0, "compositional")
     meter = Meter("synthesis", items)
 
     class Metered(Generator):
