@@ -626,3 +626,10 @@ def test_the_spacing_of_a_file_is_in_millimetres_whatever_its_unit(tmp_path, uni
         image.header.set_xyzt_units(unit)
     nib.save(image, tmp_path / "a.nii.gz")
     assert read_spacing(tmp_path / "a.nii.gz") == pytest.approx((expected, expected))
+
+
+def test_a_modality_that_is_no_text_is_a_problem(tmp_path):
+    write(tmp_path)
+    header = json.loads((tmp_path / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps(header | {"modality": [1]}))
+    assert any(line.startswith("dataset.json: modality: found [1]") for line in check(tmp_path))

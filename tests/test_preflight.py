@@ -21,6 +21,7 @@ from unicorn_monai.preflight import (
     CHOICES,
     RULES,
     check_chain,
+    check_device,
     check_labels,
     check_settings,
     refuse_unknown_options,
@@ -252,3 +253,9 @@ def test_the_paper_s_semantic_net_is_trained_whatever_the_hint_of_the_other_but_
     save_weights(nn.Linear(4, 1), chain["semantic_controlnet"] / "models" / "model.pt", **alone)
     with pytest.raises(ValueError, match="scaling 'zscore', in use is 'paper'"):
         check_chain(**chain, mode="paper", prior=plain)
+
+
+@pytest.mark.parametrize("device", ["meta", "xla", "hpu:0"])
+def test_a_device_that_holds_no_numbers_or_is_not_there_is_refused(device):
+    with pytest.raises(ValueError, match=r"expected cpu, cuda"):
+        check_device(device)

@@ -136,6 +136,8 @@ def _header_problems(header: Mapping[str, Any], need_subjects: bool = False) -> 
     if need_subjects and not (isinstance(header.get("device"), str) and header["device"]):
         found = repr(header.get("device"))
         yield Problem(HEADER, "device", found, "the name of the device", "Add it; it names the domain.")
+    if not isinstance(header.get("modality", "OCT"), str):
+        yield Problem(HEADER, "modality", repr(header["modality"]), '"OCT", "RGB", ...', "Correct it.")
     yield from _spacing_problems(HEADER, header.get("spacing_mm"), oct_)
     for split in SPLITS:
         for item in header.get(split, []):

@@ -132,6 +132,9 @@ def check_device(device: torch.device | str) -> None:
         wanted = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device is {device!r}; expected cpu, cuda or cuda:0, cuda:1, ...") from error
+    there = wanted.type in ("cpu", "cuda") or (wanted.type == "mps" and torch.backends.mps.is_available())
+    if not there:  # PyTorch knows more kinds, of which some hold no numbers, than machines have
+        raise ValueError(f"device is '{device}', which this machine does not have; expected cpu, cuda or cuda:0, ...")
     if wanted.type == "cuda":
         count = torch.cuda.device_count()
         if not count:
