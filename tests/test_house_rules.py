@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -348,3 +349,10 @@ def test_no_file_tells_of_the_machine_it_was_written_on(path):
     if path == Path(__file__):
         lines = [line for line in lines if not line.startswith("FOREIGN")]
     assert [line for line in lines if FOREIGN.search(line)] == []
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name)
+def test_every_check_takes_the_arguments_that_it_is_given(path):
+    """A configuration on top of another changes checks by their place in its list."""
+    for check in load_config(path.parents[1], path.name).get("checks", []):
+        inspect.signature(resolve(check["_target_"])).bind(**{k: v for k, v in check.items() if not k.startswith("_")})
