@@ -399,3 +399,23 @@ def test_a_table_with_a_line_of_millions_of_values_is_refused_before_it_is_split
     (tmp_path / "a.csv").write_text("1," * 100_000 + "1\n")
     with pytest.raises(ValueError, match="a line of 100001 values; expected one for each surface"):
         read_surfaces(tmp_path / "a.csv", columns=8, first_row=0)
+
+
+@pytest.mark.parametrize(
+    "entry", ["Offset =", "Offset = 1 1", "Position = 1", "Color = 1 1", "ElementMin =", "TransformMatrix = 1 0 0 0 1"]
+)
+def test_an_entry_of_a_header_with_too_few_values_is_refused(tmp_path, entry):
+    """ITK reads the missing ones in the next line, and then takes a later one for the name of the file."""
+    lines = ["NDims = 3", "DimSize = 8 8 8", "ElementType = MET_UCHAR", entry, "ElementDataFile = own.raw"]
+    (tmp_path / "t.mhd").write_text("\n".join([*lines, "ElementDataFile = /elsewhere.raw", ""]))
+    with pytest.raises(ValueError, match="fewer values than"):
+        data_entries(tmp_path / "t.mhd")
+
+
+def test_a_jpeg_file_of_filling_is_refused_before_it_is_opened(tmp_path):
+    file = io.BytesIO()
+    Image.new("L", (64, 64)).save(file, "JPEG")
+    content = file.getvalue()
+    (tmp_path / "a.jpg").write_bytes(content[:2] + b"\xff" * 3_000_000 + content[2:])
+    with pytest.raises(ValueError, match="filling bytes in a row"):
+        open_picture(tmp_path / "a.jpg")

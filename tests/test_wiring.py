@@ -303,3 +303,9 @@ def test_an_entry_with_the_id_of_another_does_not_hide_it(decoy, first):
 def test_a_text_that_no_file_can_be_called_is_refused(text):
     with pytest.raises(ValueError, match="which no file can be called"):
         require_literal({"output": text}, "settings")
+
+
+@pytest.mark.parametrize("more", [{"+a": {"x": 2}}, {"+a": {"y": 2}}, {"+checks": ["q"]}])
+def test_what_monai_would_merge_into_another_entry_is_wiring(more):
+    before = {"a": {"_target_": "f", "x": "$1"}, "checks": []}
+    assert changed_wiring(before, before | more)

@@ -22,6 +22,7 @@ UPRIGHT = 1  # the EXIF orientation of pixels that are stored as they are shown;
 BITS_PER_SAMPLE = 258  # a tag of TIFF
 CODESTREAM, FIRST_DEPTH = b"\xff\x4f\xff\x51", 42  # of JPEG 2000: its beginning, and where the bits of a channel stand
 MOST_PIXELS_PER_BYTE = 512  # of a JPEG file: a black one has 255, since a block of 64 pixels takes two bits
+MOST_FILLING = 4096  # bytes between two segments of JPEG
 START_OF_SCAN, MOST_SCANS = b"\xff\xda", 100  # of JPEG; a progressive file has about ten
 FILLING, LEAST_ROWS = 128, 8  # what the decoder of JPEG fills in, and the height of its blocks
 
@@ -72,6 +73,20 @@ def _require_all_bits(picture: Any, bits: int) -> None:
             f"it has {bits} bits in each of its channels, of which 8 would be read; expected grey levels of {bits} "
             "bits, or 8 bits. Export it anew as one of these"
         )
+
+
+def require_no_filling(path: Path) -> None:
+    """Refuse a JPEG file with thousands of filling bytes in a row, which Pillow passes over one by one.
+
+    Raises:
+        ValueError: naming what was found.
+    """
+    with path.open("rb") as file:
+        if file.read(2) != b"\xff\xd8":
+            return
+        while block := file.read(1 << 20):
+            if b"\xff" * MOST_FILLING in block:
+                raise ValueError(f"it holds more than {MOST_FILLING} filling bytes in a row; export it anew")
 
 
 def _require_few_scans(path: Path) -> None:

@@ -7,6 +7,7 @@ front of Python's own.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import all_suffixes
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from unicorn_monai.bundle import bundle_root, configured
 from unicorn_monai.dataset_files import parse_json
-from unicorn_monai.wiring import changed_wiring, require_data
+from unicorn_monai.wiring import changed_wiring, require_literal
 
 GENERATOR = ("retinal_unet", "latent_diffusion", "uncertainty_controlnet", "semantic_controlnet", "synthesis")
 METADATA = "metadata.json"
@@ -41,11 +42,13 @@ def require_own_bundles(
     Raises:
         ValueError: naming the file and the entry.
     """
+    if os.path.lexists(bundles / "configs"):  # where parts of a bundle would be looked for
+        raise ValueError(f"'{bundles / 'configs'}' is no bundle of a run; expected bundles alone. Remove it.")
     for name in GENERATOR:
         root = bundles / name
         if not (root / "configs").is_dir():
             continue  # who needs it says so
-        _require_data_only(root)
+        _require_literal_only(root)
         shipped = sorted(Path(bundle_root(name), "configs").glob(files))
         for file in [*(path.name for path in shipped), METADATA]:
             path = root / "configs" / file
@@ -56,7 +59,7 @@ def require_own_bundles(
                 _require_same(path, expected, bundles)
 
 
-def _require_data_only(root: Path) -> None:
+def _require_literal_only(root: Path) -> None:
     for path in (root.parent, root, *root.rglob("*")):
         if path.is_symlink():
             raise ValueError(f"'{path}' is a link to '{path.readlink()}'; expected a file of its own. Copy it there.")
@@ -85,7 +88,7 @@ def _is_place(value: Any, bundles: Path, name: str) -> bool:
     if not isinstance(value, str):
         return False
     try:
-        require_data(value, name)
+        require_literal(value, name)  # else MONAI makes another place of it
         place = Path(value).resolve()
         here = place.parent == bundles.resolve() and place.name in GENERATOR
         return name == "prior_path" or here or not place.exists()

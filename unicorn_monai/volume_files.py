@@ -44,6 +44,12 @@ _NRRD_TYPES = {
 }
 
 
+# Values of an entry of MetaImage: as many as there are axes to this power; and others of several.
+_PER_AXIS = dict.fromkeys(("Position", "Offset", "Origin", "CenterOfRotation", "ElementSpacing", "ElementSize"), 1)
+_PER_AXIS |= dict.fromkeys(("TransformMatrix", "Rotation", "Orientation"), 2)
+_META_VALUES = {"Color": 4}
+
+
 class ItkVolume(NamedTuple):
     """Voxels in the axis order of the file (x, y, z), their spacing, the directions of the axes as columns, the origin.
 
@@ -111,11 +117,25 @@ def _entries(path: Path) -> list[tuple[str, str]]:
             entries.append((name or "?", value.removeprefix("=").strip()) if colon else ("?", ""))
         elif not meta and not line:
             break
+    if meta:
+        _require_all_values(entries)
     names = [name for name, _ in entries if name]
     if "?" in names or len(set(names)) < len(names):
         expected = "NAME = VALUE" if meta else "NAME: VALUE"
         raise Untaken(f"file: found a line in its header that is no entry, or one twice; expected {expected}")
     return entries
+
+
+def _require_all_values(entries: list[tuple[str, str]]) -> None:
+    """Where values are missing, ITK goes on reading in the next line, which then is no entry to it."""
+    axes = 0
+    for name, value in entries:
+        if name == "NDims":
+            axes = int(value) if value in map(str, AXES) else 0
+        least = _META_VALUES.get(name, 1) if name not in _PER_AXIS else (axes or max(AXES)) ** _PER_AXIS[name]
+        if name in ("", "?", "Comment") or len(value.split()) >= least:
+            continue
+        raise Untaken(f"file: found fewer values than {least} in an entry of its header; expected all. Export it anew")
 
 
 def _listed(entries: list[tuple[str, str]]) -> bool:

@@ -54,11 +54,16 @@ def wiring(node: Any, key: str = "") -> dict[str, Any]:
         own = f"{key}::{name}".removeprefix("::")
         if isinstance(name, str) and (not name or _SEPARATORS.search(name)):
             _add(found, {own: {name: child}})  # under the id that MONAI makes of it, where another entry may stand
-        elif (isinstance(name, str) and name.startswith("_")) or (not key and name in _BASE):
+        elif (isinstance(name, str) and name.startswith("_")) or (not key and _is_special(name)):
             _add(found, {own: child})
         else:
             _add(found, wiring(child, own))
     return found
+
+
+def _is_special(name: Any) -> bool:
+    """Whether a name at the top is no entry of its own: another file, or `+NAME`, which MONAI merges into NAME."""
+    return name in _BASE or (isinstance(name, str) and name.startswith("+"))
 
 
 def _add(found: dict[str, Any], more: Mapping[str, Any]) -> None:
