@@ -167,6 +167,19 @@ def test_a_run_does_not_lead_to_bundles_of_elsewhere(run, tmp_path):
         settings_of(run)
 
 
+@pytest.mark.parametrize("place", ["@null_text", "/nowhere/e#vil", "/nowhere/@::a"])
+def test_a_place_that_monai_would_make_anew_leads_nowhere(run, place):
+    edit(run, "semantic_controlnet", lambda c: c.update(latent_diffusion=place, null_text="/nowhere/evil"))
+    with pytest.raises(ValueError, match="runs or refers to something else"):
+        settings_of(run)
+
+
+def test_nothing_lies_where_a_part_of_a_missing_bundle_would_be_looked_for(run):
+    (run / "bundles" / "configs").mkdir()
+    with pytest.raises(ValueError, match="expected bundles alone"):
+        settings_of(run)
+
+
 @pytest.mark.parametrize("name", ["bundles", "bundles/synthesis", "bundles/synthesis/configs/inference.json"])
 def test_a_run_s_bundles_are_no_links(run, tmp_path, name):
     (run / name).rename(tmp_path / "elsewhere")
