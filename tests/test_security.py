@@ -440,6 +440,7 @@ def png(width, height, *more):
 
 def nifti_bytes(more=b"", **fields):
     header = nib.Nifti1Image(np.zeros((4, 5), np.uint8), np.eye(4)).header
+    header["vox_offset"] = 352
     for name, value in fields.items():
         header[name] = value
     return header.binaryblock + (more or bytes(4)) + bytes(20)
