@@ -7,7 +7,6 @@ a few files only, so every bundle can afford it whenever it lists a data set.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from unicorn_monai.dataset_files import (
 )
 from unicorn_monai.label_checks import LabelSurvey
 from unicorn_monai.orientation import judge, label_evidence, row_evidence
+from unicorn_monai.records import SPACING
 
 LARGEST_SPACING_MM = 0.5  # of an OCT pixel; beyond it micrometres were taken for millimetres
 SMALLEST_SPACING_MM = 1e-4
@@ -173,9 +173,8 @@ def _incomplete(header: dict[str, Any]) -> Iterator[Problem]:
 def _spacing_problems(file: str, spacing: Any, oct_: bool) -> Iterator[Problem]:
     if spacing is None:
         return
-    numbers = isinstance(spacing, list | tuple) and len(spacing) == 2
-    if not numbers or not all(type(s) in (int, float) and math.isfinite(s) and s > 0 for s in spacing):
-        expected = "[axial, lateral] in mm, finite and positive, or null"
+    obeys, expected = SPACING
+    if not obeys(spacing):
         yield Problem(file, "spacing_mm", repr(spacing), expected, "Correct it, or write null where it is unknown.")
     elif oct_ and not all(SMALLEST_SPACING_MM <= s <= LARGEST_SPACING_MM for s in spacing):
         expected = f"{SMALLEST_SPACING_MM} to {LARGEST_SPACING_MM} mm per pixel of OCT"

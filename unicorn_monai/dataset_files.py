@@ -23,7 +23,7 @@ from PIL import Image
 
 from unicorn_monai.durable import atomic
 from unicorn_monai.failures import NotFinite
-from unicorn_monai.faithful_pictures import require_faithful, require_faithful_page, require_no_filling, turn_upright
+from unicorn_monai.faithful_pictures import require_faithful, require_faithful_page, require_quick_jpeg, turn_upright
 from unicorn_monai.intake import lies_there, read_text, require_regular, require_unpackable
 from unicorn_monai.label_checks import require_label_table
 from unicorn_monai.storage import PathLike, Remote, is_url
@@ -253,7 +253,7 @@ def open_picture(path: Path, pages: bool = False) -> Image.Image:
     """
     with warnings.catch_warnings():  # Pillow only warns between 89 and 179 megapixels
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        require_no_filling(require_regular(path))
+        require_quick_jpeg(require_regular(path))
         try:
             picture = Image.open(path, formats=FORMATS)
         except Image.DecompressionBombError as error:

@@ -43,7 +43,6 @@ def require_faithful(picture: Any, path: Path) -> None:
         depth = stream[FIRST_DEPTH - len(CODESTREAM) :][:1]
         _require_all_bits(picture, (depth[0] & 0x7F) + 1 if depth else 8)
     elif picture.format == "JPEG":
-        _require_few_scans(path)
         _require_whole(picture, path.stat().st_size)
     else:
         require_faithful_page(picture)
@@ -75,25 +74,22 @@ def _require_all_bits(picture: Any, bits: int) -> None:
         )
 
 
-def require_no_filling(path: Path) -> None:
-    """Refuse a JPEG file with thousands of filling bytes in a row, which Pillow passes over one by one.
+def require_quick_jpeg(path: Path) -> None:
+    """Refuse a JPEG file of few bytes that takes minutes, before it is opened; files of other kinds pass.
+
+    Pillow passes over filling bytes between two segments one by one, and each scan of a progressive file passes over
+    all pixels.
 
     Raises:
         ValueError: naming what was found.
     """
+    count, end = 0, b""
     with path.open("rb") as file:
         if file.read(2) != b"\xff\xd8":
             return
         while block := file.read(1 << 20):
             if b"\xff" * MOST_FILLING in block:
                 raise ValueError(f"it holds more than {MOST_FILLING} filling bytes in a row; export it anew")
-
-
-def _require_few_scans(path: Path) -> None:
-    """Each scan of a progressive JPEG file passes over all pixels, and may take a few bytes."""
-    count, end = 0, b""
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
             count += (end + block).count(START_OF_SCAN)
             end = block[-1:]
     if count > MOST_SCANS:

@@ -30,21 +30,20 @@ from unicorn_monai.datasets import SPLITS, PathLike, label_names, list_folders
 from unicorn_monai.fusion import MODES
 from unicorn_monai.own_root import files_of
 from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.records import NUMBER, Rule
 from unicorn_monai.wiring import changed_wiring, is_reference, require_literal, wiring
 
 logger = logging.getLogger("unicorn_monai")
 
 PRECISIONS = ("float32", "bfloat16")
 _TRACKING = ("output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config")  # of `--tracking`
-Rule = tuple[Callable[[Any], bool], str]
 
 
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _number(value: Any) -> bool:
-    return (_whole(value) or isinstance(value, float)) and math.isfinite(value)
+_number = NUMBER[0]
 
 
 def _several(value: Any, rule: Callable[[Any], bool], counts: Sequence[int] = (2,)) -> bool:

@@ -48,7 +48,7 @@ def require_own_bundles(
         root = bundles / name
         if not (root / "configs").is_dir():
             continue  # who needs it says so
-        _require_literal_only(root)
+        _require_data_only(root)
         shipped = sorted(Path(bundle_root(name), "configs").glob(files))
         for file in [*(path.name for path in shipped), METADATA]:
             path = root / "configs" / file
@@ -59,7 +59,7 @@ def require_own_bundles(
                 _require_same(path, expected, bundles)
 
 
-def _require_literal_only(root: Path) -> None:
+def _require_data_only(root: Path) -> None:
     for path in (root.parent, root, *root.rglob("*")):
         if path.is_symlink():
             raise ValueError(f"'{path}' is a link to '{path.readlink()}'; expected a file of its own. Copy it there.")
