@@ -88,15 +88,9 @@ def shares_of(split: Sequence[float]) -> np.ndarray:
     """Three shares as numbers.
 
     Raises:
-        ValueError: they are not three numbers >= 0 with a positive sum.
+        ValueError: they are not three finite numbers >= 0 with a positive sum.
     """
     shares = np.asarray(split, dtype=float)
-    if (
-        shares.shape != (3,)
-        or not np.isfinite(shares).all()
-        or not np.isfinite(shares).all()
-        or (shares < 0).any()
-        or not shares.any()
-    ):
+    if shares.shape != (3,) or not np.isfinite(shares).all() or (shares < 0).any() or not shares.any():
         raise ValueError(f"split {tuple(split)}: expected three shares >= 0 for {', '.join(SPLITS)}, e.g. 0.7 0.1 0.2")
     return shares
