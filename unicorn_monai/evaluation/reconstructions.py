@@ -27,8 +27,9 @@ from torch.nn import functional
 from unicorn_monai.bundle import from_bundle
 from unicorn_monai.datasets import datalist
 from unicorn_monai.evaluation.image_checks import usable_checks
-from unicorn_monai.handlers import evenly, read_json
+from unicorn_monai.handlers import evenly
 from unicorn_monai.losses import high_pass_std
+from unicorn_monai.records import read_stage
 from unicorn_monai.synthesis import downsampling
 from unicorn_monai.transforms import read_image
 
@@ -136,4 +137,4 @@ def refuse_unusable(results: dict[str, Any], run_dir: Path, forced: bool) -> Non
 def refused_before(marker: Path, run_dir: Path, forced: bool) -> None:
     """Refuse at once to go on with a run that was refused before, as what its stage has left tells."""
     if marker.is_file():
-        refuse_unusable({"reconstructions": read_json(marker)["result"]}, run_dir, forced)
+        refuse_unusable({"reconstructions": read_stage(marker)["result"]}, run_dir, forced)
