@@ -77,10 +77,10 @@ $(LEGACY)/.installed: requirements.txt pyproject.toml
 	touch $@
 
 test-legacy: install $(LEGACY)/.installed
-	UNICORN_LEGACY_PYTHON=$(LEGACY)/bin/python $(BIN)/python -m pytest tests/test_legacy.py
+	UNICORN_LEGACY_PYTHON=$(LEGACY)/bin/python $(BIN)/python -m pytest tests/backbones/test_legacy.py
 
 test-label: install-label
-	OMP_NUM_THREADS=1 $(BIN_LABEL)/python -m pytest tests/label
+	OMP_NUM_THREADS=1 $(BIN_LABEL)/python -m pytest tests/monailabel
 
 # Stable Diffusion against diffusers, CLIP by transformers: packages that nothing else needs, in an environment of their own.
 STREET = .venv-street
@@ -92,8 +92,8 @@ $(STREET)/.installed: requirements.txt pyproject.toml
 	touch $@
 
 test-street: $(STREET)/.installed
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(STREET)/bin/python -m pytest tests/test_stable_diffusion.py tests/test_prompts.py \
-		tests/test_segformer.py tests/test_rgb_stable_diffusion.py tests/test_street_commands.py
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(STREET)/bin/python -m pytest tests/backbones/test_stable_diffusion.py tests/diffusion/test_text.py \
+		tests/segmentation/test_segformer.py tests/bundle/test_rgb_stable_diffusion.py tests/experiment/test_street_commands.py
 
 clean:
 	rm -rf $(VENV) $(LEGACY) $(VENV_LABEL) $(STREET) runs build *.egg-info

@@ -20,11 +20,9 @@ from typing import Any, NamedTuple
 from benchmarks.common import table, where
 from benchmarks.steps import spread
 from unicorn_monai.bundle import default_device
-from unicorn_monai.console import log_to_console
-from unicorn_monai.evaluation.segmentation import score_images
-from unicorn_monai.experiment import CONTROLNETS, Experiment
-from unicorn_monai.records import read_record
-from unicorn_monai.settings import settings_of
+from unicorn_monai.evaluation import score_images
+from unicorn_monai.experiment import CONTROLNETS, Experiment, settings_of
+from unicorn_monai.system import log_to_console, read_record
 
 REAL = ("lower_bound", "upper_bound", "augmentation")  # networks of real images
 KEPT = ("autoencoder", "diffusion", "reconstruction", "latents", "styles", "pseudo_labels", *REAL)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from unicorn_monai.networks import freeze
-from unicorn_monai.provenance import provenance
+from unicorn_monai.experiment import provenance
+from unicorn_monai.system import freeze
 
 T = TypeVar("T")
 

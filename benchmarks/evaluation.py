@@ -22,15 +22,24 @@ import torch
 from scipy import linalg, ndimage
 
 from data_prep.phantom import write_phantom
-from unicorn_monai.acquisition import Measure
 from unicorn_monai.bundle import from_bundle, install
-from unicorn_monai.checkpoints import save_weights
-from unicorn_monai.datasets import DatasetWriter, datalist, label_names, read_array
-from unicorn_monai.evaluation.distribution import FeatureSet, distances, fid
-from unicorn_monai.evaluation.features import Features, train_encoder
-from unicorn_monai.evaluation.memorization import Material, audit, gather
-from unicorn_monai.evaluation.segmentation import count, score_images, summarise
-from unicorn_monai.transforms import read_image
+from unicorn_monai.data import DatasetWriter, datalist, label_names
+from unicorn_monai.evaluation import (
+    Features,
+    FeatureSet,
+    Material,
+    audit,
+    count,
+    distances,
+    fid,
+    gather,
+    score_images,
+    summarise,
+    train_encoder,
+)
+from unicorn_monai.images import read_array, read_image
+from unicorn_monai.segmentation import Measure
+from unicorn_monai.system import save_weights
 
 
 def with_new_speckle(real: Path, split: str, output: Path, seed: int) -> Path:

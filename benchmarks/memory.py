@@ -23,7 +23,7 @@ from torch import nn
 
 from benchmarks.common import alternate, ratio, seconds, table, where
 from unicorn_monai.bundle import definition, from_bundle, install
-from unicorn_monai.memory import keep_freed_memory
+from unicorn_monai.system import keep_freed_memory
 
 NETWORKS = {"segmentation U-Net": "retinal_unet", "diffusion U-Net": "latent_diffusion"}
 SIZE, WARMUP, CPU = 64, 3, torch.device("cpu")

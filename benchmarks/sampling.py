@@ -38,7 +38,7 @@ from benchmarks.common import (
 )
 from benchmarks.sampling_loops import GUIDED, Form, Setup, attention, decode, floor, forms_of, inferer, stock
 from unicorn_monai.bundle import default_device
-from unicorn_monai.networks import encoded_condition
+from unicorn_monai.controlnets import encoded_condition
 
 
 def compare(s: Setup, rounds: int, device: torch.device, forms: dict[str, Form]) -> list[list[str]]:
@@ -68,7 +68,7 @@ def try_options(s: Setup, rounds: int, device: torch.device) -> list[list[str]]:
         "(a) the stock loop": lambda: stock(plain),
         "(b) with MONAI's attention: condition embeddings once": lambda: inferer(plain),
         "(b) as it is: and fused attention": lambda: inferer(s),
-        "(b) in inference_mode, as `synthesis.Generator` runs it": Form(s, inference=True).sampler(),
+        "(b) in inference_mode, as `synthesis.generator.Generator` runs it": Form(s, inference=True).sampler(),
         "(b) with channels last": lambda: inferer(last),
         "(b) in bfloat16 autocast, latents in float32": Form(s, half=True).sampler(),
     }

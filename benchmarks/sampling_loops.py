@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from benchmarks.common import PRESETS, now, wake
 from unicorn_monai.bundle import arguments, definition, from_bundle, install
-from unicorn_monai.cuda_graphs import CudaGraphs
+from unicorn_monai.controlnets import encoded_condition
+from unicorn_monai.images import one_hot
 from unicorn_monai.inferers import DualControlNetInferer
-from unicorn_monai.networks import compiled, encoded_condition
 from unicorn_monai.schedulers import DDIM
 from unicorn_monai.synthesis import downsampling
-from unicorn_monai.transforms import one_hot
+from unicorn_monai.system import CudaGraphs, compiled
 
 WEIGHT = 0.5
 GUIDED = ("compositional", 1.0, (3, 1))
@@ -125,7 +125,7 @@ class Form:
         setup: their networks.
         half: automatic mixed precision; the latents are added up in float32.
         graphs: a step is recorded as a CUDA graph.
-        inference: without autograd's bookkeeping, as `synthesis.Generator` samples.
+        inference: without autograd's bookkeeping, as `synthesis.generator.Generator` samples.
     """
 
     setup: Setup

@@ -24,14 +24,14 @@ from monai.engines import SupervisedTrainer
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from monai.networks.schedulers import DDPMScheduler
 
-from unicorn_monai.datasets import DatasetWriter
+from unicorn_monai.controlnets import controlnet_for
+from unicorn_monai.data import DatasetWriter
+from unicorn_monai.diffusion import LatentDataset, LatentLoader, LatentPrepareBatch, NoisePredictionInferer
 from unicorn_monai.inferers import DualControlNetInferer
-from unicorn_monai.latents import LatentDataset, LatentLoader
-from unicorn_monai.networks import controlnet_for, freeze
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.schedulers import DPMSolverPlusPlus
 from unicorn_monai.synthesis import Generator, Requests, Synthesizer
-from unicorn_monai.training import LatentPrepareBatch, NoisePredictionInferer
+from unicorn_monai.system import freeze
 
 LABELS, LATENT, BATCH, STEPS = 4, 2, 64, 2
 SCHEDULE = {"schedule": "scaled_linear_beta", "clip_sample": False}

@@ -28,10 +28,7 @@ from diffusers import (
 from diffusers import ControlNetModel as TheirControlNet
 from torch import Tensor, nn
 
-from unicorn_monai.inferers import DualControlNetInferer
-from unicorn_monai.intake import finite
-from unicorn_monai.networks import copy_encoder, freeze
-from unicorn_monai.stable_diffusion import (
+from unicorn_monai.backbones import (
     export_diffusers,
     latent_shape,
     load_autoencoder,
@@ -41,7 +38,10 @@ from unicorn_monai.stable_diffusion import (
     scale_factor,
     train_scheduler,
 )
-from unicorn_monai.training import ControlNetInferer
+from unicorn_monai.controlnets import copy_encoder
+from unicorn_monai.diffusion import ControlNetInferer
+from unicorn_monai.inferers import DualControlNetInferer
+from unicorn_monai.system import finite, freeze
 
 LABELS, TOKENS = 20, 77
 FULL = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8}

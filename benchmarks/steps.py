@@ -20,12 +20,10 @@ import torch
 
 from benchmarks.common import table, where
 from unicorn_monai.bundle import arguments, default_device
-from unicorn_monai.console import log_to_console
-from unicorn_monai.datasets import read_header
-from unicorn_monai.evaluation.segmentation import score_images
-from unicorn_monai.handlers import read_json
-from unicorn_monai.settings import bundle_places, settings_begun_with, settings_of
-from unicorn_monai.stages import Stages
+from unicorn_monai.data import read_header
+from unicorn_monai.evaluation import score_images
+from unicorn_monai.experiment import Stages, bundle_places, settings_begun_with, settings_of
+from unicorn_monai.system import log_to_console, read_json
 
 SAMPLERS = ("DDIM", "DPMSolverPlusPlus", "UniPC")
 

@@ -34,12 +34,11 @@ from torch.profiler import profile
 
 from benchmarks.common import PRESETS, kinds_of, now, ratio, recorder, table, where
 from data_prep.phantom import write_phantom
-from unicorn_monai.bundle import default_device, definition, from_bundle, install, run_bundle
-from unicorn_monai.datasets import datalist
-from unicorn_monai.preflight import PRECISIONS
+from unicorn_monai.bundle import PRECISIONS, default_device, definition, from_bundle, install, run_bundle
+from unicorn_monai.data import datalist
+from unicorn_monai.images import LoadPixelsd, collate, one_hot
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.training import autocast_settings
-from unicorn_monai.transforms import LoadPixelsd, collate, one_hot
 from unicorn_monai.uncertainty import image_uncertainty
 
 STAGES = ("segmentation", "autoencoder", "diffusion", "uncertainty_controlnet", "semantic_controlnet")

@@ -27,7 +27,7 @@ from data_prep.files import any_files_below
 from data_prep.label_schemes import LABEL_IDS, TRAIN_IDS
 from data_prep.options import parser_for, run, validate
 from data_prep.street_frames import SPLIT_OF, Layout, read_frames, refuse_test_share
-from unicorn_monai.intake import read_text
+from unicorn_monai.system.intake import read_text
 
 WEATHERS = ("fog", "night", "rain", "snow")
 LAYOUT = Layout(

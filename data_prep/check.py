@@ -2,7 +2,7 @@
 
     python -m data_prep.check DATASET [--labels] [--json]
 
-Each line: file, field, found, expected, what to do; warnings say so. What is looked at: `unicorn_monai.dataset_checks`.
+Each line: file, field, found, expected, what to do; warnings say so. What is looked at: `unicorn_monai.data.checks`.
 The last lines say how many images of each split have a label map, and count.
 """
 
@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.options import run
-from unicorn_monai.dataset_files import label_map_counts
-from unicorn_monai.datasets import HEADER, Problem, problems, read_header
-from unicorn_monai.intake import bounded_memory
-from unicorn_monai.terminal import LINES, Parser, guard_terminal, say
+from unicorn_monai.data.checks import Problem, problems
+from unicorn_monai.data.layout import HEADER, label_map_counts, read_header
+from unicorn_monai.system.intake import bounded_memory
+from unicorn_monai.system.terminal import LINES, Parser, guard_terminal, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.label_maps import require_same_shape
-from unicorn_monai.dataset_files import open_picture
+from unicorn_monai.images.files import open_picture
 
 MULTIPLE = 64
 

@@ -29,10 +29,10 @@ from data_prep.home_oct import draw_window, enlarge
 from data_prep.options import run
 from data_prep.phantom import DEMO, FIRST_SUBJECT
 from data_prep.spectralis_healthy import AXIAL_UM, LATERAL_UM, N_SURFACES, read_bscans, read_subjects
-from unicorn_monai.simulation import DEVICES, simulate
-from unicorn_monai.simulation.devices import degrade
-from unicorn_monai.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
-from unicorn_monai.terminal import LINES, Parser, say
+from unicorn_monai.images.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
+from unicorn_monai.simulation.devices import DEVICES, degrade
+from unicorn_monai.simulation.scans import simulate
+from unicorn_monai.system.terminal import LINES, Parser, say
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8], float]  # image, label map of nine labels, axial spacing in um
 LAYERS = ("vitreous", "RNFL", "GCL+IPL", "INL", "OPL", "ONL+IS", "EZ/OS", "RPE")

@@ -26,9 +26,12 @@ from data_prep.label_schemes import PAPER, Scheme, read_scheme
 from data_prep.options import relative
 from data_prep.privacy import burnt_in_text, default_key_file, one_form, pseudonym, read_key, reason
 from data_prep.splits import split_by_subject, split_like
-from unicorn_monai.datasets import SPLITS, DatasetWriter, problems, read_array
-from unicorn_monai.surfaces import IGNORE
-from unicorn_monai.terminal import printable, say
+from unicorn_monai.data.checks import problems
+from unicorn_monai.data.layout import SPLITS
+from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.images.files import read_array
+from unicorn_monai.images.surfaces import IGNORE
+from unicorn_monai.system.terminal import printable, say
 
 LATERALITIES = {"R": "OD", "OD": "OD", "L": "OS", "OS": "OS"}
 DECIDING = ("squeeze", "axes", "modality", "first_row", "reflectivity")  # options of single sources

@@ -31,8 +31,8 @@ from data_prep.files import files_below
 from data_prep.grey import require_range_used, to_grey
 from data_prep.options import parser_for, run, subject_of, validate
 from data_prep.privacy import Refused, told
-from unicorn_monai.faithful_pictures import require_not_filled
-from unicorn_monai.intake import Untaken, finite
+from unicorn_monai.images.faithful_pictures import require_not_filled
+from unicorn_monai.system.intake import Untaken, finite
 
 NOT_BSCANS = {
     "1.2.840.10008.5.1.4.1.1.77.1.5.1": "a fundus photograph",

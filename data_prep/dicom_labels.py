@@ -21,7 +21,7 @@ from data_prep.convert import Report
 from data_prep.dicom_sizes import read_dicom, require_unpackable_pixels
 from data_prep.label_schemes import Scheme
 from data_prep.privacy import Refused, told
-from unicorn_monai.dataset_files import IGNORE_LABEL
+from unicorn_monai.images.files import IGNORE_LABEL
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 SURFACES = "1.2.840.10008.5.1.4.1.1.66.5"

@@ -17,7 +17,7 @@ from pydicom.encaps import generate_frames
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from unicorn_monai.intake import Untaken, most_bytes, require_regular, require_unpackable
+from unicorn_monai.system.intake import Untaken, most_bytes, require_regular, require_unpackable
 
 CHUNK = 1 << 20
 _NO_SIZE = {0xC4, 0xC8, 0xCC}  # JPEG's markers from C0 to CF that begin no frame

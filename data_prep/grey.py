@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.privacy import Refused
-from unicorn_monai.dataset_checks import FEWEST_LEVELS
-from unicorn_monai.surfaces import resize_weights
+from unicorn_monai.data.checks import FEWEST_LEVELS
+from unicorn_monai.images.surfaces import resize_weights
 
 INVALID = 3.0e38  # Heidelberg's mark of pixels and surface rows that do not exist (largest float32)
 

@@ -30,8 +30,8 @@ from data_prep.heidelberg_sizes import require_ending_directory
 from data_prep.label_schemes import PAPER
 from data_prep.options import parser_for, run, subject_of, validate
 from data_prep.privacy import Refused, told
-from unicorn_monai.dataset_files import open_picture
-from unicorn_monai.intake import require_parsable, require_unpackable
+from unicorn_monai.images.files import open_picture
+from unicorn_monai.system.intake import require_parsable, require_unpackable
 
 DEVICE = "Spectralis"
 VERSIONS = (b"HSF-OCT", b"ep-v")  # HEYEX, eyepy

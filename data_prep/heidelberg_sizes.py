@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unicorn_monai.intake import Untaken, require_regular, require_unpackable
+from unicorn_monai.system.intake import Untaken, require_regular, require_unpackable
 
 FIRST, CHUNK, CONTENT = 88, 52, 60  # bytes before the first chunk; of the header of a chunk, of a content
 FOLDER = np.dtype([("position", "<u4"), ("start", "<u4"), ("size", "<u4"), ("others", "V32")])

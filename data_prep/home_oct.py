@@ -22,11 +22,14 @@ from tqdm import tqdm
 from data_prep.convert import Report, summarise
 from data_prep.options import run
 from data_prep.splits import split_by_subject
-from unicorn_monai.datasets import SPLITS, DatasetWriter, datalist, read_array, read_header
-from unicorn_monai.intake import finite
+from unicorn_monai.data.items import datalist
+from unicorn_monai.data.layout import SPLITS, read_header
+from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.images.files import read_array
+from unicorn_monai.images.surfaces import label_map, resize_weights, surfaces_from_labels
 from unicorn_monai.simulation.devices import HOME_OCT, degrade
-from unicorn_monai.surfaces import label_map, resize_weights, surfaces_from_labels
-from unicorn_monai.terminal import LINES, Parser, say
+from unicorn_monai.system.intake import finite
+from unicorn_monai.system.terminal import LINES, Parser, say
 
 SUFFIX = "-as-home-oct"
 

@@ -32,9 +32,9 @@ from data_prep.label_schemes import Scheme, numbered, read_scheme
 from data_prep.options import parser_for, relative, run, subject_of, validate
 from data_prep.privacy import reason
 from data_prep.surface_files import KINDS, load_mat, read_surfaces
-from unicorn_monai.dataset_files import open_picture, turn_to
-from unicorn_monai.faithful_pictures import is_turned
-from unicorn_monai.intake import finite
+from unicorn_monai.images.faithful_pictures import is_turned
+from unicorn_monai.images.files import open_picture, turn_to
+from unicorn_monai.system.intake import finite
 
 IMAGES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".mat")
 LABELS = (".png", ".tif", ".tiff", ".bmp", *KINDS, *LOSSY)

@@ -16,7 +16,7 @@ from data_prep.convert import Report
 from data_prep.files import any_files_below
 from data_prep.options import relative
 from data_prep.privacy import one_form
-from unicorn_monai.clutter import is_clutter
+from unicorn_monai.data.clutter import is_clutter
 
 LOSSY = (".jpg", ".jpeg")  # found, and then refused by name
 NAME = "labels"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.label_schemes import Scheme
-from unicorn_monai.dataset_files import open_picture, turn_to
+from unicorn_monai.images.files import open_picture, turn_to
 
 LOSSY = ("JPEG", "JPEG2000", "MPO", "WEBP")  # formats as Pillow calls them; two of them can be lossless, few are
 LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from data_prep.grey import resize_nearest
 from data_prep.label_schemes import Scheme
-from unicorn_monai.surfaces import IGNORE, label_map, order_surfaces, resize_surfaces
+from unicorn_monai.images.surfaces import IGNORE, label_map, order_surfaces, resize_surfaces
 
 if TYPE_CHECKING:
     from data_prep.convert import Report, Scan
@@ -72,7 +72,7 @@ def rasterise(
     size: tuple[int, int],
     report: Report,
 ) -> NDArray[np.uint8]:
-    """Surfaces of the input's pixels -> label map of the output's; see `unicorn_monai.surfaces` for the rules."""
+    """Surfaces of the input's pixels -> label map of the output's; see `unicorn_monai.images.surfaces` for the rules."""
     if scheme is not None and len(surfaces) != len(scheme.names) - 1:
         raise ValueError(f"surfaces: found {len(surfaces)}; expected {len(scheme.names) - 1}, one between two labels")
     if surfaces.shape[1] != shape[1]:

@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep import street_labels
-from unicorn_monai.dataset_files import IGNORE_LABEL, LABELS_EXAMPLE
-from unicorn_monai.intake import Untaken, lies_there, read_text
-from unicorn_monai.label_checks import require_label_table
+from unicorn_monai.data.label_checks import require_label_table
+from unicorn_monai.data.layout import LABELS_EXAMPLE
+from unicorn_monai.images.files import IGNORE_LABEL
+from unicorn_monai.system.intake import Untaken, lies_there, read_text
 
 
 @dataclass(frozen=True)

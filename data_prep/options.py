@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.privacy import Refused, discreet, one_form
-from unicorn_monai.console import ends_with_its_reader
-from unicorn_monai.intake import MORE_MEMORY, MOST_GIGABYTES, allow_gigabytes, bounded_memory, finite
-from unicorn_monai.terminal import LINES, Parser, guard_terminal, say
+from unicorn_monai.system.console import ends_with_its_reader
+from unicorn_monai.system.intake import MORE_MEMORY, MOST_GIGABYTES, allow_gigabytes, bounded_memory, finite
+from unicorn_monai.system.terminal import LINES, Parser, guard_terminal, say
 
 
 def parser_for(source: str, description: str, input_help: str) -> argparse.ArgumentParser:

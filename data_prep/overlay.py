@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.options import run
-from unicorn_monai.datasets import SPLITS, datalist, read_array, read_header
-from unicorn_monai.surfaces import IGNORE
-from unicorn_monai.terminal import Parser, say
+from unicorn_monai.data.items import datalist
+from unicorn_monai.data.layout import SPLITS, read_header
+from unicorn_monai.images.files import read_array
+from unicorn_monai.images.surfaces import IGNORE
+from unicorn_monai.system.terminal import Parser, say
 
 COLOURS = np.array(  # of the borders, from the top; told apart with any colour vision (Okabe and Ito)
     [(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)]

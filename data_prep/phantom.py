@@ -20,10 +20,13 @@ import numpy as np
 
 from data_prep.options import run
 from data_prep.splits import split_by_subject
-from unicorn_monai.datasets import DatasetWriter, begun
-from unicorn_monai.intake import finite
-from unicorn_monai.simulation import DEVICES, HOME_OCT, LABELS, SPECTRALIS, Device, simulate
-from unicorn_monai.terminal import LINES, Parser, say
+from unicorn_monai.data.journal import begun
+from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.simulation.devices import DEVICES, HOME_OCT, SPECTRALIS, Device
+from unicorn_monai.simulation.retina import LABELS
+from unicorn_monai.simulation.scans import simulate
+from unicorn_monai.system.intake import finite
+from unicorn_monai.system.terminal import LINES, Parser, say
 
 # The window is fixed and close around the retina: 10.3 and 8.1 um per row at 64 rows. Averaging several speckle grains
 # into each of so few pixels makes the home device look better than it is; its demo therefore draws from the harder half

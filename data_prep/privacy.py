@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unicorn_monai.durable import flush
-from unicorn_monai.intake import MORE_MEMORY, Untaken, read_text, require_regular
+from unicorn_monai.system.files import flush
+from unicorn_monai.system.intake import MORE_MEMORY, Untaken, read_text, require_regular
 
 KEY_VARIABLE = "UNICORN_KEY_FILE"
 KEY_BYTES = 32

@@ -26,7 +26,7 @@ from data_prep.label_images import read_label_image
 from data_prep.label_schemes import Scheme, read_scheme
 from data_prep.options import parser_for, run, subject_of, validate
 from data_prep.privacy import reason
-from unicorn_monai.faithful_pictures import is_turned
+from unicorn_monai.images.faithful_pictures import is_turned
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 LABEL_IMAGES = (".png", ".tif", ".tiff", ".bmp", *LOSSY)

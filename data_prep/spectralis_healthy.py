@@ -25,11 +25,12 @@ from data_prep.convert import Report, summarise
 from data_prep.files import any_files_below, require_label_below
 from data_prep.options import run
 from data_prep.splits import split_by_subject
-from unicorn_monai.dataset_files import open_picture
-from unicorn_monai.datasets import SPLITS, DatasetWriter
-from unicorn_monai.intake import finite, lies_there, require_parsable
-from unicorn_monai.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
-from unicorn_monai.terminal import LINES, Parser, printable, say
+from unicorn_monai.data.layout import SPLITS
+from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.images.files import open_picture
+from unicorn_monai.images.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
+from unicorn_monai.system.intake import finite, lies_there, require_parsable
+from unicorn_monai.system.terminal import LINES, Parser, printable, say
 
 LABELS: dict[int, str] = {
     0: "vitreous",

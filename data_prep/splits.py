@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unicorn_monai.dataset_files import SPLITS, read_header
-from unicorn_monai.domain_pair import splits_by_subject
+from unicorn_monai.data.domain_pair import splits_by_subject
+from unicorn_monai.data.layout import SPLITS, read_header
 
 
 def split_by_subject(subjects: Sequence[str], split: Sequence[float], seed: int) -> dict[str, str]:

@@ -18,8 +18,8 @@ from data_prep.files import require_label_below
 from data_prep.label_images import read_label_image
 from data_prep.label_schemes import Scheme
 from data_prep.privacy import reason
-from unicorn_monai.faithful_pictures import is_turned
-from unicorn_monai.intake import lies_there
+from unicorn_monai.images.faithful_pictures import is_turned
+from unicorn_monai.system.intake import lies_there
 
 SPLIT_OF = {"train": None, "val": "test"}  # official split -> ours; None: divided by --split
 

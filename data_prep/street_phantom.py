@@ -14,12 +14,12 @@ from pathlib import Path
 
 from data_prep.options import run
 from data_prep.splits import split_by_subject
-from unicorn_monai.datasets import DatasetWriter
-from unicorn_monai.intake import finite
+from unicorn_monai.data.writer import DatasetWriter
 from unicorn_monai.simulation.drives import simulate_drives
 from unicorn_monai.simulation.street import CLASSES, STREET_LABELS
 from unicorn_monai.simulation.weather import WEATHERS
-from unicorn_monai.terminal import Parser, say
+from unicorn_monai.system.intake import finite
+from unicorn_monai.system.terminal import Parser, say
 
 BAD_WEATHER = tuple(name for name in WEATHERS if name != "clear")
 FIRST_DRIVE = {"clear": 0, "bad": 100_000}  # nobody drives the same street in both domains

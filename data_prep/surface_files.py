@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.grey import INVALID
-from unicorn_monai.intake import read_text, require_parsable, require_regular, require_unpackable
-from unicorn_monai.isolated import Unreadable, read_isolated
+from unicorn_monai.images.isolated import Unreadable, read_isolated
+from unicorn_monai.system.intake import read_text, require_parsable, require_regular, require_unpackable
 
 Array = NDArray
 MOST_SURFACES = 1000  # columns of a table; a line of millions would take minutes to split

@@ -32,10 +32,10 @@ from data_prep.grey import to_grey
 from data_prep.label_files import LabelFiles, images_and_labels, require_no_labels
 from data_prep.options import parser_for, relative, run, subject_of, validate
 from data_prep.privacy import one_form, told
-from unicorn_monai.dataset_files import MILLIMETRES
-from unicorn_monai.intake import finite, lies_there, require_regular
-from unicorn_monai.isolated import Unreadable
-from unicorn_monai.volume_files import data_entries, open_nifti, read_itk
+from unicorn_monai.images.files import MILLIMETRES
+from unicorn_monai.images.isolated import Unreadable
+from unicorn_monai.images.volume_files import data_entries, open_nifti, read_itk
+from unicorn_monai.system.intake import finite, lies_there, require_regular
 
 NIFTI = (".nii", ".nii.gz")
 SUFFIXES = (*NIFTI, ".mhd", ".mha", ".nrrd", ".nhdr")

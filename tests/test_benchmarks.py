@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
 from monai.data import get_track_meta, set_track_meta
 from PIL import Image
 from safetensors.torch import save_file
@@ -16,9 +15,10 @@ from safetensors.torch import save_file
 from benchmarks import ablation, evaluation, layout, memory, same_run, samplers, sampling, scale, steps, training
 from benchmarks.common import alternate, kinds_of, ratio, recorder, table
 from data_prep.phantom import write_phantom
-from unicorn_monai.checkpoints import sha256
-from unicorn_monai.experiment import CONTROLNETS, Experiment
-from unicorn_monai.settings import Settings
+from tiny_networks import TINY
+from unicorn_monai.experiment.experiment import CONTROLNETS, Experiment
+from unicorn_monai.experiment.settings import Settings
+from unicorn_monai.system.weights import sha256
 
 CPU = torch.device("cpu")
 

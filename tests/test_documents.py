@@ -17,21 +17,22 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import TINY
-from oct_files import bscan, label, opt, picture, vol
-from oct_files import save as save_dicom
 from PIL import Image
-from test_bundle_readmes import ENVIRONMENT, ORDER
-from test_bundle_readmes import SMALLER as SHORTER
-from test_data_prep import fake_source
-from test_street_sources import make_acdc, make_cityscapes, photo
 from typer.testing import CliRunner
 
 from data_prep.phantom import write_phantom
-from unicorn_monai import experiment
-from unicorn_monai.bundle import install
+from oct_files import bscan, label, opt, picture, vol
+from oct_files import save as save_dicom
+from tests.bundle.test_bundle_readmes import ENVIRONMENT, ORDER
+from tests.bundle.test_bundle_readmes import SMALLER as SHORTER
+from tests.data_prep.test_converters import fake_source
+from tests.data_prep.test_street_sources import make_acdc, make_cityscapes, photo
+from tiny_networks import TINY
+from unicorn_monai.bundle.installation import install
 from unicorn_monai.cli import app
-from unicorn_monai.datasets import check, datalist
+from unicorn_monai.data.checks import check
+from unicorn_monai.data.items import datalist
+from unicorn_monai.experiment import experiment
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = {
@@ -52,22 +53,22 @@ LISTED = {  # what a command matches -> why it does not run here
     r"^(source|\. |pip install|python3.11 -m venv|grep |cp -r )": "an installation, or another environment",
     r"^pytest ": "the tests themselves",
     r"^mlflow( |$)": "a server",
-    r"^unicorn-monai label": "another environment and a server; tests/label, `make test-label`",
-    r"^unicorn-monai demo": "the smallest takes 18 minutes; tests/test_experiment.py runs experiments",
+    r"^unicorn-monai label": "another environment and a server; tests/monailabel, `make test-label`",
+    r"^unicorn-monai demo": "the smallest takes 18 minutes; tests/experiment/test_experiment.py runs experiments",
     r"^unicorn-monai experiment .*(docs/experiments/|data/cityscapes)": "hours; the README's own runs below",
     r"^unicorn-monai (summary|clean|synthesize) .*runs/": "needs a finished run; test_the_readme_on_your_own_data",
-    r"^unicorn-monai import-weights old/": "weights of another library; tests/test_legacy.py",
-    r"^unicorn-monai import-weights segformer": "needs transformers; tests/test_street_commands.py",
-    r"^unicorn-monai check data/synthetic": "after trainings; tests/test_street_commands.py",
+    r"^unicorn-monai import-weights old/": "weights of another library; tests/backbones/test_legacy.py",
+    r"^unicorn-monai import-weights segformer": "needs transformers; tests/experiment/test_street_commands.py",
+    r"^unicorn-monai check data/synthetic": "after trainings; tests/experiment/test_street_commands.py",
     r"^python -m data_prep\.compare_simulation": "needs real B-scans",
     r"^(S=|.*\$S )|^python -m data_prep\.home_oct real/|^unicorn-monai experiment .*runs/real": "needs real B-scans",
     r"^python -m benchmarks\.|^export OMP": "minutes to hours; tests/test_benchmarks.py",
-    r"^python -m monai\.bundle run .*(streets/|RUN/|<name>)": "tests/test_street_commands.py, test_bundle_readmes.py",
+    r"^python -m monai\.bundle run .*(streets/|RUN/|<name>)": "tests/experiment/test_street_commands.py, test_bundle_readmes.py",
     r"^(R=|\$R )": "trainings; test_every_stage_by_hand",
     r"write_augmented": "within it",
-    r"^python -c .*(stable_diffusion|segformer)": "needs diffusers; tests/test_street_commands.py",
+    r"^python -c .*(stable_diffusion|segformer)": "needs diffusers; tests/experiment/test_street_commands.py",
     r"import torchvision": "another environment",
-    r"^(torchrun|srun|#!|#SBATCH|host=|export RANK)|^\s+-": "several GPUs or a cluster; tests/test_distributed.py",
+    r"^(torchrun|srun|#!|#SBATCH|host=|export RANK)|^\s+-": "several GPUs or a cluster; tests/system/test_distributed.py",
     r"^python -m (monai\.bundle( run)?|data_prep\.phantom)$": "the name of a program",
     r"\.\.\.|\[--|^unicorn-monai (experiment|verify BUNDLE|seal BUNDLE)$": "a form, not a command",
     r"--labeled A --unlabeled B|^unicorn-monai experiment --labeled gs:": "hours",

@@ -14,8 +14,8 @@ import pytest
 from monai.bundle.config_item import ConfigComponent
 
 import unicorn_monai
-from unicorn_monai.bundle import BUNDLES, find_entry, install, load_config
-from unicorn_monai.verify import WIRING, findings
+from unicorn_monai.bundle.installation import BUNDLES, find_entry, install, load_config
+from unicorn_monai.bundle.verify import WIRING, findings
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "bundles").glob("*/configs/*.json"))

@@ -2,18 +2,21 @@
 
 import pytest
 import torch
-from conftest import COARSE, LABELS, LATENT, SCHEDULE, build_autoencoder, build_unet, wake
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, PNDMScheduler
 from torch import nn
 
+from tiny_networks import COARSE, LABELS, LATENT, SCHEDULE, build_autoencoder, build_unet, wake
+from unicorn_monai.controlnets import controlnet_for
+from unicorn_monai.diffusion.text import PromptEmbeddings
+from unicorn_monai.diffusion.word_vectors import WordVectors
 from unicorn_monai.fusion import MODES
 from unicorn_monai.inferers import DualControlNetInferer
-from unicorn_monai.networks import compiled, controlnet_for, freeze
 from unicorn_monai.prior import UncertaintyPrior
-from unicorn_monai.prompts import PromptEmbeddings
 from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus, UniPC
-from unicorn_monai.synthesis import Generator, Request, Requests, SampleSheet
-from unicorn_monai.word_vectors import WordVectors
+from unicorn_monai.synthesis.generator import Generator
+from unicorn_monai.synthesis.requests import Request, Requests
+from unicorn_monai.synthesis.sheets import SampleSheet
+from unicorn_monai.system.networks import compiled, freeze
 
 SHAPE = (LATENT, 4, 4)
 SCALE = 0.7

@@ -13,9 +13,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULE
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, PNDMScheduler, RFlowScheduler
 
+from tiny_networks import SCHEDULE
 from unicorn_monai import sampler_trial
 from unicorn_monai.sampler_trial import exact_x0, quantiles, sampling_error
 from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus, UniPC, _tell, prepare_timesteps, seeded_step

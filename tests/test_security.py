@@ -31,20 +31,25 @@ from torch import nn
 from typer.testing import CliRunner
 
 from data_prep import surface_files
-from unicorn_monai.bundle import install, weights_metadata
-from unicorn_monai.checkpoints import TrainingState
+from unicorn_monai.backbones.legacy import read_checkpoint
+from unicorn_monai.bundle.installation import install
+from unicorn_monai.bundle.references import weights_metadata
+from unicorn_monai.bundle.verify import SUMS, findings, seal
 from unicorn_monai.cli import app
-from unicorn_monai.dataset_files import MOST_PIXELS, inside, read_array, read_shape
-from unicorn_monai.datasets import HEADER, JOURNAL, DatasetWriter, datalist, problems, write_array
-from unicorn_monai.evaluation.report import write_report
-from unicorn_monai.handlers import SegmentationWriter
-from unicorn_monai.latents import read_uncertainties
-from unicorn_monai.legacy import read_checkpoint
-from unicorn_monai.networks import fingerprint
+from unicorn_monai.data.checks import problems
+from unicorn_monai.data.items import datalist
+from unicorn_monai.data.journal import JOURNAL
+from unicorn_monai.data.layout import HEADER, inside
+from unicorn_monai.data.uncertainties import read_uncertainties
+from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.experiment.settings import Settings
+from unicorn_monai.images.files import MOST_PIXELS, read_array, read_shape, write_array
 from unicorn_monai.prior import UncertaintyPrior
-from unicorn_monai.published import load_weights, read_metadata, save_weights, sha256, tensors_sha256
-from unicorn_monai.settings import Settings
-from unicorn_monai.verify import SUMS, findings, seal
+from unicorn_monai.report.report import write_report
+from unicorn_monai.segmentation.recorders import SegmentationWriter
+from unicorn_monai.system.networks import fingerprint
+from unicorn_monai.system.weights import load_weights, read_metadata, save_weights, sha256, tensors_sha256
+from unicorn_monai.training.state import TrainingState
 
 WITNESS = "witness"
 PROCESSES = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "subprocess.Popen", "pty.spawn"}
@@ -749,8 +754,8 @@ BUNDLES = {
         "calls 'monai.bundle.run'",
     ),
     "a text that is written": (
-        edited(INFERENCE, lambda c, root: c.update(more={"_target_": "unicorn_monai.dataset_files.write_text"})),
-        "calls 'unicorn_monai.dataset_files.write_text'",
+        edited(INFERENCE, lambda c, root: c.update(more={"_target_": "unicorn_monai.system.write_text"})),
+        "calls 'unicorn_monai.system.files.write_text'",
     ),
     "a debugger": (
         edited(INFERENCE, lambda c, root: c["network_def"].update(_mode_="debug")),

@@ -17,9 +17,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from unicorn_monai.console import Commands, log_to_console, score_table
-from unicorn_monai.intake import finite, read_text
-from unicorn_monai.terminal import LINES, printable, say
+from unicorn_monai.report.terminal import score_table
+from unicorn_monai.system.console import Commands, log_to_console
+from unicorn_monai.system.intake import finite, read_text
+from unicorn_monai.system.terminal import LINES, printable, say
 
 app = typer.Typer(
     cls=Commands,
@@ -87,8 +88,8 @@ def demo(
     if size not in (None, 64, 256):
         raise typer.BadParameter(f"--size is {size}; expected 64 or 256, the sizes there are networks for")
     small = preset == "quick" if size is None else size == 64
-    from unicorn_monai.datasets import begun
-    from unicorn_monai.settings import AUGMENTED, BASELINES, BENT, SEMANTIC_ONLY
+    from unicorn_monai.data.journal import begun
+    from unicorn_monai.report.trainings import AUGMENTED, BASELINES, BENT, SEMANTIC_ONLY
 
     folders = {name: output / "data" / name for name in ("labeled", "unlabeled")}
     for name, folder in folders.items():
@@ -167,7 +168,7 @@ def experiment(
     missing = [name for name in ("labeled", "unlabeled") if name not in settings]
     if missing:
         raise typer.BadParameter(f"missing --{' and --'.join(missing)}, on the command line or in --config")
-    from unicorn_monai.dataset_files import read_header
+    from unicorn_monai.data.layout import read_header
 
     for folder in (labeled, unlabeled):  # one that is not there is told before PyTorch is loaded
         if folder is not None:
@@ -185,10 +186,10 @@ def synthesize(
     device: Device = None,
 ) -> None:
     """Make more labelled synthetic images with the networks of a finished run."""
-    from unicorn_monai.bundle import run_bundle
-    from unicorn_monai.settings import bundle_places, settings_of
-    from unicorn_monai.storage import absolute
-    from unicorn_monai.synthesis import outcome
+    from unicorn_monai.bundle.run import run_bundle
+    from unicorn_monai.data.remote import absolute
+    from unicorn_monai.experiment.settings import bundle_places, settings_of
+    from unicorn_monai.synthesis.writer import outcome
 
     settings, chosen = settings_of(run)
     mode = settings.modes[0]
@@ -214,9 +215,9 @@ def clean(
     output: Annotated[Path, typer.Option("--output", "-o", help="The new data set.")],
 ) -> None:
     """Write the synthetic data set of a run without the images that the search for copies flagged."""
-    from unicorn_monai.dataset_files import inside
-    from unicorn_monai.evaluation.memorization import write_without
-    from unicorn_monai.records import read_flagged
+    from unicorn_monai.data.layout import inside
+    from unicorn_monai.evaluation.copies import write_without
+    from unicorn_monai.system.records import read_flagged
 
     flagged = read_flagged(run)
     left_out = write_without(inside(run, "synthetic", f"'{run / 'synthetic'}'"), output, flagged)
@@ -246,7 +247,7 @@ def label(
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
     """Write the report of a finished run again."""
-    from unicorn_monai.evaluation.report import write_report
+    from unicorn_monai.report.report import write_report
 
     tell(str(write_report(run)))
 
@@ -254,7 +255,7 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")
 @app.command()
 def summary(runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, e.g. one per seed.")]) -> None:
     """Mean and spread over several finished runs, as Markdown tables."""
-    from unicorn_monai.evaluation.summary import summarise
+    from unicorn_monai.report.tables import summarise
 
     say(summarise(runs), LINES)
 
@@ -308,8 +309,8 @@ def _number(weight: float | str) -> float:
 @app.command()
 def seal(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle to be given away.")]) -> None:
     """Write SHA256SUMS of a bundle and tell its sha256, for `verify`."""
-    from unicorn_monai.verify import SUMS
-    from unicorn_monai.verify import seal as write_sums
+    from unicorn_monai.bundle.verify import SUMS
+    from unicorn_monai.bundle.verify import seal as write_sums
 
     say(f"{write_sums(bundle)}  {bundle / SUMS}")
 
@@ -320,7 +321,7 @@ def verify(
     sums_sha256: Annotated[str | None, typer.Option(help="Sha256 of SHA256SUMS, as its author tells it.")] = None,
 ) -> None:
     """Look a bundle over before anything in it is parsed or run: checksums, links, code, weights."""
-    from unicorn_monai.verify import findings
+    from unicorn_monai.bundle.verify import findings
 
     found = findings(bundle, sums_sha256)
     for line in found:
@@ -344,11 +345,11 @@ def import_weights(
 ) -> None:
     """Read weights of monai-generative, or a SegFormer of transformers, into a bundle, with the same outputs."""
     if checkpoint.is_dir():
-        from unicorn_monai.segformer import import_pretrained
+        from unicorn_monai.segmentation.segformer import import_pretrained
 
         tell(str(import_pretrained(checkpoint, bundle, weights)))
         return
-    from unicorn_monai.legacy import import_weights as read_in
+    from unicorn_monai.backbones.legacy import import_weights as read_in
 
     metadata: dict[str, Any] = {}
     for text in values or []:
@@ -366,8 +367,8 @@ def _data_prep(name: str):
 
 
 def _run(settings: dict[str, Any], resume: bool, force: bool) -> None:
-    from unicorn_monai.experiment import Experiment
-    from unicorn_monai.settings import Settings
+    from unicorn_monai.experiment.experiment import Experiment
+    from unicorn_monai.experiment.settings import Settings
 
     run = Experiment(Settings.from_dict(settings), resume, force=force)
     try:
@@ -384,7 +385,7 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        from unicorn_monai.failures import NOT_FINITE, NotFinite, explain, root_cause
+        from unicorn_monai.system.errors import NOT_FINITE, NotFinite, explain, root_cause
 
         if os.environ.get("UNICORN_DEBUG"):
             raise

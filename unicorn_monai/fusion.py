@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from unicorn_monai.networks import shared_encoder
+from unicorn_monai.controlnets import shared_encoder
 
 Residuals = tuple[list[Tensor], Tensor]  # what a ControlNet returns: down block residuals, mid block residual
 Weight = float | Tensor  # one for the batch, or (batch,): one per image

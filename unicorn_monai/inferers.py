@@ -25,10 +25,11 @@ from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from unicorn_monai.cuda_graphs import CudaGraphs
+from unicorn_monai.controlnets import encoded_condition
 from unicorn_monai.fusion import Control, Weight, at_every_step, control, guided, mode_weights
-from unicorn_monai.networks import encoded_condition, in_parts, require
 from unicorn_monai.schedulers import Sampler, prepare_timesteps, seeded_step
+from unicorn_monai.system.cuda_graphs import CudaGraphs
+from unicorn_monai.system.networks import in_parts, require
 
 
 class DualControlNetInferer:

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unicorn_monai.datasets import PathLike, write_json
-from unicorn_monai.records import read_prior
+from unicorn_monai.system.files import PathLike, write_json
+from unicorn_monai.system.records import read_prior
 
 SCALINGS = ("zscore", "paper", "quantile")
 DISTRIBUTIONS = ("gaussian", "empirical")
@@ -46,7 +46,7 @@ class UncertaintyPrior:
         distribution: "gaussian" (truncated) or "empirical".
         quantiles: of u over the unlabelled images, for ``empirical``.
         both_quantiles: of u over both domains, for the scaling ``quantile``.
-        acquisition: what was measured per pixel (see ``acquisition.py``), "entropy" is Eq. 3.
+        acquisition: what was measured per pixel (see ``segmentation/acquisition.py``), "entropy" is Eq. 3.
         aggregation: how an image's pixels were summed up, "mean" is Eq. 4.
         samples: predictions with dropout, for the acquisition ``mc_dropout``.
         ensemble: weights of the further networks of an ensemble, file -> sha256.

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from unicorn_monai.failures import NotFinite
+from unicorn_monai.system.errors import NotFinite
 
 
 def predictive_entropy(logits: Tensor) -> Tensor:

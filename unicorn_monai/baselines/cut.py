@@ -18,8 +18,8 @@ from monai.networks.utils import normal_init
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unicorn_monai.baselines.adversarial import discriminator_loss, generator_loss
 from unicorn_monai.baselines.networks import ResnetGenerator
-from unicorn_monai.baselines.training import discriminator_loss, generator_loss
 
 
 class PatchProjection(nn.Module):

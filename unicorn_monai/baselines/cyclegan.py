@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unicorn_monai.baselines.training import discriminator_loss, generator_loss
+from unicorn_monai.baselines.adversarial import discriminator_loss, generator_loss
 
 
 class ImagePool:

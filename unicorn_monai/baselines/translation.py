@@ -13,11 +13,17 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from unicorn_monai.checkpoints import read_metadata
-from unicorn_monai.datasets import DatasetWriter, PathLike, begun, datalist, read_array, read_header
-from unicorn_monai.networks import require_finite
-from unicorn_monai.taken_over import layout_of
-from unicorn_monai.transforms import read_image, to_uint8
+from unicorn_monai.data.items import datalist
+from unicorn_monai.data.journal import begun
+from unicorn_monai.data.layout import read_header
+from unicorn_monai.data.taken_over import layout_of
+from unicorn_monai.data.writer import DatasetWriter, require_same_origin
+from unicorn_monai.images.files import read_array
+from unicorn_monai.images.pictures import to_uint8
+from unicorn_monai.images.transforms import read_image
+from unicorn_monai.system.files import PathLike
+from unicorn_monai.system.networks import require_finite
+from unicorn_monai.system.weights import read_metadata
 
 
 class Translator:
@@ -107,14 +113,3 @@ class Translator:
             synthetic=synthetic,
             **spacing,
         )
-
-
-def require_same_origin(writer: DatasetWriter, key: str, origin: dict[str, Any]) -> None:
-    """Refuse to go on with a data set whose items were made by other weights or with other settings."""
-    for index, item in writer.rows():
-        found = {name: item.get(key, {}).get(name) for name in origin}
-        if found != origin:
-            raise ValueError(
-                f"Item {index} of '{writer.root}' was made with {found}, this run has {origin}. Go on with the same, "
-                "choose another output_dir, or remove the folder."
-            )

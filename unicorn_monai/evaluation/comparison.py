@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from unicorn_monai.dataset_files import or_none
-from unicorn_monai.datasets import PathLike
 from unicorn_monai.evaluation import bootstrap
-from unicorn_monai.evaluation.segmentation import Counts, mean_ratio, ratio, statistic
+from unicorn_monai.evaluation.scoring import Counts, mean_ratio, ratio, statistic
+from unicorn_monai.system.files import PathLike, or_none
 
 LOWER, UPPER = "lower_bound", "upper_bound"
 MEANS = ("mean_iou", "mean_iou_layers", "mean_dice")
@@ -72,7 +71,7 @@ def score_trainings(each: Sequence[dict[str, Any]], records: Sequence[PathLike],
         seed: of the resampling.
 
     Returns:
-        As ``segmentation.summarise``, with "trainings": {"mean_iou": [of each], "std": their spread}.
+        As ``evaluation.scoring.summarise``, with "trainings": {"mean_iou": [of each], "std": their spread}.
     """
     pooled = {key: over_seeds(records, seed, key) for key in MEANS}
     result: dict[str, Any] = {key: mean_of([one[key] for one in each]) for key in ("iou", "dice")}

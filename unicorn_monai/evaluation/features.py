@@ -25,12 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from unicorn_monai.checkpoints import load_weights, read_metadata, save_weights, sha256
-from unicorn_monai.datasets import PathLike, datalist
-from unicorn_monai.losses import high_pass
-from unicorn_monai.networks import freeze, require_finite
-from unicorn_monai.records import COUNT, take
-from unicorn_monai.transforms import read_image
+from unicorn_monai.data.items import datalist
+from unicorn_monai.images.speckle import high_pass
+from unicorn_monai.images.transforms import read_image
+from unicorn_monai.system.files import PathLike
+from unicorn_monai.system.networks import freeze, require_finite
+from unicorn_monai.system.records import COUNT, take
+from unicorn_monai.system.weights import load_weights, read_metadata, save_weights, sha256
 
 DEFAULT_NAME = "encoder of a MONAI U-Net trained to fill in masked patches of the real images of both domains"
 SPECKLE_WEIGHT = 5.0  # brings the error of the speckle to that of the grey values

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from unicorn_monai.datasets import IGNORE_LABEL
+from unicorn_monai.images.files import IGNORE_LABEL
 
 SHIFT = 8  # largest shift, pixels
 

@@ -14,11 +14,11 @@ import numpy as np
 from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 
-from unicorn_monai.dataset_files import or_none
-from unicorn_monai.datasets import PathLike, datalist, write_json
+from unicorn_monai.data.items import datalist
 from unicorn_monai.evaluation import bootstrap
 from unicorn_monai.evaluation.comparison import mean_of
-from unicorn_monai.evaluation.segmentation import Counts, confusion_matrix, overlap, statistic
+from unicorn_monai.evaluation.scoring import Counts, confusion_matrix, overlap, statistic
+from unicorn_monai.system.files import PathLike, or_none, write_json
 
 SHOWN = ("iou", "mean_iou")
 

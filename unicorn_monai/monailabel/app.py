@@ -20,13 +20,13 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.utils import tasks
 
-from unicorn_monai.handlers import read_json
 from unicorn_monai.monailabel import synthesis
 from unicorn_monai.monailabel.active_learning import UNCERTAINTY, MostUncertainFirst, UncertaintyScoring, outdated
 from unicorn_monai.monailabel.app_folder import RECORD, SEGMENTATION
 from unicorn_monai.monailabel.client import Unknown, file_name, known, number, refuse_expressions, take
 from unicorn_monai.monailabel.segmentation import Segmentation, Training
 from unicorn_monai.monailabel.studies import FINAL, Studies
+from unicorn_monai.system.files import read_json
 
 logger = logging.getLogger(__name__)
 

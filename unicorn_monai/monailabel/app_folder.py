@@ -16,15 +16,13 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from unicorn_monai.checkpoints import read_metadata
-from unicorn_monai.datasets import PathLike, write_json
-from unicorn_monai.handlers import read_json
-from unicorn_monai.published import copy_weights
-from unicorn_monai.run_bundles import GENERATOR
-from unicorn_monai.settings import bundle_places, settings_of
+from unicorn_monai.bundle.run_bundles import GENERATOR
+from unicorn_monai.experiment.settings import bundle_places, settings_of
+from unicorn_monai.system.files import PathLike, read_json, write_json
+from unicorn_monai.system.weights import copy_weights, read_metadata
 
 SEGMENTATION = "retinal_unet"
-MAIN = '"""Served by MONAI Label."""\n\nfrom unicorn_monai.monailabel.app import UnicornApp  # noqa: F401\n'
+MAIN = '"""Served by MONAI Label."""\n\nfrom unicorn_monai.monailabel.app import UnicornApp# noqa: F401\n'
 RECORD = "app.json"
 NOT_SERVED = ("*last.pt", "resume.pt", "*_before.pt", "latents", "uncertainties.json", "output", "__pycache__", ".*")
 

@@ -17,9 +17,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from unicorn_monai.dataset_files import file_axes, read_array, read_shape, write_array
-from unicorn_monai.datasets import IGNORE_LABEL, PathLike
-from unicorn_monai.volume_files import open_nifti
+from unicorn_monai.images.files import IGNORE_LABEL, file_axes, read_array, read_shape, write_array
+from unicorn_monai.images.volume_files import open_nifti
+from unicorn_monai.system.files import PathLike
 
 VOLUMES = (".nii.gz", ".nii", ".nrrd")
 PICTURES = (".png", ".tif", ".tiff", ".bmp")  # lossless; JPEG would change labels

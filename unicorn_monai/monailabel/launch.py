@@ -12,10 +12,10 @@ from pathlib import Path
 
 import typer
 
-from unicorn_monai.datasets import HEADER
+from unicorn_monai.bundle.expressions import require_literal
+from unicorn_monai.data.layout import HEADER
 from unicorn_monai.monailabel.app_folder import make_app
 from unicorn_monai.monailabel.label_files import IMAGES
-from unicorn_monai.wiring import require_literal
 
 logger = logging.getLogger("unicorn_monai")
 
@@ -84,7 +84,7 @@ def serve(app_dir: Path, studies: Path, host: str = "127.0.0.1", port: int = 800
 
     log = json.loads(Path(init_log_config(None, str(app_dir), "app.log", root_level="INFO")).read_text())
     for formatter in log["formatters"].values():
-        formatter["class"] = "unicorn_monai.terminal.PrintableFormatter"
+        formatter["class"] = "unicorn_monai.system.PrintableFormatter"
     uvicorn.run(build({*names_of(host), *names}), host=host, port=port, log_config=log, access_log=False)
 
 

@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from monai.data import partition_dataset
 
-from unicorn_monai.bundle import default_device
-from unicorn_monai.checkpoints import read_metadata
-from unicorn_monai.dataset_files import read_shape
+from unicorn_monai.bundle.references import default_device
+from unicorn_monai.experiment.tracking import store_uri
+from unicorn_monai.images.files import read_shape
+from unicorn_monai.images.transforms import FileAxesd, read_image
 from unicorn_monai.monailabel.client import device, flag, number, one_of, take
 from unicorn_monai.monailabel.label_files import VOLUMES, served_suffix
 from unicorn_monai.monailabel.stock import BundleInferTask, BundleTrainTask, InferType, Restored
 from unicorn_monai.monailabel.studies import FINAL, Studies
-from unicorn_monai.tracking import store_uri
-from unicorn_monai.transforms import FileAxesd, read_image
+from unicorn_monai.system.weights import read_metadata
 from unicorn_monai.uncertainty import image_uncertainty, normalised_entropy
 
 ENTROPY = "entropy"

@@ -13,10 +13,10 @@ from typing import Any
 
 from monailabel.datastore.local import LocalDatastore
 
-from unicorn_monai.clutter import is_clutter
+from unicorn_monai.data.clutter import is_clutter
+from unicorn_monai.images.transforms import read_image
 from unicorn_monai.monailabel.client import Unknown, file_name, known
 from unicorn_monai.monailabel.label_files import IMAGES, read_client_label, served_suffix, suffix_of, write_like
-from unicorn_monai.transforms import read_image
 
 FINAL = "final"
 

@@ -19,13 +19,15 @@ import torch
 from monai.bundle import ConfigParser
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from unicorn_monai.bundle import default_device, load_config
-from unicorn_monai.dataset_files import read_array
+from unicorn_monai.bundle.installation import load_config
+from unicorn_monai.bundle.references import default_device
+from unicorn_monai.images.files import read_array
+from unicorn_monai.images.pictures import to_uint8
 from unicorn_monai.monailabel.client import device, flag, number, take
 from unicorn_monai.monailabel.label_files import read_client_label, served_suffix, write_like
 from unicorn_monai.monailabel.studies import FINAL, Studies
-from unicorn_monai.synthesis import Generator, Request, downsampling
-from unicorn_monai.transforms import to_uint8
+from unicorn_monai.synthesis.generator import Generator, downsampling
+from unicorn_monai.synthesis.requests import Request
 
 SETTINGS = {
     "device": device,

@@ -1,0 +1,132 @@
+"""What is asked for depends on the run's seed and the index only; label maps change their shape, not their meaning."""
+
+import numpy as np
+import pytest
+import torch
+
+from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.diffusion.text import PromptTemplate
+from unicorn_monai.images.warping import augment_label
+from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.synthesis.requests import Request, Requests, derive_seed, with_uncertainty
+
+PRIOR = UncertaintyPrior(mean=0.2, std=0.05, scaling="paper", offset=0.0, scale=1.0, segmentation_sha256="x")
+COUNTS = {"training": 4, "validation": 2}
+
+
+@pytest.fixture
+def layers():
+    """Six layers whose borders bend."""
+    columns = torch.linspace(0, 3, 40)
+    depth = torch.arange(48)[:, None] + 3 * torch.sin(columns)[None]
+    return (depth / 8).long().clamp(0, 5)[None]
+
+
+@pytest.fixture
+def data(tmp_path):
+    with DatasetWriter(tmp_path / "data", name="n", device="d", labels={0: "a", 1: "b"}) as writer:
+        for split, count in COUNTS.items():
+            for i in range(count):
+                pixels = np.full((4, 4), i % 2, np.uint8)
+                writer.add(split, pixels, pixels, subject=f"{split}{i}")
+    return tmp_path / "data"
+
+
+def test_a_changed_label_map_has_the_same_labels(layers):
+    for seed in range(20):
+        changed = augment_label(layers, seed)
+        assert changed.shape == layers.shape
+        assert changed.dtype == layers.dtype
+        assert set(changed.unique().tolist()) == set(layers.unique().tolist())
+        assert not torch.equal(changed, layers)
+
+
+def test_a_changed_label_map_keeps_the_order_of_the_layers(layers):
+    assert all((augment_label(layers, seed).diff(dim=1) >= 0).all() for seed in range(20))
+
+
+def test_left_and_right_are_exchanged_as_often_as_not():
+    halves = torch.zeros(1, 20, 40, dtype=torch.long)
+    halves[..., 20:] = 1
+    exchanged = sum(augment_label(halves, seed)[..., :5].float().mean().item() > 0.5 for seed in range(40))
+    assert 10 < exchanged < 30
+
+
+def test_a_change_depends_on_its_seed_only(layers):
+    torch.manual_seed(1)
+    first = augment_label(layers, 7)
+    torch.manual_seed(2)
+    assert torch.equal(augment_label(layers, 7), first)
+    assert not torch.equal(augment_label(layers, 8), first)
+
+
+def test_ignored_pixels_stay_ignored(layers):
+    assert (augment_label(torch.full_like(layers, 255), 3) == 255).all()
+
+
+def test_seeds_derived_from_different_numbers_differ():
+    seeds = {derive_seed(run, index) for run in range(10) for index in range(100)}
+    assert len(seeds) == 1000
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert derive_seed(1, 2) != derive_seed(1, 2, 1)
+
+
+def test_every_label_map_gets_an_image_and_an_uncertainty_of_its_own(data):
+    requests = Requests(label_dir=data, split=["training", "validation"], prior=PRIOR)
+    assert [request.split for request in requests] == ["training"] * 4 + ["validation"] * 2
+    assert [request.index for request in requests] == list(range(6))
+    assert len({request.label for request in requests}) == 6
+    assert len({request.uncertainty for request in requests}) == 6
+    assert [request.subject for request in requests][:2] == ["training0", "training1"]
+
+
+def test_more_images_take_the_label_maps_in_turn_and_every_split_in_proportion(data):
+    requests = Requests(count=8, label_dir=data, split=["training", "validation"])
+    assert [request.split for request in requests].count("validation") == 4
+    assert requests[0].label == requests[4].label
+    assert requests[0].seed != requests[4].seed
+    assert len(Requests(count=1, label_dir=data, split=["training", "validation"])) == 2
+
+
+def test_a_request_does_not_depend_on_how_many_are_made(data):
+    few, many = (Requests(count=n, seed=3, label_dir=data, prior=PRIOR, augment=True) for n in (2, 6))
+    assert list(few) == list(many)[:2]
+    assert list(few) != list(Requests(count=2, seed=4, label_dir=data, prior=PRIOR, augment=True))
+
+
+def test_uncertainties_can_be_chosen():
+    requests = Requests(count=3, uncertainties=[0.1, 0.3])
+    assert [request.uncertainty for request in requests] == [0.1, 0.3, 0.1]
+    assert [request.uncertainty for request in with_uncertainty(requests, 0.2)] == [0.2] * 3
+    assert [request.uncertainty for request in Requests(count=2)] == [None, None]
+
+
+@pytest.mark.parametrize("wrong", [[], [0.1, 15], [-0.1], [float("nan")]])
+def test_chosen_uncertainties_are_shares(wrong):
+    with pytest.raises(ValueError, match=r"uncertainties is \[.*expected at least one number, each in \[0, 1\]"):
+        Requests(count=3, uncertainties=wrong)
+
+
+def test_no_image_is_no_request():
+    with pytest.raises(ValueError, match="count is 0; expected at least one image"):
+        Requests(count=0)
+
+
+def test_a_request_does_not_change():
+    with pytest.raises(AttributeError):
+        Request(0, 1).seed = 2
+
+
+def test_a_prompt_names_the_scene_of_the_label_map_and_each_weather_in_turn(data):
+    template = PromptTemplate("{prompt} of {subject}, {words}", "street")
+    weathers = ["fog", "night", "rain"]
+    requests = Requests(count=24, label_dir=data, template=template, subdomains=weathers)
+    assert [r.prompt for r in requests][:2] == ["street of training0, foggy scene", "street of training1, night scene"]
+    for label in {r.label for r in requests}:  # six images of each label map: every weather twice
+        prompts = [r.prompt for r in requests if r.label == label]
+        assert all(sum(word in prompt for prompt in prompts) == 2 for word in ("foggy", "night", "rainy"))
+    assert [r.prompt for r in Requests(count=2, label_dir=data, template=template)] == [
+        "street of training0",
+        "street of training1",
+    ]
+    assert Requests(count=1, label_dir=data)[0].prompt is None

@@ -1,0 +1,189 @@
+"""The adversarial training that CycleGAN and CUT share: one step of the generators, one of the discriminators.
+
+    D:  0.5 [(D(y) - 1)^2 + D(G(x))^2],      G:  (D(G(x)) - 1)^2 + what holds the anatomy          least squares
+
+over the patches that the discriminator judges. What a method adds stands in its own file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import Trainer
+from monai.losses import PatchAdversarialLoss
+from torch import Tensor, nn
+
+from unicorn_monai.system.distributed import average_gradients, is_main, same_weights
+from unicorn_monai.system.errors import trained_on
+from unicorn_monai.system.files import PathLike
+from unicorn_monai.system.weights import save_weights
+from unicorn_monai.training.budget import TimeBudget
+from unicorn_monai.training.steps import autocast_settings
+
+# MONAI's default passes the scores through a leaky ReLU first, which the papers do not.
+_least_squares = PatchAdversarialLoss(criterion="least_squares", no_activation_leastsq=True)
+
+
+class Objective(Protocol):
+    """What a method is to the trainer."""
+
+    trained: nn.Module
+    judges: nn.Module
+
+    def generator_terms(self, source: Tensor, target: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """All terms with their weighted sum under "loss", and the translated images."""
+        ...
+
+    def discriminator_loss(self, source: Tensor, target: Tensor, translated: list[Tensor]) -> Tensor:
+        """The discriminators' objective, given what the generators made."""
+        ...
+
+
+def generator_loss(scores: list[Tensor]) -> Tensor:
+    """Least squares: what a discriminator (MONAI's ``PatchDiscriminator``) says of a translated image should be 1."""
+    return _least_squares(scores[-1].float(), target_is_real=True, for_discriminator=False)
+
+
+def discriminator_loss(real: list[Tensor], fake: list[Tensor]) -> Tensor:
+    """Least squares: 1 for real images, 0 for translated ones."""
+    one = _least_squares(real[-1].float(), target_is_real=True, for_discriminator=True)
+    zero = _least_squares(fake[-1].float(), target_is_real=False, for_discriminator=True)
+    return 0.5 * (one + zero)
+
+
+class TranslationTrainer(Trainer):
+    """Train generators against discriminators on unpaired batches ("source", "target").
+
+    Args:
+        device: where to train.
+        max_epochs: epochs of the data loader's number of batches.
+        train_data_loader: an ``UnpairedLoader``.
+        network: the generator that is wanted in the end.
+        objective: ``CycleGAN`` or ``CUT``.
+        optimizer: of ``objective.trained``.
+        discriminator_optimizer: of ``objective.judges``.
+        precision: "float32", or "bfloat16" for automatic mixed precision.
+        train_handlers: Ignite handlers.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        max_epochs: int,
+        train_data_loader: Iterable,
+        network: nn.Module,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        discriminator_optimizer: torch.optim.Optimizer,
+        precision: str = "float32",
+        train_handlers: list | None = None,
+    ) -> None:
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            data_loader=train_data_loader,
+            handlers=train_handlers,
+            decollate=False,
+        )
+        self.network, self.objective = network, objective
+        self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
+        self.autocast = autocast_settings(device, precision)
+        self.add_event_handler(Events.STARTED, self._together)
+
+    def _together(self, engine: Engine) -> None:
+        for network in (self.objective.trained, self.objective.judges):
+            same_weights(network.train())
+
+    def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Any]:
+        source, target = (batchdata[name].to(self.state.device) for name in ("source", "target"))
+        self.objective.judges.requires_grad_(False)
+        with torch.autocast(**self.autocast):
+            terms, translated = self.objective.generator_terms(source, target)
+        self._step(self.optimizer, self.objective.trained, terms["loss"])
+
+        self.objective.judges.requires_grad_(True)
+        with torch.autocast(**self.autocast):
+            fakes = [image.detach().float() for image in translated]
+            terms["discriminator"] = self.objective.discriminator_loss(source, target, fakes)
+        self._step(self.discriminator_optimizer, self.objective.judges, terms["discriminator"])
+        return {"image": source, "pred": fakes[0], **{key: value.item() for key, value in terms.items()}}
+
+    @staticmethod
+    def _step(optimizer: torch.optim.Optimizer, network: nn.Module, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        average_gradients(network)
+        optimizer.step()
+
+
+class LastWeights:
+    """Ignite handler: publish the newest weights after every epoch.
+
+    There is no best: an adversarial loss says nothing about the images, and the target domain has no labels.
+
+    Args:
+        network: whose weights (the averaged ones where there are).
+        path: e.g. ``models/cut/model.pt``.
+        budget: its seconds are noted with the weights where they are limited.
+        metadata: stored with the weights.
+    """
+
+    def __init__(
+        self, network: nn.Module, path: PathLike, budget: TimeBudget, metadata: dict[str, Any] | None = None
+    ) -> None:
+        self.network, self.path, self.budget, self.metadata = network, path, budget, metadata or {}
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer, after what updates the network and the budget."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write them."""
+        if is_main():
+            progress: dict[str, Any] = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
+            if self.budget.max_seconds is not None:  # else the file is the same at every repetition
+                progress["seconds"] = round(self.budget.seconds, 1)
+            with trained_on(engine):
+                save_weights(self.network, self.path, **self.metadata, **progress)
+
+
+class TranslationSheet:
+    """Source images, what the network makes of them, and images of the target domain to compare with.
+
+    Args:
+        network: the generator.
+        source: gives "image".
+        target: gives "image".
+        device: of the network.
+        count: images of each, evenly spread over the data sets.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        source: Sequence[dict[str, Any]],
+        target: Sequence[dict[str, Any]],
+        device: torch.device | str = "cpu",
+        count: int = 8,
+    ) -> None:
+        self.network, self.source, self.target, self.device = network, source, target, torch.device(device)
+        self.count = min(count, len(source), len(target))
+
+    @torch.no_grad()
+    def __call__(self) -> Tensor:
+        """(3, columns, channels, height, width): source above translated above target."""
+        source, target = self._spread(self.source), self._spread(self.target)
+        if source.shape != target.shape:
+            raise ValueError(
+                f"The two domains have images of {tuple(source.shape[2:])} and {tuple(target.shape[2:])} pixels; "
+                "expected one size for the sheet. Resample with the `--size` of data_prep."
+            )
+        return torch.stack([source, self.network(source.to(self.device)).float().cpu(), target])
+
+    def _spread(self, images: Sequence[dict[str, Any]]) -> Tensor:
+        at = np.linspace(0, len(images) - 1, self.count).round().astype(int)
+        return torch.stack([images[int(i)]["image"] for i in at])

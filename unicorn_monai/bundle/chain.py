@@ -1,0 +1,166 @@
+"""What a bundle checks in seconds, before it reads an image: options, settings, labels, weights that belong together.
+
+    "checks": [{"_target_": "unicorn_monai.bundle.check_settings", "max_epochs": "@max_epochs", ...}, ...],
+    "initialize": ["@checks", ...]
+
+MONAI takes a misspelt option (``--max_epoch 3``) for a new entry of the configuration and trains without it, and finds
+a wrong type where it is first used, which may be hours later, when all images are encoded.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unicorn_monai.bundle.references import metadata_of
+from unicorn_monai.data.layout import label_names, list_folders
+from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.system.files import PathLike
+
+logger = logging.getLogger("unicorn_monai")
+
+
+def check_labels(dataset_dir: PathLike | Sequence[Any], num_labels: int) -> None:
+    """Refuse a data set with more or fewer labels than the network.
+
+    Raises:
+        ValueError: naming both.
+    """
+    for folder in list_folders(dataset_dir):
+        names = label_names(folder)
+        if len(names) != num_labels:
+            raise ValueError(
+                f"'{folder}' has {len(names)} labels ({', '.join(names)}), the configuration num_labels {num_labels}. "
+                "Set num_labels in retinal_unet's inference.json and train again, or use another data set."
+            )
+
+
+def ready(*parts: Any, **more: Any) -> None:
+    """Does nothing: its arguments, such as networks with weights, are built and checked before those of others."""
+
+
+def trained_on(
+    latent_diffusion: PathLike,
+    uncertainty_controlnet: PathLike | None = None,
+    mode: str | None = None,
+    prior: UncertaintyPrior | None = None,
+) -> dict[str, Any]:
+    """What is stored with a ControlNet's weights: which other weights they belong to, and which hint.
+
+    Args:
+        latent_diffusion: bundle of the U-Net.
+        uncertainty_controlnet: bundle of the ControlNet it is trained on top of.
+        mode: of the Semantic-ControlNet; in ``paper`` mode it is trained on its own.
+        prior: of the Uncertainty-ControlNet; how it made a hint of an uncertainty.
+    """
+    unet = metadata_of(latent_diffusion)
+    found = {"unet_sha256": unet["sha256"], "scale_factor": unet.get("scale_factor")}
+    if mode is not None:
+        found["mode"] = mode
+    if uncertainty_controlnet is not None and mode != "paper":
+        found["base_sha256"] = metadata_of(uncertainty_controlnet)["sha256"]
+    if prior is not None:
+        found["hint"] = _hint(prior)
+    return found
+
+
+def check_chain(
+    latent_diffusion: PathLike,
+    semantic_controlnet: PathLike | None = None,
+    uncertainty_controlnet: PathLike | None = None,
+    mode: str | None = None,
+    scheduler: Any = None,
+    scale_factor: float | None = None,
+    prior: UncertaintyPrior | None = None,
+) -> None:
+    """Refuse weights that were not trained for each other, as far as they tell.
+
+    Args:
+        latent_diffusion: bundle with autoencoder and U-Net.
+        semantic_controlnet: bundle, where it is used.
+        uncertainty_controlnet: bundle, where it is used.
+        mode: "paper" or "compositional".
+        scheduler: its ``prediction_type`` must be the one of the U-Net's training.
+        scale_factor: in use; must be the one of the U-Net's training.
+        prior: in use; its hint must be the one of the Uncertainty-ControlNet's training, where that takes part. It does
+            not in the training of a Semantic-ControlNet in ``paper`` mode.
+
+    Raises:
+        ValueError: naming the weights and what they were trained for.
+    """
+    unet = metadata_of(latent_diffusion)
+    diffusion = f"The diffusion model of '{latent_diffusion}'"
+    _expect(diffusion, unet, "autoencoder_sha256", metadata_of(latent_diffusion, "autoencoder.pt")["sha256"])
+    if scheduler is not None:
+        _expect(diffusion, unet, "prediction_type", str(scheduler.prediction_type))
+    if scale_factor is not None and not math.isclose(unet.get("scale_factor", scale_factor), scale_factor):
+        _expect(diffusion, unet, "scale_factor", scale_factor)
+    style = None
+    if uncertainty_controlnet is not None and (mode != "paper" or _trained(uncertainty_controlnet)):
+        style = metadata_of(uncertainty_controlnet)
+    if style is not None:
+        name = f"The ControlNet of '{uncertainty_controlnet}'"
+        _expect(name, style, "unet_sha256", unet["sha256"])
+        if prior is not None and (mode != "paper" or semantic_controlnet is not None):
+            _expect_hint(name, style, prior)
+    if semantic_controlnet is not None:
+        name, semantic = f"The ControlNet of '{semantic_controlnet}'", metadata_of(semantic_controlnet)
+        _expect(name, semantic, "unet_sha256", unet["sha256"])
+        _expect(name, semantic, "mode", mode)
+        if style is not None and mode != "paper":
+            _expect(name, semantic, "base_sha256", style["sha256"])
+
+
+def _trained(bundle_root: PathLike) -> bool:
+    return (Path(bundle_root) / "models" / "model.pt").is_file()
+
+
+def _expect(
+    name: str, metadata: dict[str, Any], key: str, value: Any, remedy: str = "Use what it was trained with,"
+) -> None:
+    if value is not None and metadata.get(key, value) != value:
+        raise ValueError(
+            f"{name} was trained with {key} {_short(metadata[key])}, in use is {_short(value)}. {remedy} or train it "
+            "again."
+        )
+
+
+def _hint(prior: UncertaintyPrior) -> dict[str, Any]:
+    """What decides the hint of an uncertainty: the network that measured it, how, and the scaling."""
+    return {
+        "segmentation_sha256": prior.segmentation_sha256,
+        "acquisition": prior.acquisition,
+        "aggregation": prior.aggregation,
+        "scaling": prior.scaling,
+        "offset": prior.offset,
+        "scale": prior.scale,
+        "both_quantiles": list(prior.both_quantiles),
+    }
+
+
+def _expect_hint(name: str, metadata: dict[str, Any], prior: UncertaintyPrior) -> None:
+    trained = metadata.get("hint")
+    if trained is None:
+        logger.warning(
+            f"{name} was trained before weights told the scaling of their hint; nobody can tell whether that of the "
+            f"prior, '{prior.scaling}', is the right one."
+        )
+        return
+    for key, value in _hint(prior).items():
+        if not _close(trained[key], value):
+            _expect(name, trained, key, value, "Give the prior it was trained with (prior_path),")
+
+
+def _close(one: Any, other: Any) -> bool:
+    """The same, but for the last digits of what is measured: they differ between machines."""
+    numbers = isinstance(one, float | list) and np.shape(one) == np.shape(other)
+    return np.allclose(one, other, rtol=1e-3, atol=1e-6) if numbers else one == other
+
+
+def _short(value: Any) -> str:
+    return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else repr(value)

@@ -1,0 +1,136 @@
+"""Bundles use each other's networks by reference: a network is defined once, in its bundle's ``inference.json``.
+
+``from_bundle(bundle_root, id, weights)`` builds what another bundle defines; ``install`` copies bundles into a run
+folder with the settings of a preset merged in, so that a finished run holds complete bundles with their weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from monai.networks.nets import ControlNet, DiffusionModelUNet
+from torch import nn
+
+from unicorn_monai.bundle.expressions import require_literal
+from unicorn_monai.bundle.installation import _read, load_config
+from unicorn_monai.bundle.root import ENTRY, literal_root
+from unicorn_monai.controlnets import copy_encoder
+from unicorn_monai.fusion import MODES
+from unicorn_monai.system.distributed import local_device
+from unicorn_monai.system.files import PathLike
+from unicorn_monai.system.networks import freeze
+from unicorn_monai.system.weights import load_weights, read_metadata
+
+
+def definition(bundle_root: PathLike, id: str = "network_def", config_file: str = "inference.json") -> Any:
+    """A configuration entry of another bundle as it stands there, not built."""
+    config = _read(bundle_root, config_file)
+    if id not in config:
+        raise ValueError(f"configs/{config_file} of '{bundle_root}' has no entry '{id}', only {sorted(config)}.")
+    return config[id]
+
+
+def from_bundle(
+    bundle_root: PathLike,
+    id: str = "network_def",
+    weights: str | None = None,
+    device: torch.device | str | None = None,
+    frozen: bool = True,
+    settings: dict[str, Any] | None = None,
+) -> Any:
+    """Build what another bundle's ``inference.json`` defines.
+
+    Args:
+        bundle_root: the bundle's folder.
+        id: entry of its configuration, e.g. "network_def" or "scheduler".
+        weights: file under the bundle's ``models`` folder to load, e.g. "model.pt"; not read where the networks that
+            the bundle defines come with their weights (see :func:`metadata_of`).
+        device: where to put a network.
+        frozen: evaluation mode and no gradients, for a network with weights.
+        settings: entries of the configuration to replace, e.g. ``{"num_labels": 19}``.
+    """
+    require_literal(settings or {}, "settings")
+    parser = ConfigParser(_read(bundle_root) | {ENTRY: literal_root(bundle_root)} | (settings or {}))
+    definition(bundle_root, id)
+    thing = parser.get_parsed_content(id)
+    if weights is not None:
+        if not _comes_with_weights(bundle_root, weights):
+            load_weights(thing, Path(bundle_root) / "models" / weights)
+        if frozen:
+            freeze(thing)
+    return thing if device is None else thing.to(device)
+
+
+def arguments(bundle_root: PathLike, id: str = "network_def") -> dict[str, Any]:
+    """The constructor arguments of what a bundle defines, references resolved: a dictionary without ``_target_``."""
+    parser = ConfigParser(_read(bundle_root) | {ENTRY: literal_root(bundle_root)})
+    return {
+        key: parser.get_parsed_content(f"{id}::{key}") for key in definition(bundle_root, id) if not key.startswith("_")
+    }
+
+
+def base_controlnet(
+    mode: str,
+    bundle_root: PathLike,
+    device: torch.device | str | None = None,
+    settings: dict[str, Any] | None = None,
+) -> nn.Module | None:
+    """The frozen ControlNet another is trained on top of: none in ``paper`` mode, else the one of ``bundle_root``."""
+    if mode not in MODES:
+        raise ValueError(f"Unknown mode '{mode}'; expected one of {list(MODES)}.")
+    return None if mode == "paper" else from_bundle(bundle_root, "network_def", "model.pt", device, settings=settings)
+
+
+def start_controlnet(controlnet: ControlNet, unet: DiffusionModelUNet, initial_weights: PathLike | None) -> ControlNet:
+    """Where the training of a ControlNet starts: at the U-Net's encoder, or at the weights of a training before."""
+    copy_encoder(controlnet, unet)
+    if initial_weights is not None:
+        load_weights(controlnet, initial_weights)
+    return controlnet
+
+
+def weights_sha256(**paths: PathLike) -> dict[str, str]:
+    """Sha256 of each of several weights files ``BUNDLE/models/FILE``, by name."""
+    return {name: metadata_of(Path(path).parent.parent, Path(path).name)["sha256"] for name, path in paths.items()}
+
+
+def with_weights(network: nn.Module, path: PathLike, device: torch.device | str | None = None) -> nn.Module:
+    """Load weights into a network, freeze it and put it on a device."""
+    load_weights(network, path)
+    return freeze(network).to(device)
+
+
+def metadata_of(bundle_root: PathLike, weights: str = "model.pt") -> dict[str, Any]:
+    """What is known about a bundle's weights: what is stored with ``models/WEIGHTS``.
+
+    The networks of some bundles come with weights of another origin, e.g. a folder of Stable Diffusion. Such a bundle
+    has an entry ``weights_metadata``, which gives the same for each file that is not there.
+    """
+    if _comes_with_weights(bundle_root, weights):
+        return from_bundle(bundle_root, "weights_metadata")[weights]
+    return read_metadata(Path(bundle_root) / "models" / weights)
+
+
+def _comes_with_weights(bundle_root: PathLike, weights: str) -> bool:
+    if (Path(bundle_root) / "models" / weights).is_file():
+        return False
+    try:
+        return "weights_metadata" in load_config(bundle_root)
+    except ValueError:  # no bundle, only weights; reading them tells what is missing
+        return False
+
+
+def weights_metadata(bundle_root: PathLike, weights: str, key: str) -> Any:
+    """One entry of what is known about a bundle's weights, e.g. "scale_factor" or "sha256"."""
+    path, metadata = Path(bundle_root) / "models" / weights, metadata_of(bundle_root, weights)
+    if key not in metadata:
+        raise ValueError(f"The weights '{path}' carry no '{key}', only {sorted(metadata)}. Train this stage again.")
+    return metadata[key]
+
+
+def default_device() -> torch.device:
+    """The first GPU where there is one (of several processes, each has its own), else the CPU."""
+    return local_device()

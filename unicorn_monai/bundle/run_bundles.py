@@ -1,0 +1,96 @@
+"""The bundles of a run that comes from elsewhere: configurations are programs, so they must be this package's own.
+
+They are compared with what ``installation.install`` would write today, with the same presets and overrides; only data may
+differ (number of labels, words). A file that Python would import is refused too, since MONAI puts a bundle's folder in
+front of Python's own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import all_suffixes
+from pathlib import Path
+from typing import Any
+
+from unicorn_monai.bundle.expressions import changed_wiring, require_literal
+from unicorn_monai.bundle.installation import bundle_root, configured
+from unicorn_monai.system.files import parse_json
+
+GENERATOR = ("retinal_unet", "latent_diffusion", "uncertainty_controlnet", "semantic_controlnet", "synthesis")
+METADATA = "metadata.json"
+_ELSEWHERE = ("bundle_root", "prior_path", *GENERATOR)  # entries that an older run holds as absolute paths
+_IMPORTABLE = tuple(all_suffixes())
+
+
+def require_own_bundles(
+    bundles: Path,
+    presets: Callable[[str], Sequence[str]],
+    overrides: Mapping[str, Mapping[str, Any]],
+    prior: str,
+    files: str = "inference.json",
+) -> None:
+    """Refuse bundles of a run that run anything but what this package's own would with the run's settings.
+
+    Args:
+        bundles: folder of the bundles.
+        presets: names of the presets of a bundle.
+        overrides: settings of single bundles.
+        prior: ``prior_path`` of the generative bundles.
+        files: which configurations are going to be used, a pattern.
+
+    Raises:
+        ValueError: naming the file and the entry.
+    """
+    if os.path.lexists(bundles / "configs"):  # where parts of a bundle would be looked for
+        raise ValueError(f"'{bundles / 'configs'}' is no bundle of a run; expected bundles alone. Remove it.")
+    for name in GENERATOR:
+        root = bundles / name
+        if not (root / "configs").is_dir():
+            continue  # who needs it says so
+        _require_data_only(root)
+        shipped = sorted(Path(bundle_root(name), "configs").glob(files))
+        for file in [*(path.name for path in shipped), METADATA]:
+            path = root / "configs" / file
+            if path.is_file():
+                expected = configured(name, presets(name), dict(overrides.get(name, {})), file)
+                if {"prior_path", "retinal_unet"} <= expected.keys():
+                    expected["prior_path"] = prior
+                _require_same(path, expected, bundles)
+
+
+def _require_data_only(root: Path) -> None:
+    for path in (root.parent, root, *root.rglob("*")):
+        if path.is_symlink():
+            raise ValueError(f"'{path}' is a link to '{path.readlink()}'; expected a file of its own. Copy it there.")
+        if path.name.endswith(_IMPORTABLE):
+            raise ValueError(
+                f"'{path}' is code, which Python would import; a run's bundles hold none. Look at it first."
+            )
+
+
+def _require_same(path: Path, expected: dict[str, Any], bundles: Path) -> None:
+    found = parse_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"'{path}' is no configuration; expected a JSON object.")
+    for key in changed_wiring(expected, found):
+        entry = key.partition("::")[0]
+        if entry not in _ELSEWHERE or not _is_place(found.get(entry), bundles, entry):
+            raise ValueError(
+                f"'{path}' runs or refers to something else at '{key}' than the bundle of this package does with the "
+                "settings of the run; it is of another version, or was changed. Look at it (`unicorn-monai verify "
+                f"{path.parents[1]}`); `python -m monai.bundle run` runs it as it is."
+            )
+
+
+def _is_place(value: Any, bundles: Path, name: str) -> bool:
+    """Whether a value is a place of the bundles before the run was moved, or where they are now; a prior is data."""
+    if not isinstance(value, str):
+        return False
+    try:
+        require_literal(value, name)  # else MONAI makes another place of it
+        place = Path(value).resolve()
+        here = place.parent == bundles.resolve() and place.name in GENERATOR
+        return name == "prior_path" or here or not place.exists()
+    except (ValueError, OSError, RuntimeError):
+        return False

@@ -1,0 +1,69 @@
+"""Are the numbers of denoising steps of a run right for its sampler? Asked before anything is trained.
+
+A run whose diffusion model is hardly trained makes noise with any sampler: it tries the machinery, and is told instead
+of refused. Its sampler is marked ``coarse_sampling`` in the run's bundles, and results and report say what it is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from unicorn_monai.bundle.installation import configured
+from unicorn_monai.sampler_trial import sampling_error
+from unicorn_monai.schedulers import Sampler, prepare_timesteps
+
+HARDLY_TRAINED = 100  # iterations; the small preset has 1,900
+SAMPLING = (  # configurations with a number of their own
+    ("latent_diffusion", "inference.json"),
+    ("latent_diffusion", "train_diffusion.json"),
+    ("uncertainty_controlnet", "train.json"),
+    ("semantic_controlnet", "train.json"),
+    *((bundle, "inference.json") for bundle in ("uncertainty_controlnet", "semantic_controlnet", "synthesis")),
+)
+
+
+def is_coarse(preset: str | None, overrides: Mapping[str, Any] | None = None) -> bool:
+    """Whether a run's diffusion model is trained so briefly that no sampler matters.
+
+    Args:
+        preset: of the bundles, e.g. "small".
+        overrides: settings of single bundles, {bundle: {"train.json": {...}}}.
+    """
+    training = configured("latent_diffusion", preset, (overrides or {}).get("latent_diffusion"), "train_diffusion.json")
+    lengths = [training["max_epochs"], training["iterations_per_epoch"]]
+    return all(isinstance(n, int) for n in lengths) and lengths[0] * lengths[1] < HARDLY_TRAINED
+
+
+def check_steps(preset: str | None, overrides: Mapping[str, Any] | None = None) -> None:
+    """Refuse numbers of denoising steps at which a run's sampler is wrong.
+
+    Args:
+        preset: of the bundles, e.g. "small".
+        overrides: settings of single bundles, {bundle: {"train.json": {...}}}.
+
+    Raises:
+        ValueError: naming the configuration, the sampler, its errors and a number that is right.
+    """
+    changes = overrides or {}
+    sampler = ConfigParser(configured("latent_diffusion", preset, changes.get("latent_diffusion")))
+    if is_coarse(preset, overrides):
+        sampler["coarse_sampling"] = True
+    scheduler = sampler.get_parsed_content("scheduler")
+    for bundle, file in SAMPLING:
+        steps = configured(bundle, preset, changes.get(bundle), file)["num_inference_steps"]
+        if not isinstance(steps, int):  # that of latent_diffusion
+            continue
+        try:
+            prepare_timesteps(scheduler, steps)
+        except ValueError as error:
+            raise ValueError(f"num_inference_steps is {steps} in {bundle}/configs/{file}: {error}") from error
+
+
+def describe(scheduler: Sampler, num_inference_steps: int) -> dict[str, Any]:
+    """What ``results.json`` says of the sampler: its name, its steps, its errors, and whether they are tolerable."""
+    error = sampling_error(scheduler, num_inference_steps)
+    name = {"name": type(scheduler).__name__, "steps": num_inference_steps}
+    return name | {key: round(value, 4) for key, value in error._asdict().items()} | {"right": error.tolerable}

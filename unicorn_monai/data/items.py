@@ -1,0 +1,95 @@
+"""Data sets as lists of items, and the writer of new ones; what is read is looked over first (`data.checks`).
+
+    from unicorn_monai.data import DatasetWriter, check, datalist
+
+Rows = depth, columns = A-scans. Splits are by subject, never by image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unicorn_monai.data.checks import require_sound
+from unicorn_monai.data.layout import HEADER, SPLITS, label_names, list_folders, read_header, resolve_item
+from unicorn_monai.images.files import read_array
+from unicorn_monai.system.files import PathLike
+
+
+def datalist(
+    dataset_dir: PathLike | Sequence[PathLike], split: str | Sequence[str], keys: Sequence[str] = ("image",)
+) -> list[dict[str, Any]]:
+    """List the items of one or several data sets, with absolute paths.
+
+    Args:
+        dataset_dir: one data set folder, or several (also nested lists) that are concatenated in order.
+        split: "training", "validation" or "test", or several of them.
+        keys: what each item must have, e.g. ``("image", "label")``.
+
+    Returns:
+        One dictionary per image: the entries of ``dataset.json`` with paths made absolute, plus ``dataset`` (folder).
+
+    Raises:
+        ValueError: bad split, missing entry or file, path outside the data set, label tables that disagree, or what
+            `data.checks.require_sound` refuses.
+    """
+    folders = list_folders(dataset_dir)
+    splits = [split] if isinstance(split, str) else list(split)
+    items: list[dict[str, Any]] = []
+    if "label" in keys:
+        require_same_labels(folders)
+    for folder in folders:
+        header, own = read_header(folder), []
+        for name in splits:
+            if name not in SPLITS:
+                raise ValueError(f"Unknown split '{name}'; expected one of {list(SPLITS)}.")
+            if not header.get(name):
+                found = [s for s in SPLITS if header.get(s)]
+                raise ValueError(f"'{Path(folder) / HEADER}' has no items in split '{name}', only in {found}.")
+            own += [resolve_item(Path(folder), item, keys) for item in header[name]]
+        require_sound(folder, header, own)
+        items += own
+    return items
+
+
+def require_same_labels(folders: Sequence[PathLike]) -> None:
+    """Refuse data sets whose label tables disagree; those without label maps have none."""
+    tables = {str(folder): label_names(folder) for folder in folders}
+    if len({tuple(names) for names in tables.values() if names}) > 1:
+        raise ValueError(f"The data sets have different label tables: {tables}. Use sets with the same labels.")
+
+
+def folders_of(items: Sequence[dict[str, Any]]) -> list[str]:
+    """The data sets that items come from, each once; none for files that belong to no data set, as MONAI Label lists.
+
+    Args:
+        items: of :func:`datalist`, or dictionaries of files in their place.
+    """
+    return list(dict.fromkeys(item["dataset"] for item in items if "dataset" in item))
+
+
+def images_only(
+    dataset_dir: PathLike | Sequence[PathLike], split: str | Sequence[str] = "test"
+) -> list[dict[str, Any]]:
+    """:func:`datalist` without anything but the images, for transforms that keep what they are given."""
+    return [{"image": item["image"]} for item in datalist(dataset_dir, split)]
+
+
+def image_size(dataset_dir: PathLike | Sequence[PathLike], split: str = "training") -> tuple[int, int]:
+    """Rows and columns of a data set's first image."""
+    return read_array(datalist(dataset_dir, split)[0]["image"]).shape[:2]  # type: ignore[return-value]
+
+
+def num_labels(dataset_dir: PathLike | Sequence[PathLike]) -> int:
+    """Number of labels of a data set, of the first of several (for configurations).
+
+    Raises:
+        ValueError: it has none.
+    """
+    folder = list_folders(dataset_dir)[0]
+    if not (names := label_names(folder)):
+        raise ValueError(
+            f"'{folder}' has no labels, since none of its images has a label map; expected a labelled one."
+        )
+    return len(names)

@@ -1,0 +1,228 @@
+"""Losses: Dice with ignored pixels for the segmentation U-Net, and the parts of the autoencoder's objective.
+
+    segmentation:  Dice(softmax(z), y) + ce_weight * CE(z, y)               over pixels with a label
+    autoencoder:   |x - x'| + kl_weight * KL(q(z|x) || N(0, 1)) + spectral_weight * S(x', x) + speckle_weight * C(x', x)
+                   + adversarial_weight * A(x') [+ perceptual_weight * P(x', x)]
+    discriminator: least squares, D(x) -> 1, D(x') -> 0
+
+S compares the amplitudes of the Fourier transforms around a common mean: it asks for the right texture without a
+downloaded perceptual network. C compares the local contrast of the speckle, |c(x) - c(x')| with c the standard
+deviation of the high-pass image in 7 x 7 windows: absolute differences alone are smallest for an image without speckle.
+P is a perceptual network, where one is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sized
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from ignite.metrics import Loss
+from monai.engines import Trainer
+from monai.losses import PatchAdversarialLoss
+from monai.networks.nets import AutoencoderKL
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unicorn_monai.images.speckle import speckle_contrast
+from unicorn_monai.system.cuda_graphs import TrainingGraphs
+from unicorn_monai.system.distributed import bare
+from unicorn_monai.system.networks import freeze
+from unicorn_monai.training.batches import no_batch
+from unicorn_monai.training.steps import autocast_settings, require_finite_gradient
+
+
+class AutoencoderLoss(nn.Module):
+    """The generator's objective of a KL autoencoder.
+
+    Args:
+        kl_weight: weight of the Kullback-Leibler term; small, it only keeps the latents near a standard normal.
+        spectral_weight: weight of the spectral term.
+        speckle_weight: weight of the speckle contrast term.
+        adversarial_weight: weight of the patch-adversarial term.
+        perceptual: an optional further term, e.g. ``monai.losses.PerceptualLoss`` where its weights are at hand; its
+            own weights stay as they are.
+        perceptual_weight: weight of that term.
+    """
+
+    def __init__(
+        self,
+        kl_weight: float = 1e-6,
+        spectral_weight: float = 1.0,
+        speckle_weight: float = 1.0,
+        adversarial_weight: float = 0.1,
+        perceptual: nn.Module | None = None,
+        perceptual_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.kl_weight, self.spectral_weight, self.adversarial_weight = kl_weight, spectral_weight, adversarial_weight
+        self.speckle_weight = speckle_weight
+        self.perceptual = None if perceptual is None else freeze(perceptual)
+        self.perceptual_weight = perceptual_weight
+        self.adversarial = PatchAdversarialLoss(criterion="least_squares")
+
+    def forward(
+        self, reconstruction: Tensor, image: Tensor, mean: Tensor, std: Tensor, fake_scores: Tensor | None
+    ) -> dict[str, Tensor]:
+        """All terms, unweighted, and their weighted sum under "loss".
+
+        Args:
+            reconstruction: (batch, channels, *spatial).
+            image: the same.
+            mean: of the latents (batch, latent channels, *latent).
+            std: of the latents, the same shape.
+            fake_scores: what the discriminator says of the reconstruction; None before it takes part.
+        """
+        terms = {
+            "l1": (reconstruction - image).abs().mean(),
+            "kl": kl_divergence(mean, std),
+            "spectral": spectral_distance(reconstruction, image),
+            "speckle": (speckle_contrast(reconstruction) - speckle_contrast(image)).abs().mean(),
+        }
+        loss = terms["l1"] + self.kl_weight * terms["kl"] + self.spectral_weight * terms["spectral"]
+        loss = loss + self.speckle_weight * terms["speckle"]
+        if fake_scores is not None:
+            terms["adversarial"] = self.adversarial(fake_scores, target_is_real=True, for_discriminator=False)
+            loss = loss + self.adversarial_weight * terms["adversarial"]
+        if self.perceptual is not None:
+            terms["perceptual"] = self.perceptual(reconstruction, image)
+            loss = loss + self.perceptual_weight * terms["perceptual"]
+        return terms | {"loss": loss}
+
+    def discriminator(self, real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+        """The discriminator's objective."""
+        real = self.adversarial(real_scores, target_is_real=True, for_discriminator=True)
+        fake = self.adversarial(fake_scores, target_is_real=False, for_discriminator=True)
+        return 0.5 * (real + fake)
+
+
+def kl_divergence(mean: Tensor, std: Tensor) -> Tensor:
+    """KL(N(mean, std^2) || N(0, 1)), summed over each latent and averaged over the batch: a scalar."""
+    divergence = 0.5 * (mean.square() + std.square() - 2 * std.clamp_min(1e-12).log() - 1)
+    return divergence.flatten(1).sum(dim=1).mean()
+
+
+def spectral_distance(image: Tensor, other: Tensor) -> Tensor:
+    """Mean squared difference of the Fourier amplitudes around a common mean: a scalar.
+
+    That of Dhariwal et al. (2020, Section 3.3), after each channel's mean of ``other`` was taken out of both images. So
+    the frequency 0 is compared with its sign: |F| is the same for x and -x, and of a bright image the amplitude there
+    outweighs all others, so that a network which starts at a negative mean would be held there (2 (m - |m'|) against
+    the 1 of the absolute difference, from a mean m of 0.5 on). What is left cannot do so at a weight of 1: of grey
+    values in [0, 1], twice the variance is at most the mean absolute deviation. Where an amplitude is 0, as those of a
+    patch of one grey value are, the gradient is 0 (``monai.losses.JukeboxLoss`` gives NaN).
+    """
+    dims, mean = tuple(range(1, image.ndim)), other.mean(dim=tuple(range(2, other.ndim)), keepdim=True)
+    amplitudes = [torch.fft.fftn(x - mean, dim=dims, norm="ortho").abs() for x in (image, other)]
+    return functional.mse_loss(*amplitudes)
+
+
+def narrow_posterior(autoencoder: nn.Module, log_variance: float = -6.0) -> nn.Module:
+    """Let a fresh KL autoencoder start with little noise on its latents.
+
+    It starts with a standard deviation of 1, as much as the latents themselves vary, and a weak KL term takes thousands
+    of iterations to narrow that; until then the decoder learns to blur.
+    """
+    nn.init.zeros_(autoencoder.quant_conv_log_sigma.conv.weight)  # type: ignore[union-attr, arg-type]
+    nn.init.constant_(autoencoder.quant_conv_log_sigma.conv.bias, log_variance)  # type: ignore[union-attr, arg-type]
+    return autoencoder
+
+
+class AutoencoderTrainer(Trainer):
+    """Train a KL autoencoder against a patch discriminator.
+
+    Args:
+        device: where to train.
+        max_epochs: passes over the data.
+        train_data_loader: batches with "image".
+        network: ``AutoencoderKL``: image -> (reconstruction, mean, std).
+        discriminator: ``PatchDiscriminator``.
+        optimizer: of the autoencoder.
+        discriminator_optimizer: of the discriminator.
+        loss_function: ``unicorn_monai.diffusion.AutoencoderLoss``.
+        adversarial_start: iterations before the discriminator takes part.
+        precision: "float32" or "bfloat16".
+        cuda_graphs: record the autoencoder's passes on the GPU and replay them (:class:`TrainingGraphs`).
+        epoch_length: iterations of an epoch; the data loader's length by default.
+        train_handlers: Ignite handlers.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        max_epochs: int,
+        train_data_loader: Iterable,
+        network: nn.Module,
+        discriminator: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        discriminator_optimizer: torch.optim.Optimizer,
+        loss_function: nn.Module,
+        adversarial_start: int = 0,
+        precision: str = "float32",
+        cuda_graphs: bool = False,
+        epoch_length: int | None = None,
+        train_handlers: list | None = None,
+    ) -> None:
+        if isinstance(train_data_loader, Sized) and len(train_data_loader) == 0:
+            loader: Any = train_data_loader
+            raise ValueError(no_batch(len(loader.dataset), int(loader.batch_size)))
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            data_loader=train_data_loader,
+            epoch_length=epoch_length,
+            handlers=train_handlers,
+            decollate=False,
+        )
+        self.network, self.discriminator = network, discriminator
+        self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
+        self.loss_function, self.adversarial_start = loss_function, adversarial_start
+        self.autocast = autocast_settings(device, precision)
+        self.reconstruct = TrainingGraphs(_reconstruct) if cuda_graphs else _reconstruct
+
+    def _iteration(self, engine: Engine, batchdata: dict[str, Tensor]) -> list[dict[str, float]]:  # type: ignore[override]
+        image = batchdata["image"].to(self.state.device)
+        adversarial = self.state.iteration > self.adversarial_start
+        self.network.train()
+        self.discriminator.train().requires_grad_(False)
+        with torch.autocast(**self.autocast):
+            reconstruction, mean, std = self.reconstruct(image, self.network)
+            scores = bare(self.discriminator)(reconstruction)[-1].float() if adversarial else None
+        terms = self.loss_function(reconstruction.float(), image, mean.float(), std.float(), scores)
+        self.optimizer.zero_grad()
+        terms["loss"].backward()
+        require_finite_gradient(torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0), engine)
+        self.optimizer.step()
+
+        if adversarial:
+            self.discriminator.requires_grad_(True)
+            with torch.autocast(**self.autocast):
+                both = torch.cat([image, reconstruction.detach().to(image)])
+                real, fake = self.discriminator(both)[-1].float().chunk(2)
+            terms["discriminator"] = self.loss_function.discriminator(real, fake)  # type: ignore[operator]
+            self.discriminator_optimizer.zero_grad()
+            terms["discriminator"].backward()
+            self.discriminator_optimizer.step()
+        return [{key: value.item() for key, value in terms.items()}]  # a list, as MONAI's decollated outputs are
+
+
+def _reconstruct(image: Tensor, network: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+    return network(image)
+
+
+class ReconstructionInferer:
+    """Image -> reconstruction from the mean latent, for validation."""
+
+    def __call__(self, images: Tensor, network: AutoencoderKL) -> Tensor:
+        """(batch, channels, *spatial)."""
+        return network.reconstruct(images)
+
+
+def reconstruction_metric(spectral_weight: float = 1.0) -> Loss:
+    """Ignite metric: mean absolute error plus the weighted spectral term over the validation set; smaller is better."""
+
+    def error(prediction: Tensor, image: Tensor) -> Tensor:
+        return (prediction - image).abs().mean() + spectral_weight * spectral_distance(prediction, image)
+
+    return Loss(error, output_transform=lambda output: (output["pred"], output["image"]))

@@ -1,0 +1,327 @@
+"""Every image is encoded once: the autoencoder's latents of whole data sets, kept on disk and read as batches.
+
+    cache_dir/<identity>.safetensors            mean, std: (as is / mirrored, images, channels, *latent) float32
+    cache_dir/labels/<identity>.safetensors     label: (images, 1, rows, columns) uint8
+
+Each file holds up to ``SHARD`` images and is mapped into memory, not read: what a batch needs comes from the disk, so a
+data set may be larger than the memory. An identity is that of the images' files (and the autoencoder's weights): a data
+set that grew is encoded from the first new file on, an interrupted encoding goes on where it stopped.
+
+The mean and standard deviation of q(z|x) are kept, not one sample, so training still draws z = mean + std * noise.
+Mirrored images (left eye / right eye) are encoded too, since mirroring a latent is not the latent of the mirror image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.networks.nets import AutoencoderKL
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
+from tqdm import tqdm
+
+from unicorn_monai.data.items import datalist
+from unicorn_monai.data.layout import list_folders
+from unicorn_monai.data.uncertainties import read_uncertainties
+from unicorn_monai.diffusion.text import PromptEmbeddings, PromptTemplate
+from unicorn_monai.images.transforms import LoadPixelsd, read_image
+from unicorn_monai.system.distributed import main_first
+from unicorn_monai.system.errors import named
+from unicorn_monai.system.files import PathLike, sweep
+from unicorn_monai.system.networks import require_finite
+from unicorn_monai.system.weights import save_tensors
+
+logger = logging.getLogger("unicorn_monai")
+SHARD = 512  # images kept in one file, and in memory while it is made
+
+
+@dataclass(frozen=True)
+class StoredAutoencoder:
+    """An autoencoder that is loaded only if there are images to encode, so that a training need not hold it.
+
+    Args:
+        identity: of its weights, e.g. their sha256.
+        load: gives the network, on the device where it is to run.
+    """
+
+    identity: str
+    load: Callable[[], AutoencoderKL]
+
+
+class LatentDataset(Dataset):
+    """Latents of the images of one or several data sets, with label maps and uncertainties where asked for.
+
+    Args:
+        dataset_dir: data set folder, or several.
+        split: "training", "validation" or "test".
+        autoencoder: network with ``encode`` (image) -> (mean, std) and its weights, or a :class:`StoredAutoencoder`.
+        cache_dir: folder of the encoded latents; a file there is used again if autoencoder and images are the same.
+        num_channels: channels of the images.
+        num_labels: also give the label maps, checked against this number.
+        uncertainties: also give each image's uncertainty, from this file (written by retinal_unet's ``uncertainty``).
+        mirror: also encode the mirrored images and give either at random (training only).
+        batch_size: images encoded at a time.
+        segmentation_sha256: refuse uncertainties that other weights of the segmentation network gave.
+        prompts: also give the embedding of each image's prompt, as "context".
+        template: makes the prompts from the items; their own "prompt" by default.
+    """
+
+    def __init__(
+        self,
+        dataset_dir: PathLike | Sequence[PathLike],
+        split: str,
+        autoencoder: AutoencoderKL | StoredAutoencoder,
+        cache_dir: PathLike,
+        num_channels: int = 1,
+        num_labels: int | None = None,
+        uncertainties: PathLike | None = None,
+        mirror: bool = False,
+        batch_size: int = 16,
+        segmentation_sha256: str | None = None,
+        prompts: PromptEmbeddings | None = None,
+        template: PromptTemplate | None = None,
+    ) -> None:
+        keys = ("image",) if num_labels is None else ("image", "label")
+        items = datalist(dataset_dir, split, keys)
+        folders = [str(Path(folder)) for folder in list_folders(dataset_dir)]
+        parts = [[item for item in items if item["dataset"] == folder] for folder in folders]
+        self.images, self.mirror = [item["image"] for item in items], mirror
+        self.shards: list[dict[str, Tensor]] = []
+        with main_first():
+            for part in parts:
+                self.shards += encode_dataset(part, autoencoder, cache_dir, num_channels, batch_size)
+        sizes = [len(shard["mean"][0]) for shard in self.shards]
+        self.ends = np.cumsum(sizes)  # a shard holds the images from the end of the one before to its own
+        starts = (self.ends - sizes).tolist()
+        _require_one_size(
+            {tuple(s["mean"].shape[3:]): self.images[i] for s, i in zip(self.shards, starts, strict=True)}
+        )
+        self.labels: list[Tensor] = []
+        if num_labels is not None:
+            load = LoadPixelsd(["label"], num_labels=num_labels)
+            with main_first():
+                for part in parts:
+                    self.labels += cache_labels(part, load, Path(cache_dir) / "labels")
+            _require_one_size({tuple(s.shape[2:]): items[i]["label"] for s, i in zip(self.labels, starts, strict=True)})
+        self.uncertainty: Tensor | None = None
+        if uncertainties is not None:
+            self.uncertainty = read_uncertainties(uncertainties, items, segmentation_sha256)
+        self.context: Tensor | None = None
+        if prompts is not None:
+            texts = [(template or PromptTemplate("{prompt}"))(item) for item in items]
+            different = {text: i for i, text in enumerate(sorted(set(texts)))}
+            with main_first():
+                self.context = prompts(list(different))  # (different prompts, tokens, dimensions)
+            self.prompt = torch.tensor([different[text] for text in texts])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {key: value[0] for key, value in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        """A whole batch at once: mean and std (batch, channels, *latent), and what was asked for."""
+        at = torch.as_tensor(indices)
+        side = torch.randint(0, 2, at.shape) if self.mirror else torch.zeros_like(at)
+        where = [(int(s), i - (int(self.ends[s - 1]) if s else 0)) for i in indices for s in [self._shard(i)]]
+        both = list(zip(where, side.tolist(), strict=True))
+        batch = {key: torch.stack([self.shards[s][key][k, row] for (s, row), k in both]) for key in ("mean", "std")}
+        batch["index"] = at
+        if self.labels:
+            label = torch.stack([self.labels[s][row] for s, row in where])
+            flip = side.bool().reshape(-1, 1, 1, 1)
+            batch["label"] = torch.where(flip, label.flip(-1), label)
+        if self.uncertainty is not None:
+            batch["uncertainty"] = self.uncertainty[at]
+        if self.context is not None:
+            batch["context"] = self.context[self.prompt[at]]
+        return batch
+
+    def _shard(self, index: int) -> int:
+        return int(np.searchsorted(self.ends, index, side="right"))
+
+    @property
+    def mean(self) -> Tensor:
+        """Means of all latents, in memory: (as is / mirrored, images, channels, *latent)."""
+        return torch.cat([shard["mean"] for shard in self.shards], dim=1)
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviations of all latents, in memory."""
+        return torch.cat([shard["std"] for shard in self.shards], dim=1)
+
+    @property
+    def label(self) -> Tensor:
+        """All label maps, in memory: (images, 1, rows, columns) uint8."""
+        return torch.cat(self.labels)
+
+    @property
+    def scale_factor(self) -> float:
+        """1 / standard deviation of the latents z = mean + std * noise; over all images, or 64 files of very many."""
+        chosen = np.unique(np.linspace(0, len(self.shards) - 1, min(64, len(self.shards))).round().astype(int))
+        count, total, squares, noise = 0, 0.0, 0.0, 0.0
+        for shard in [self.shards[i] for i in chosen]:
+            mean = shard["mean"][0].double()
+            count += mean.numel()
+            total, squares = total + float(mean.sum()), squares + float(mean.square().sum())
+            noise += float(shard["std"][0].double().square().sum())
+        variance = (squares - total**2 / count) / (count - 1) + noise / count
+        return variance**-0.5
+
+
+class LatentLoader(DataLoader):
+    """Data loader of a :class:`LatentDataset`, which gives whole batches.
+
+    Args:
+        dataset: the latents.
+        batch_size: at most the whole data set.
+        shuffle: a new order in every epoch.
+        sampler: decides the order and the length of an epoch, e.g. for several processes.
+        iterations: batches in an epoch, whatever the size of the data set; with ``shuffle`` and no sampler.
+    """
+
+    def __init__(
+        self,
+        dataset: LatentDataset,
+        batch_size: int,
+        shuffle: bool = False,
+        sampler: Sampler | None = None,
+        iterations: int | None = None,
+    ) -> None:
+        batch_size = min(batch_size, len(dataset))
+        if iterations is not None and shuffle and sampler is None:
+            sampler, shuffle = RandomSampler(dataset, num_samples=iterations * batch_size), False
+        super().__init__(
+            dataset,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            sampler=sampler,
+            collate_fn=as_is,  # type: ignore[arg-type]  # whole batches, see __getitems__
+        )
+
+
+def as_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Collate function for data sets that give whole batches."""
+    return batch
+
+
+def latents_scale_factor(dataset: LatentDataset) -> float:
+    """The scale factor measured over a data set (for configurations)."""
+    return dataset.scale_factor
+
+
+def latents_shape(dataset: LatentDataset) -> list[int]:
+    """(channels, *latent) of a data set (for configurations)."""
+    return list(dataset.shards[0]["mean"].shape[2:])
+
+
+def encode_dataset(
+    items: list[dict],
+    autoencoder: AutoencoderKL | StoredAutoencoder,
+    cache_dir: PathLike,
+    num_channels: int = 1,
+    batch_size: int = 16,
+) -> list[dict[str, Tensor]]:
+    """Encode images as they are and mirrored: for every ``SHARD`` of them "mean" and "std", mapped into memory."""
+    loaded: list[AutoencoderKL] = []
+    if isinstance(autoencoder, StoredAutoencoder):
+        identity = autoencoder.identity
+    else:
+        weights = hashlib.sha256()
+        for value in autoencoder.state_dict().values():
+            weights.update(value.detach().cpu().numpy().tobytes())
+        identity = weights.hexdigest()
+    sweep(Path(cache_dir))
+    bar = tqdm(total=len(items), desc="encoding", disable=None, leave=False)
+
+    def encode(some: list[dict]) -> dict[str, Tensor]:
+        if not loaded:
+            loaded.append(autoencoder.load() if isinstance(autoencoder, StoredAutoencoder) else autoencoder)
+        return _encode([item["image"] for item in some], loaded[0], num_channels, batch_size, bar)
+
+    with bar:
+        return [
+            _cached(Path(cache_dir), _identity(some, "image", identity), partial(encode, some))
+            for some in _portions(items)
+        ]
+
+
+def cache_labels(items: list[dict], load: LoadPixelsd, cache_dir: Path) -> list[Tensor]:
+    """Label maps, checked and kept as uint8: for every ``SHARD`` of them (images, 1, rows, columns), memory-mapped."""
+
+    def read(some: list[dict]) -> dict[str, Tensor]:
+        maps = [(item["label"], load.read_label(item["label"])) for item in some]
+        _require_one_size({tuple(label.shape[1:]): path for path, label in maps})
+        return {"label": torch.stack([label for _, label in maps]).to(torch.uint8)}
+
+    sweep(cache_dir)
+    return [
+        _cached(cache_dir, _identity(some, "label", str(load.num_labels)), partial(read, some))["label"]
+        for some in _portions(items)
+    ]
+
+
+def _portions(items: list[dict]) -> list[list[dict]]:
+    return [items[start : start + SHARD] for start in range(0, len(items), SHARD)]
+
+
+def _cached(folder: Path, identity: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What a file holds, mapped into memory; made first where it is not there, or damaged."""
+    path = folder / f"{identity}.safetensors"
+    if path.is_file():
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            logger.warning(f"'{path}' is damaged ({error}); it is made again.")
+    save_tensors(make(), path)
+    return load_file(path)
+
+
+@torch.no_grad()
+def _encode(
+    paths: list[str], autoencoder: AutoencoderKL, num_channels: int, batch_size: int, bar: tqdm
+) -> dict[str, Tensor]:
+    device = next(autoencoder.parameters()).device
+    autoencoder.eval()
+    parts, sizes = [], {}
+    for start in range(0, len(paths), batch_size):
+        some = paths[start : start + batch_size]
+        images = _stack(some, num_channels, sizes)
+        both = torch.cat([images, images.flip(-1)]).to(device)
+        mean, std = autoencoder.encode(both)
+        part = torch.stack([mean.float().cpu(), std.float().cpu()]).unflatten(1, (2, len(images)))
+        parts.append(require_finite("A latent", part, named(some)))
+        bar.update(len(some))
+    mean, std = torch.cat(parts, dim=2)
+    return {"mean": mean, "std": std}
+
+
+def _stack(paths: list[str], num_channels: int, sizes: dict[tuple[int, ...], str]) -> Tensor:
+    images = [read_image(path, num_channels) for path in paths]
+    sizes.update((tuple(image.shape[1:]), path) for image, path in zip(images, paths, strict=True))
+    _require_one_size(sizes)
+    return torch.stack(images)
+
+
+def _require_one_size(sizes: dict[tuple[int, ...], str]) -> None:
+    if len(sizes) > 1:
+        raise ValueError(f"Images differ in size: {sizes}. Expected one size; resample with the `--size` of data_prep.")
+
+
+def _identity(items: list[dict], key: str, how: str) -> str:
+    """Sha256 over every file's path, size and time, and over how it was turned into what is kept."""
+    digest = hashlib.sha256(how.encode())
+    for item in items:
+        stat = Path(item[key]).stat()
+        digest.update(f"{item[key]}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:24]

@@ -1,0 +1,338 @@
+"""Scores of a segmentation on a test set: overlap, distance of the surfaces, columns whose layers are not in order.
+
+    IoU_k = TP_k / (TP_k + FP_k + FN_k),      Dice_k = 2 TP_k / (2 TP_k + FP_k + FN_k)
+
+``iou`` is that of the confusion matrix pooled over the test set (the headline), ``per_image`` the mean over images.
+``mean_iou`` is over all labels, ``mean_iou_layers`` leaves out the first and the last (vitreous, choroid) where there
+are more than these two. Pixels labelled 255 do not count. Absent labels:
+
+- pooled: a label that neither occurs nor is predicted in the whole test set has no score and does not enter a mean;
+- per image: a label that neither occurs nor is predicted in an image has no score there (``excluded`` counts these
+  pairs); one that is predicted but does not occur scores 0.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.metrics import Metric
+from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unicorn_monai.bundle.references import definition, from_bundle
+from unicorn_monai.data.items import datalist, require_same_labels
+from unicorn_monai.data.layout import label_names, list_folders, read_header
+from unicorn_monai.evaluation import bootstrap
+from unicorn_monai.evaluation.boundaries import boundary_errors, broken_columns
+from unicorn_monai.images.files import IGNORE_LABEL
+from unicorn_monai.images.transforms import LoadPixelsd
+from unicorn_monai.segmentation.predict import predict_labels
+from unicorn_monai.system.errors import NotFinite
+from unicorn_monai.system.files import PathLike, or_none, read_json, write_json
+
+logger = logging.getLogger("unicorn_monai")
+
+Array = NDArray[np.floating]
+
+
+def confusion_matrix(prediction: Tensor, label: Tensor, num_labels: int) -> Tensor:
+    """Counts of (true label, predicted label): (num_labels, num_labels) int64; both inputs integer, of equal shape."""
+    if prediction.numel() != label.numel():
+        raise ValueError(f"Prediction has shape {tuple(prediction.shape)}, label map {tuple(label.shape)}; match them.")
+    prediction, label = prediction.flatten().long(), label.flatten().long()
+    valid = label != IGNORE_LABEL
+    prediction, label = prediction[valid], label[valid]
+    for name, values in (("prediction", prediction), ("label map", label)):
+        if values.numel() and not 0 <= values.min() <= values.max() < num_labels:
+            raise ValueError(
+                f"The {name} holds values {values.min()} to {values.max()}; expected 0 to {num_labels - 1}"
+                f"{'' if name == 'prediction' else f' or {IGNORE_LABEL} (ignore)'}. Check the number of labels."
+            )
+    counts = torch.bincount(label * num_labels + prediction, minlength=num_labels**2)
+    return counts.reshape(num_labels, num_labels).cpu()
+
+
+def overlap(confusion: Array) -> dict[str, Array]:
+    """IoU, Dice and their means of confusion matrices (..., true, predicted): (..., labels) and (...); NaN = absent."""
+    hit = np.diagonal(confusion, axis1=-2, axis2=-1)
+    union = confusion.sum(-1) + confusion.sum(-2) - hit
+    with np.errstate(invalid="ignore", divide="ignore"):
+        iou, dice = hit / union, 2 * hit / (union + hit)
+        layers = iou[..., 1:-1] if iou.shape[-1] > 2 else iou
+        return {
+            "iou": iou,
+            "dice": dice,
+            "mean_iou": _mean(iou),
+            "mean_iou_layers": _mean(layers),
+            "mean_dice": _mean(dice),
+        }
+
+
+def _mean(values: Array, axis: int = -1) -> Array:
+    """Mean of what is not NaN; NaN where there is nothing."""
+    return np.nansum(values, axis=axis) / np.isfinite(values).sum(axis=axis)
+
+
+def statistic(key: str) -> bootstrap.Statistic:
+    """One of the means of :func:`overlap` as a function of confusion matrices, for ``bootstrap``."""
+    return lambda confusion: overlap(confusion)[key]
+
+
+def scores(confusion: Tensor | NDArray) -> dict[str, Any]:
+    """IoU and Dice from a pooled confusion matrix (true, predicted).
+
+    Returns:
+        "iou" and "dice" per label (NaN where the label is absent), "mean_iou", "mean_iou_layers", "mean_dice".
+    """
+    matrix = np.asarray(confusion, dtype=np.float64)
+    if matrix.sum() == 0:
+        raise ValueError("No labelled pixel to score: every label is 255 (ignore), or the test set is empty.")
+    return {key: value.tolist() for key, value in overlap(matrix).items()}
+
+
+def per_image(confusion: Array) -> dict[str, Any]:
+    """Mean over images of the IoU, from one confusion matrix per image: (images, true, predicted).
+
+    Returns:
+        "iou" per label (mean over the images that have it, None if none has), "mean_iou" and "mean_iou_layers" (mean
+        over images of the image's mean over its labels), "excluded": pairs of image and label without a score.
+    """
+    found = overlap(confusion)
+    with np.errstate(invalid="ignore"):
+        means = {key: float(_mean(found[key])) for key in ("mean_iou", "mean_iou_layers")}
+        return {
+            "iou": or_none(_mean(found["iou"], axis=0)),
+            **{key: or_none(value) for key, value in means.items()},
+            "excluded": int(np.isnan(found["iou"]).sum()),
+        }
+
+
+class PooledIoU(Metric):
+    """Ignite metric: mean IoU of the pooled confusion matrix; the evaluator must not decollate.
+
+    Args:
+        num_labels: number of labels.
+        key: which entry of :func:`scores` to give, or "confusion" for the matrix itself.
+    """
+
+    def __init__(self, num_labels: int, key: str = "mean_iou") -> None:
+        self.num_labels, self.key = num_labels, key
+        super().__init__(output_transform=lambda output: (output["pred"], output["label"]))
+
+    @reinit__is_reduced
+    def reset(self) -> None:
+        """Forget everything."""
+        self.confusion = torch.zeros(self.num_labels, self.num_labels, dtype=torch.int64)
+
+    @reinit__is_reduced
+    def update(self, output: tuple[Tensor, Tensor]) -> None:
+        """Args: logits (batch, labels, *spatial) and label (batch, 1, *spatial)."""
+        logits, label = output
+        if not torch.isfinite(logits).all():
+            raise NotFinite("The network's output holds NaN or infinite values; its weights or the images are damaged.")
+        self.confusion += confusion_matrix(logits.argmax(dim=1), label, self.num_labels)
+
+    @sync_all_reduce("confusion:SUM")
+    def compute(self) -> Any:
+        """The score."""
+        return self.confusion.tolist() if self.key == "confusion" else scores(self.confusion)[self.key]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What is counted in the images of a test set; every score, interval and difference is computed from it.
+
+    Args:
+        images: file of each image.
+        subjects: subject of each image.
+        confusion: for each image (true label, predicted label).
+        boundary: for each image and surface [sum of the absolute errors in micrometres, number of columns]; None
+            where the data set gives no spacing or no layers.
+        boundary_p95: for each surface the 95th percentile of the absolute errors of all columns, micrometres.
+        columns: for each image [columns with a missing or crossing layer, annotated columns]; None without layers.
+    """
+
+    images: list[str]
+    subjects: list[str]
+    confusion: list[list[list[int]]]
+    boundary: list[list[list[float]]] | None = None
+    boundary_p95: list[float | None] | None = None
+    columns: list[list[int]] | None = None
+
+    def of_subjects(self, name: str = "confusion") -> Array:
+        """What was counted per subject, (subjects, *shape), sorted by subject: input of ``bootstrap``."""
+        return bootstrap.by_subject(np.asarray(getattr(self, name), dtype=np.float64), self.subjects)
+
+    def save(self, path: PathLike) -> None:
+        """Write as JSON, atomically; the folder is made."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: PathLike) -> Counts:
+        """Read what :meth:`save` wrote."""
+        try:
+            return cls(**read_json(path))
+        except TypeError as error:
+            raise ValueError(f"'{path}' holds no counts of an evaluation ({error}). Score the network again.") from None
+
+
+def count(items: Sequence[dict[str, Any]], prediction: Tensor, num_labels: int, layered: bool = True) -> Counts:
+    """Compare predicted label maps with those of a data set.
+
+    Args:
+        items: with "image", "label", "subject" and, for micrometres, "spacing_mm" (axial, lateral).
+        prediction: (images, rows, columns) integer.
+        num_labels: number of labels.
+        layered: labels are layers from top to bottom, so that there are surfaces.
+    """
+    if not items or len(items) != len(prediction):
+        raise ValueError(f"Got {len(prediction)} predictions for {len(items)} images; expected one for each, some.")
+    without = [item["image"] for item in items if not item.get("subject")]
+    if without:
+        raise ValueError(f"'{without[0]}' has no 'subject' in dataset.json; intervals are over subjects. Name them.")
+    load = LoadPixelsd(["label"], num_labels=num_labels)
+    truth = torch.cat([load.read_label(item["label"]) for item in items])
+    confusion = [confusion_matrix(p, t, num_labels).tolist() for p, t in zip(prediction, truth, strict=True)]
+    names = [str(item["image"]) for item in items], [str(item["subject"]) for item in items], confusion
+    if not layered or num_labels < 2:
+        return Counts(*names)
+    maps = prediction.numpy().astype(np.int16), truth.numpy().astype(np.int16)
+    broken, annotated = broken_columns(*maps, num_labels)
+    columns = np.stack([broken.sum(axis=-1), annotated.sum(axis=-1)], axis=-1).tolist()
+    axial_um = [1000 * float(item["spacing_mm"][0]) for item in items if item.get("spacing_mm")]
+    if len(axial_um) < len(items):
+        return Counts(*names, columns=columns)
+    error = boundary_errors(*maps, num_labels) * np.array(axial_um)[:, None, None]
+    sums = np.stack([np.nansum(error, axis=-1), np.isfinite(error).sum(axis=-1)], axis=-1)
+    finite = [error[:, k][np.isfinite(error[:, k])] for k in range(num_labels - 1)]
+    p95 = [float(np.percentile(values, 95)) if values.size else None for values in finite]
+    return Counts(*names, sums.tolist(), p95, columns)
+
+
+def summarise(counts: Counts, seed: int) -> dict[str, Any]:
+    """All scores of a test set, None where there is nothing to compute, with 95 % intervals over subjects.
+
+    Returns:
+        "iou", "dice", "mean_iou", "mean_iou_layers", "mean_dice" (pooled), "ci95" of the mean IoU, "intervals" of the
+        other means, "per_image", "boundary", "broken_columns", "absent" (labels without a pixel in the test set: they
+        have a score of 0 where they are predicted, else none), "n_test", "n_subjects".
+    """
+    subjects = counts.of_subjects()
+    result = {key: or_none(value) for key, value in scores(subjects.sum(axis=0)).items()}
+    means = ("mean_iou", "mean_iou_layers", "mean_dice")
+    intervals = {key: bootstrap.confidence(subjects, statistic(key), seed) for key in means}
+    return result | {
+        "ci95": intervals.pop("mean_iou"),
+        "intervals": intervals,
+        "per_image": per_image(np.asarray(counts.confusion, dtype=np.float64)),
+        "boundary": _boundary(counts, seed),
+        "broken_columns": _broken(counts, seed),
+        "absent": np.flatnonzero(subjects.sum(axis=(0, 2)) == 0).tolist(),
+        "n_test": len(counts.images),
+        "n_subjects": len(subjects),
+    }
+
+
+def _boundary(counts: Counts, seed: int) -> dict[str, Any] | None:
+    """Errors of each surface in micrometres, the mean over the surfaces and its interval."""
+    if counts.boundary is None or counts.boundary_p95 is None:
+        return None
+    subjects = counts.of_subjects("boundary")
+    each = or_none(ratio(subjects.sum(axis=0)))
+    known = [p for p in counts.boundary_p95 if p is not None]
+    mean = or_none(mean_ratio(subjects.sum(axis=0)))
+    return {
+        "mean_um": each,
+        "p95_um": counts.boundary_p95,
+        "all_mean_um": mean,
+        "all_p95_um": float(np.mean(known)) if known else None,
+        "ci95": bootstrap.confidence(subjects, mean_ratio, seed),
+    }
+
+
+def _broken(counts: Counts, seed: int) -> dict[str, Any] | None:
+    """Share of the annotated columns with a missing or crossing layer, and its interval."""
+    if counts.columns is None:
+        return None
+    subjects = counts.of_subjects("columns")
+    return {"share": or_none(ratio(subjects.sum(axis=0))), "ci95": bootstrap.confidence(subjects, ratio, seed)}
+
+
+def ratio(pairs: Array) -> Array:
+    """(..., 2) -> sum / number: (...); NaN without any."""
+    with np.errstate(invalid="ignore"):
+        return pairs[..., 0] / pairs[..., 1]
+
+
+def mean_ratio(pairs: Array) -> Array:
+    """(..., surfaces, 2) -> mean over the surfaces of sum / number: every surface weighs the same."""
+    with np.errstate(invalid="ignore"):
+        return _mean(ratio(pairs))
+
+
+def scored_items(
+    dataset_dir: PathLike | Sequence[PathLike], split: str | Sequence[str], tell: bool = True
+) -> list[dict[str, Any]]:
+    """:func:`datalist` of the images that have a label map; how many have none is logged, unless that was told before.
+
+    Raises:
+        ValueError: none has one, or label tables disagree.
+    """
+    require_same_labels(list_folders(dataset_dir))
+    items = datalist(dataset_dir, split)
+    found = [item for item in items if "label" in item]
+    if not found:
+        raise ValueError(
+            f"None of the {len(items)} images of '{split}' of '{dataset_dir}' has a label map, so nothing can be "
+            "scored. Use a data set with labels here."
+        )
+    if tell and len(found) < len(items):
+        lacking = len(items) - len(found)
+        logger.warning(f"{lacking} of {len(items)} images of '{split}' have no label map and are not scored.")
+    return found
+
+
+def score_images(
+    bundle_root: PathLike,
+    weights: PathLike,
+    dataset_dir: PathLike,
+    split: str,
+    seed: int,
+    device: torch.device,
+    record: PathLike | None = None,
+) -> dict[str, Any]:
+    """Scores of a segmentation network on one split; see :func:`summarise`.
+
+    The intervals are percentile bootstraps over SUBJECTS: B-scans of one eye are not independent.
+
+    Args:
+        bundle_root: the retinal_unet bundle that defines the network.
+        weights: its weights.
+        dataset_dir: data set with labels.
+        split: usually "test".
+        seed: of the resampling.
+        device: where to run.
+        record: file for the :class:`Counts`, from which set-ups and seeds are compared.
+    """
+    network = from_bundle(bundle_root, weights=str(Path(weights).resolve()), device=device)
+    num_labels, num_channels = definition(bundle_root, "num_labels"), definition(bundle_root, "num_channels")
+    header = read_header(dataset_dir)
+    spacing: dict[str, Any] = {"spacing_mm": header.get("spacing_mm")}
+    items = [spacing | item for item in scored_items(dataset_dir, split, tell=False)]
+    if len(label_names(dataset_dir)) != num_labels:
+        raise ValueError(
+            f"'{dataset_dir}' has {len(label_names(dataset_dir))} labels, the network {num_labels}; expected the same."
+        )
+    prediction = predict_labels(network, [item["image"] for item in items], device, num_channels)
+    counts = count(items, prediction, num_labels, layered=header.get("modality", "OCT") == "OCT")
+    if record is not None:
+        counts.save(record)
+    return summarise(counts, seed)

@@ -1,0 +1,308 @@
+"""Where everything of a run lies, and the bundles in it with the run's own settings.
+
+    RUN/bundles/                every bundle, for the first mode
+    RUN/bundles_<variant>/      those that another mode or a further round has of its own
+    RUN/segmentation/<set-up>/  retrained segmentation networks
+    RUN/synthetic*/             data sets
+
+A variant is a mode ("compositional", "paper") or a further round of the first mode ("round2", "round3", ...): a round
+has a segmentation network of its own, that of the round before, and so has its uncertainties.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unicorn_monai.baselines.self_training import ROUNDS
+from unicorn_monai.bundle.installation import install
+from unicorn_monai.bundle.metadata import described
+from unicorn_monai.bundle.references import definition
+from unicorn_monai.bundle.sampling_steps import is_coarse
+from unicorn_monai.data import manifest
+from unicorn_monai.data.layout import HEADER, SPLITS, label_map_counts, label_names, local_folder, read_header
+from unicorn_monai.data.remote import absolute, is_url
+from unicorn_monai.experiment.settings import PLACES, PRESETS, Settings, prior_file, prior_place, settings_begun_with
+from unicorn_monai.experiment.stages import Stages
+from unicorn_monai.experiment.tracking import address
+from unicorn_monai.experiment.versions import provenance
+from unicorn_monai.report.trainings import SELF_TRAINED, STYLE_TRANSFER
+from unicorn_monai.system.files import write_json, write_text
+from unicorn_monai.system.intake import read_text
+from unicorn_monai.system.records import read_record
+from unicorn_monai.system.weights import read_metadata, sha256
+
+logger = logging.getLogger("unicorn_monai")
+
+SHARED = ("latent_diffusion", "style_transfer")  # by all variants
+OWN = ("uncertainty_controlnet", "semantic_controlnet", "synthesis")  # of every variant
+FREE = ("jobs", "device", "labeled", "unlabeled")  # may differ in a resumption; the data are compared by content
+
+
+def nth(name: str, training: int) -> str:
+    """A name for one of several trainings; the first has the plain one."""
+    return f"{name}_training{training + 1}" if training else name
+
+
+class RunFolder(Stages):
+    """Paths of a run.
+
+    Args:
+        settings: of the experiment.
+        device: where to train.
+    """
+
+    def __init__(self, settings: Settings, device: torch.device) -> None:
+        super().__init__(Path(settings.output).resolve(), device, settings.seed)
+        self.settings = settings
+        if settings.tracking:
+            address(self.run_dir)
+        jobs = settings.jobs or (2 if device.type == "cpu" else 1)
+        self.jobs = min(jobs, os.cpu_count() or 1)  # branches at a time
+        self.labeled, self.unlabeled = (Path(local_folder(d)).resolve() for d in (settings.labeled, settings.unlabeled))
+        self.label_maps = label_map_counts(read_header(self.unlabeled))
+        self.has_truth = self.label_maps["test"][0] > 0  # scores can be computed
+        complete = all(0 < n == total for n, total in (self.label_maps[s] for s in SPLITS[:2]))
+        self.has_upper = self.has_truth and complete  # and a network trained on true labels
+        self.forced = False  # goes on with an autoencoder that does not keep the images
+        self._data: dict[str, Any] | None = None  # what it is, once it was compared with what it was
+
+    @property
+    def _begun(self) -> Path:
+        return self.run_dir / "experiment.json"
+
+    def goes_on(self, resume: bool) -> bool:
+        """Compare the settings with what a run here was started with, as ``experiment.json`` tells; changes nothing.
+
+        Args:
+            resume: whether a run may be here.
+
+        Returns:
+            whether one is.
+
+        Raises:
+            ValueError: one is, and was not to be resumed, has other settings or was begun with other data; more
+                baselines are no others, nor are jobs, device and another place of the same data.
+        """
+        if not self._begun.exists():
+            return False
+        if not resume:
+            raise ValueError(
+                f"'{self.run_dir}' already holds a run. Use --resume to go on with it, or another --output."
+            )
+        now = json.loads(json.dumps(asdict(self.settings)))
+        before = now | {"words": False} | settings_begun_with(self.run_dir)  # a run may be older than a setting
+        changed = [key for key, value in now.items() if before[key] != value and key not in FREE]
+        if "baselines" in changed and set(before["baselines"]) <= set(now["baselines"]):
+            changed.remove("baselines")  # a finished run can be compared with more
+        if changed:
+            raise ValueError(
+                f"'{self.run_dir}' was started with other settings: {', '.join(changed)}. Resume with the "
+                "same, or use another --output."
+            )
+        if self._data is None:
+            self._data = manifest.require_same(self.run_dir, self._domains)
+        return True
+
+    @property
+    def _domains(self) -> dict[str, Path]:
+        return {"labeled": self.labeled, "unlabeled": self.unlabeled}
+
+    def was_forced(self) -> bool:
+        """Whether a run here was told to go on with images that its autoencoder does not keep."""
+        return self._begun.is_file() and read_record(self.run_dir).get("forced") is True
+
+    def claim(self) -> None:
+        """Write down what the run does; within :meth:`guard`, for it changes what a run here goes by.
+
+        Command, versions and revision of the start are kept, those of every resumption added under "resumed".
+        """
+        now, settings = provenance(), asdict(self.settings)
+        first = read_record(self.run_dir) if self._begun.exists() else {}
+        if other := {
+            key: [first["settings"][key], settings[key]]
+            for key in FREE
+            if first and key in first["settings"] and first["settings"][key] != settings[key]
+        }:
+            now["changed"] = other
+        start = first | {"resumed": [*first.get("resumed", []), now]} if first else now
+        if first and set(first["settings"]["baselines"]) < set(self.settings.baselines):
+            self.marker("distances").unlink(missing_ok=True)  # between all sets of images, of which there are more
+        if first:
+            for place in PLACES:
+                self._bring_along(absolute(first["settings"][place]), settings[place])
+        (self.run_dir / "stages").mkdir(parents=True, exist_ok=True)
+        manifest.keep(self.run_dir, self._data or {k: manifest.survey(v) for k, v in self._domains.items()})
+        write_json(self._begun, start | {"settings": settings, **({"forced": True} if self.forced else {})})
+
+    def _bring_along(self, before: str, now: str) -> None:
+        """Where the run or its data were moved, let what it has measured name the files by their new place."""
+        if is_url(now):  # what was measured names the files of the local copy
+            return
+        old, new = (json.dumps(place)[1:-1] for place in (before, str(Path(now).resolve())))
+        if old == new:
+            return
+        end = r"(?=[/\"'\\]| --)"  # a file in it, or the folder itself in a list or command
+        whole = re.compile(rf"(?<![\w/.-]){re.escape(old)}{end}")  # not the end of another path, such as the new one
+        for pattern in ("stages/*.json", "evaluation/*.json", "bundles*/*/models/*.json"):
+            for path in self.run_dir.glob(pattern):
+                text, age = read_text(path), path.stat()
+                if whole.search(text):
+                    write_text(path, whole.sub(lambda _: new, text))
+                    os.utime(path, ns=(age.st_atime_ns, age.st_mtime_ns))  # it tells the order of the stages
+
+    # ------------------------------------------------------------------ variants
+
+    @property
+    def variants(self) -> list[str]:
+        """The modes, then the further rounds of the first."""
+        return [*self.settings.modes, *self.rounds]
+
+    @property
+    def rounds(self) -> list[str]:
+        """The further rounds of the first mode."""
+        return [f"round{r}" for r in range(2, self.settings.rounds + 1)]
+
+    def mode(self, variant: str) -> str:
+        """The mode of a variant."""
+        return variant if variant in self.settings.modes else self.settings.modes[0]
+
+    def round_before(self, variant: str) -> str:
+        """The variant that a further round goes on from."""
+        return [self.settings.modes[0], *self.rounds][self.rounds.index(variant)]
+
+    def is_round(self, variant: str) -> bool:
+        """Whether a variant is a further round."""
+        return variant not in self.settings.modes
+
+    def setup(self, variant: str) -> str:
+        """What a variant's set-ups are called: "unicorn", "unicorn_paper", "unicorn_round2"."""
+        return "unicorn" if variant == self.settings.modes[0] else f"unicorn_{variant}"
+
+    @property
+    def not_computed(self) -> dict[str, str]:
+        """What the labels of the unlabelled domain do not suffice for, and why."""
+        if not self.has_truth:
+            total = self.label_maps["test"][1]
+            why = "scores need label maps of test images of the unlabelled domain"
+            return {"segmentation": f"{why}; here none of {total} has one"}
+        if self.has_upper:
+            return {}
+        here = " and ".join(f"{n} of {total} {split}" for split, (n, total) in list(self.label_maps.items())[:2])
+        why = "the upper bound is trained on label maps of all training and validation images of the unlabelled domain"
+        return {"upper_bound": f"{why}; here {here} images have one"}
+
+    def tell_label_maps(self) -> None:
+        """Say before anything is trained which scores the label maps of the unlabelled domain allow."""
+        n, total = self.label_maps["test"]
+        if 0 < n < total:
+            logger.warning(
+                f"{total - n} of {total} test images of the unlabelled domain have no label map; scores are of the "
+                f"other {n}. `unicorn-monai check {self.unlabeled}` names the first."
+            )
+        for why in self.not_computed.values():
+            logger.info(f"not computed: {why}")
+
+    # ------------------------------------------------------------------ paths
+
+    def bundle_dir(self, name: str, variant: str = "") -> Path:
+        """Where a bundle of this run lies; without a variant, that of the first mode."""
+        own = name in OWN or (name == "retinal_unet" and variant and self.is_round(variant))
+        first = not variant or variant == self.settings.modes[0] or not own
+        return self.run_dir / ("bundles" if first else f"bundles_{variant}") / name
+
+    def prior(self, variant: str) -> str:
+        """File of the prior, in the scaling of the variant's mode."""
+        name = prior_file(self.settings.scaling_of(self.mode(variant)))
+        return str(self.bundle_dir("retinal_unet", variant) / "models" / name)
+
+    def synthetic(self, variant: str) -> Path:
+        """The synthetic data set of a variant; the main one has the plain name."""
+        return self.run_dir / self.setup(variant).replace("unicorn", "synthetic")
+
+    @property
+    def augmented(self) -> Path:
+        """The labelled images with strong intensity augmentation."""
+        return self.run_dir / "labeled_augmented"
+
+    def guessed(self, variant: str) -> Path:
+        """The unlabelled images with the labels that a network guesses; every further round has its own."""
+        return self.run_dir / (f"guessed_{variant}" if self.is_round(variant) else "guessed")
+
+    def also_labeled(self, variant: str) -> list[str]:
+        """What the Semantic-ControlNet of a variant is shown besides the labelled images, as far as it was made."""
+        return [str(folder) for folder in (self.augmented, self.guessed(variant)) if folder.is_dir()]
+
+    @property
+    def features_path(self) -> Path:
+        """Weights of the feature network that was trained here."""
+        return self.run_dir / "features" / "model.pt"
+
+    def weights(self, setup: str, training: int = 0) -> Path:
+        """Weights of the segmentation network of a set-up, from its first or a further training."""
+        if setup == "lower_bound" and not training:
+            return self.bundle_dir("retinal_unet") / "models" / "model.pt"
+        folder = self.run_dir / "segmentation" / nth(setup, training)
+        return (folder / f"round_{ROUNDS}" if setup in SELF_TRAINED else folder) / "model.pt"
+
+    def record(self, setup: str, training: int = 0) -> Path:
+        """What was counted in the test images for a set-up."""
+        return self.run_dir / "evaluation" / f"{nth(setup, training)}.json"
+
+    def hashes(self) -> dict[str, str]:
+        """Sha256 of the lists of both data sets, and of all weights that were trained, by their place in the run."""
+        found = {"labeled/dataset.json": self.labeled, "unlabeled/dataset.json": self.unlabeled}
+        hashes = {name: sha256(folder / HEADER) for name, folder in found.items()}
+        for folder in ("bundles*/*/models", "bundles*/*/models/*", "segmentation/**", "features"):
+            for twin in sorted(self.run_dir.glob(f"{folder}/*.safetensors")):
+                if not twin.parent.name.startswith(("latents", "prompts-")):  # what is kept, not trained
+                    path = twin.with_suffix(".pt")
+                    hashes[str(path.relative_to(self.run_dir))] = str(read_metadata(path)["sha256"])
+        return hashes
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the images."""
+        return int(definition(self.bundle_dir("retinal_unet"), "num_channels"))
+
+    # ------------------------------------------------------------------ bundles
+
+    def install_bundles(self) -> None:
+        """Put the bundles into the run folder, with the preset's settings and those of this data."""
+        first, *others = self.variants
+        names = [(name, first) for name in ("retinal_unet", "latent_diffusion", *OWN)]
+        names += [("style_transfer", first)] if set(STYLE_TRANSFER) & set(self.settings.baselines) else []
+        for variant in others:
+            names += [(name, variant) for name in (*(["retinal_unet"] if self.is_round(variant) else []), *OWN)]
+        for name, variant in names:
+            presets = self.settings.presets(name)
+            install(name, self.bundle_dir(name, variant).parent, presets, self._overrides(name, variant))
+
+    def _overrides(self, name: str, variant: str) -> dict[str, dict]:
+        own = {file: dict(values) for file, values in (self.settings.overrides or {}).get(name, {}).items()}
+        preset, labels = PRESETS[self.settings.preset], label_names(self.labeled)
+        channels = 3 if read_header(self.labeled).get("modality") == "RGB" else 1
+        described_as = described(name, preset, self.settings.overrides or {}, labels, channels)
+        data: dict[str, dict] = {"metadata.json": described_as}
+        if name == "retinal_unet":
+            data["inference.json"] = {"num_labels": len(labels), "num_channels": channels}
+        elif name in SHARED:
+            data["inference.json"] = {"num_channels": channels}
+            if name == "latent_diffusion" and is_coarse(preset, self.settings.overrides):
+                data["inference.json"] |= {"coarse_sampling": True}
+            if name == "latent_diffusion" and (named := self.settings.named()):
+                data["inference.json"] |= {"subdomains": list(named), "template::words": named}
+        else:
+            places = {other: self.bundle_dir(other, variant) for other in ("latent_diffusion", "retinal_unet")}
+            here = self.bundle_dir(name, variant).parent  # those beside it are found by themselves, moved or not
+            elsewhere = {other: str(place) for other, place in places.items() if place.parent != here}
+            for file in ("inference.json",) if name == "synthesis" else ("inference.json", "train.json"):
+                data[file] = elsewhere | {"prior_path": prior_place(self.settings.scaling_of(self.mode(variant)))}
+        return {file: data.get(file, {}) | own.get(file, {}) for file in data.keys() | own.keys()}

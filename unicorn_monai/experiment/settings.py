@@ -1,0 +1,380 @@
+"""What an experiment does: every setting with its default, checked before anything starts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from unicorn_monai.bundle.expressions import require_data, require_literal
+from unicorn_monai.bundle.image_sizes import check_domains, multiples
+from unicorn_monai.bundle.run_bundles import require_own_bundles
+from unicorn_monai.bundle.sampling_steps import check_steps
+from unicorn_monai.bundle.settings import (
+    OPTIONAL,
+    POSITIVE,
+    RULES,
+    SHARE,
+    SWITCH,
+    WEIGHT,
+    check_device,
+    check_overrides,
+    require_rule,
+)
+from unicorn_monai.data.domain_pair import require_sound_pair
+from unicorn_monai.data.items import datalist
+from unicorn_monai.data.layout import WEATHER, read_header
+from unicorn_monai.data.remote import absolute, is_url
+from unicorn_monai.evaluation.features import require_file
+from unicorn_monai.fusion import MODES
+from unicorn_monai.prior import SCALINGS
+from unicorn_monai.report.trainings import AUGMENTED, BASELINES, BENT, SELF_TRAINED, SEMANTIC_ONLY, STYLE_TRANSFER
+from unicorn_monai.system.files import read_json, require_finite
+from unicorn_monai.system.records import Rule, read_record, take, tell_unread
+
+PLACES = ("labeled", "unlabeled", "output")  # absolute from the start, so that a run can be gone on with from anywhere
+PRESETS = {"quick": "small", "full": None}  # and the preset of the bundles
+WORDED = ("latent_diffusion", "semantic_controlnet")  # have a preset "words"; the others follow the first
+
+
+def _one_of(known: Sequence[str]) -> Rule:
+    return (lambda v: isinstance(v, str) and v in known, f"one of {list(known)}")
+
+
+def _some_of(known: Sequence[str]) -> Rule:
+    def obeys(value: Any) -> bool:
+        names = isinstance(value, list | tuple) and all(isinstance(v, str) and v in known for v in value)
+        return names and len(set(value)) == len(value)
+
+    return obeys, f"a list of some of {list(known)}, each at most once"
+
+
+def _or_auto(rule: Rule) -> Rule:
+    return (lambda v: v == "auto" or rule[0](v), f"{rule[1]}, or 'auto'")
+
+
+_TABLE: Rule = (lambda v: v is None or isinstance(v, dict), "an object of settings, or null")
+_FOLDER: Rule = (lambda v: isinstance(v, str) and v != "", "the path of a folder")
+
+SETTINGS: dict[str, Rule] = {  # what each may be by itself; what must hold between them: `Settings.validate`
+    **dict.fromkeys(PLACES, _FOLDER),
+    **dict.fromkeys(("samples_per_label", "rounds", "trainings"), POSITIVE),
+    **dict.fromkeys(("pseudo_labels", "augment", "style_augmentation", "tracking", "words"), SWITCH),
+    **dict.fromkeys(("scaling", "paper_scaling"), _one_of(SCALINGS)),
+    **dict.fromkeys(("features", "overrides"), _TABLE),
+    **{name: RULES[name] for name in ("seed", "count", "guidance")},
+    "preset": _one_of(tuple(PRESETS)),
+    "modes": _some_of(MODES),
+    "baselines": _some_of((*BASELINES, SEMANTIC_ONLY)),
+    "confidence": SHARE,
+    "uncertainty_weight": _or_auto(WEIGHT),
+    "paper_weight": _or_auto(SHARE),  # w of (1 - w, w)
+    "device": (lambda v: v is None or isinstance(v, str), "cpu, cuda:0, ..., or null for the first GPU there is"),
+    "jobs": OPTIONAL,
+}
+
+
+@dataclass
+class Settings:
+    """What an experiment does; every entry can stand in the JSON file given by ``--config``.
+
+    Args:
+        labeled: data set of the labelled domain.
+        unlabeled: data set of the unlabelled domain; labels in it serve the upper bound and the scores only.
+        output: run folder.
+        preset: "quick" (the bundles' small networks) or "full" (their defaults, for 256 x 256).
+        seed: of everything.
+        modes: what to train and compare; the first is the main one, its results carry the plain names.
+        uncertainty_weight: weight of the Uncertainty-ControlNet in ``compositional`` mode; "auto": the one that
+            ``evaluation.weights.choose_weight`` takes.
+        paper_weight: w in ``paper`` mode, (1 - w, w), or "auto".
+        baselines: what else to compare with, some of "augmentation", "augmentation+geometry" (OCT only, since streets
+            do not bend), "self_training", "self_training+geometry" (the same from the network of
+            "augmentation+geometry" on, with its augmentation), "cyclegan", "cut" and "semantic_only". The last takes
+            the Semantic-ControlNet of the mode "paper" alone, with the words if there are any.
+        confidence: of the network that a pixel's pseudo-label needs to count in self-training.
+        guidance: of the uncertainty and of the label map in ``compositional`` mode; (1, 1) is none. With ``words``
+            there may be a third, of the text, for all modes.
+        count: synthetic training images; ``samples_per_label`` for each labelled one by default.
+        samples_per_label: synthetic images of each label map, of other uncertainties.
+        rounds: 2 or more: the retrained network measures the uncertainties again, both ControlNets go on, and so on.
+        pseudo_labels: in ``compositional`` mode, show the Semantic-ControlNet the unlabelled images too, with the
+            labels that a network guesses: that of the set-up "augmentation" (trained for it where it is no baseline),
+            in further rounds the retrained one.
+        scaling: of the hint in ``compositional`` mode, "zscore", "quantile" or "paper".
+        paper_scaling: of the hint in ``paper`` mode, the same; another than "paper" is ours.
+        trainings: of every segmentation network, with other seeds; scores are means over them.
+        features: feature network of distances and audit, {"path", "sha256", "preprocessing", "arguments"}; by default
+            one is trained here, for {"iterations": 1000}.
+        augment: change the label maps' geometry before synthesis; OCT only, since streets do not bend.
+        style_augmentation: in ``compositional`` mode, show the Semantic-ControlNet strongly augmented images too.
+        words: the generative networks are told each image's ``sub_domain`` in words ("foggy scene"), and synthetic
+            images are asked for in those of the unlabelled domain in turn.
+        device: "cpu", "cuda:0", ...; None takes the first GPU where there is one.
+        jobs: branches that do not depend on each other, run at the same time; None: 2 on a CPU, else 1. From 3 on the
+            diffusion model, else alone, is trained beside the segmentation networks.
+        tracking: keep an MLflow record.
+        overrides: settings of single bundles, {bundle: {"train.json": {"max_epochs": 10}}}.
+    """
+
+    labeled: str
+    unlabeled: str
+    output: str
+    preset: str = "full"
+    seed: int = 0
+    modes: tuple[str, ...] = MODES
+    baselines: tuple[str, ...] = ()
+    confidence: float = 0.9
+    uncertainty_weight: float | str = 1.0
+    paper_weight: float | str = 0.7
+    guidance: tuple[float, ...] = (3.0, 1.0)
+    count: int | None = None
+    samples_per_label: int = 1
+    rounds: int = 1
+    pseudo_labels: bool = True
+    scaling: str = "zscore"
+    paper_scaling: str = "paper"
+    trainings: int = 1
+    features: dict[str, Any] | None = None
+    augment: bool = True
+    style_augmentation: bool = True
+    words: bool = False
+    device: str | None = None
+    jobs: int | None = None
+    tracking: bool = True
+    overrides: dict[str, dict] | None = None
+
+    def __post_init__(self) -> None:
+        for name in PLACES:
+            if _FOLDER[0](getattr(self, name)):  # else `validate` says so
+                setattr(self, name, absolute(getattr(self, name)))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Settings:
+        """Build from a dictionary; an unknown entry, or one that MONAI would run as code, is refused."""
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ValueError(f"Unknown setting(s) {unknown}; expected some of {known}. Check the spelling.")
+        require_data(values, "settings")
+        require_finite(values, "settings")
+        settings = dict(values)
+        for key in ("modes", "guidance", "baselines"):  # JSON has lists
+            if isinstance(settings.get(key), list):
+                settings[key] = tuple(settings[key])
+        made = cls(**settings)
+        made._check_overrides()
+        return made
+
+    def weight(self, mode: str) -> float | str:
+        """Weight of the Uncertainty-ControlNet in a mode, or "auto"."""
+        return self.paper_weight if mode == "paper" else self.uncertainty_weight
+
+    def weight_used(
+        self, mode: str, chosen: Mapping[str, Any], setup: str = "unicorn", given: float | str | None = None
+    ) -> float:
+        """The weight as a number.
+
+        Args:
+            mode: whose.
+            chosen: "weights" of the run's results: by set-up what "auto" stands for.
+            setup: the set-up.
+            given: in place of the setting, a number or "auto".
+
+        Raises:
+            ValueError: "auto", and the run has chosen none.
+        """
+        given = self.weight(mode) if given is None else given
+        if given != "auto":
+            return float(given)
+        if setup not in chosen:
+            raise ValueError(
+                f"The run has not chosen a weight for '{setup}'; give a number, or run it with the baseline "
+                "'augmentation'."
+            )
+        return float(chosen[setup]["weight"])
+
+    @property
+    def teaches(self) -> bool:
+        """Whether a segmentation network guesses labels for the Semantic-ControlNet."""
+        return self.pseudo_labels and "compositional" in self.modes
+
+    @property
+    def with_augmentation(self) -> bool:
+        """Whether a network is trained with strong augmentation: a baseline, a judge of weights, a teacher."""
+        return "augmentation" in self.baselines or self.teaches
+
+    @property
+    def augmented(self) -> list[str]:
+        """Which of ``AUGMENTED`` are trained, by themselves and on top of synthetic and real images."""
+        teachers = {teacher for name, (teacher, _) in SELF_TRAINED.items() if name in self.baselines}
+        chosen = {*self.baselines, *teachers, *["augmentation"] * self.with_augmentation}
+        return [name for name in AUGMENTED if name in chosen]
+
+    def scaling_of(self, mode: str) -> str:
+        """Scaling of the hint in a mode."""
+        return self.paper_scaling if mode == "paper" else self.scaling
+
+    def guidance_of(self, mode: str) -> tuple[float, ...]:
+        """Guidance in a mode; the paper has none of the controls."""
+        return self.guidance if mode == "compositional" else (1.0, 1.0, *self.guidance[2:])
+
+    def named(self) -> dict[str, str]:
+        """The sub-domains of the unlabelled domain's training images and the words for each; none without words."""
+        if not self.words:
+            return {}
+        found = {str(item["sub_domain"]) for item in datalist(self.unlabeled, "training") if item.get("sub_domain")}
+        return {name: WEATHER.get(name, name) for name in sorted(found)}
+
+    def changes_geometry(self) -> bool:
+        """Whether label maps are changed before synthesis: those of layers only, not of scenes."""
+        return self.augment and read_header(self.labeled).get("modality", "OCT") == "OCT"
+
+    def sampling(self, mode: str) -> dict[str, Any]:
+        """What ``inference.json`` of the bundle ``synthesis`` is told in a mode about how to sample."""
+        return {
+            "dataset_dir": self.labeled,
+            "mode": mode,
+            "guidance": list(self.guidance_of(mode)),
+            "augment": self.changes_geometry(),
+        }
+
+    def synthesis(self, mode: str, weight: float) -> dict[str, Any]:
+        """All that it is told for the run's own data set, but for the place of the result."""
+        return self.sampling(mode) | {
+            "uncertainty_weight": weight,
+            "count": self.count or self.samples_per_label * len(datalist(self.labeled, "training")),
+            "device_name": str(read_header(self.unlabeled)["device"]),
+        }
+
+    def validate(self) -> None:
+        """Refuse what would fail later, or would not be heeded."""
+        for name, rule in SETTINGS.items():
+            require_rule(name, getattr(self, name), rule)
+        if self.device is not None:
+            check_device(self.device)
+        for name in PLACES:
+            require_literal(getattr(self, name), name)
+        self._check_overrides()
+        check_steps(PRESETS[self.preset], self.overrides)
+        if SEMANTIC_ONLY in self.baselines and "paper" not in self.modes:
+            raise ValueError(f"'{SEMANTIC_ONLY}' needs the mode 'paper'; modes are {list(self.modes)}. Add it.")
+        bent = [name for name in self.baselines if name in BENT]
+        if bent and read_header(self.labeled).get("modality", "OCT") != "OCT":
+            raise ValueError(f"{bent} bend images as OCT may be bent, which streets may not. Leave them out.")
+        if not self.modes:
+            raise ValueError(f"modes is empty; expected some of {list(MODES)}.")
+        if not self.words and tuple(self.guidance[2:]) not in ((), (1.0,)):
+            raise ValueError(
+                f"guidance is {self.guidance}; expected two numbers, [uncertainty, label map]. A third, of the text, "
+                'can only be 1 without words: these networks have no prompts then. Set "words": true, or leave it out.'
+            )
+        for name in ("uncertainty_weight", "paper_weight"):
+            if getattr(self, name) == "auto" and not self.with_augmentation:
+                raise ValueError(
+                    f"{name} is 'auto', which needs the baseline 'augmentation': its network judges, without labels of "
+                    "the unlabelled domain, whether label maps are obeyed. Add it to baselines "
+                    f"{self.baselines}."
+                )
+        if self.rounds > 1 and self.modes[0] != "compositional":
+            raise ValueError(f"rounds is {self.rounds}; further rounds need the first mode to be 'compositional'.")
+        if self.features is not None:
+            known = ["path", "sha256", "preprocessing", "arguments"] if "path" in self.features else ["iterations"]
+            right = _FOLDER[0] if "path" in self.features else POSITIVE[0]
+            wrong = [key for key in known[:3] if not right(self.features.get(key))]
+            if wrong or set(self.features) - set(known):
+                raise ValueError(
+                    f"features is {self.features}; expected path, sha256, preprocessing and, where needed, arguments "
+                    "of a feature network, or iterations (at least one) for one trained here."
+                )
+            if "path" in self.features:  # before hours of training, not after
+                require_file(*(self.features[key] for key in known[:3]))
+        require_sound_pair(self.labeled, self.unlabeled)
+        require_literal(read_header(self.unlabeled).get("device"), f"{self.unlabeled}/dataset.json::device")
+        require_data(read_header(self.labeled)["labels"], f"{self.labeled}/dataset.json::labels")
+        self._check_words()
+        translates = bool(set(STYLE_TRANSFER) & set(self.baselines))
+        factors = multiples(PRESETS[self.preset], self.overrides, translates)
+        check_domains(self.labeled, self.unlabeled, factors)
+
+    def presets(self, bundle: str) -> list[str]:
+        """Which presets of a bundle the run merges into its copy."""
+        size = PRESETS.get(self.preset) if isinstance(self.preset, str) else None  # else `validate` says so
+        return [*([size] if size else []), *(["words"] if self.words and bundle in WORDED else [])]
+
+    def _check_overrides(self) -> None:
+        if self.overrides is not None:
+            check_overrides(self.overrides, self.presets)
+
+    def _check_words(self) -> None:
+        named = self.named()
+        if self.words and not named:
+            raise ValueError(
+                f"words is true, but no training image of the unlabelled data set '{self.unlabeled}' has a "
+                "'sub_domain' in dataset.json, so there is nothing to name. Name them (fog, night, ...), or set words "
+                "to false."
+            )
+        for name in named:  # from here it goes into configurations
+            if not re.fullmatch(r"[^\W_][\w .-]*", name):
+                raise ValueError(
+                    f"The sub-domain {name!r} of '{self.unlabeled}' cannot be named in a prompt; expected letters, "
+                    "digits, spaces, points, hyphens and underscores, a letter or digit first. Rename it."
+                )
+
+
+def settings_of(run: Path, files: str = "inference.json") -> tuple[Settings, dict[str, Any]]:
+    """Settings of a run, and the weights it chose where they are "auto"; those are known once it is finished.
+
+    Args:
+        run: run folder, perhaps somebody else's.
+        files: which configurations of its bundles are going to be used, a pattern.
+
+    Raises:
+        ValueError: settings or bundles that would run anything but what this package's own do.
+    """
+    results = run / "results.json"
+    chosen = read_json(results).get("weights", {}) if results.is_file() else {}
+    settings = Settings.from_dict(settings_begun_with(run))
+    prior = prior_place(settings.scaling_of(settings.modes[0]))
+    require_own_bundles(run / "bundles", settings.presets, settings.overrides or {}, prior, files)
+    return settings, chosen
+
+
+def settings_begun_with(run: Path) -> dict[str, Any]:
+    """What a run was begun with; the folder is where it is now, and so is the data in it, as that of a demo."""
+    settings = read_record(run)["settings"]
+    require_data(settings, "settings")
+    known = take(settings, SETTINGS, run / "experiment.json", PLACES)
+    tell_unread(settings.keys() - known.keys(), run / "experiment.json", kept=False)
+    settings = known
+    before, now = Path(absolute(settings["output"])), Path(run).resolve()
+    for name in PLACES:
+        path = Path(absolute(settings[name]))
+        inside = not is_url(settings[name]) and path.is_relative_to(before)
+        settings[name] = str(now / path.relative_to(before)) if inside else absolute(settings[name])
+    return settings
+
+
+def prior_file(scaling: str) -> str:
+    """Name of the file under the ``models`` of a run's ``retinal_unet`` that holds the prior of a scaling."""
+    return f"prior_{scaling}.json"
+
+
+def prior_place(scaling: str) -> str:
+    """The same, wherever the bundle lies, for the configurations of the others."""
+    return f"$@retinal_unet + '/models/{prior_file(scaling)}'"
+
+
+def bundle_places(bundles: Path, settings: Settings, name: str = "synthesis") -> dict[str, str]:
+    """Where a generative bundle finds itself and the others; its configuration tells where they were when it began.
+
+    Args:
+        bundles: folder that holds them now.
+        settings: of the run; the prior is that of its first mode.
+        name: the bundle.
+    """
+    found = {other: str(bundles / other) for other in ("latent_diffusion", "retinal_unet")}
+    prior = bundles / "retinal_unet" / "models" / prior_file(settings.scaling_of(settings.modes[0]))
+    return found | {"bundle_root": str(bundles / name), "prior_path": str(prior)}

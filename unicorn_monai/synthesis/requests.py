@@ -1,0 +1,160 @@
+"""What is asked of the generator: one request for each image, which depends on (run seed, index) only.
+
+So an image is the same in any batch, in any process and after any interruption.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from unicorn_monai.data.items import datalist
+from unicorn_monai.diffusion.text import PromptTemplate
+from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.system.files import PathLike
+from unicorn_monai.system.weights import sha256
+
+logger = logging.getLogger("unicorn_monai")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image to be made.
+
+    Args:
+        index: position in the data set.
+        seed: of the image's noise.
+        split: split it belongs to.
+        subject: subject of the label map.
+        label: file of the label map; None without semantic control.
+        uncertainty: requested, in [0, 1]; None without uncertainty control.
+        augment: seed of the label map's augmentation; None leaves it as it is.
+        prompt: what the image is to show, in words; None without prompts.
+        spacing_mm: (axial, lateral) of the label map as it is stored, where its item tells one.
+    """
+
+    index: int
+    seed: int
+    split: str = "training"
+    subject: str = ""
+    label: str | None = None
+    uncertainty: float | None = None
+    augment: int | None = None
+    prompt: str | None = None
+    spacing_mm: tuple[float, float] | None = None
+
+
+class Requests(Sequence[Request]):
+    """The images to be made: label maps in turn, each with an uncertainty of its own; worked out when asked for.
+
+    Args:
+        count: images for the first split; every further split gets images in proportion to its label maps.
+        seed: of the run.
+        label_dir: data set with the label maps; None without semantic control.
+        split: splits whose label maps are used, e.g. ["training", "validation"].
+        prior: uncertainties are drawn from it; None without uncertainty control.
+        uncertainties: take these in turn instead of drawing (a sweep, as in the paper's Fig. 5).
+        augment: change the label maps' geometry a little (``images.warping.augment_label``).
+        template: makes the prompts from the label maps' items.
+        subdomains: the prompts name these in turn instead of the label maps' own, e.g. ["fog", "rain"].
+    """
+
+    def __init__(
+        self,
+        count: int | None = None,
+        seed: int = 0,
+        label_dir: PathLike | Sequence[PathLike] | None = None,
+        split: str | Sequence[str] = "training",
+        prior: UncertaintyPrior | None = None,
+        uncertainties: Sequence[float] | None = None,
+        augment: bool = False,
+        template: PromptTemplate | None = None,
+        subdomains: Sequence[str] | None = None,
+    ) -> None:
+        splits = [split] if isinstance(split, str) else list(split)
+        maps = {s: datalist(label_dir, s, ("image", "label")) if label_dir is not None else [{}] for s in splits}
+        self.maps = {
+            s: [(str(m.get("subject", "")), m.get("label"), m.get("spacing_mm")) for m in maps[s]] for s in splits
+        }
+        count = len(maps[splits[0]]) if count is None else count
+        if count < 1:
+            raise ValueError(f"count is {count}; expected at least one image.")
+        self.counts = {s: max(1, round(count * len(maps[s]) / len(maps[splits[0]]))) for s in splits}
+        self.seed, self.prior, self.augment = seed, prior, augment
+        self.template, self.subdomains = template, list(subdomains or [])
+        self.items = maps if template is not None else {}
+        self.uncertainties = None if uncertainties is None else [float(u) for u in uncertainties]
+        if self.uncertainties is not None and not (self.uncertainties and all(0 <= u <= 1 for u in self.uncertainties)):
+            raise ValueError(f"uncertainties is {self.uncertainties}; expected at least one number, each in [0, 1].")
+        drawn = [derive_seed(seed, i) for i in range(min(len(self), 1000))] if self.uncertainties is None else []
+        if prior is not None and (rejected := prior.rejected(drawn)):
+            logger.info(
+                f"{rejected} of {len(drawn)} draws of the uncertainty would lie outside [0, 1] without truncation"
+            )
+
+    def __len__(self) -> int:
+        return sum(self.counts.values())
+
+    @overload
+    def __getitem__(self, index: int) -> Request: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Request]: ...
+
+    def __getitem__(self, index: int | slice) -> Request | list[Request]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(f"Request {index} of {len(self)}.")
+        place, splits = index, iter(self.counts)
+        while place >= self.counts[split := next(splits)]:
+            place -= self.counts[split]
+        subject, label, spacing = self.maps[split][place % len(self.maps[split])]
+        image_seed = derive_seed(self.seed, index)
+        uncertainty = None
+        if self.uncertainties is not None:
+            uncertainty = self.uncertainties[place % len(self.uncertainties)]
+        elif self.prior is not None:
+            uncertainty = float(self.prior.sample([image_seed])[0])
+        change = derive_seed(self.seed, index, 1) if self.augment else None
+        prompt, spacing_mm = self._prompt(split, place), None if spacing is None else (spacing[0], spacing[1])
+        return Request(index, image_seed, split, subject, label, uncertainty, change, prompt, spacing_mm)
+
+    def _prompt(self, split: str, place: int) -> str | None:
+        """The prompt of an image; the sub-domain is another one whenever its label map comes again."""
+        if self.template is None:
+            return None
+        again, item = divmod(place, len(self.items[split]))
+        named = self.subdomains[(again + item) % len(self.subdomains)] if self.subdomains else None
+        return self.template(self.items[split][item], named)
+
+    def identity(self) -> str:
+        """Sha256 of what decides every request, the content of the label maps too; their folder does not."""
+        maps = {s: [(subject, _file(label), spacing) for subject, label, spacing in m] for s, m in self.maps.items()}
+        prior = None if self.prior is None else asdict(self.prior)
+        everything: list[Any] = [self.counts, self.seed, self.augment, self.uncertainties, prior, maps]
+        if self.template is not None:
+            everything.append([self._prompt(s, i) for s in self.counts for i in range(self.counts[s])])
+        return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
+
+
+def _file(path: str | None) -> tuple[str, str] | None:
+    """Name and sha256: a label map that is drawn anew may keep its size, and a copied one has another date."""
+    return None if path is None else (Path(path).name, sha256(path))
+
+
+def derive_seed(*numbers: int) -> int:
+    """One 63-bit seed from several numbers, e.g. (run seed, index)."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def with_uncertainty(requests: Sequence[Request], uncertainty: float) -> list[Request]:
+    """The same requests at another uncertainty."""
+    return [replace(request, uncertainty=uncertainty) for request in requests]

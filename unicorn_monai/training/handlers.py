@@ -1,0 +1,166 @@
+"""Ignite handlers: progress, sample images at intervals, and the files that inference and measurement write."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+from torch import Tensor
+from tqdm import tqdm
+
+from unicorn_monai.images.files import write_array
+from unicorn_monai.images.pictures import tile
+from unicorn_monai.system.distributed import is_main
+from unicorn_monai.system.errors import NotFinite, of_batch, on_failure
+from unicorn_monai.system.files import PathLike, sweep
+from unicorn_monai.system.terminal import printable
+from unicorn_monai.training.budget import TimeBudget
+
+logger = logging.getLogger("unicorn_monai")
+
+
+def shared(handler: Any) -> Any:
+    """A handler that other entries of a configuration refer to as well, such as the best weights.
+
+    MONAI's ``check_properties`` wants every entry of ``train::handlers`` to be a dictionary with a ``_target_``.
+    """
+    return handler
+
+
+def scalars(engine: Engine) -> dict[str, float]:
+    """The numbers an engine gave at its last iteration, e.g. its losses.
+
+    A trainer of MONAI gives a list with a dictionary for every image (decollated), each with the same loss.
+    """
+    output: Any = engine.state.output
+    first = output[0] if isinstance(output, list) and output else output
+    if not isinstance(first, dict):
+        return {}
+    values = {k: v.item() if isinstance(v, Tensor) and v.numel() == 1 else v for k, v in first.items()}
+    return {k: float(v) for k, v in values.items() if isinstance(v, int | float) and k not in _NOT_SCALARS}
+
+
+_NOT_SCALARS = ("image", "label", "pred")  # of a single pixel they would look like one
+
+
+def on_terminal() -> bool:
+    """Whether progress is shown as bars: on a terminal, unless ``TQDM_DISABLE`` is set."""
+    return sys.stderr.isatty() and not os.environ.get("TQDM_DISABLE")
+
+
+class Progress:
+    """Progress of a training or evaluation: a bar with rate and time left on a terminal, plain lines elsewhere.
+
+    Args:
+        description: what is running.
+        lines: number of plain lines over the whole run.
+        budget: of the training, attached before; the lines then follow the clock too.
+    """
+
+    def __init__(self, description: str, lines: int = 10, budget: TimeBudget | None = None) -> None:
+        self.description, self.lines, self.budget = description, lines, budget
+        self.bar: tqdm | None = None
+        self.loss: float | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an engine."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._require_finite)
+        if not is_main():
+            return
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+        on_failure(engine, self._close)
+
+    def _start(self, engine: Engine) -> None:
+        self.total = int(engine.state.max_epochs or 1) * int(engine.state.epoch_length or 1)
+        self.first, self.started = engine.state.iteration, time.monotonic()
+        self.told = self._line()
+        timed = self.budget is not None and self.budget.max_seconds is not None
+        total = None if timed else self.total  # the clock ends it, not the iterations
+        self.bar = tqdm(
+            total=total, initial=self.first, desc=printable(self.description), disable=not on_terminal(), leave=False
+        )
+
+    def _require_finite(self, engine: Engine) -> None:
+        values = scalars(engine)
+        self.loss = values.get("loss")
+        for name, value in values.items():
+            if not np.isfinite(value):
+                where = f"iteration {engine.state.iteration}{of_batch(engine)}"
+                raise NotFinite(
+                    f"{self.description}: the {name} is {value} at {where}. "
+                    "Lower the learning rate, or check the images for extreme values."
+                )
+
+    def _step(self, engine: Engine) -> None:
+        loss = self.loss
+        done = engine.state.iteration
+        if self.bar is None:
+            return
+        self.bar.update()
+        if self.bar.total is None and self.budget is not None:
+            self.bar.set_postfix_str(f"{self.budget.left():.0f} s left", refresh=False)
+        before, self.told = self.told, self._line(done)
+        if on_terminal() or self.told == before:
+            return
+        rate = (done - self.first) / max(1e-9, time.monotonic() - self.started)
+        left = min((self.total - done) / rate, self.budget.left() if self.budget else float("inf"))
+        text = f"{self.description}: {done}/{self.total}, {rate:.1f} it/s, {left:.0f} s left"
+        logger.info(text if loss is None else f"{text}, loss {loss:.4f}")
+
+    def _line(self, done: int | None = None) -> int:
+        """Number of plain lines due by now."""
+        if self.budget is not None:
+            return int(self.budget.share * self.lines)
+        return (self.first if done is None else done) * self.lines // self.total
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class SampleImages:
+    """Write a sheet of images at intervals of a training: ``<output_dir>/epoch_0010.png``, and to TensorBoard.
+
+    The trainer's ``state.sample_sheet`` is the newest file, which a tracker attached behind this handler picks up.
+
+    Args:
+        sampler: gives images (rows, columns of the sheet, channels, height, width) in [0, 1].
+        output_dir: folder of the sheets.
+        interval: epochs between two sheets; the last epoch always has one.
+    """
+
+    def __init__(self, sampler: Callable[[], Tensor], output_dir: PathLike, interval: int) -> None:
+        self.sampler, self.output_dir, self.interval = sampler, Path(output_dir), interval
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        if is_main():
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write a sheet if it is time."""
+        epoch = engine.state.epoch
+        last = epoch == engine.state.max_epochs or engine.should_terminate
+        if epoch % self.interval and not last:
+            return
+        sheet = tile(self.sampler())
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        sweep(self.output_dir)
+        path = self.output_dir / f"epoch_{epoch:04d}.png"
+        write_array(path, sheet)
+        engine.state.sample_sheet = path  # type: ignore[attr-defined]
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:  # optional; the PNG above is there in any case
+            return
+        with SummaryWriter(str(self.output_dir / "tensorboard")) as writer:
+            writer.add_image("samples", sheet, epoch, dataformats="HW" if sheet.ndim == 2 else "HWC")
