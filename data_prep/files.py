@@ -1,6 +1,6 @@
 """Which files of a folder count, for all sources: the one place where folders are walked.
 
-Left out and told are hidden files and what other programs leave (`unicorn_monai.data.clutter`), and links to what is read
+Left out and told are hidden files, what other programs leave (`unicorn_monai.data.clutter`), and links to what is read
 under its own name. Links to files and folders are followed where they stay inside INPUT, each folder once, and refused
 where they lead out of it. What cannot be reached is told; nothing is passed over in silence.
 """

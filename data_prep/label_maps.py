@@ -72,7 +72,7 @@ def rasterise(
     size: tuple[int, int],
     report: Report,
 ) -> NDArray[np.uint8]:
-    """Surfaces of the input's pixels -> label map of the output's; see `unicorn_monai.images.surfaces` for the rules."""
+    """Surfaces of the input -> label map of the output; for the rules see `unicorn_monai.images.surfaces`."""
     if scheme is not None and len(surfaces) != len(scheme.names) - 1:
         raise ValueError(f"surfaces: found {len(surfaces)}; expected {len(scheme.names) - 1}, one between two labels")
     if surfaces.shape[1] != shape[1]:

@@ -6,7 +6,7 @@ import ast
 import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def test_every_target_exists(path):
 def resolve(dotted: str) -> Any:
     """The class or function, or method of a class, at a dotted path."""
     parts = dotted.split(".")
-    for cut in range(len(parts) - 1, 0, -1):
+    for cut in range(len(parts), 0, -1):
         try:
             thing: Any = __import__(".".join(parts[:cut]), fromlist=["_"])
         except ModuleNotFoundError:
@@ -219,13 +219,97 @@ def test_every_preset_can_be_installed(path, tmp_path):
 
 @pytest.mark.parametrize("file", METHOD)
 def test_the_method_fits_on_a_page(file):
-    assert len((ROOT / "unicorn_monai" / file).read_text().splitlines()) < 150
+    assert len((ROOT / "unicorn_monai" / file).read_text().splitlines()) <= 150
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_no_file_is_long(path):
-    lines = len(path.read_text().splitlines())
-    assert lines <= 400
+LONGEST, MOST_PARAMETERS, MOST_MODULES = 60, 8, 14
+ROOMS = sorted(path.parent for path in (ROOT / "unicorn_monai").rglob("__init__.py"))
+# What is longer or takes more still: may shrink, and leaves this table when it is within the limits.
+LONG = {
+    "data_prep.convert.convert": 106,
+    "data_prep.home_oct.write_home_oct": 70,
+    "data_prep.phantom.write_phantom": 75,
+    "data_prep.spectralis_healthy.write_spectralis_healthy": 71,
+    "unicorn_monai.evaluation.copies.audit": 71,
+    "unicorn_monai.evaluation.fusion_weight.control_over_weights": 64,
+    "unicorn_monai.monailabel.app_folder.make_app": 68,
+}
+MANY = {
+    "data_prep.home_oct.write_home_oct": 9,
+    "data_prep.phantom.write_phantom": 10,
+    "data_prep.spectralis_healthy.write_spectralis_healthy": 9,
+    "data_prep.street_phantom.write_streets": 9,
+    "unicorn_monai.baselines.adversarial.TranslationTrainer.__init__": 9,
+    "unicorn_monai.baselines.translation.Translator.__init__": 11,
+    "unicorn_monai.data.writer.DatasetWriter.__init__": 13,
+    "unicorn_monai.diffusion.autoencoder.AutoencoderTrainer.__init__": 13,
+    "unicorn_monai.diffusion.latents.LatentDataset.__init__": 12,
+    "unicorn_monai.diffusion.layout_supervision.LayoutSupervision.__init__": 12,
+    "unicorn_monai.diffusion.training.LatentPrepareBatch.__init__": 10,
+    "unicorn_monai.evaluation.copies.audit": 10,
+    "unicorn_monai.inferers.DualControlNetInferer.__call__": 9,
+    "unicorn_monai.inferers.DualControlNetInferer.sample": 15,
+    "unicorn_monai.segmentation.pseudo_labels.PseudoLabeller.__init__": 11,
+    "unicorn_monai.synthesis.generator.Generator.__init__": 13,
+    "unicorn_monai.synthesis.requests.Requests.__init__": 9,
+    "unicorn_monai.synthesis.writer.Synthesizer.__init__": 10,
+}
+
+
+def functions(path: Path) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Every function of a file under its full name, but those that declare a command line."""
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+    def within(node: ast.AST, above: str) -> Iterator[tuple[str, ast.FunctionDef]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef) and not any(
+                ".command(" in ast.unparse(d) for d in child.decorator_list
+            ):
+                yield f"{above}.{child.name}", child
+            called = isinstance(child, ast.FunctionDef | ast.ClassDef)
+            yield from within(child, f"{above}.{child.name}" if called else above)
+
+    return within(ast.parse(path.read_text()), module)
+
+
+def parameters(function: ast.FunctionDef) -> int:
+    given = function.args
+    names = [*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, (given.vararg, given.kwarg))]
+    return len([argument for argument in names if argument.arg not in ("self", "cls")])
+
+
+def above(limit: int, known: dict[str, int], measure: Callable[[ast.FunctionDef], int]) -> dict[str, int]:
+    """What is above a limit and not known to be, or further than is known; and what is known but is so no more."""
+    found = {label: measure(node) for path in SOURCES for label, node in functions(path)}
+    worse = {label: size for label, size in found.items() if size > max(limit, known.get(label, 0))}
+    return worse | {label: found.get(label, 0) for label in known if found.get(label, 0) <= limit}
+
+
+def test_no_function_is_long():
+    assert above(LONGEST, LONG, lambda node: (node.end_lineno or node.lineno) - node.lineno + 1) == {}
+
+
+def test_no_function_takes_many_parameters():
+    assert above(MOST_PARAMETERS, MANY, parameters) == {}
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=name)
+def test_a_room_holds_few_modules_none_called_like_what_it_offers(room):
+    modules = {path.stem for path in room.glob("*.py")} - {"__init__"}
+    assert len(modules) <= MOST_MODULES
+    assert not modules & set(getattr(resolve(name(room).replace("/", ".")), "__all__", ()))
+    for module in modules:
+        tree = ast.parse((room / f"{module}.py").read_text())
+        assert module not in {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=name)
+def test_a_room_offers_what_it_names(room):
+    package = resolve(name(room).replace("/", "."))
+    for offered in getattr(package, "__all__", ()):
+        assert getattr(package, offered) is not None
+    with pytest.raises(AttributeError, match="no attribute 'cellar'"):
+        package.cellar  # noqa: B018
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
@@ -306,30 +390,22 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+OUTSIDE = [*CONFIGS, *PRESETS, *(ROOT / "benchmarks").glob("*.py"), *(ROOT / "docs").glob("*.md")]
+OUTSIDE += [*(ROOT / "bundles").glob("*/docs/*.md"), ROOT / "README.md"]
+NAMED = re.compile(r"from unicorn_monai\.([\w.]+) import|\"_target_\": \"unicorn_monai\.([\w.]+)\"")
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=name)
+def test_who_uses_the_library_knows_its_rooms_not_their_modules(path):
+    for imported, target in NAMED.findall(path.read_text(encoding="utf-8")):
+        place = (imported or target.rpartition(".")[0]).split(".")
+        if (ROOT / "unicorn_monai" / place[0]).is_dir():
+            assert len(place) == 1, ".".join(place)
+
+
 def test_the_library_imports_neither_the_data_preparation_nor_the_tests():
     for path in (ROOT / "unicorn_monai").rglob("*.py"):
         assert not {module for module in imports(path) if module.split(".")[0] in ("data_prep", "tests")}, name(path)
-
-
-def test_modules_import_only_downwards():
-    modules = {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES
-    }
-    below = {
-        module: {name if name in modules else name.rpartition(".")[0] for name in imports(path)} & modules.keys()
-        for module, path in modules.items()
-    }
-    visited: dict[str, bool] = {}  # module -> finished
-
-    def visit(module: str, above: tuple[str, ...]) -> None:
-        assert module not in above, f"circular import: {' -> '.join([*above, module])}"
-        if not visited.get(module):
-            for other in below[module] - {module}:
-                visit(other, (*above, module))
-            visited[module] = True
-
-    for module in modules:
-        visit(module, ())
 
 
 TEXTS = sorted(

@@ -11,7 +11,7 @@ layers of two pixels survive. Every image has its own seed, drawn on the CPU: it
 
 Guidance extrapolates what each control adds, as classifier-free guidance does (Ho and Salimans 2022): eps_0 is that of
 the U-Net alone, eps_u that with the Uncertainty-ControlNet. Nothing need be dropped in training: each is the prediction
-of a model that was trained without what comes after it (``compositional``). With prompts (`prompts`) there is a term
+of a model that was trained without what comes after it (``compositional``). With prompts (`text`) there is a term
 more, (g_text - 1) (eps - eps of the empty prompt): classifier-free guidance itself.
 """
 

@@ -14,7 +14,8 @@ UNet DiceLoss Compose RandFlipd SupervisedTrainer CacheDataset ValidationHandler
 monai.networks.nets.unet.UNet monai.networks.nets.DiffusionModelUNet monai.data.DataLoader monai.data.set_track_meta
 monai.handlers.from_engine monai.utils.set_determinism torch.nn.Conv2d torch.nn.modules.conv.Conv2d torch.nn.ModuleList
 torch.optim.AdamW torch.optim.lr_scheduler.CosineAnnealingLR ignite.metrics.Accuracy copy.deepcopy
-unicorn_monai.bundle.references.from_bundle unicorn_monai.schedulers.DDIM unicorn_monai.backbones.stable_diffusion.load_autoencoder
+unicorn_monai.bundle.from_bundle unicorn_monai.schedulers.DDIM unicorn_monai.backbones.load_autoencoder
+unicorn_monai.backbones.stable_diffusion.load_autoencoder unicorn_monai.segmentation.training.SegmentationLoss
 """
 UNUSUAL = """
 open eval list dict __import__ os.system subprocess.run builtins.eval pydoc.locate
@@ -32,6 +33,7 @@ torch.load torch.hub.load torch.nn.Embedding.from_pretrained torch.nn.modules.mo
 torch.nn.functional.relu torch.utils.data.DataLoader torch.nn torch.nn.modules monai monai.transforms
 ignite.distributed.launcher.Parallel ignite.handlers.ModelCheckpoint
 unicorn_monai.bundle.run.run_bundle unicorn_monai.bundle.installation.install unicorn_monai.system.files.write_text
+unicorn_monai.bundle.run_bundle unicorn_monai.bundle.install unicorn_monai.experiment.Experiment
 unicorn_monai.experiment.experiment.Experiment unicorn_monai.cli.main unicorn_monai.system.files.atomic
 unicorn_monai.backbones.legacy.read_checkpoint unicorn_monai.prior.UncertaintyPrior.save unicorn_monai.there.is.none
 """

@@ -69,7 +69,7 @@ def test_label_tables_must_agree_where_several_sets_are_scored(tmp_path):
 
 def test_the_bundle_scores_the_same_images_as_an_experiment():
     config = load_config(Path(__file__).parents[2] / "bundles" / "retinal_unet", "evaluate.json")
-    assert config["dataset"]["data"]["_target_"].endswith("segmentation.scored_items")
+    assert config["dataset"]["data"]["_target_"].endswith("evaluation.scored_items")
 
 
 def test_a_sub_domain_without_label_maps_is_there_without_a_score():

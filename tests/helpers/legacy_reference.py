@@ -1,10 +1,10 @@
-"""Networks of monai-generative 0.2.3 with known weights, and what they answer: what `unicorn_monai.backbones.legacy` must give.
+"""Networks of monai-generative 0.2.3 with known weights, and what they answer: so must `backbones.legacy`.
 
     python tests/helpers/legacy_reference.py FOLDER
 
 needs torch and monai-generative 0.2.3 (`make test-legacy` makes an environment of them) and writes ``legacy.json``, of
-which ``tests/files`` holds a copy, and a checkpoint of every network. Weights and inputs follow from their names, so the
-tests have the same ones without monai-generative.
+which ``tests/files`` holds a copy, and a checkpoint of every network. Weights and inputs follow from their names, so
+the tests have the same ones without monai-generative.
 """
 
 from __future__ import annotations

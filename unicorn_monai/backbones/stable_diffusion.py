@@ -4,7 +4,7 @@
 
 The U-Net and the ControlNets are stock MONAI networks (one constant apart: GroupNorm before the transformers has an
 epsilon of 1e-6 here, 1e-5 elsewhere), the autoencoder needs the subclass below. All give what diffusers' networks give,
-to rounding (``tests/backbones/test_stable_diffusion.py``). Prompts are encoded in `prompts`.
+to rounding (``tests/backbones/test_stable_diffusion.py``). Prompts are encoded in `diffusion.text`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """Self-training: a network's own confident predictions on unlabelled images become their labels (Lee 2013).
 
-    label(pixel) = argmax_k p_k  where  max_k p_k >= threshold,  else 255 (ignored by loss and scores)
-
 Round 1 asks the network trained on the labelled domain; every further round the network of the round before. The true
 labels of the unlabelled domain, where there are any, are not read.
 """
@@ -18,8 +16,6 @@ from unicorn_monai.system.files import PathLike
 logger = logging.getLogger("unicorn_monai")
 
 ROUNDS = 2  # of the experiment
-
-
 Step = tuple[str, str, dict[str, Any]]
 
 

@@ -1,10 +1,6 @@
-"""What a bundle checks in seconds, before it reads an image: options, settings, labels, weights that belong together.
+"""What a bundle checks in seconds, before it reads an image: labels, and weights that belong together.
 
-    "checks": [{"_target_": "unicorn_monai.bundle.check_settings", "max_epochs": "@max_epochs", ...}, ...],
-    "initialize": ["@checks", ...]
-
-MONAI takes a misspelt option (``--max_epoch 3``) for a new entry of the configuration and trains without it, and finds
-a wrong type where it is first used, which may be hours later, when all images are encoded.
+Options and settings: `bundle/settings.py`.
 """
 
 from __future__ import annotations

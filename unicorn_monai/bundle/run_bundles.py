@@ -1,6 +1,6 @@
 """The bundles of a run that comes from elsewhere: configurations are programs, so they must be this package's own.
 
-They are compared with what ``installation.install`` would write today, with the same presets and overrides; only data may
+They are compared with what ``bundle.install`` would write today, with the same presets and overrides; only data may
 differ (number of labels, words). A file that Python would import is refused too, since MONAI puts a bundle's folder in
 front of Python's own.
 """

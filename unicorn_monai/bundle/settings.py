@@ -1,4 +1,11 @@
-"""Settings of a bundle: what each may be, checked before anything is built."""
+"""Options and settings of a bundle: what each may be, checked before anything is built.
+
+    "checks": [{"_target_": "unicorn_monai.bundle.check_settings", "max_epochs": "@max_epochs", ...}, ...],
+    "initialize": ["@checks", ...]
+
+MONAI takes a misspelt option (``--max_epoch 3``) for a new entry of the configuration and trains without it, and finds
+a wrong type where it is first used, which may be hours later, when all images are encoded.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets as lists of items, and the writer of new ones; what is read is looked over first (`data.checks`).
+"""Data sets as lists of items; what is read is looked over first (`data.checks`).
 
     from unicorn_monai.data import DatasetWriter, check, datalist
 

@@ -1,4 +1,4 @@
-"""The files of a data set on disk: ``dataset.json``, images and label maps, each read with a message that names it.
+"""The folder of a data set: ``dataset.json`` and the files that it lists, each read with a message that names it.
 
     DATASET/dataset.json   images/*   labels/*      rows = depth, columns = A-scans
 
@@ -79,7 +79,7 @@ def label_names(dataset_dir: PathLike) -> list[str]:
 
 
 def local_folder(dataset_dir: PathLike) -> PathLike:
-    """A data set folder itself; of one with a URL (see `data/remote.py`), a local copy of its files, brought up to date.
+    """A data set folder itself; of one with a URL (`data/remote.py`), a local copy of its files, brought up to date.
 
     Raises:
         ValueError: no data set there, or an entry that leaves its folder.

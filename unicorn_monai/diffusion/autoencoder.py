@@ -1,6 +1,5 @@
-"""Losses: Dice with ignored pixels for the segmentation U-Net, and the parts of the autoencoder's objective.
+"""The KL autoencoder: its narrow start, the parts of its objective, its training.
 
-    segmentation:  Dice(softmax(z), y) + ce_weight * CE(z, y)               over pixels with a label
     autoencoder:   |x - x'| + kl_weight * KL(q(z|x) || N(0, 1)) + spectral_weight * S(x', x) + speckle_weight * C(x', x)
                    + adversarial_weight * A(x') [+ perceptual_weight * P(x', x)]
     discriminator: least squares, D(x) -> 1, D(x') -> 0

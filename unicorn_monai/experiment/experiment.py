@@ -4,7 +4,7 @@
                  -> fusion weight -> synthesis -> retraining -> evaluation -> control -> distances -> audit -> report
 
 Every training stage is a bundle configuration; the shell command that repeats it is printed and kept. How stages are
-run, kept and resumed: ``experiment/stages.py``; where everything lies: ``experiment/run.py``; what can be set: ``experiment/settings.py``.
+run, kept and resumed: ``stages.py``; where everything lies: ``run.py``; what can be set: ``settings.py``.
 """
 
 from __future__ import annotations

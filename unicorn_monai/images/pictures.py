@@ -1,4 +1,4 @@
-"""Label maps as pictures: in the data set's own colours, else in grey, or in colours evenly round the colour circle."""
+"""Label maps and images as pictures: label maps in the data set's own colours or in colours of their own; sheets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Pseudo-labels: confident predictions of a segmentation network, written as a data set."""
+"""Pseudo-labels: confident predictions of a segmentation network, written as a data set.
+
+label(pixel) = argmax_k p_k  where  max_k p_k >= threshold,  else 255 (ignored by loss and scores)
+"""
 
 from __future__ import annotations
 

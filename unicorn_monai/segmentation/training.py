@@ -1,4 +1,7 @@
-"""What the training of a segmentation network has beside MONAI's parts: mixed precision, and sheets to look at."""
+"""What the training of a segmentation network has beside MONAI's parts: loss, mixed precision, sheets to look at.
+
+Dice(softmax(z), y) + ce_weight * CE(z, y)               over pixels with a label
+"""
 
 from __future__ import annotations
 

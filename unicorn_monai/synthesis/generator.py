@@ -1,7 +1,7 @@
-"""Label maps x sampled uncertainties -> images: what is asked for, the generator, and the data set on disk.
+"""Label maps x sampled uncertainties -> images: all networks of a synthesis as one object.
 
 A :class:`Request` says what one image is made of (`synthesis/requests.py`). A :class:`Generator` holds the networks. A
-:class:`Synthesizer` streams a labelled data set that looks exactly like a real one, with the provenance of every item.
+`Synthesizer` (`synthesis/writer.py`) streams a labelled data set with them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Synthetic data sets: every requested image is made once, by whichever process, and written with its origin."""
+"""Synthetic data sets that look exactly like real ones, with the provenance of every item.
+
+Every requested image is made once, by whichever process.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands show, and how they end when nobody reads it any more."""
+"""The package's messages on a terminal, and how commands end when nobody reads it any more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and folders that one process works in at a time.
+"""Files that are whole or not there, JSON among them, and folders that one process works in at a time.
 
     with atomic(path) as temporary:         written under another name, flushed to the disk, renamed
         write(temporary)

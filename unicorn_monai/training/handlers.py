@@ -1,4 +1,4 @@
-"""Ignite handlers: progress, sample images at intervals, and the files that inference and measurement write."""
+"""Ignite handlers that every training has: progress, and sample images at intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Exponential moving average of the weights, w' <- d w' + (1 - d) w, which samples better images than the last ones."""
+"""Which weights of a training are published: those of the best validation, or their moving average.
+
+The exponential moving average, w' <- d w' + (1 - d) w, samples better images than the last weights.
+"""
 
 from __future__ import annotations
 

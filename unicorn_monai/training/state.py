@@ -1,4 +1,4 @@
-"""Training states on disk: written atomically, tensors and plain values only, checked when read; the best weights kept.
+"""Training states on disk: written atomically, tensors and plain values only, checked when read.
 
 Published weights are described in `system/weights.py`.
 """
