@@ -78,8 +78,9 @@ def _require_same(path: Path, expected: dict[str, Any], bundles: Path) -> None:
         if entry not in _ELSEWHERE or not _is_place(found.get(entry), bundles, entry):
             raise ValueError(
                 f"'{path}' runs or refers to something else at '{key}' than the bundle of this package does with the "
-                "settings of the run; it is of another version, or was changed. Look at it (`unicorn-monai verify "
-                f"{path.parents[1]}`); `python -m monai.bundle run` runs it as it is."
+                "settings of the run; it is of another version, or was changed. `unicorn-monai experiment "
+                "--resume` with the settings of the run writes its bundles anew; or look at it (`unicorn-monai verify "
+                f"{path.parents[1]}`)."
             )
 
 

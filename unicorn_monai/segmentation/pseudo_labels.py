@@ -1,6 +1,8 @@
 """Pseudo-labels: confident predictions of a segmentation network, written as a data set.
 
 label(pixel) = argmax_k p_k  where  max_k p_k >= threshold,  else 255 (ignored by loss and scores)
+
+True labels of the images, where there are any, are not read.
 """
 
 from __future__ import annotations

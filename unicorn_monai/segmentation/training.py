@@ -1,6 +1,8 @@
 """What the training of a segmentation network has beside MONAI's parts: loss, mixed precision, sheets to look at.
 
-Dice(softmax(z), y) + ce_weight * CE(z, y)               over pixels with a label
+    loss = Dice(softmax(z), y) + ce_weight * CE(z, y)
+
+over the pixels with a label.
 """
 
 from __future__ import annotations
