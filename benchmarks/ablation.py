@@ -14,6 +14,7 @@ import argparse
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from benchmarks.common import table, where
 from benchmarks.steps import spread
 from unicorn_monai.bundle import default_device
 from unicorn_monai.evaluation import score_images
-from unicorn_monai.experiment import CONTROLNETS, Experiment, settings_of
+from unicorn_monai.experiment import CONTROLNETS, Experiment, Stage, needed, settings_of
 from unicorn_monai.system import log_to_console, read_record
 
 REAL = ("lower_bound", "upper_bound", "augmentation")  # networks of real images
@@ -55,7 +56,7 @@ CHANGES = {
 }
 
 
-class Ablation(Experiment):
+class Ablation:
     """The run with one change.
 
     Args:
@@ -76,29 +77,27 @@ class Ablation(Experiment):
         without = [folder for folder, setting in made.items() if not own.get(setting, True)]
         take_over(run, output, change.controlnets, without)
         settings = replace(settings, baselines=("augmentation",), tracking=False, jobs=1, **own)
-        super().__init__(settings, resume=True, force=read_record(run).get("forced") is True)
+        self.experiment = Experiment(settings, resume=True, force=read_record(run).get("forced") is True)
 
     def measure(self) -> dict[str, float]:
         """Mean IoU of every recipe, on validation and test images, and how far the control is obeyed."""
-        mode = self.settings.modes[0]
-        with self.guard():
-            self.claim()
-            self.install_bundles()
-            self.know_both_domains()
-            self.generate(mode)
-            for _, variant, recipe in self.retrainings(mode):
-                self.retrain(variant, recipe)
+        experiment, run, runner = self.experiment, self.experiment.folder, self.experiment.runner
+        with runner.guard():
+            experiment.claim()
+            run.install_bundles()
+            experiment.walk(needed(experiment.stages, ["unicorn_control", *(f"{r}_evaluation" for r in RECIPES)]))
             scores = {}
             for setup in RECIPES:
-                scores[f"{setup}, validation"] = self.stage(f"{setup}_validation", lambda s=setup: self.validate(s))  # type: ignore[misc]
-                scores[f"{setup}, test"] = self.results["segmentation"][setup]["mean_iou"]
-        return scores | {name: self.results["control"][key] for name, key in CONTROL.items()}
+                stage = Stage(f"{setup}_validation", (), (), partial(self.validate, setup))
+                scores[f"{setup}, validation"] = runner.run(stage)
+                scores[f"{setup}, test"] = run.results["segmentation"][setup]["mean_iou"]
+        return scores | {name: run.results["control"][key] for name, key in CONTROL.items()}
 
     def validate(self, setup: str) -> float:
         """Mean IoU of a set-up on the unlabelled domain's validation images."""
-        bundle = self.bundle_dir("retinal_unet")
-        arguments = (bundle, self.weights(setup), self.unlabeled, "validation", self.seed, self.device)
-        return score_images(*arguments)["mean_iou"]
+        run = self.experiment.folder
+        arguments = (run.bundle_dir("retinal_unet"), run.weights(setup), run.unlabeled, "validation")
+        return score_images(*arguments, run.settings.seed, run.device)["mean_iou"]
 
 
 def take_over(run: Path, output: Path, controlnets: Sequence[str], without: Sequence[str] = ()) -> None:

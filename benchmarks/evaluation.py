@@ -25,6 +25,7 @@ from data_prep.phantom import write_phantom
 from unicorn_monai.bundle import from_bundle, install
 from unicorn_monai.data import DatasetWriter, datalist, label_names
 from unicorn_monai.evaluation import (
+    Audited,
     Features,
     FeatureSet,
     Material,
@@ -143,14 +144,8 @@ def main(words: Sequence[str] | None = None) -> None:
             sets = {n: FeatureSet(m.features, [str(i["subject"]) for i in m.items]) for n, m in material.items()}
             table = distances(sets, features.name, ["unlabeled", "held_out", "labeled"])
         with timed("memorization audit with planted copies", seconds, processor):
-            found = audit(
-                material["synthetic"],
-                material["unlabeled"],
-                material["held_out"],
-                features,
-                root / "audit",
-                material["control"],
-            )
+            audited = Audited(*(material[name] for name in ("synthetic", "unlabeled", "held_out", "control")))
+            found = audit(audited, features, root / "audit")
     shares = {name: part["residual"]["99"]["share"] for name, part in (found["sets"] | found["planted"]).items()}
     sizes = {name: len(m.items) for name, m in material.items()}
     print(f"images: {sizes}, {settings.size} x {settings.size}; {torch.get_num_threads()} threads; FID n {table['n']}")

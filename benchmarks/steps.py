@@ -22,13 +22,13 @@ from benchmarks.common import table, where
 from unicorn_monai.bundle import arguments, default_device
 from unicorn_monai.data import read_header
 from unicorn_monai.evaluation import score_images
-from unicorn_monai.experiment import Stages, bundle_places, settings_begun_with, settings_of
+from unicorn_monai.experiment import Runner, Stage, bundle_places, settings_begun_with, settings_of
 from unicorn_monai.system import log_to_console, read_json
 
 SAMPLERS = ("DDIM", "DPMSolverPlusPlus", "UniPC")
 
 
-class Steps(Stages):
+class Steps:
     """One seed: data set, retraining and scores for a number of steps.
 
     Args:
@@ -48,16 +48,17 @@ class Steps(Stages):
             raise ValueError(f"'{run}' has no network of the upper bound; expected a finished run on labelled data.")
         output = output.resolve() / f"seed{seed}_{sampler or 'own'}"
         (output / "stages").mkdir(parents=True, exist_ok=True)
-        super().__init__(output, torch.device(self.settings.device or default_device()), seed)
+        self.runner = Runner(output, torch.device(self.settings.device or default_device()), seed)
 
     def measure(self, n: int) -> dict[str, float]:
         """Seconds of synthesis, label fidelity and downstream mean IoU at ``n`` steps."""
-        data, folder = self.run_dir / f"synthetic_{n}", self.run_dir / "segmentation" / str(n)
-        self.stage(f"synthesis_{n}", lambda: self.synthesise(n, data))
+        runner, root = self.runner, self.bundles / "retinal_unet"
+        data, folder = runner.run_dir / f"synthetic_{n}", runner.run_dir / "segmentation" / str(n)
+        runner.run(Stage(f"synthesis_{n}", (), (), lambda: self.synthesise(n, data)))
         folders = {"dataset_dir": str(data), "validation_dir": str(data), "ckpt_dir": str(folder)}
-        train = {**folders, "output_dir": str(folder), "bundle_root": str(self.bundles / "retinal_unet")}
-        self.stage(f"retraining_{n}", lambda: self.bundle(self.bundles / "retinal_unet", "train.json", **train))
-        seconds = read_json(self.run_dir / "stages" / f"synthesis_{n}.json")["seconds"]
+        train = {**folders, "output_dir": str(folder), "bundle_root": str(root)}
+        runner.run(Stage(f"retraining_{n}", (), (), lambda: runner.bundle(root, "train.json", **train)))
+        seconds = read_json(runner.marker(f"synthesis_{n}"))["seconds"]
         scores = {
             "label fidelity": self.score(n, "fidelity", self.oracle, data, "training"),
             "mean IoU, validation": self.score(n, "validation", folder / "model.pt", self.unlabeled, "validation"),
@@ -72,12 +73,12 @@ class Steps(Stages):
             schedule = arguments(self.bundles / "latent_diffusion", "scheduler")
             own["scheduler"] = {"_target_": f"unicorn_monai.schedulers.{self.sampler}", **schedule, "coarse": True}
         settings = self.settings.synthesis(self.settings.modes[0], self.weight)
-        self.bundle(self.bundles / "synthesis", "inference.json", "infer", **settings, **own)
+        self.runner.bundle(self.bundles / "synthesis", "inference.json", "infer", **settings, **own)
 
     def score(self, n: int, name: str, weights: Path, data: Path, split: str) -> float:
         """Mean IoU of a segmentation network, once."""
-        arguments = (self.bundles / "retinal_unet", weights, data, split, self.seed, self.device)
-        return self.stage(f"{name}_{n}", lambda: score_images(*arguments)["mean_iou"])
+        arguments = (self.bundles / "retinal_unet", weights, data, split, self.runner.seed, self.runner.device)
+        return self.runner.run(Stage(f"{name}_{n}", (), (), lambda: score_images(*arguments)["mean_iou"]))
 
 
 def measure(

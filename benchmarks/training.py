@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.profiler import profile
 
 from benchmarks.common import PRESETS, kinds_of, now, ratio, recorder, table, where
-from data_prep.phantom import write_phantom
+from data_prep.phantom import Exam, write_phantom
 from unicorn_monai.bundle import PRECISIONS, default_device, definition, from_bundle, install, run_bundle
 from unicorn_monai.data import datalist
 from unicorn_monai.images import LoadPixelsd, collate, one_hot
@@ -264,7 +264,7 @@ def compare(
     """Tables of one size: samples per second of every stage against the loop, and where the trainers' time goes."""
     device, rows, profiles = default_device(), [], []
     with tempfile.TemporaryDirectory() as folder:
-        domains = [write_phantom(Path(folder) / d, d, images // 4, 4, size, preset=p) for d, p in DOMAINS[size]]
+        domains = [write_phantom(Path(folder) / d, d, images // 4, 4, size, exam=Exam(p)) for d, p in DOMAINS[size]]
         roots = {name: install(name, folder, PRESETS[size]) for name in ("retinal_unet", "latent_diffusion", *NETS)}
         for stage in STAGES[: 1 + max(STAGES.index(s) for s in stages)]:
             turns = (iterations, rounds) if stage in stages else (1, 1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 SOURCES = (
@@ -18,6 +20,29 @@ SOURCES = (
     "rgb_folder",
     "street_phantom",
 )
+
+
+def prepare(words: Sequence[str], name: str) -> int:
+    """The command line of a source, or the list of sources; only the source that is asked for is imported.
+
+    Args:
+        words: the source and what it takes.
+        name: what the command calls itself.
+
+    Returns:
+        the exit status.
+    """
+    from unicorn_monai.system.console import BadUsage
+    from unicorn_monai.system.terminal import LINES, say
+
+    if not words:
+        raise BadUsage(f"required: a source, one of {', '.join(SOURCES)}")
+    if words[0] in ("--help", "-h"):
+        say(overview(), LINES)
+        return 0
+    if words[0] not in SOURCES:
+        raise BadUsage(f"unknown source '{words[0]}'; expected one of {', '.join(SOURCES)}")
+    return import_module(f"data_prep.{words[0]}").main(words[1:], f"{name} {words[0]}")
 
 
 def overview() -> str:

@@ -15,22 +15,26 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import Namespace
-from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Annotated, Literal, get_args
 
-from data_prep.colour import add_colour_options, validate_colour
-from data_prep.convert import Report, Source, convert, summarise
+from cyclopts import Parameter
+
+from data_prep.convert import Report, Source, convert
 from data_prep.files import any_files_below
 from data_prep.label_schemes import LABEL_IDS, TRAIN_IDS
-from data_prep.options import parser_for, run, validate
-from data_prep.street_frames import SPLIT_OF, Layout, read_frames, refuse_test_share
+from data_prep.options import command
+from data_prep.street_frames import SPLIT_OF, Layout, StreetOptions, read_frames
+from unicorn_monai.system.console import MANY
 from unicorn_monai.system.intake import read_text
 
-WEATHERS = ("fog", "night", "rain", "snow")
+Weather = Literal["fog", "night", "rain", "snow"]
+WEATHERS: tuple[Weather, ...] = get_args(Weather)
 LAYOUT = Layout(
+    device="ACDC",
     pictures="rgb_anon",
     picture="_rgb_anon.png",
     labels="gt",
@@ -39,7 +43,17 @@ LAYOUT = Layout(
 )
 
 
-def find(options: Namespace, report: Report) -> list[Source]:
+@dataclass(kw_only=True)
+class AcdcOptions(StreetOptions):
+    """The command line."""
+
+    weather: Annotated[tuple[Weather, ...], MANY, Parameter(help="which ones")] = WEATHERS
+    weather_of: Annotated[
+        Path | None, Parameter(help="JSON file: the sequences of each weather, for a flattened copy")
+    ] = None
+
+
+def find(options: AcdcOptions, report: Report) -> list[Source]:
     """One source per sequence.
 
     Raises:
@@ -69,7 +83,7 @@ def find(options: Namespace, report: Report) -> list[Source]:
     return _disjoint(sources, report)
 
 
-def _sequences(folder: Path, options: Namespace, report: Report) -> list[tuple[str, list[Path]]]:
+def _sequences(folder: Path, options: AcdcOptions, report: Report) -> list[tuple[str, list[Path]]]:
     """Name and pictures of every sequence in a folder; none where there is no such folder."""
     found = any_files_below(folder, (LAYOUT.picture,), report, options.input) if folder.is_dir() else []
     groups = groupby(found, key=lambda path: path.name.split("_frame_")[0])
@@ -77,12 +91,12 @@ def _sequences(folder: Path, options: Namespace, report: Report) -> list[tuple[s
 
 
 def _source(
-    folder: Path, name: str, paths: list[Path], weather: str | None, ours: str | None, options: Namespace
+    folder: Path, name: str, paths: list[Path], weather: str | None, ours: str | None, options: AcdcOptions
 ) -> Source:
     return Source(folder / name, name, partial(read_frames, paths, LAYOUT, weather, options), ours)
 
 
-def _flattened(root: Path, options: Namespace, report: Report) -> list[Source]:
+def _flattened(root: Path, options: AcdcOptions, report: Report) -> list[Source]:
     table = weather_table(options.weather_of) if options.weather_of else {}
     sources = []
     for split, ours in SPLIT_OF.items():
@@ -123,24 +137,11 @@ def _disjoint(sources: list[Source], report: Report) -> list[Source]:
     return sources
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; return the exit status."""
-    parser = parser_for("acdc", __doc__ or "", "folder with rgb_anon/ and gt/")
-    add_colour_options(parser, (512, 1024), "ACDC")
-    parser.add_argument("--weather", nargs="+", choices=WEATHERS, default=list(WEATHERS), help="which ones (all)")
-    parser.add_argument("--weather-of", type=Path, metavar="FILE", help="weather of each sequence of a flattened copy")
-    parser.set_defaults(split=(0.9, 0.1, 0.0))
-    options = parser.parse_args(arguments)
-
-    def work() -> int:
-        validate(options)
-        validate_colour(options)
-        refuse_test_share(options)
-        report = Report(options.strict)
-        sources = find(options, report)
-        return summarise(convert(sources, options, report, "ACDC", TRAIN_IDS, "RGB"), report)
-
-    return run(work, options.most_gigabytes)
+@command
+def main(options: AcdcOptions) -> int:
+    """Convert what INPUT holds."""
+    report = Report(options.strict)
+    return convert(find(options, report), options, report, "ACDC", TRAIN_IDS, "RGB")
 
 
 if __name__ == "__main__":

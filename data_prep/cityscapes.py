@@ -12,19 +12,17 @@ official `test` has no public labels and is left out.
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
-from collections.abc import Sequence
 from functools import partial
 from itertools import groupby
 
-from data_prep.colour import add_colour_options, validate_colour
-from data_prep.convert import Report, Source, convert, summarise
+from data_prep.convert import Report, Source, convert
 from data_prep.files import files_below
 from data_prep.label_schemes import LABEL_IDS, TRAIN_IDS
-from data_prep.options import parser_for, run, validate
-from data_prep.street_frames import SPLIT_OF, Layout, read_frames, refuse_test_share
+from data_prep.options import command
+from data_prep.street_frames import SPLIT_OF, Layout, StreetOptions, read_frames
 
 LAYOUT = Layout(
+    device="Cityscapes",
     pictures="leftImg8bit",
     picture="_leftImg8bit.png",
     labels="gtFine",
@@ -33,7 +31,7 @@ LAYOUT = Layout(
 )
 
 
-def find(options: Namespace, report: Report) -> list[Source]:
+def find(options: StreetOptions, report: Report) -> list[Source]:
     """One source per city.
 
     Raises:
@@ -62,22 +60,11 @@ def find(options: Namespace, report: Report) -> list[Source]:
     return sources
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; return the exit status."""
-    parser = parser_for("cityscapes", __doc__ or "", "folder with leftImg8bit/ and gtFine/")
-    add_colour_options(parser, (512, 1024), "Cityscapes")
-    parser.set_defaults(split=(0.9, 0.1, 0.0))
-    options = parser.parse_args(arguments)
-
-    def work() -> int:
-        validate(options)
-        validate_colour(options)
-        refuse_test_share(options)
-        report = Report(options.strict)
-        sources = find(options, report)
-        return summarise(convert(sources, options, report, "Cityscapes", TRAIN_IDS, "RGB"), report)
-
-    return run(work, options.most_gigabytes)
+@command
+def main(options: StreetOptions) -> int:
+    """Convert what INPUT holds."""
+    report = Report(options.strict)
+    return convert(find(options, report), options, report, "Cityscapes", TRAIN_IDS, "RGB")
 
 
 if __name__ == "__main__":

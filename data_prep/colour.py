@@ -6,37 +6,36 @@ does not have the wanted ratio of sides is cut around its middle, not squeezed. 
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from cyclopts import Parameter
 from numpy.typing import NDArray
 
 from data_prep.label_maps import require_same_shape
+from data_prep.options import Options, Size
 from unicorn_monai.images.files import open_picture
 
 MULTIPLE = 64
 
 
-def add_colour_options(parser: ArgumentParser, size: tuple[int, int], device: str | None) -> None:
-    """The options of colour sources, with their defaults of the common ones."""
-    parser.add_argument("--squeeze", action="store_true", help="squeeze pictures to --size instead of cutting them")
-    names = "; ids are written as found" if device else ""
-    parser.set_defaults(size=list(size), device_name=device, keep_original_ids=device is not None)
-    parser.epilog = f"Default size: {size[0]} {size[1]}, sides are multiples of {MULTIPLE}{names}."
+@dataclass(kw_only=True)
+class ColourOptions(Options):
+    """The command line of sources of pictures: sides are multiples of 64, which networks need."""
 
+    size: Size = (512, 512)
+    squeeze: Annotated[bool, Parameter(help="squeeze pictures to --size instead of cutting them")] = False
 
-def validate_colour(options: Namespace) -> None:
-    """Refuse sizes that the networks would refuse later.
-
-    Raises:
-        ValueError: naming the sizes that fit.
-    """
-    if wrong := [side for side in options.size if side % MULTIPLE]:
-        near = " ".join(str(max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE)) for side in options.size)
-        raise ValueError(
-            f"--size {options.size}: {wrong[0]} is no multiple of {MULTIPLE}, which networks need; use --size {near}."
-        )
+    def check(self) -> None:
+        """As for every source, and the multiples."""
+        super().check()
+        if wrong := [side for side in self.shape if side % MULTIPLE]:
+            near = " ".join(str(max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE)) for side in self.shape)
+            raise ValueError(
+                f"--size {self.shape}: {wrong[0]} is no multiple of {MULTIPLE}, which networks need; use --size {near}."
+            )
 
 
 def read_colours(path: Path) -> NDArray[np.uint8]:
@@ -64,7 +63,7 @@ def cut(array: NDArray, size: tuple[int, int]) -> NDArray:
     return array[top : top + high, left : left + wide]
 
 
-def fitted(image: NDArray[np.uint8], label: NDArray | None, options: Namespace) -> tuple[NDArray, NDArray | None]:
+def fitted(image: NDArray[np.uint8], label: NDArray | None, options: ColourOptions) -> tuple[NDArray, NDArray | None]:
     """Picture and label map cut to the wanted ratio of sides, unless they are to be squeezed.
 
     Raises:
@@ -74,4 +73,4 @@ def fitted(image: NDArray[np.uint8], label: NDArray | None, options: Namespace) 
         require_same_shape(label, image.shape)
     if options.squeeze:
         return image, label
-    return cut(image, options.size), None if label is None else cut(label, options.size)
+    return cut(image, options.shape), None if label is None else cut(label, options.shape)

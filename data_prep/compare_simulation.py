@@ -14,25 +14,27 @@ Real images: healthy Spectralis B-scans in $UNICORN_DATA/spectralis_healthy, rea
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from cyclopts import Parameter
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_erosion, uniform_filter
 
 from data_prep.home_oct import draw_window, enlarge
-from data_prep.options import run
+from data_prep.options import command
 from data_prep.phantom import DEMO, FIRST_SUBJECT
 from data_prep.spectralis_healthy import AXIAL_UM, LATERAL_UM, N_SURFACES, read_bscans, read_subjects
 from unicorn_monai.images.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
 from unicorn_monai.simulation.devices import DEVICES, degrade
 from unicorn_monai.simulation.scans import simulate
-from unicorn_monai.system.terminal import LINES, Parser, say
+from unicorn_monai.system.console import Whole
+from unicorn_monai.system.terminal import LINES, say
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8], float]  # image, label map of nine labels, axial spacing in um
 LAYERS = ("vitreous", "RNFL", "GCL+IPL", "INL", "OPL", "ONL+IS", "EZ/OS", "RPE")
@@ -150,37 +152,29 @@ def draw(rows: dict[str, list[NDArray[np.uint8]]], path: Path) -> None:
     grey.save(path, optimize=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; return the exit status."""
-    parser = Parser(
-        prog="python -m data_prep.compare_simulation",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--output", type=Path, default=Path("docs"), help="receives images/simulation.png")
-    parser.add_argument("--real", type=Path, help="real B-scans; default: $UNICORN_DATA/spectralis_healthy")
-    parser.add_argument("--subjects", type=int, default=14, help="simulated subjects, 5 B-scans each")
-    parser.add_argument("--seed", type=int, default=0)
-    a = parser.parse_args(arguments)
-    folder = a.real or Path(os.environ.get("UNICORN_DATA", ".")) / "spectralis_healthy"
-    try:
-        real = real_pairs(folder, 256)
-    except ValueError as error:
-        say(f"error: {error}", LINES, file=sys.stderr)
-        return 1
+@command
+def main(
+    *,
+    output: Annotated[Path, Parameter(help="receives images/simulation.png")] = Path("docs"),
+    real: Annotated[Path | None, Parameter(help="real B-scans; by default $UNICORN_DATA/spectralis_healthy")] = None,
+    subjects: Annotated[Whole, Parameter(help="simulated subjects, 5 B-scans each; 1 or more")] = 14,
+    seed: Whole = 0,
+) -> int:
+    """Measure and draw; the table in OUTPUT/simulation.md is replaced where there is one."""
+    pairs = real_pairs(real or Path(os.environ.get("UNICORN_DATA", ".")) / "spectralis_healthy", 256)
     sets = {
-        "real Spectralis": real,
-        "simulated Spectralis": simulated_pairs("spectralis", a.subjects, 5, 256, a.seed),
-        "simulated home OCT": simulated_pairs("home_oct", a.subjects, 5, 256, a.seed),
-        "real, as home OCT": degraded_pairs(real, a.seed),
-        "demo A (64 px)": simulated_pairs("spectralis", a.subjects, 5, 64, a.seed, "demo"),
-        "demo B (64 px)": simulated_pairs("home_oct", a.subjects, 5, 64, a.seed, "demo"),
+        "real Spectralis": pairs,
+        "simulated Spectralis": simulated_pairs("spectralis", subjects, 5, 256, seed),
+        "simulated home OCT": simulated_pairs("home_oct", subjects, 5, 256, seed),
+        "real, as home OCT": degraded_pairs(pairs, seed),
+        "demo A (64 px)": simulated_pairs("spectralis", subjects, 5, 64, seed, "demo"),
+        "demo B (64 px)": simulated_pairs("home_oct", subjects, 5, 64, seed, "demo"),
     }
     pictures = {name: [pair[0] for pair in pairs[4::10]][:5] for name, pairs in sets.items()}
-    draw(pictures, a.output / "images" / "simulation.png")
+    draw(pictures, output / "images" / "simulation.png")
     text = table({name: measure(pairs) for name, pairs in sets.items()})
     say(text, LINES)
-    document = a.output / "simulation.md"
+    document = output / "simulation.md"
     if document.is_file() and BEGIN in (old := document.read_text(encoding="utf-8")) and END in old:
         head, tail = old.split(BEGIN)[0], old.split(END)[1]
         document.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}", encoding="utf-8")
@@ -188,4 +182,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(main())

@@ -7,11 +7,10 @@ A source module says how to find its files and how to read one of them as `Scan`
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from tqdm import tqdm
 from data_prep.grey import resize_grey
 from data_prep.label_maps import draw
 from data_prep.label_schemes import PAPER, Scheme, read_scheme
-from data_prep.options import relative
+from data_prep.options import Options, relative
 from data_prep.privacy import burnt_in_text, default_key_file, one_form, pseudonym, read_key, reason
 from data_prep.splits import split_by_subject, split_like
 from unicorn_monai.data.checks import problems
@@ -94,6 +93,8 @@ class Report:
     vanished: Counter[int] = field(default_factory=Counter)  # of these, those that have lost it by resizing
     labelled: int = 0
     unlabelled: list[str] = field(default_factory=list)
+    devices: set[str] = field(default_factory=set)  # models, one unless the user names the domain
+    spacings: list[tuple[float, float]] = field(default_factory=list)  # of the images as written
     label_files: list[str] | None = None  # those found, where the source looks for files and tells which it misses
 
     def skip(self, path: Path | str, reason: object) -> None:
@@ -101,6 +102,10 @@ class Report:
         if self.strict:
             raise ValueError(f"{path}: {reason}")
         self.skipped.append((str(path), str(reason)))
+
+    def first_reasons(self) -> str:
+        """Why the first files were left out."""
+        return "; ".join(f"{path}: {reason}" for path, reason in self.skipped[:3])
 
     def note(self, text: str) -> None:
         """Count something worth knowing."""
@@ -117,6 +122,17 @@ class Report:
         """Count files that are hidden, or that another program left: those of a name, or in a folder of that name."""
         if count:
             self.left_out[name] = self.left_out.get(name, 0) + count
+
+    def header(self, device_name: str | None, modality: str) -> dict[str, Any]:
+        """Device and spacing for ``dataset.json``; what is not known is noted."""
+        device = device_name or next(iter(self.devices), "unknown")
+        if device == "unknown":
+            self.note("device unknown: give --device-name, it names the domain")
+        if self.spacings:
+            return {"device": device, "spacing_mm": [round(float(s), 7) for s in np.median(self.spacings, axis=0)]}
+        if modality == "OCT":
+            self.note("no spacing: give --spacing-mm, thicknesses need it")
+        return {"device": device}
 
     def vanished_lines(self, names: Mapping[str, str]) -> list[str]:
         """One line for each label that is lost in many images by resizing."""
@@ -139,59 +155,35 @@ class Report:
 
 def convert(
     sources: Sequence[Source],
-    options: argparse.Namespace,
+    options: Options,
     report: Report,
     name: str,
     scheme: Scheme | None,
     modality: str = "OCT",
-    **header: Any,
-) -> Path:
-    """Write the data set.
+) -> int:
+    """Write the data set and print the summary.
 
     Args:
         sources: what to read, in a fixed order.
-        options: of the command line, validated.
+        options: of the command line, checked.
         report: receives what happened.
         name: of the data set.
         scheme: default labels; None where the files do not tell which surfaces or values to use.
         modality: "OCT" or "RGB".
-        **header: more entries of ``dataset.json``.
 
     Returns:
-        the data set's folder.
+        exit status: 1 if the check refuses the data set.
 
     Raises:
         ValueError: if nothing can be converted, or the options contradict the data.
     """
     if not sources:
-        reasons = "; ".join(f"{path}: {reason}" for path, reason in report.skipped[:3])
-        raise ValueError(f"Nothing in '{options.input}' can be converted. {reasons or 'It holds no such files.'}")
+        why = report.first_reasons() or "It holds no such files."
+        raise ValueError(f"Nothing in '{options.input}' can be converted. {why}")
     if options.labels not in (None, "none"):
         scheme = read_scheme(options.labels)
-    subjects = sorted({source.subject for source in sources})
-    names = dict(zip(subjects, subjects, strict=True))
-    if not options.keep_original_ids:
-        key = read_key(options.key_file or default_key_file(), options.output)
-        names = {subject: pseudonym(subject, key) for subject in subjects}
-    fixed = {source.subject: source.split for source in sources if source.split is not None}
-    parts = _split(options, names, fixed)
-    files = "\n".join(f"{relative(s.path, options.input)} {names[s.subject]}" for s in sources)
-    own = (getattr(options, key, None) for key in ("label", "mat_image", "mat_surfaces"))
-    how = repr([scheme, *([parts] if options.split_like else []), *own, *(report.label_files or ())])
-    settings = {
-        "size": options.size,
-        "split": options.split,
-        "seed": options.seed,
-        "labels": options.labels != "none",
-        "spacing_mm": options.spacing_mm,
-        "window": getattr(options, "window", None),
-        **{key: getattr(options, key) for key in DECIDING if hasattr(options, key)},
-        "input": hashlib.sha256(("".join(sorted(names.values())) + files + how).encode()).hexdigest()[:16],
-    }
-    if scheme is not None and scheme.palette is not None:
-        header["colours"] = scheme.palette
-    devices: set[str] = set()
-    spacings: list[tuple[float, float]] = []
+    names = _names({source.subject for source in sources}, options)
+    parts = _split(options, names, {source.subject: source.split for source in sources if source.split is not None})
     with DatasetWriter(
         options.output,
         name=name,
@@ -200,52 +192,59 @@ def convert(
         modality=modality,
         suffix=".png" if modality == "RGB" else ".nii.gz",
         resume=options.resume,
-        settings=settings,
-        **header,
+        settings=_settings(sources, options, scheme, names, report, parts),
     ) as writer:
+        if scheme is not None and scheme.palette is not None:
+            writer.header["colours"] = scheme.palette
         index = 0
         for volume, source in enumerate(tqdm(sources, desc=printable(name), unit="volume", disable=None)):
-            for scan in _scans(source, report):
-                noun = "B-scan" if modality == "OCT" else "picture"
-                where = f"{relative(source.path, options.input)}, {noun} {scan.fields.get('scan', 0)}"
-                try:
-                    ready = prepare(replace(scan), scheme, options, report, modality)
-                except (ValueError, MemoryError) as error:
-                    report.skip(where, reason(error))
-                    continue
-                if options.labels != "none" and scan.label is None and scan.surfaces is None:
-                    report.unlabelled.append(where)
-                if scan.device:
-                    devices.add(scan.device)
-                if not options.device_name and len(devices) > 1:
-                    raise ValueError(
-                        f"device: found {sorted(devices)}; expected one device, it is the domain. Convert them into "
-                        "data sets of their own, or give all one --device-name."
-                    )
-                if ready.spacing_mm is not None:
-                    spacings.append(ready.spacing_mm)
-                    ready.fields["spacing_mm"] = [round(s, 7) for s in ready.spacing_mm]
+            for ready in _prepared(source, scheme, options, report, modality):
                 if index not in writer:
-                    own = {"volume": volume} | ready.fields
                     part, subject = parts[source.subject], names[source.subject]
+                    own = {"volume": volume} | ready.fields
                     writer.add(part, ready.image, ready.label, subject=subject, index=index, entries=own)
                 index += 1
         if not index:
-            reasons = "; ".join(f"{path}: {reason}" for path, reason in report.skipped[:3])
-            raise ValueError(f"No image of '{options.input}' could be converted. {reasons}")
+            raise ValueError(f"No image of '{options.input}' could be converted. {report.first_reasons()}")
         if report.label_files is None and (report.labelled or options.labels is not None):
             report.note_unlabelled(index)
-        writer.header["device"] = options.device_name or next(iter(devices), "unknown")
-        if writer.header["device"] == "unknown":
-            report.note("device unknown: give --device-name, it names the domain")
-        if spacings:
-            writer.header["spacing_mm"] = [round(float(s), 7) for s in np.median(spacings, axis=0)]
-        elif modality == "OCT":
-            report.note("no spacing: give --spacing-mm, thicknesses need it")
-    return options.output
+        writer.header |= report.header(options.device_name, modality)
+    return summarise(options.output, report)
 
 
-def _split(options: argparse.Namespace, names: Mapping[str, str], fixed: Mapping[str, str]) -> dict[str, str]:
+def _names(subjects: Collection[str], options: Options) -> dict[str, str]:
+    """Subject -> what it is called in the data set, in a fixed order."""
+    if options.keep_original_ids:
+        return {subject: subject for subject in sorted(subjects)}
+    key = read_key(options.key_file or default_key_file(), options.output)
+    return {subject: pseudonym(subject, key) for subject in sorted(subjects)}
+
+
+def _settings(
+    sources: Sequence[Source],
+    options: Options,
+    scheme: Scheme | None,
+    names: Mapping[str, str],
+    report: Report,
+    parts: Mapping[str, str],
+) -> dict[str, Any]:
+    """What decides the content of a data set: a conversion goes on with the same only."""
+    files = "\n".join(f"{relative(s.path, options.input)} {names[s.subject]}" for s in sources)
+    own = (getattr(options, key, None) for key in ("label", "mat_image", "mat_surfaces"))
+    how = repr([scheme, *([parts] if options.split_like else []), *own, *(report.label_files or ())])
+    return {
+        "size": options.shape,
+        "split": options.split,
+        "seed": options.seed,
+        "labels": options.labels != "none",
+        "spacing_mm": options.spacing_mm,
+        "window": getattr(options, "window", None),
+        **{key: getattr(options, key) for key in DECIDING if hasattr(options, key)},
+        "input": hashlib.sha256(("".join(sorted(names.values())) + files + how).encode()).hexdigest()[:16],
+    }
+
+
+def _split(options: Options, names: Mapping[str, str], fixed: Mapping[str, str]) -> dict[str, str]:
     """Subject -> split: as the source says, as in the data set of `--split-like`, or by the shares of `--split`."""
     if options.split_like is not None:
         own = {names[subject]: part for subject, part in fixed.items()}
@@ -253,6 +252,31 @@ def _split(options: argparse.Namespace, names: Mapping[str, str], fixed: Mapping
         return {subject: like[name] for subject, name in names.items()}
     free = [subject for subject in names if subject not in fixed]
     return dict(fixed) | (split_by_subject(free, options.split, options.seed) if free else {})
+
+
+def _prepared(source: Source, scheme: Scheme | None, options: Options, report: Report, modality: str) -> Iterator[Scan]:
+    """The B-scans of a source as they are written; what cannot be read or used is reported with its place."""
+    noun = "B-scan" if modality == "OCT" else "picture"
+    for scan in _scans(source, report):
+        where = f"{relative(source.path, options.input)}, {noun} {scan.fields.get('scan', 0)}"
+        try:
+            ready = prepare(replace(scan), scheme, options, report, modality)
+        except (ValueError, MemoryError) as error:
+            report.skip(where, reason(error))
+            continue
+        if options.labels != "none" and scan.label is None and scan.surfaces is None:
+            report.unlabelled.append(where)
+        if scan.device:
+            report.devices.add(scan.device)
+        if not options.device_name and len(report.devices) > 1:
+            raise ValueError(
+                f"device: found {sorted(report.devices)}; expected one device, it is the domain. Convert them into "
+                "data sets of their own, or give all one --device-name."
+            )
+        if ready.spacing_mm is not None:
+            report.spacings.append(ready.spacing_mm)
+            ready.fields["spacing_mm"] = [round(s, 7) for s in ready.spacing_mm]
+        yield ready
 
 
 def _scans(source: Source, report: Report) -> Iterator[Scan]:
@@ -267,9 +291,7 @@ def _scans(source: Source, report: Report) -> Iterator[Scan]:
         report.skip(source.path, reason(error))
 
 
-def prepare(
-    scan: Scan, scheme: Scheme | None, options: argparse.Namespace, report: Report, modality: str = "OCT"
-) -> Scan:
+def prepare(scan: Scan, scheme: Scheme | None, options: Options, report: Report, modality: str = "OCT") -> Scan:
     """Resample one B-scan and make its label map.
 
     Returns:
@@ -278,7 +300,7 @@ def prepare(
     Raises:
         ValueError: constant image, label of another shape or unknown value, surfaces that cross or leave the image.
     """
-    shape, size = scan.image.shape[:2], options.size
+    shape, size = scan.image.shape[:2], options.shape
     if 0 in shape:
         raise ValueError(f"image: found shape {shape}; expected at least one row and column")
     inside = scan.image if scan.valid is None else scan.image[scan.valid]

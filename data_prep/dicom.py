@@ -11,28 +11,29 @@ reaches the data set but spacing, laterality and the model of the device (data_p
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from cyclopts import Parameter
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut
 from pydicom.uid import JPEGBaseline8Bit
 
-from data_prep.convert import LATERALITIES, Report, Scan, Source, convert, summarise
+from data_prep.convert import LATERALITIES, Report, Scan, Source, convert
 from data_prep.dicom_labels import LABEL_OBJECTS, Labels, read_labels
 from data_prep.dicom_sizes import read_dicom, require_unpackable_pixels
 from data_prep.dicom_values import as_stated, first_of, functional_groups, padding_left_out, view_of, window_stated
 from data_prep.files import files_below
 from data_prep.grey import require_range_used, to_grey
-from data_prep.options import parser_for, run, subject_of, validate
+from data_prep.options import Options, Window, command, subject_of
 from data_prep.privacy import Refused, told
 from unicorn_monai.images.faithful_pictures import require_not_filled
-from unicorn_monai.system.intake import Untaken, finite
+from unicorn_monai.system.intake import Untaken
 
 NOT_BSCANS = {
     "1.2.840.10008.5.1.4.1.1.77.1.5.1": "a fundus photograph",
@@ -45,7 +46,15 @@ NOT_BSCANS = {
 FEWEST_BYTES = 132  # preamble and the letters DICM
 
 
-def find(options: Namespace, report: Report) -> tuple[list[Source], Labels]:
+@dataclass(kw_only=True)
+class DicomOptions(Options):
+    """The command line."""
+
+    i_have_deidentified: Annotated[bool, Parameter(help="the files are, although they lack the mark")] = False
+    window: Window = None
+
+
+def find(options: DicomOptions, report: Report) -> tuple[list[Source], Labels]:
     """List the images below INPUT, single frames of one series together, and read the label objects.
 
     Raises:
@@ -121,7 +130,7 @@ def _tell_unused(labels: Labels, images: set[str], report: Report) -> None:
         report.note(f"label objects refer to {absent} of {len(named)} images that INPUT does not hold")
 
 
-def _require_deidentified(path: Path, state: str, options: Namespace) -> None:
+def _require_deidentified(path: Path, state: str, options: DicomOptions) -> None:
     if state != "YES" and not options.i_have_deidentified:
         found = {"": "nothing", "NO": "NO"}.get(state, "another word")
         raise ValueError(
@@ -146,7 +155,7 @@ def _text(header: Dataset, name: str) -> str:
     return raw.decode("latin-1").strip(" \0") if isinstance(raw, bytes) and "\ufffd" in value else value
 
 
-def read(paths: list[Path], labels: Labels, options: Namespace, report: Report) -> Iterator[Scan | ValueError]:
+def read(paths: list[Path], labels: Labels, options: DicomOptions, report: Report) -> Iterator[Scan | ValueError]:
     """B-scans of a multi-frame file, or of the single-frame files of a series."""
     scan = 0
     for path in paths:
@@ -174,7 +183,7 @@ def read(paths: list[Path], labels: Labels, options: Namespace, report: Report) 
             scan += 1
 
 
-def read_frames(dataset: Dataset, options: Namespace) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+def read_frames(dataset: Dataset, options: DicomOptions) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
     """Grey levels (frames, rows, columns), MONOCHROME1 inverted, and which pixels exist (None: all).
 
     More than 8 bits are scaled by the window that the file states (VOI), else by the bits stored; --window replaces
@@ -254,20 +263,12 @@ def device_of(dataset: Dataset) -> str | None:
     return " ".join(word for word in words if word) or None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; return the exit status."""
-    parser = parser_for("dicom", __doc__ or "", "a DICOM file, or a folder of them")
-    parser.add_argument("--i-have-deidentified", action="store_true", help="the files are, although they lack the mark")
-    parser.add_argument("--window", type=finite, nargs=2, metavar=("LOW", "HIGH"), help="values that become 0 and 255")
-    options = parser.parse_args(arguments)
-
-    def work() -> int:
-        validate(options)
-        report = Report(options.strict)
-        sources, labels = find(options, report)
-        return summarise(convert(sources, options, report, "dicom", labels.scheme), report)
-
-    return run(work, options.most_gigabytes)
+@command
+def main(options: DicomOptions) -> int:
+    """Convert the files in INPUT."""
+    report = Report(options.strict)
+    sources, labels = find(options, report)
+    return convert(sources, options, report, "dicom", labels.scheme)
 
 
 if __name__ == "__main__":

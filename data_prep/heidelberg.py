@@ -15,20 +15,19 @@ from __future__ import annotations
 import mmap
 import sys
 import xml.etree.ElementTree as ElementTree
-from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_prep.convert import LATERALITIES, Report, Scan, Source, convert, summarise
+from data_prep.convert import LATERALITIES, Report, Scan, Source, convert
 from data_prep.files import files_below
 from data_prep.grey import INVALID, from_reflectivity, mask_white_border, to_grey
 from data_prep.heidelberg_sizes import require_ending_directory
 from data_prep.label_schemes import PAPER
-from data_prep.options import parser_for, run, subject_of, validate
+from data_prep.options import Options, command, subject_of
 from data_prep.privacy import Refused, told
 from unicorn_monai.images.files import open_picture
 from unicorn_monai.system.intake import require_parsable, require_unpackable
@@ -43,7 +42,7 @@ PERSONAL = (slice(84, 96), slice(104, 136), slice(140, 172), slice(176, 208), sl
 IMAGE, PATIENT = 1073741824, 9  # types of .e2e folders
 
 
-def find(options: Namespace, report: Report) -> list[Source]:
+def find(options: Options, report: Report) -> list[Source]:
     """List the volumes below INPUT; files that cannot be read are reported.
 
     Raises:
@@ -66,7 +65,7 @@ def find(options: Namespace, report: Report) -> list[Source]:
 # ---------------------------------------------------------------- .vol
 
 
-def find_vol(path: Path, options: Namespace) -> list[Source]:
+def find_vol(path: Path, options: Options) -> list[Source]:
     """The volume of a .vol file; its size must be what its header promises."""
     import construct
     from eyepy.io.he.vol_reader import vol_format
@@ -149,7 +148,7 @@ def _fields(scan: int, laterality: str | None, quality: float | None) -> dict[st
 # ---------------------------------------------------------------- .xml with images
 
 
-def find_xml(path: Path, options: Namespace) -> list[Source]:
+def find_xml(path: Path, options: Options) -> list[Source]:
     """The volume of an .xml export."""
     from eyepy.io.he.xml_reader import HeXmlReader
 
@@ -213,7 +212,7 @@ def read_xml(path: Path) -> Iterator[Scan | ValueError]:
 # ---------------------------------------------------------------- .e2e
 
 
-def find_e2e(path: Path, options: Namespace) -> list[Source]:
+def find_e2e(path: Path, options: Options) -> list[Source]:
     """The volumes of an .e2e file, which may hold several patients, eyes and visits."""
     from eyepy.io.he import HeE2eReader
 
@@ -263,18 +262,11 @@ def read_e2e(path: Path, series_id: int) -> Iterator[Scan | ValueError]:
             yield Scan(image, spacing, _existing(rows) or None, valid=valid, device=DEVICE, fields=fields)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; return the exit status."""
-    parser = parser_for("heidelberg", __doc__ or "", "a .vol, .xml or .e2e file, or a folder with any number of them")
-    options = parser.parse_args(arguments)
-
-    def work() -> int:
-        validate(options)
-        report = Report(options.strict)
-        sources = find(options, report)
-        return summarise(convert(sources, options, report, "heidelberg", PAPER), report)
-
-    return run(work, options.most_gigabytes)
+@command
+def main(options: Options) -> int:
+    """Convert the exports in INPUT."""
+    report = Report(options.strict)
+    return convert(find(options, report), options, report, "heidelberg", PAPER)
 
 
 if __name__ == "__main__":

@@ -9,18 +9,20 @@ subjects than the labelled domain's. The parameters are plausible, not calibrate
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from cyclopts import Parameter
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_prep.convert import Report, summarise
-from data_prep.options import run
+from data_prep.options import SHARES, Shares, command
 from data_prep.splits import split_by_subject
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import SPLITS, read_header
@@ -28,8 +30,8 @@ from unicorn_monai.data.writer import DatasetWriter
 from unicorn_monai.images.files import read_array
 from unicorn_monai.images.surfaces import label_map, resize_weights, surfaces_from_labels
 from unicorn_monai.simulation.devices import HOME_OCT, degrade
-from unicorn_monai.system.intake import finite
-from unicorn_monai.system.terminal import LINES, Parser, say
+from unicorn_monai.system.console import MANY, Whole
+from unicorn_monai.system.terminal import say
 
 SUFFIX = "-as-home-oct"
 
@@ -79,29 +81,25 @@ def enlarge(
     return out, label_map(np.where(missing, np.nan, z), size[0])
 
 
-def write_home_oct(
-    dataset: str | Path,
-    output: str | Path,
-    seed: int = 0,
-    repeats: int = 1,
-    size: int | None = None,
-    split: Sequence[float] | None = None,
-    subjects: Sequence[str] | None = None,
-    labels: bool = True,
-    device: str = HOME_OCT.name,
-) -> Path:
-    """Convert a labelled data set, item by item; subjects are kept.
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class HomeDevice:
+    """What is shown to the home device, how often, and what is written of it."""
 
-    Args:
-        dataset: labelled data set of the clinical device, with spacings.
-        output: folder of the new data set.
-        seed: item i depends on (seed, i) only.
-        repeats: acquisitions of each B-scan, each with its own window, motion and noise.
-        size: rows and columns; those of the input by default.
-        split: shares of the subjects for training, validation and test; the input's splits by default.
-        subjects: only these; all by default.
-        labels: whether to write the label maps.
-        device: name of the domain.
+    seed: Annotated[Whole, Parameter(help="item i depends on (seed, i) only; 0 or more")] = 0
+    repeats: Annotated[Whole, Parameter(help="acquisitions of each B-scan, each with its own window and noise")] = 1
+    size: Annotated[Whole | None, Parameter(help="rows and columns, 8 pixels or more; by default the input's")] = None
+    split: Annotated[Shares | None, Parameter(help=f"{SHARES}; by default the input's splits")] = None
+    subjects: Annotated[tuple[str, ...] | None, MANY, Parameter(help="only these subjects of the input")] = None
+    labels: Annotated[Literal["same", "none"], Parameter(help="none: write no label maps")] = "same"
+    device_name: Annotated[str, Parameter(help="name of the domain")] = HOME_OCT.name
+
+
+PLAIN = HomeDevice()
+
+
+def write_home_oct(dataset: str | Path, output: str | Path, how: HomeDevice = PLAIN) -> Path:
+    """Convert a labelled data set of a clinical device, with spacings, item by item; subjects are kept.
 
     Returns:
         The new folder.
@@ -109,61 +107,63 @@ def write_home_oct(
     Raises:
         ValueError: if the data set has no spacing, is of a home device already, or lacks a subject asked for.
     """
-    if repeats < 1:
-        raise ValueError(f"repeats is {repeats}; expected at least 1")
-    if size is not None and size < 8:
-        raise ValueError(f"--size {size}: expected at least 8")
+    if how.repeats < 1:
+        raise ValueError(f"repeats is {how.repeats}; expected at least 1")
+    if how.size is not None and how.size < 8:
+        raise ValueError(f"--size {how.size}: expected at least 8")
     header = read_header(dataset)
     if header.get("spacing_mm") is None:
         raise ValueError(f"'{dataset}' has no spacing_mm: the optics need the pixel size; add it to dataset.json")
     if header.get("device") == HOME_OCT.name or str(header.get("name", "")).endswith(SUFFIX):
         raise ValueError(f"'{dataset}' is of device '{HOME_OCT.name}' already; give a data set of a clinical device")
-    chosen = _chosen(dataset, header, subjects, split, seed)
+    chosen = _chosen(dataset, header, how)
     names = {int(k): v for k, v in header["labels"].items()}
-    nominal = [min(s * n, m) / (size or n) for s, n, m in _extent(dataset, header)]
     with DatasetWriter(
         output,
         name=f"{header.get('name', 'oct')}{SUFFIX}",
-        device=device,
+        device=how.device_name,
         labels=names,
-        spacing_mm=nominal,
+        spacing_mm=[min(s * n, m) / (how.size or n) for s, n, m in _extent(dataset, header)],
         simulated_device=True,
         simulated_anatomy=bool(header.get("simulated_anatomy", False)),
         source=header.get("source"),
-        seed=seed,
+        seed=how.seed,
     ) as writer:
-        progress = tqdm(product(chosen, range(repeats)), "home_oct", len(chosen) * repeats, unit="B-scan", disable=None)
-        for index, ((part, item), repeat) in enumerate(progress):
-            rng = np.random.default_rng([seed, index, 5])
-            image, label = read_array(item["image"]), read_array(item["label"]).astype(np.uint8)
+        todo = list(product(chosen, range(how.repeats)))
+        for index, ((part, item), repeat) in enumerate(tqdm(todo, "home_oct", unit="B-scan", disable=None)):
+            rng = np.random.default_rng([how.seed, index, 5])
             spacing = item.get("spacing_mm") or header["spacing_mm"]
-            rows, columns = draw_window(label, spacing, rng)
-            target = (size, size) if size else image.shape
-            image, label = enlarge(image[rows, columns], label[rows, columns], target, max(names))
-            used = [
-                spacing[0] * (rows.stop - rows.start) / target[0],
-                spacing[1] * (columns.stop - columns.start) / target[1],
-            ]
-            image, label = degrade(image, label, (used[0] * 1e3, used[1] * 1e3), rng)
+            image, label, used = _seen(item, spacing, how.size, max(names), rng)
             own = {k: item[k] for k in ("subject", "scan") if k in item}
-            kept = label if labels else None
+            kept = label if how.labels != "none" else None
             writer.add(part, image, kept, **own, repeat=repeat, spacing_mm=[round(s, 6) for s in used])
     return Path(output)
 
 
-def _chosen(
-    dataset: str | Path, header: dict, subjects: Sequence[str] | None, split: Sequence[float] | None, seed: int
-) -> list[tuple[str, dict]]:
+def _seen(
+    item: dict, spacing_mm: Sequence[float], size: int | None, n_surfaces: int, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[float]]:
+    """Image and label map of an item as the home device has them, and their (axial, lateral) pixel size, mm."""
+    image, label = read_array(item["image"]), read_array(item["label"]).astype(np.uint8)
+    window = draw_window(label, spacing_mm, rng)
+    target = (size, size) if size else image.shape
+    image, label = enlarge(image[window], label[window], target, n_surfaces)
+    used = [s * (part.stop - part.start) / n for s, part, n in zip(spacing_mm, window, target, strict=True)]
+    image, label = degrade(image, label, (used[0] * 1e3, used[1] * 1e3), rng)
+    return image, label, used
+
+
+def _chosen(dataset: str | Path, header: dict, how: HomeDevice) -> list[tuple[str, dict]]:
     """The items of the subjects asked for, with their splits."""
     items = [
         (part, item) for part in SPLITS if header.get(part) for item in datalist(dataset, part, ("image", "label"))
     ]
     present = list(dict.fromkeys(item["subject"] for _, item in items))
-    if unknown := sorted(set(subjects or ()) - set(present)):
+    if unknown := sorted(set(how.subjects or ()) - set(present)):
         raise ValueError(f"--subjects {unknown} are not in '{dataset}'; it holds {present}")
-    items = [(part, item) for part, item in items if subjects is None or item["subject"] in subjects]
-    if split is not None:
-        parts = split_by_subject([s for s in present if subjects is None or s in subjects], split, seed)
+    items = [(part, item) for part, item in items if how.subjects is None or item["subject"] in how.subjects]
+    if how.split is not None:
+        parts = split_by_subject([s for s in present if how.subjects is None or s in how.subjects], how.split, how.seed)
         items = sorted(((parts[item["subject"]], item) for _, item in items), key=lambda pair: SPLITS.index(pair[0]))
     return items
 
@@ -176,32 +176,19 @@ def _extent(dataset: str | Path, header: dict) -> list[tuple[float, int, float]]
     return list(zip(header["spacing_mm"], shape, window, strict=True))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; return the exit status."""
-    parser = Parser(
-        prog="python -m data_prep.home_oct", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("input", type=Path, help="labelled data set of the clinical device")
-    parser.add_argument("output", type=Path, help="folder of the data set")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--repeats", type=int, default=1, help="acquisitions of each B-scan (default 1)")
-    parser.add_argument("--size", type=int, help="rows and columns (default: the input's)")
-    parser.add_argument("--split", type=finite, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="default: the input's")
-    parser.add_argument("--subjects", nargs="+", help="only these subjects of the input")
-    parser.add_argument("--labels", choices=("same", "none"), default="same", help="none: write no label maps")
-    parser.add_argument("--device-name", default=HOME_OCT.name, help="name of the domain (default home_oct)")
-    parser.add_argument("--keep-original-ids", action="store_true", help="always so: the input has pseudonyms already")
-    a = parser.parse_args(arguments)
-    try:
-        folder = write_home_oct(
-            a.input, a.output, a.seed, a.repeats, a.size, a.split, a.subjects, a.labels != "none", a.device_name
-        )
-    except ValueError as error:
-        say(f"error: {error}", LINES, file=sys.stderr)
-        return 1
+@command
+def main(
+    input: Annotated[Path, Parameter(help="labelled data set of the clinical device")],
+    output: Annotated[Path, Parameter(help="folder of the data set")],
+    *,
+    how: HomeDevice = PLAIN,
+    keep_original_ids: Annotated[bool, Parameter(help="always so: the input has pseudonyms already")] = True,
+) -> int:
+    """Convert what INPUT holds."""
+    folder = write_home_oct(input, output, how)
     say(f"simulated home OCT in {folder}")
     return summarise(folder, Report())
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(main())

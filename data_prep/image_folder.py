@@ -13,34 +13,53 @@ Without `images/` all images below INPUT are taken. JPEG is accepted for images,
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from cyclopts import Parameter
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.convert import Report, Scan, Source, convert, summarise
+from data_prep.convert import Report, Scan, Source, convert
 from data_prep.files import any_files_below, files_below
 from data_prep.grey import INVALID, from_reflectivity, mask_white_border, to_grey
-from data_prep.label_files import LOSSY, LabelFiles, images_and_labels, require_no_labels
+from data_prep.label_files import LOSSY, LabelFiles, by_subject, folder_name, images_and_labels, require_no_labels
 from data_prep.label_images import read_label_image, require_pages
 from data_prep.label_schemes import Scheme, numbered, read_scheme
-from data_prep.options import parser_for, relative, run, subject_of, validate
+from data_prep.options import Options, Window, command, relative, subject_of
 from data_prep.privacy import reason
 from data_prep.surface_files import KINDS, load_mat, read_surfaces
 from unicorn_monai.images.faithful_pictures import is_turned
 from unicorn_monai.images.files import open_picture, turn_to
-from unicorn_monai.system.intake import finite
+from unicorn_monai.system.console import Finite
 
 IMAGES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".mat")
 LABELS = (".png", ".tif", ".tiff", ".bmp", *KINDS, *LOSSY)
 
 
-def find(options: Namespace, report: Report) -> list[Source]:
+@dataclass(kw_only=True)
+class ImageOptions(Options):
+    """The command line."""
+
+    input: Annotated[Path, Parameter(help="folder with images/ and labels/, or with images only")] = field(
+        kw_only=False
+    )
+    window: Window = None
+    modality: Annotated[Literal["OCT", "RGB"], Parameter(help="grey B-scans, or pictures of three channels")] = "OCT"
+    first_row: Annotated[
+        Finite | None, Parameter(help="number of the first row in surface files; .mat 1, others 0 by default")
+    ] = None
+    mat_image: Annotated[str | None, Parameter(help="read images from this variable of .mat files")] = None
+    mat_surfaces: Annotated[str | None, Parameter(help="variable of the surfaces in .mat files")] = None
+    reflectivity: Annotated[bool, Parameter(help="values of .mat images are linear, 0 to 1")] = False
+
+
+def find(options: ImageOptions, report: Report) -> list[Source]:
     """One source per folder of images, in natural order, with their labels."""
     if not options.input.is_dir():
         raise ValueError(f"INPUT '{options.input}' is a file; expected the folder that holds the images.")
@@ -51,29 +70,19 @@ def find(options: Namespace, report: Report) -> list[Source]:
     images = files_below(root, suffixes, report, options.input)
     require_no_labels(images, root, options)
     sources = []
+
+    def subject_in(path: Path) -> str:
+        return subject_of(path, options, folder_name(path, root))
+
     for folder, group in groupby(images, key=lambda path: path.parent):
         paths = list(group)
         whole = _volume_file(labels, folder, root, paths)
-        by_subject: dict[str, dict[Path, Path | None]] = {}  # image -> its label file
-        for path in paths:
-            try:
-                subject = subject_of(path, options, _folder_name(path, root))
-                name = path.relative_to(root).with_suffix("").as_posix()
-                label = labels.of_image(path, name) if labels is not None and whole is None else None
-                by_subject.setdefault(subject, {})[path] = label
-            except ValueError as error:
-                report.skip(path, error)
-        for subject, own in by_subject.items():
+        of_images = labels if whole is None else None
+        for subject, own in by_subject(paths, subject_in, root, of_images, report).items():
             sources.append(Source(folder, subject, partial(read, own, paths, whole, scheme, options)))
     if labels is not None:
         labels.tell()
     return sources
-
-
-def _folder_name(path: Path, root: Path) -> str | None:
-    """The first folder below the images names the subject; a flat folder names none."""
-    parts = path.relative_to(root).parts if root.is_dir() else ()
-    return parts[0] if len(parts) > 1 else None
 
 
 def _volume_file(labels: LabelFiles | None, folder: Path, root: Path, images: Sequence[Path]) -> Path | None:
@@ -84,7 +93,7 @@ def _volume_file(labels: LabelFiles | None, folder: Path, root: Path, images: Se
 
 
 def read(
-    own: dict[Path, Path | None], paths: list[Path], whole: Path | None, scheme: Scheme | None, options: Namespace
+    own: dict[Path, Path | None], paths: list[Path], whole: Path | None, scheme: Scheme | None, options: ImageOptions
 ) -> Iterator[Scan | ValueError]:
     """B-scans of the images of one subject in a folder, with their label files or that of the whole folder."""
     volume = None
@@ -109,7 +118,7 @@ def read(
             yield ValueError(f"{relative(path, options.input)}: {reason(error)}")
 
 
-def read_pages(path: Path, options: Namespace) -> Iterator[NDArray]:
+def read_pages(path: Path, options: ImageOptions) -> Iterator[NDArray]:
     """Pixel values of the pages of an image file, (rows, columns) or (rows, columns, 3)."""
     if path.suffix.lower() == ".mat":
         arrays = load_mat(path)
@@ -140,7 +149,7 @@ def _pixels(picture: Image.Image) -> NDArray:
     return np.asarray(picture)
 
 
-def _grey(values: NDArray, path: Path, options: Namespace) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+def _grey(values: NDArray, path: Path, options: ImageOptions) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
     """8-bit image and which of its pixels exist."""
     if np.issubdtype(values.dtype, np.floating) and np.nanmax(values, initial=0) >= INVALID:
         return from_reflectivity(values.astype(np.float64))
@@ -174,7 +183,7 @@ def _require_one_page(surfaces: Path, page: int) -> None:
 
 
 def _read_labels(
-    path: Path, page: int, columns: int, scheme: Scheme | None, options: Namespace
+    path: Path, page: int, columns: int, scheme: Scheme | None, options: ImageOptions
 ) -> tuple[dict[str, NDArray] | None, NDArray | None]:
     """Surfaces or label image of a page of an image."""
     if path.suffix.lower() not in KINDS:
@@ -186,7 +195,7 @@ def _read_labels(
     return surfaces, None
 
 
-def scheme_of(options: Namespace) -> Scheme | None:
+def scheme_of(options: ImageOptions) -> Scheme | None:
     """Unnamed surfaces get numbered labels: how many, the first surface file tells."""
     labels = images_and_labels(options.input)[1]
     if options.labels is not None or not labels.is_dir():
@@ -201,26 +210,11 @@ def scheme_of(options: Namespace) -> Scheme | None:
     return None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; return the exit status."""
-    parser = parser_for("image_folder", __doc__ or "", "folder with images/ and labels/, or with images only")
-    parser.add_argument("--window", type=finite, nargs=2, metavar=("LOW", "HIGH"), help="values that become 0 and 255")
-    parser.add_argument("--modality", choices=("OCT", "RGB"), default="OCT")
-    parser.add_argument("--first-row", type=finite, help="number of the first row in surface files (.mat 1, others 0)")
-    parser.add_argument("--mat-image", metavar="NAME", help="read images from this variable of .mat files")
-    parser.add_argument("--mat-surfaces", metavar="NAME", help="variable of the surfaces in .mat files")
-    parser.add_argument("--reflectivity", action="store_true", help="values of .mat images are linear, 0 to 1")
-    options = parser.parse_args(arguments)
-
-    def work() -> int:
-        validate(options)
-        report = Report(options.strict)
-        sources = find(options, report)
-        scheme = scheme_of(options)
-        folder = convert(sources, options, report, "image-folder", scheme, options.modality)
-        return summarise(folder, report)
-
-    return run(work, options.most_gigabytes)
+@command
+def main(options: ImageOptions) -> int:
+    """Convert the images in INPUT."""
+    report = Report(options.strict)
+    return convert(find(options, report), options, report, "image-folder", scheme_of(options), options.modality)
 
 
 if __name__ == "__main__":

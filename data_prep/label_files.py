@@ -8,13 +8,12 @@ or as two. An image has one label file, and a label file belongs to one image.
 
 from __future__ import annotations
 
-from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from data_prep.convert import Report
 from data_prep.files import any_files_below
-from data_prep.options import relative
+from data_prep.options import Options, relative
 from data_prep.privacy import one_form
 from unicorn_monai.data.clutter import is_clutter
 
@@ -41,7 +40,39 @@ def _subfolder(root: Path, name: str) -> Path | None:
     return found[0] if found else None
 
 
-def require_no_labels(paths: Sequence[Path], root: Path, options: Namespace) -> None:
+def folder_name(path: Path, root: Path, depth: int = 0) -> str | None:
+    """Name of a folder below the images that holds one; the first names the subject. None where it lies in no such."""
+    parts = path.relative_to(root).parts[:-1] if root.is_dir() else ()
+    return parts[depth] if len(parts) > depth else None
+
+
+def by_subject(
+    paths: Sequence[Path],
+    subject: Callable[[Path], str],
+    root: Path,
+    labels: LabelFiles | None,
+    report: Report,
+) -> dict[str, dict[Path, Path | None]]:
+    """Subject -> images of a folder -> their label files; images of nobody, or with several, are left out.
+
+    Args:
+        paths: the images.
+        subject: of an image.
+        root: folder of all images, below which a name has its place.
+        labels: the label files; None where they are not looked for.
+        report: receives what was left out.
+    """
+    found: dict[str, dict[Path, Path | None]] = {}
+    for path in paths:
+        try:
+            who, name = subject(path), path.relative_to(root).with_suffix("").as_posix()
+            found.setdefault(who, {})[path] = None if labels is None else labels.of_image(path, name)
+        except ValueError as error:
+            report.skip(path, error)
+    return found
+
+
+def require_no_labels(paths: Sequence[Path], root: Path, options: Options) -> None:
     """Refuse images that lie in a folder of label images.
 
     Raises:
@@ -73,7 +104,7 @@ class LabelFiles:
         self,
         folder: Path,
         kinds: Sequence[str],
-        options: Namespace,
+        options: Options,
         report: Report,
         endings: Sequence[str] = ("",),
         anywhere: bool = False,

@@ -2,84 +2,102 @@
 
 from __future__ import annotations
 
-import argparse
+import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, wraps
 from pathlib import Path
+from typing import Annotated, Any, get_type_hints
 
-import numpy as np
+from cyclopts import Group, Parameter
 
 from data_prep.privacy import Refused, discreet, one_form
-from unicorn_monai.system.console import ends_with_its_reader
-from unicorn_monai.system.intake import MORE_MEMORY, MOST_GIGABYTES, allow_gigabytes, bounded_memory, finite
-from unicorn_monai.system.terminal import LINES, Parser, guard_terminal, say
+from unicorn_monai.system.console import MANY, Finite, Whole, command_line, ends_with_its_reader, run_commands
+from unicorn_monai.system.intake import MORE_MEMORY, MOST_GIGABYTES, allow_gigabytes, bounded_memory
+from unicorn_monai.system.terminal import LINES, guard_terminal, say
+
+EVERY = Group("Options of every source", sort_key=1)  # below those of a single one
 
 
-def parser_for(source: str, description: str, input_help: str) -> argparse.ArgumentParser:
-    """Argument parser with the options that all sources share."""
-    parser = Parser(
-        prog=f"python -m data_prep.{source}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("input", type=Path, help=input_help)
-    parser.add_argument("output", type=Path, help="folder of the data set")
-    add_options(parser)
-    return parser
+def every(text: str, **how: Any) -> Parameter:
+    """An option that all sources share, and what its help says."""
+    return Parameter(group=EVERY, help=text, **how)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of every source."""
-    group = parser.add_argument_group("options of every source")
-    group.add_argument(
-        "--labels", help="paper, retina, octexplorer, a JSON file (data_prep/README.md), or none: no label maps"
-    )
-    group.add_argument("--size", type=int, nargs="+", default=[256], help="rows and columns, or one number (256)")
-    group.add_argument("--split", type=finite, nargs=3, default=(0.7, 0.1, 0.2), metavar=("TRAIN", "VAL", "TEST"))
-    group.add_argument("--seed", type=int, default=0, help="of the random split by subject")
-    group.add_argument(
-        "--split-like", type=Path, metavar="DATASET", help="who is in that data set gets the same split here"
-    )
-    group.add_argument("--device-name", help="name of the domain; by default what the files tell")
-    group.add_argument("--keep-original-ids", action="store_true", help="write subject ids as found, not pseudonyms")
-    group.add_argument("--key-file", type=Path, help="key of the pseudonyms; $UNICORN_KEY_FILE or below ~/.config")
-    group.add_argument("--subject-pattern", help=r"regular expression on the path below INPUT, e.g. 'patient(\d+)/'")
-    group.add_argument("--spacing-mm", type=finite, nargs=2, metavar=("AXIAL", "LATERAL"), help="instead of the files'")
-    group.add_argument(
-        "--most-gigabytes", type=finite, metavar="GB", help=f"memory that a file may unpack to ({MOST_GIGABYTES:g})"
-    )
-    group.add_argument("--strict", action="store_true", help="stop at the first file that cannot be converted")
-    group.add_argument("--resume", action="store_true", help="go on where an interrupted conversion stopped")
+Shares = tuple[Finite, Finite, Finite]
+SHARES = "shares of the subjects for training, validation and test, each 0 or more"
+Split = Annotated[Shares, every(SHARES)]
+Size = Annotated[tuple[Whole, ...], MANY, every("rows and columns, or one number for both: pixels, 8 to 4096")]
+OriginalIds = Annotated[bool, every("write subject ids as found, not pseudonyms")]
+Window = Annotated[tuple[Finite, Finite] | None, Parameter(help="values that become 0 and 255, the first the lower")]
 
 
-def validate(options: argparse.Namespace) -> None:
-    """Refuse options that cannot work, before anything is read.
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class Options:
+    """The command line of a source, and the options that every source has."""
 
-    Raises:
-        ValueError: naming the option.
-    """
-    if len(options.size) > 2 or min(options.size) < 8 or max(options.size) > 4096:
-        raise ValueError(f"--size {options.size}: expected one number or two, 8 to 4096, e.g. --size 256")
-    options.size = tuple(options.size) * (3 - len(options.size))
-    if options.spacing_mm and not (np.isfinite(options.spacing_mm).all() and min(options.spacing_mm) > 0):
-        raise ValueError(f"--spacing-mm {options.spacing_mm}: expected two positive numbers, mm per pixel of the input")
-    if not options.input.exists():
-        raise ValueError(f"INPUT '{options.input}' does not exist.")
-    if options.output.resolve().is_relative_to(options.input.resolve()):
-        raise ValueError(f"OUTPUT '{options.output}' lies in INPUT '{options.input}': choose a folder outside it.")
-    options.subject_regex = None
-    if options.subject_pattern:
+    input: Annotated[Path, Parameter(help="file or folder to convert")] = field(kw_only=False)
+    output: Annotated[Path, Parameter(help="folder of the data set")] = field(kw_only=False)
+    labels: Annotated[
+        str | None, every("paper, retina, octexplorer, a JSON file (data_prep/README.md), or none: no label maps")
+    ] = None
+    size: Size = (256,)
+    split: Split = (0.7, 0.1, 0.2)
+    seed: Annotated[Whole, every("of the random split by subject; 0 or more")] = 0
+    split_like: Annotated[Path | None, every("who is in that data set gets the same split here")] = None
+    device_name: Annotated[str | None, every("name of the domain; by default what the files tell")] = None
+    keep_original_ids: OriginalIds = False
+    key_file: Annotated[Path | None, every("key of the pseudonyms; $UNICORN_KEY_FILE or below ~/.config")] = None
+    subject_pattern: Annotated[
+        str | None, every(r"regular expression on the path below INPUT, e.g. 'patient(\d+)/'")
+    ] = None
+    spacing_mm: Annotated[
+        tuple[Finite, Finite] | None, every("axial and lateral, mm per pixel of the input, instead of the files'")
+    ] = None
+    most_gigabytes: Annotated[
+        Finite | None, every(f"memory that a file may unpack to, GB; {MOST_GIGABYTES:g} by default")
+    ] = None
+    strict: Annotated[bool, every("stop at the first file that cannot be converted")] = False
+    resume: Annotated[bool, every("go on where an interrupted conversion stopped")] = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns wanted."""
+        return self.size[0], self.size[-1]
+
+    @cached_property
+    def subject_regex(self) -> re.Pattern[str] | None:
+        """The pattern of ``--subject-pattern``, in one Unicode form."""
+        if not self.subject_pattern:
+            return None
         try:
-            options.subject_regex = re.compile(one_form(options.subject_pattern))
+            regex = re.compile(one_form(self.subject_pattern))
         except re.error as error:
+            raise ValueError(f"--subject-pattern '{self.subject_pattern}' is no regular expression: {error}") from error
+        if regex.groups < 1:
+            raise ValueError(f"--subject-pattern '{self.subject_pattern}' has no group: put (...) around the subject")
+        return regex
+
+    def check(self) -> None:
+        """Refuse options that cannot work, before anything is read.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        if len(self.size) > 2 or min(self.size) < 8 or max(self.size) > 4096:
+            raise ValueError(f"--size {[*self.size]}: expected one number or two, 8 to 4096, e.g. --size 256")
+        if self.spacing_mm and min(self.spacing_mm) <= 0:
             raise ValueError(
-                f"--subject-pattern '{options.subject_pattern}' is no regular expression: {error}"
-            ) from error
-        if options.subject_regex.groups < 1:
-            raise ValueError(
-                f"--subject-pattern '{options.subject_pattern}' has no group: put (...) around the subject"
+                f"--spacing-mm {self.spacing_mm}: expected two positive numbers, mm per pixel of the input"
             )
+        if not self.input.exists():
+            raise ValueError(f"INPUT '{self.input}' does not exist.")
+        if self.output.resolve().is_relative_to(self.input.resolve()):
+            raise ValueError(f"OUTPUT '{self.output}' lies in INPUT '{self.input}': choose a folder outside it.")
+        _ = self.subject_regex
 
 
 def relative(path: Path, root: Path) -> str:
@@ -87,7 +105,7 @@ def relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path != root else path.name
 
 
-def subject_of(path: Path, options: argparse.Namespace, found: str | None) -> str:
+def subject_of(path: Path, options: Options, found: str | None) -> str:
     """Identity of the person in a file: by the pattern if one is given, else what the file's header says.
 
     Raises:
@@ -109,23 +127,47 @@ def natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.as_posix()) if part]
 
 
-def run(work: Callable[[], int], most_gigabytes: float | None = None) -> int:
-    """Run a source within a limit of memory; failures become one paragraph and exit status 1."""
-    guard_terminal()
-    try:
-        allow_gigabytes(most_gigabytes)
-        with ends_with_its_reader(), discreet(), bounded_memory():
-            return work()
-    except MemoryError:
-        say(f"error: This takes more memory than allowed. {MORE_MEMORY}.", file=sys.stderr)
-    except ValueError as error:
-        say(f"error: {error}", LINES, file=sys.stderr)
-    except OSError as error:
-        where = f" '{error.filename}'" if error.filename else ""
-        say(
-            f"error: {error.strerror or error}:{where}. Check space and permissions there; then run again.",
-            file=sys.stderr,
-        )
-    except KeyboardInterrupt:
-        say("interrupted; run again with --resume to go on", file=sys.stderr)
-    return 1
+def command(work: Callable[..., int]) -> Callable[..., int]:
+    """The command line of a script: runs a function within a limit of memory, and tells a failure in one paragraph.
+
+    Args:
+        work: does what the script is for and returns the exit status. Its parameters are the arguments and options,
+            `Options` among them are checked before it is called.
+
+    Returns:
+        ``main(words, name) -> exit status``. ``words`` are those of this process by default, ``name`` is what the
+        command calls itself: `python -m` and its module by default.
+    """
+    script = f"python -m data_prep.{Path(inspect.getfile(work)).stem}"
+
+    @wraps(work)
+    def guarded(*given: Any, **named: Any) -> int:
+        guard_terminal()
+        try:
+            for options in (value for value in given if isinstance(value, Options)):
+                allow_gigabytes(options.most_gigabytes)
+                options.check()
+            with ends_with_its_reader(), discreet(), bounded_memory():
+                return work(*given, **named)
+        except MemoryError:
+            say(f"error: This takes more memory than allowed. {MORE_MEMORY}.", file=sys.stderr)
+        except ValueError as error:
+            say(f"error: {error}", LINES, file=sys.stderr)
+        except OSError as error:
+            where = f" '{error.filename}'" if error.filename else ""
+            told = f"error: {error.strerror or error}:{where}. Check space and permissions there; then run again."
+            say(told, file=sys.stderr)
+        except KeyboardInterrupt:
+            say("interrupted; run again with --resume to go on", file=sys.stderr)
+        return 1
+
+    def main(words: Sequence[str] | None = None, name: str | None = None) -> int:
+        for kind in get_type_hints(work).values():
+            if isinstance(kind, type) and issubclass(kind, Options):  # its parents' names are not those of its module
+                kind.__init__.__annotations__ = get_type_hints(kind, include_extras=True)
+        app = command_line(name or script, (sys.modules[work.__module__].__doc__ or "").replace(script, name or script))
+        app["--help"].show = False
+        app.default(guarded)
+        return run_commands(app, words)
+
+    return main

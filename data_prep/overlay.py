@@ -7,21 +7,23 @@ Above each image as it is, below with the borders between labels; what is ignore
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from cyclopts import Parameter
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.options import run
+from data_prep.options import command
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import SPLITS, read_header
 from unicorn_monai.images.files import read_array
 from unicorn_monai.images.surfaces import IGNORE
-from unicorn_monai.system.terminal import Parser, say
+from unicorn_monai.system.console import Whole
+from unicorn_monai.system.terminal import say
 
 COLOURS = np.array(  # of the borders, from the top; told apart with any colour vision (Okabe and Ito)
     [(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)]
@@ -86,29 +88,24 @@ def few_colours(sheet: Image.Image) -> Image.Image:
     return picture
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; return the exit status."""
-    parser = Parser(
-        prog="python -m data_prep.overlay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("dataset", type=Path, help="data set folder")
-    parser.add_argument("picture", type=Path, help="PNG to write")
-    parser.add_argument("--count", type=int, default=6, help="images, evenly spread over the data set (default 6)")
-    parser.add_argument("--height", type=int, default=256, help="height of each, pixels (default 256)")
-    options = parser.parse_args(arguments)
-
-    def work() -> int:
-        if options.count < 1 or options.height < 16:
-            raise ValueError(f"--count {options.count}, --height {options.height}: expected at least 1 and 16")
-        header = read_header(options.dataset)
-        items = [item for split in SPLITS if header.get(split) for item in datalist(options.dataset, split)]
-        chosen = np.linspace(0, len(items) - 1, min(options.count, len(items))).round().astype(int)
-        options.picture.parent.mkdir(parents=True, exist_ok=True)
-        few_colours(montage([items[k] for k in chosen], options.height)).save(options.picture, optimize=True)
-        say(options.picture)
-        return 0
-
-    return run(work)
+@command
+def main(
+    dataset: Annotated[Path, Parameter(help="data set folder")],
+    picture: Annotated[Path, Parameter(help="PNG to write")],
+    *,
+    count: Annotated[Whole, Parameter(help="images, evenly spread over the data set; 1 or more")] = 6,
+    height: Annotated[Whole, Parameter(help="height of each, pixels; 16 or more")] = 256,
+) -> int:
+    """Draw and save the picture."""
+    if count < 1 or height < 16:
+        raise ValueError(f"--count {count}, --height {height}: expected at least 1 and 16")
+    header = read_header(dataset)
+    items = [item for split in SPLITS if header.get(split) for item in datalist(dataset, split)]
+    chosen = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    few_colours(montage([items[k] for k in chosen], height)).save(picture, optimize=True)
+    say(picture)
+    return 0
 
 
 if __name__ == "__main__":

@@ -12,19 +12,22 @@ images are drawn in colours, the colour of each (see data_prep/README.md); `city
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Annotated
 
-from data_prep.colour import add_colour_options, fitted, read_colours, validate_colour
-from data_prep.convert import Report, Scan, Source, convert, summarise
+from cyclopts import Parameter
+
+from data_prep.colour import ColourOptions, fitted, read_colours
+from data_prep.convert import Report, Scan, Source, convert
 from data_prep.files import files_below
-from data_prep.label_files import LOSSY, LabelFiles, images_and_labels, require_no_labels
+from data_prep.label_files import LOSSY, LabelFiles, by_subject, folder_name, images_and_labels, require_no_labels
 from data_prep.label_images import read_label_image
 from data_prep.label_schemes import Scheme, read_scheme
-from data_prep.options import parser_for, run, subject_of, validate
+from data_prep.options import command, subject_of
 from data_prep.privacy import reason
 from unicorn_monai.images.faithful_pictures import is_turned
 
@@ -34,7 +37,17 @@ UNNAMED = Scheme(("not labelled",))  # pictures without label maps
 ENDINGS = ("", "_label", "_labels", "_labelIds", "_labelTrainIds")
 
 
-def find(options: Namespace, report: Report) -> list[Source]:
+@dataclass(kw_only=True)
+class PictureOptions(ColourOptions):
+    """The command line."""
+
+    input: Annotated[Path, Parameter(help="folder with images/ and labels/, or with pictures only")] = field(
+        kw_only=False
+    )
+    sub_domains: Annotated[bool, Parameter(help="the first folder is the sub-domain, e.g. a weather")] = False
+
+
+def find(options: PictureOptions, report: Report) -> list[Source]:
     """One source per subject and folder."""
     if not options.input.is_dir():
         raise ValueError(f"INPUT '{options.input}' is a file; expected the folder that holds the pictures.")
@@ -48,68 +61,43 @@ def find(options: Namespace, report: Report) -> list[Source]:
     pictures = files_below(root, PICTURES, report, options.input)
     require_no_labels(pictures, root, options)
     sources = []
+
+    def subject_in(path: Path) -> str:  # the second folder names it where the first names the sub-domain
+        return subject_of(path, options, folder_name(path, root, int(options.sub_domains)))
+
     for folder, group in groupby(pictures, key=lambda path: path.parent):
-        by_subject: dict[str, dict[Path, Path | None]] = {}  # picture -> its label image
-        for path in group:
-            try:
-                subject = subject_of(path, options, _subject(path, root, options))
-                name = path.relative_to(root).with_suffix("").as_posix()
-                by_subject.setdefault(subject, {})[path] = None if labels is None else labels.of_image(path, name)
-            except ValueError as error:
-                report.skip(path, error)
-        for subject, own in by_subject.items():
+        for subject, own in by_subject(list(group), subject_in, root, labels, report).items():
             sources.append(Source(folder, subject, partial(read, own, root, scheme, options)))
     if labels is not None:
         labels.tell()
     return sources
 
 
-def _parts(path: Path, root: Path) -> tuple[str, ...]:
-    """Folders below the pictures that hold one."""
-    return path.relative_to(root).parts[:-1] if root.is_dir() else ()
-
-
-def _subject(path: Path, root: Path, options: Namespace) -> str | None:
-    """The first folder names the subject, the second where the first names the sub-domain."""
-    parts = _parts(path, root)[int(options.sub_domains) :]
-    return parts[0] if parts else None
-
-
 def read(
-    own: dict[Path, Path | None], root: Path, scheme: Scheme | None, options: Namespace
+    own: dict[Path, Path | None], root: Path, scheme: Scheme | None, options: PictureOptions
 ) -> Iterator[Scan | ValueError]:
     """The pictures of a subject, with their label maps where there are any."""
     for k, (path, found) in enumerate(own.items()):
         try:
             label = None if found is None else read_label_image(found, scheme)
             image, label = fitted(read_colours(path), label, options)
-            parts = _parts(path, root)
-            if options.sub_domains and not parts:
+            sub_domain = folder_name(path, root) if options.sub_domains else None
+            if options.sub_domains and sub_domain is None:
                 raise ValueError(
                     "sub-domain: the picture lies in no folder; expected SUB_DOMAIN/... with --sub-domains"
                 )
         except Exception as error:  # of many kinds: a broken file leaves out itself alone
             yield ValueError(f"{path.name}: {reason(error)}")
             continue
-        fields = {"scan": k, "sub_domain": parts[0] if options.sub_domains else None}
+        fields = {"scan": k, "sub_domain": sub_domain}
         yield Scan(image, label=label, turned=is_turned(path), fields=fields)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; return the exit status."""
-    parser = parser_for("rgb_folder", __doc__ or "", "folder with images/ and labels/, or with pictures only")
-    add_colour_options(parser, (512, 512), None)
-    parser.add_argument("--sub-domains", action="store_true", help="the first folder is the sub-domain, e.g. a weather")
-    options = parser.parse_args(arguments)
-
-    def work() -> int:
-        validate(options)
-        validate_colour(options)
-        report = Report(options.strict)
-        sources = find(options, report)
-        return summarise(convert(sources, options, report, "RGB folder", UNNAMED, "RGB"), report)
-
-    return run(work, options.most_gigabytes)
+@command
+def main(options: PictureOptions) -> int:
+    """Convert the pictures in INPUT."""
+    report = Report(options.strict)
+    return convert(find(options, report), options, report, "RGB folder", UNNAMED, "RGB")
 
 
 if __name__ == "__main__":

@@ -10,27 +10,29 @@ OCT Volume Data of the Macular Region", PLoS ONE 10:e0133908 (2015), supporting 
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from cyclopts import Parameter
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_prep.convert import Report, summarise
 from data_prep.files import any_files_below, require_label_below
-from data_prep.options import run
+from data_prep.options import SHARES, Shares, command
 from data_prep.splits import split_by_subject
 from unicorn_monai.data.layout import SPLITS
 from unicorn_monai.data.writer import DatasetWriter
 from unicorn_monai.images.files import open_picture
 from unicorn_monai.images.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
-from unicorn_monai.system.intake import finite, lies_there, require_parsable
-from unicorn_monai.system.terminal import LINES, Parser, printable, say
+from unicorn_monai.system.console import MANY, Finite, Whole
+from unicorn_monai.system.intake import lies_there, require_parsable
+from unicorn_monai.system.terminal import printable, say
 
 LABELS: dict[int, str] = {
     0: "vitreous",
@@ -127,29 +129,34 @@ def crop(bscan: BScan, crop_um: float | None, crop_mm: float | None, position: f
     return BScan(bscan.subject, bscan.scan, image, surfaces)
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """Which windows are cut from a B-scan, and what is written of them."""
+
+    size: Annotated[Whole, Parameter(help="rows and columns, pixels")] = 256
+    crop_um: Annotated[Finite | None, Parameter(help="height of a window around the retina, um; for small images")] = (
+        None
+    )
+    crop_mm: Annotated[Finite | None, Parameter(help="width of a window, mm; in the middle of the field")] = None
+    windows: Annotated[Whole, Parameter(help="windows of each B-scan, evenly spread across its field")] = 1
+    labels: Annotated[Literal["nine", "none"], Parameter(help="none: write no label maps")] = "nine"
+    device_name: Annotated[str, Parameter(help="name of the domain")] = "spectralis"
+
+
+WHOLE = Windows()
+
+
 def write_spectralis_healthy(
-    folder: str | Path,
-    output: str | Path,
-    size: int = 256,
-    parts: dict[int, str] | None = None,
-    crop_um: float | None = None,
-    crop_mm: float | None = None,
-    windows: int = 1,
-    labels: bool = True,
-    device: str = "spectralis",
+    folder: str | Path, output: str | Path, parts: dict[int, str] | None = None, how: Windows = WHOLE
 ) -> tuple[Path, float]:
     """Convert the B-scans of some subjects.
 
     Args:
         folder: input folder.
         output: folder of the data set.
-        size: rows and columns.
         parts: subject -> "training", "validation" or "test"; by default 4, 1 and 2 of the 7 subjects, in order.
-        crop_um: height of a window around the retina, um.
-        crop_mm: width of a window, mm.
-        windows: windows cut from each B-scan, evenly spread across its field.
-        labels: whether to write the label maps.
-        device: name of the domain.
+        how: which windows.
 
     Returns:
         the data set, and the share of columns in which crossing surfaces were repaired.
@@ -162,14 +169,15 @@ def write_spectralis_healthy(
         parts = {s: SPLITS[0] if i < 4 else SPLITS[1] if i < 5 else SPLITS[2] for i, s in enumerate(present)}
     if unknown := sorted(set(parts) - set(present)):
         raise ValueError(f"subjects {unknown} are not in '{folder}'; it holds {present}")
-    for name, value in (("size", size), ("crop-um", crop_um), ("crop-mm", crop_mm), ("windows", windows)):
-        if value is not None and value <= 0:
-            raise ValueError(f"{name} {value}: expected a positive number")
-    crossing = []
-    nominal = ((crop_um or 496 * AXIAL_UM) * 1e-3 / size, crop_mm / size if crop_mm else 610 * LATERAL_UM * 1e-3 / size)
+    for name in ("size", "crop_um", "crop_mm", "windows"):
+        if (value := getattr(how, name)) is not None and value <= 0:
+            raise ValueError(f"{name.replace('_', '-')} {value}: expected a positive number")
+    crossing, size = [], how.size
+    width = how.crop_mm or 610 * LATERAL_UM * 1e-3
+    nominal = ((how.crop_um or 496 * AXIAL_UM) * 1e-3 / size, width / size)
     fields = {"source": SOURCE, "lateral_spacing": "estimated", "simulated_device": False, "simulated_anatomy": False}
     with DatasetWriter(
-        output, name=f"spectralis-healthy-{size}", device=device, labels=LABELS, spacing_mm=nominal, **fields
+        output, name=f"spectralis-healthy-{size}", device=how.device_name, labels=LABELS, spacing_mm=nominal, **fields
     ) as writer:
         for subject, part in parts.items():
             for bscan in tqdm(
@@ -178,15 +186,15 @@ def write_spectralis_healthy(
                 surfaces, share = order_surfaces(bscan.surfaces)
                 crossing.append(share)
                 whole = BScan(subject, bscan.scan, bscan.image, surfaces)
-                for window in range(windows):
-                    cut = crop(whole, crop_um, crop_mm, (window + 0.5) / windows)
+                for window in range(how.windows):
+                    cut = crop(whole, how.crop_um, how.crop_mm, (window + 0.5) / how.windows)
                     shape = cut.image.shape
                     label = label_map(resize_surfaces(cut.surfaces, shape, (size, size)), size)
                     spacing = [shape[0] * AXIAL_UM * 1e-3 / size, shape[1] * LATERAL_UM * 1e-3 / size]
                     writer.add(
                         part,
                         resize_image(cut.image, (size, size)),
-                        label if labels else None,
+                        label if how.labels != "none" else None,
                         subject=f"subject{subject}",
                         scan=bscan.scan,
                         window=window,
@@ -200,49 +208,40 @@ def write_spectralis_healthy(
     return Path(output), float(np.mean(crossing))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; return the exit status."""
-    parser = Parser(
-        prog="python -m data_prep.spectralis_healthy",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("input", type=Path, help="folder with images/ and boundaries/")
-    parser.add_argument("output", type=Path, help="folder of the data set")
-    parser.add_argument("--size", type=int, default=256, help="rows and columns (default 256)")
-    parser.add_argument("--subjects", type=int, nargs="+", help="use these subjects only, split at random")
-    parser.add_argument("--split", type=finite, nargs=3, default=(0.6, 0.1, 0.3), metavar=("TRAIN", "VAL", "TEST"))
-    parser.add_argument("--seed", type=int, default=0, help="of the random split")
-    for part in SPLITS:
-        parser.add_argument(
-            f"--{part}", type=int, nargs="+", metavar="S", help="these subjects, instead of a random split"
-        )
-    parser.add_argument("--crop-um", type=finite, help="height of a window around the retina, for small images")
-    parser.add_argument("--crop-mm", type=finite, help="width of a window, in the middle of the field")
-    parser.add_argument("--windows", type=int, default=1, help="windows across the field of each B-scan (default 1)")
-    parser.add_argument("--labels", choices=("nine", "none"), default="nine", help="none: write no label maps")
-    parser.add_argument("--device-name", default="spectralis", help="name of the domain (default spectralis)")
-    parser.add_argument("--keep-original-ids", action="store_true", help="always so: the published ids are pseudonyms")
-    a = parser.parse_args(arguments)
-    try:
-        explicit = [(s, part) for part in SPLITS for s in getattr(a, part) or ()]
-        parts = dict(explicit)
-        if len(parts) < len(explicit):
-            raise ValueError("a subject is listed twice; splits must not share subjects")
-        if explicit and a.subjects:
-            raise ValueError("--subjects cannot be combined with --training, --validation and --test; use one of both")
-        if not explicit:
-            names = [str(s) for s in a.subjects or read_subjects(a.input)]
-            parts = {int(s): part for s, part in split_by_subject(names, a.split, a.seed).items()}
-        folder, crossing = write_spectralis_healthy(
-            a.input, a.output, a.size, parts, a.crop_um, a.crop_mm, a.windows, a.labels != "none", a.device_name
-        )
-    except ValueError as error:
-        say(f"error: {error}", LINES, file=sys.stderr)
-        return 1
+Subjects = Annotated[tuple[Whole, ...] | None, MANY, Parameter(help="these subjects, instead of a random split")]
+
+
+@command
+def main(
+    input: Annotated[Path, Parameter(help="folder with images/ and boundaries/")],
+    output: Annotated[Path, Parameter(help="folder of the data set")],
+    *,
+    how: Windows = WHOLE,
+    subjects: Annotated[
+        tuple[Whole, ...] | None, MANY, Parameter(help="use these subjects only, split at random")
+    ] = None,
+    split: Annotated[Shares, Parameter(help=SHARES)] = (0.6, 0.1, 0.3),
+    seed: Annotated[Whole, Parameter(help="of the random split; 0 or more")] = 0,
+    training: Subjects = None,
+    validation: Subjects = None,
+    test: Subjects = None,
+    keep_original_ids: Annotated[bool, Parameter(help="always so: the published ids are pseudonyms")] = True,
+) -> int:
+    """Convert what INPUT holds."""
+    asked = zip(SPLITS, (training, validation, test), strict=True)
+    explicit = [(subject, part) for part, chosen in asked for subject in chosen or ()]
+    parts = dict(explicit)
+    if len(parts) < len(explicit):
+        raise ValueError("a subject is listed twice; splits must not share subjects")
+    if explicit and subjects:
+        raise ValueError("--subjects cannot be combined with --training, --validation and --test; use one of both")
+    if not explicit:
+        names = [str(s) for s in subjects or read_subjects(input)]
+        parts = {int(s): part for s, part in split_by_subject(names, split, seed).items()}
+    folder, crossing = write_spectralis_healthy(input, output, parts, how)
     say(f"{len(parts)} subjects in {folder}; crossing surfaces repaired in {crossing:.2%} of the columns")
     return summarise(folder, Report())
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(main())

@@ -5,18 +5,20 @@ INPUT/<pictures>/.../<stem><picture>      INPUT/<labels>/.../<stem><label>
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter
 from numpy.typing import NDArray
 
-from data_prep.colour import fitted, read_colours
+from data_prep.colour import ColourOptions, fitted, read_colours
 from data_prep.convert import Scan
 from data_prep.files import require_label_below
 from data_prep.label_images import read_label_image
 from data_prep.label_schemes import Scheme
+from data_prep.options import OriginalIds, Size, Split
 from data_prep.privacy import reason
 from unicorn_monai.images.faithful_pictures import is_turned
 from unicorn_monai.system.intake import lies_there
@@ -29,6 +31,7 @@ class Layout:
     """Where a collection has its files.
 
     Args:
+        device: name of the domain, unless the user gives one.
         pictures: folder of the pictures.
         picture: ending of their names.
         labels: folder of the label images.
@@ -36,6 +39,7 @@ class Layout:
         remedy: what to do where there is none.
     """
 
+    device: str
     pictures: str
     picture: str
     labels: str
@@ -43,8 +47,27 @@ class Layout:
     remedy: str
 
 
+@dataclass(kw_only=True)
+class StreetOptions(ColourOptions):
+    """The command line: ids are written as found, and the test split is the official one."""
+
+    input: Annotated[Path, Parameter(help="folder of the collection as unpacked")] = field(kw_only=False)
+    size: Size = (512, 1024)
+    split: Split = (0.9, 0.1, 0.0)
+    keep_original_ids: OriginalIds = True
+
+    def check(self) -> None:
+        """As for all pictures, and no share of the test split."""
+        super().check()
+        if self.split[2] > 0:
+            raise ValueError(
+                f"--split {' '.join(map(str, self.split))}: the official val is the test split; expected 0 as the "
+                "third share, e.g. --split 0.9 0.1 0."
+            )
+
+
 def read_frames(
-    paths: list[Path], layout: Layout, sub_domain: str | None, options: Namespace
+    paths: list[Path], layout: Layout, sub_domain: str | None, options: StreetOptions
 ) -> Iterator[Scan | ValueError]:
     """The pictures of a sequence, with their label maps unless `--labels none`."""
     for k, path in enumerate(paths):
@@ -54,10 +77,10 @@ def read_frames(
             yield ValueError(f"{path.name}: {reason(error)}")
             continue
         fields = {"scan": k, "frame": path.name.removesuffix(layout.picture), "sub_domain": sub_domain}
-        yield Scan(image, label=label, turned=is_turned(path), fields=fields)
+        yield Scan(image, label=label, device=layout.device, turned=is_turned(path), fields=fields)
 
 
-def _label_of(path: Path, layout: Layout, options: Namespace) -> NDArray | None:
+def _label_of(path: Path, layout: Layout, options: StreetOptions) -> NDArray | None:
     """Label map of a picture, as train ids."""
     if options.labels == "none":
         return None
@@ -68,12 +91,3 @@ def _label_of(path: Path, layout: Layout, options: Namespace) -> NDArray | None:
             require_label_below(found, options.input / layout.labels, options.input)
             return scheme.replace(read_label_image(found))
     raise ValueError(f"label: found neither of {[stem + end for end in layout.label]} in '{folder}'. {layout.remedy}")
-
-
-def refuse_test_share(options: Namespace) -> None:
-    """The test split is the official one."""
-    if options.split[2] > 0:
-        raise ValueError(
-            f"--split {' '.join(map(str, options.split))}: the official val is the test split; expected 0 as the third "
-            "share, e.g. --split 0.9 0.1 0."
-        )

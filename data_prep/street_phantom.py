@@ -7,47 +7,48 @@ Each drive is one subject and has one weather, in turn; it is kept as `sub_domai
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from data_prep.options import run
+from cyclopts import Parameter
+
+from data_prep.options import SHARES, Shares, command
 from data_prep.splits import split_by_subject
 from unicorn_monai.data.writer import DatasetWriter
 from unicorn_monai.simulation.drives import simulate_drives
 from unicorn_monai.simulation.street import CLASSES, STREET_LABELS
 from unicorn_monai.simulation.weather import WEATHERS
-from unicorn_monai.system.intake import finite
-from unicorn_monai.system.terminal import Parser, say
+from unicorn_monai.system.console import MANY, Whole
+from unicorn_monai.system.terminal import say
 
 BAD_WEATHER = tuple(name for name in WEATHERS if name != "clear")
-FIRST_DRIVE = {"clear": 0, "bad": 100_000}  # nobody drives the same street in both domains
+FIRST_DRIVE = {"clear": 0, "bad": 100_000}
 
 
 def write_streets(
     output: str | Path,
     weather: Sequence[str],
-    drives: int,
+    drives: int | range,
     frames: int,
     size: int | tuple[int, int] = 64,
     seed: int = 0,
     split: Sequence[float] = (0.7, 0.1, 0.2),
     labels: bool = True,
-    first_drive: int | None = None,
 ) -> Path:
     """Simulate and write a data set, split by drive; every weather has its share of every split.
 
     Args:
         output: folder of the data set.
         weather: the kinds of weather, in turn over the drives.
-        drives: streets.
-        frames: pictures of each.
-        size: rows and columns.
+        drives: streets, how many or which; counted from 0 in clear weather, else from 100,000: nobody drives the same
+            street in both domains.
+        frames: pictures of each, 1 to 40.
+        size: rows and columns, pixels.
         seed: item i depends on (seed, drive, frame) only.
         split: shares of the drives for training, validation and test.
         labels: whether to write the label maps.
-        first_drive: number of the first street; by default clear and bad weather have streets of their own.
 
     Returns:
         The folder.
@@ -57,10 +58,12 @@ def write_streets(
     """
     if unknown := sorted(set(weather) - set(WEATHERS)) or not weather:
         raise ValueError(f"Unknown weather {unknown if weather else 'none'}; expected some of {list(WEATHERS)}.")
-    if drives < 1 or frames < 1:
-        raise ValueError(f"{drives} drives with {frames} frames each: expected at least 1 of both.")
-    first = FIRST_DRIVE["clear" if "clear" in weather else "bad"] if first_drive is None else first_drive
-    names = [f"d{first + i:03d}" for i in range(drives)]
+    if isinstance(drives, int):
+        first = FIRST_DRIVE["clear" if "clear" in weather else "bad"]
+        drives = range(first, first + drives)
+    if not drives or frames < 1:
+        raise ValueError(f"{len(drives)} drives with {frames} frames each: expected at least 1 of both.")
+    names = [f"d{drive:03d}" for drive in drives]
     parts: dict[str, str] = {}
     for k in range(len(weather)):  # by weather, so that each has test images
         parts |= split_by_subject(names[k :: len(weather)], split, seed)
@@ -75,45 +78,36 @@ def write_streets(
         simulated_anatomy=True,
         simulated="streets and weather",
         colours=[list(colour) for colour in CLASSES.values()],
-        phantom={"weather": list(weather), "seed": seed, "drives": drives, "frames": frames},
+        phantom={"weather": list(weather), "seed": seed, "drives": len(drives), "frames": frames},
     ) as writer:
-        for item in simulate_drives(list(weather), drives, frames, size, seed, first):
-            name = names[item.drive - first]
+        for item in simulate_drives(weather, drives, frames, size, seed):
+            name = f"d{item.drive:03d}"
             label = item.label if labels else None
             writer.add(parts[name], item.image, label, subject=name, scan=item.frame, sub_domain=item.weather)
     return Path(output)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; return the exit status."""
-    parser = Parser(
-        prog="python -m data_prep.street_phantom",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("output", type=Path, help="folder of the data set")
-    parser.add_argument("--weather", nargs="+", choices=list(WEATHERS), default=["clear"])
-    parser.add_argument("--size", type=int, nargs="+", default=[64], help="rows and columns, or one number (64)")
-    parser.add_argument("--drives", type=int, default=40, help="streets (40)")
-    parser.add_argument("--frames", type=int, default=10, help="pictures of each (10)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--split", type=finite, nargs=3, default=(0.7, 0.1, 0.2), metavar=("TRAIN", "VAL", "TEST"))
-    parser.add_argument("--unlabeled", action="store_true", help="write no label maps")
-    parser.add_argument("--first-drive", type=int, help="number of the first street")
-    a = parser.parse_args(arguments)
-
-    def work() -> int:
-        if len(a.size) > 2:
-            raise ValueError(f"--size {a.size}: expected one number or two.")
-        size = (a.size[0], a.size[-1])
-        folder = write_streets(
-            a.output, a.weather, a.drives, a.frames, size, a.seed, a.split, not a.unlabeled, a.first_drive
-        )
-        say(f"{a.drives * a.frames} pictures in {folder}")
-        return 0
-
-    return run(work)
+@command
+def main(
+    output: Annotated[Path, Parameter(help="folder of the data set")],
+    *,
+    weather: Annotated[tuple[str, ...], MANY, Parameter(choices=tuple(WEATHERS), help="in turn")] = ("clear",),
+    size: Annotated[tuple[Whole, ...], MANY, Parameter(help="rows and columns, or one number; pixels")] = (64,),
+    drives: Annotated[Whole, Parameter(help="streets, 1 or more")] = 40,
+    frames: Annotated[Whole, Parameter(help="pictures of each, 1 to 40")] = 10,
+    seed: Annotated[Whole, Parameter(help="of streets, pictures and split; 0 or more")] = 0,
+    split: Annotated[Shares, Parameter(help=SHARES)] = (0.7, 0.1, 0.2),
+    unlabeled: Annotated[bool, Parameter(help="write no label maps")] = False,
+    first_drive: Annotated[Whole | None, Parameter(help="number of the first street")] = None,
+) -> int:
+    """Simulate and write."""
+    if len(size) > 2:
+        raise ValueError(f"--size {[*size]}: expected one number or two.")
+    streets = drives if first_drive is None else range(first_drive, first_drive + drives)
+    folder = write_streets(output, weather, streets, frames, (size[0], size[-1]), seed, split, not unlabeled)
+    say(f"{drives * frames} pictures in {folder}")
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(main())

@@ -16,26 +16,27 @@ for unknown. No header text reaches the data set.
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from cyclopts import Parameter
 from numpy.typing import NDArray
 
-from data_prep.convert import Report, Scan, Source, convert, summarise
+from data_prep.convert import Report, Scan, Source, convert
 from data_prep.files import files_below
 from data_prep.grey import to_grey
-from data_prep.label_files import LabelFiles, images_and_labels, require_no_labels
-from data_prep.options import parser_for, relative, run, subject_of, validate
+from data_prep.label_files import LabelFiles, folder_name, images_and_labels, require_no_labels
+from data_prep.options import Options, Window, command, relative, subject_of
 from data_prep.privacy import one_form, told
 from unicorn_monai.images.files import MILLIMETRES
 from unicorn_monai.images.isolated import Unreadable
 from unicorn_monai.images.volume_files import data_entries, open_nifti, read_itk
-from unicorn_monai.system.intake import finite, lies_there, require_regular
+from unicorn_monai.system.intake import lies_there, require_regular
 
 NIFTI = (".nii", ".nii.gz")
 SUFFIXES = (*NIFTI, ".mhd", ".mha", ".nrrd", ".nhdr")
@@ -44,7 +45,23 @@ STRETCHED = 0.01  # of the spacing
 SHIFTED = 0.5  # of a voxel
 
 
-def find(options: Namespace, report: Report) -> list[Source]:
+@dataclass(kw_only=True)
+class VolumeOptions(Options):
+    """The command line."""
+
+    axes: Annotated[str, Parameter(help="a = A-scans, d = depth, b = B-scans, in the file's order")] = "adb"
+    images: Annotated[str | None, Parameter(help="which volumes below INPUT are images, as 'imagesTr/*.nii.gz'")] = None
+    label: Annotated[str | None, Parameter(help="label volume; {folder}, {stem}, {case} of the image")] = None
+    window: Window = None
+
+    def check(self) -> None:
+        """As for every source, and the axes."""
+        super().check()
+        if sorted(self.axes) not in (["a", "b", "d"], ["a", "d"]):
+            raise ValueError(f"--axes '{self.axes}': expected the letters a, d and b (or a and d), each once")
+
+
+def find(options: VolumeOptions, report: Report) -> list[Source]:
     """One source per volume, with its label volume if there is one."""
     root, place = (options.input, options.input) if options.images else images_and_labels(options.input)
     paths = files_below(root, SUFFIXES, report, options.input)
@@ -62,7 +79,7 @@ def find(options: Namespace, report: Report) -> list[Source]:
     sources = []
     for path in paths:
         try:
-            subject = subject_of(path, options, _folder_name(path, root))
+            subject = subject_of(path, options, folder_name(path, root))
             label = None if labels is None else labels.of_image(path, _label_name(path, root, options))
             sources.append(Source(path, subject, partial(read, path, label, options)))
         except ValueError as error:
@@ -72,18 +89,13 @@ def find(options: Namespace, report: Report) -> list[Source]:
     return sources
 
 
-def _folder_name(path: Path, root: Path) -> str | None:
-    parts = path.relative_to(root).parts if root.is_dir() else ()
-    return parts[0] if len(parts) > 1 else None
-
-
 def stem(path: Path) -> str:
     """Name without .nii.gz and the like."""
     name = path.name
     return name[: -len(next(s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)))]
 
 
-def _label_name(path: Path, root: Path, options: Namespace) -> str:
+def _label_name(path: Path, root: Path, options: VolumeOptions) -> str:
     """What the label volume of a volume is called, with its place; below INPUT where --label says so.
 
     Raises:
@@ -171,7 +183,7 @@ def require_inside(path: Path, root: Path) -> None:
             require_regular(voxels)
 
 
-def read(path: Path, label: Path | None, options: Namespace) -> Iterator[Scan | ValueError]:
+def read(path: Path, label: Path | None, options: VolumeOptions) -> Iterator[Scan | ValueError]:
     """B-scans of a volume."""
     for file in (path, label):
         if file is not None and not _is_nifti(file):
@@ -235,24 +247,11 @@ def _order(array: NDArray, axes: str) -> NDArray:
     return array.transpose([axes.index(axis) for axis in "bda"])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; return the exit status."""
-    parser = parser_for("volumes", __doc__ or "", "a volume, or a folder of volumes")
-    parser.add_argument("--axes", default="adb", help="a = A-scans, d = depth, b = B-scans, in the file's order (adb)")
-    parser.add_argument("--images", metavar="GLOB", help="which volumes below INPUT are images")
-    parser.add_argument("--label", metavar="PATH", help="label volume; {folder}, {stem}, {case} of the image")
-    parser.add_argument("--window", type=finite, nargs=2, metavar=("LOW", "HIGH"), help="values that become 0 and 255")
-    options = parser.parse_args(arguments)
-
-    def work() -> int:
-        validate(options)
-        if sorted(options.axes) not in (["a", "b", "d"], ["a", "d"]):
-            raise ValueError(f"--axes '{options.axes}': expected the letters a, d and b (or a and d), each once")
-        report = Report(options.strict)
-        sources = find(options, report)
-        return summarise(convert(sources, options, report, "volumes", None), report)
-
-    return run(work, options.most_gigabytes)
+@command
+def main(options: VolumeOptions) -> int:
+    """Convert the volumes in INPUT."""
+    report = Report(options.strict)
+    return convert(find(options, report), options, report, "volumes", None)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ from benchmarks import ablation, evaluation, layout, memory, same_run, samplers,
 from benchmarks.common import alternate, kinds_of, ratio, recorder, table
 from data_prep.phantom import write_phantom
 from tiny_networks import TINY
-from unicorn_monai.experiment.experiment import CONTROLNETS, Experiment
+from unicorn_monai.experiment.experiment import Experiment
 from unicorn_monai.experiment.settings import Settings
+from unicorn_monai.experiment.stages import needed
 from unicorn_monai.system.weights import sha256
 
 CPU = torch.device("cpu")
@@ -118,14 +119,10 @@ def finished(tmp_path_factory) -> Path:
     run = Experiment(Settings(*map(str, folders.values()), str(root / "run"), **values, tracking=False), force=True)
     set_track_meta(True)  # MONAI's default, which other tests of this process may have left switched off
     run.claim()
-    run.install_bundles()
-    run.segment()
-    run.learn_latents()
-    run.learn_images()
-    run.check_images()
-    for name in CONTROLNETS:
-        run.stage(f"unicorn_{name}", lambda name=name: run.train_controlnet(name, "compositional"))
-    return run.run_dir
+    run.folder.install_bundles()
+    known = [stage.name for stage in run.stages if stage.name.endswith("_evaluation") and "unicorn" not in stage.name]
+    run.walk(needed(run.stages, [*known, "reconstruction", "latents", "unicorn_semantic_controlnet"]))
+    return run.folder.run_dir
 
 
 def test_steps_measures_every_sampler_and_number_once_and_leaves_the_run_alone(finished, tmp_path):

@@ -18,8 +18,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
+from command_line import CliRunner
 from data_prep.phantom import write_phantom
 from oct_files import bscan, label, opt, picture, vol
 from oct_files import save as save_dicom

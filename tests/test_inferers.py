@@ -5,9 +5,9 @@ import torch
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, PNDMScheduler
 from torch import nn
 
-from tiny_networks import COARSE, LABELS, LATENT, SCHEDULE, build_autoencoder, build_unet, wake
+from tiny_networks import COARSE, LABELS, LATENT, SCHEDULE, Words, build_autoencoder, build_ldm, build_unet, wake
 from unicorn_monai.controlnets import controlnet_for
-from unicorn_monai.diffusion.text import PromptEmbeddings
+from unicorn_monai.diffusion.text import PromptEmbeddings, PromptTemplate, Text
 from unicorn_monai.diffusion.word_vectors import WordVectors
 from unicorn_monai.fusion import MODES
 from unicorn_monai.inferers import DualControlNetInferer
@@ -16,7 +16,7 @@ from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus, UniPC
 from unicorn_monai.synthesis.generator import Generator
 from unicorn_monai.synthesis.requests import Request, Requests
 from unicorn_monai.synthesis.sheets import SampleSheet
-from unicorn_monai.system.networks import compiled, freeze
+from unicorn_monai.system.networks import freeze
 
 SHAPE = (LATENT, 4, 4)
 SCALE = 0.7
@@ -43,6 +43,23 @@ def conditions(label_maps):
 def sampler(request):
     build, steps = request.param
     return build(), steps
+
+
+def inferer_of(
+    networks,
+    scheduler=None,
+    weight=0.5,
+    mode="paper",
+    guidance=(1.0, 1.0),
+    scale=SCALE,
+    shape=SHAPE,
+    text=None,
+    **options,
+):
+    """The networks with a sampler, as a latent diffusion model and what controls it."""
+    scheduler = DDIM(50, **COARSE) if scheduler is None else scheduler
+    ldm = build_ldm(networks["unet"], networks["autoencoder"], scheduler, None, scale, shape, text)
+    return DualControlNetInferer(ldm, networks["semantic"], networks["uncertainty"], weight, mode, guidance, **options)
 
 
 def noise_of(seed, shape=SHAPE):
@@ -81,8 +98,8 @@ STOCK = {
 @pytest.mark.parametrize(("build", "n"), STOCK.values(), ids=STOCK.keys())
 @pytest.mark.parametrize(("weight", "name"), [(0.0, "semantic"), (1.0, "uncertainty")])
 def test_weights_0_and_1_are_the_loop_with_a_single_controlnet(networks, conditions, build, n, weight, name):
-    inferer = DualControlNetInferer(build(), SCALE, weight, "paper")
-    images = inferer.sample(**conditions, **networks, latent_shape=SHAPE, seeds=[3, 4], num_inference_steps=n)
+    inferer = inferer_of(networks, build(), weight, "paper")
+    images = inferer.sample(**conditions, seeds=[3, 4], num_inference_steps=n)
     label_map, hint = conditions["label_map"], spread(conditions["hint"], conditions["label_map"])
     condition = label_map if name == "semantic" else hint
     for i, seed in enumerate((3, 4)):
@@ -102,8 +119,8 @@ def test_weights_0_and_1_are_the_loop_with_a_single_controlnet(networks, conditi
 @pytest.mark.parametrize("mode", MODES)
 def test_any_weight_is_the_loop_with_both_controlnets(networks, conditions, build, n, mode):
     w = 0.3
-    inferer = DualControlNetInferer(build(), SCALE, w, mode)
-    images = inferer.sample(**conditions, **networks, latent_shape=SHAPE, seeds=[3, 4], num_inference_steps=n)
+    inferer = inferer_of(networks, build(), w, mode)
+    images = inferer.sample(**conditions, seeds=[3, 4], num_inference_steps=n)
     label_map, hint = conditions["label_map"], spread(conditions["hint"], conditions["label_map"])
     weights = (1 - w if mode == "paper" else 1.0, w)
     for i, seed in enumerate((3, 4)):
@@ -114,8 +131,8 @@ def test_any_weight_is_the_loop_with_both_controlnets(networks, conditions, buil
 
 def test_in_the_same_batch_the_loop_is_the_same_bit_for_bit(networks, conditions):
     one = {"label_map": conditions["label_map"][:1], "hint": conditions["hint"][:1]}
-    inferer = DualControlNetInferer(DDIM(1000, **COARSE), SCALE, 1.0, "paper")
-    image = inferer.sample(**one, **networks, latent_shape=SHAPE, seeds=[3], num_inference_steps=10)
+    inferer = inferer_of(networks, DDIM(1000, **COARSE), 1.0, "paper")
+    image = inferer.sample(**one, seeds=[3], num_inference_steps=10)
     nets = [(networks["uncertainty"], spread(one["hint"], one["label_map"]))]
     expected = stock_loop(DDIM(1000, **COARSE), 10, 3, networks["unet"], networks["autoencoder"], nets, [1.0])
     assert torch.equal(image, expected)
@@ -129,15 +146,15 @@ def test_untrained_controlnets_leave_the_sample_of_the_unet_bit_for_bit(networks
         "semantic": freeze(controlnet_for(unet, LABELS, (4, 8, 8))),
         "uncertainty": freeze(controlnet_for(unet, 1, (4, 8, 8))),
     }
-    inferer = DualControlNetInferer(scheduler, SCALE, 0.5, mode)
+    inferer = inferer_of(networks | fresh, scheduler, 0.5, mode)
     one = {"label_map": conditions["label_map"][:1], "hint": conditions["hint"][:1]}
-    image = inferer.sample(**one, **(networks | fresh), latent_shape=SHAPE, seeds=[3], num_inference_steps=n)
+    image = inferer.sample(**one, seeds=[3], num_inference_steps=n)
     assert torch.equal(image, stock_loop(scheduler, n, 3, unet, autoencoder))
 
 
 def test_trained_controlnets_change_the_sample(networks, conditions):
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
-    common = networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 6}
+    inferer = inferer_of(networks, DDIM(50, **COARSE))
+    common = {"seeds": [3, 4], "num_inference_steps": 6}
     usual = inferer.sample(**conditions, **common)
     other_labels = inferer.sample(**(conditions | {"label_map": conditions["label_map"].flip(2)}), **common)
     other_hint = inferer.sample(**(conditions | {"hint": conditions["hint"] + 1}), **common)
@@ -151,8 +168,8 @@ def test_one_fused_step_is_the_formula(networks, conditions, mode, w):
     x, t = torch.randn(2, *SHAPE), torch.tensor([20, 7])
     label_map, hint = conditions["label_map"], spread(conditions["hint"], conditions["label_map"])
     unet, semantic, uncertainty = (networks[name] for name in ("unet", "semantic", "uncertainty"))
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE, w, mode)
-    eps = inferer(x, unet, semantic, uncertainty, t, label_map, hint)
+    inferer = inferer_of(networks, DDIM(50, **COARSE), w, mode)
+    eps = inferer(x, t, label_map, hint)
 
     b = w.reshape(2, 1, 1, 1) if isinstance(w, torch.Tensor) else w
     a = 1 - b if mode == "paper" else 1.0
@@ -165,9 +182,7 @@ def test_one_fused_step_is_the_formula(networks, conditions, mode, w):
         mid_block_additional_residual=a * mid_s + b * mid_u,
     )
     torch.testing.assert_close(eps, expected)
-    given = DualControlNetInferer(DDIM(50, **COARSE), mode=mode)(
-        x, unet, semantic, uncertainty, t, label_map, hint, uncertainty_weight=w
-    )
+    given = inferer_of(networks, mode=mode)(x, t, label_map, hint, uncertainty_weight=w)
     assert torch.equal(given, eps)
 
 
@@ -176,44 +191,37 @@ def test_a_net_of_weight_0_is_not_run(networks, conditions, w, runs):
     calls = []
     for name in ("semantic", "uncertainty"):
         networks[name].register_forward_hook(lambda *_, name=name: calls.append(name))
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE, w, "paper")
-    inferer.sample(**conditions, **networks, latent_shape=SHAPE, seeds=[3, 4], num_inference_steps=4)
+    inferer = inferer_of(networks, DDIM(50, **COARSE), w, "paper")
+    inferer.sample(**conditions, seeds=[3, 4], num_inference_steps=4)
     assert (calls.count("semantic"), calls.count("uncertainty")) == (4 * runs[0], 4 * runs[1])
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("absent", [("semantic",), ("uncertainty",), ("semantic", "uncertainty")])
 def test_without_a_net_the_image_is_that_of_an_untrained_one(networks, conditions, absent, mode):
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE, 0.3, mode)
-    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 6}
+    common = conditions | {"seeds": [3, 4], "num_inference_steps": 6}
     unet = networks["unet"]
     fresh = {"semantic": controlnet_for(unet, LABELS, (4, 8, 8)), "uncertainty": controlnet_for(unet, 1, (4, 8, 8))}
-    without = inferer.sample(**(common | dict.fromkeys(absent)))
-    assert torch.equal(without, inferer.sample(**(common | {name: fresh[name] for name in absent})))
+    without, untrained = (
+        inferer_of(networks | given, DDIM(50, **COARSE), 0.3, mode).sample(**common)
+        for given in (dict.fromkeys(absent), {name: fresh[name] for name in absent})
+    )
+    assert torch.equal(without, untrained)
 
 
 def test_compositional_weight_0_is_the_semantic_controlnet_alone(networks, conditions):
-    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 6}
+    common = conditions | {"seeds": [3, 4], "num_inference_steps": 6}
     images = [
-        DualControlNetInferer(DDIM(50, **COARSE), SCALE, 0.0, mode).sample(**common)
-        for mode in ("paper", "compositional")
+        inferer_of(networks, DDIM(50, **COARSE), 0.0, mode).sample(**common) for mode in ("paper", "compositional")
     ]
     assert torch.equal(*images)
 
 
 def test_gradients_of_a_fused_step_reach_a_controlnet_in_training(networks, conditions):
     semantic = networks["semantic"].requires_grad_(True)
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), mode="compositional")
+    inferer = inferer_of(networks, mode="compositional")
     hint = spread(conditions["hint"], conditions["label_map"])
-    eps = inferer(
-        torch.randn(2, *SHAPE),
-        networks["unet"],
-        semantic,
-        networks["uncertainty"],
-        torch.tensor([20, 7]),
-        conditions["label_map"],
-        hint,
-    )
+    eps = inferer(torch.randn(2, *SHAPE), torch.tensor([20, 7]), conditions["label_map"], hint)
     eps.square().mean().backward()
     assert all(weight.grad is not None for weight in semantic.parameters())
     assert all(weight.grad is None for weight in networks["uncertainty"].parameters())
@@ -222,8 +230,8 @@ def test_gradients_of_a_fused_step_reach_a_controlnet_in_training(networks, cond
 @pytest.mark.parametrize("mode", MODES)
 def test_weights_per_image_are_the_separate_runs(networks, conditions, sampler, mode):
     scheduler, n = sampler
-    inferer = DualControlNetInferer(scheduler, SCALE, mode=mode)
-    common = networks | {"latent_shape": SHAPE, "num_inference_steps": n}
+    inferer = inferer_of(networks, scheduler, mode=mode)
+    common = {"num_inference_steps": n}
     together = inferer.sample(**conditions, **common, seeds=[3, 4], uncertainty_weight=torch.tensor([0.2, 0.9]))
     for i, (seed, w) in enumerate(((3, 0.2), (4, 0.9))):
         one = {key: value[i : i + 1] for key, value in conditions.items()}
@@ -233,8 +241,8 @@ def test_weights_per_image_are_the_separate_runs(networks, conditions, sampler, 
 
 def test_equal_weights_per_step_are_one_weight(networks, conditions, sampler):
     scheduler, n = sampler
-    inferer = DualControlNetInferer(scheduler, SCALE)
-    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": n}
+    inferer = inferer_of(networks, scheduler)
+    common = conditions | {"seeds": [3, 4], "num_inference_steps": n}
     assert torch.equal(
         inferer.sample(**common, uncertainty_weight=[0.4] * n), inferer.sample(**common, uncertainty_weight=0.4)
     )
@@ -242,33 +250,32 @@ def test_equal_weights_per_step_are_one_weight(networks, conditions, sampler):
 
 def test_weights_per_step_are_the_steps_taken_one_by_one(networks, conditions):
     weights = [0.0, torch.tensor([0.1, 0.8]), 0.5, 1.0]
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
-    common = networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
+    inferer = inferer_of(networks, DDIM(50, **COARSE))
+    common = {"seeds": [3, 4], "num_inference_steps": 4}
     images = inferer.sample(**conditions, **common, uncertainty_weight=weights)
 
     scheduler = DDIM(50, **COARSE)
     scheduler.set_timesteps(4)
     x = torch.stack([noise_of(3), noise_of(4)])
     hint = spread(conditions["hint"], conditions["label_map"])
-    nets = [networks[name] for name in ("unet", "semantic", "uncertainty")]
     for t, w in zip(scheduler.timesteps, weights, strict=True):
-        eps = inferer(x, *nets, t[None], conditions["label_map"], hint, uncertainty_weight=w)
+        eps = inferer(x, t[None], conditions["label_map"], hint, uncertainty_weight=w)
         x, _ = scheduler.step(eps, t, x)
-    torch.testing.assert_close(images, inferer.decode(x, networks["autoencoder"]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(images, inferer.ldm.decode(x), rtol=0, atol=1e-5)
 
 
 def test_the_weight_given_to_sample_replaces_that_of_the_inferer(networks, conditions):
-    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
-    given = DualControlNetInferer(DDIM(50, **COARSE), SCALE, 0.1).sample(**common, uncertainty_weight=0.8)
-    assert torch.equal(given, DualControlNetInferer(DDIM(50, **COARSE), SCALE, 0.8).sample(**common))
+    common = conditions | {"seeds": [3, 4], "num_inference_steps": 4}
+    given = inferer_of(networks, DDIM(50, **COARSE), 0.1).sample(**common, uncertainty_weight=0.8)
+    assert torch.equal(given, inferer_of(networks, DDIM(50, **COARSE), 0.8).sample(**common))
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_an_image_is_the_same_alone_and_in_a_batch_of_four(networks, label_maps, sampler, mode):
     scheduler, n = sampler
-    inferer = DualControlNetInferer(scheduler, SCALE, 0.4, mode)
+    inferer = inferer_of(networks, scheduler, 0.4, mode)
     conditions = {"label_map": label_maps(4), "hint": torch.tensor([-1.0, 0.0, 0.7, 2.0])}
-    common = networks | {"latent_shape": SHAPE, "num_inference_steps": n}
+    common = {"num_inference_steps": n}
     seeds = [11, 12, 13, 12]
     together = inferer.sample(**conditions, **common, seeds=seeds)
     for i, seed in enumerate(seeds):
@@ -280,8 +287,8 @@ def test_an_image_is_the_same_alone_and_in_a_batch_of_four(networks, label_maps,
 
 def test_the_same_call_gives_the_same_images_whatever_ran_before(networks, conditions, sampler):
     scheduler, n = sampler
-    inferer = DualControlNetInferer(scheduler, SCALE)
-    common = networks | {"latent_shape": SHAPE, "num_inference_steps": n}
+    inferer = inferer_of(networks, scheduler)
+    common = {"num_inference_steps": n}
     first = inferer.sample(**conditions, **common, seeds=[3, 4])
     inferer.sample(**conditions, **common, seeds=[8, 9])
     torch.randn(17)
@@ -291,8 +298,8 @@ def test_the_same_call_gives_the_same_images_whatever_ran_before(networks, condi
 
 
 def test_a_number_per_image_is_a_constant_hint(networks, conditions):
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
-    common = networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
+    inferer = inferer_of(networks, DDIM(50, **COARSE))
+    common = {"seeds": [3, 4], "num_inference_steps": 4}
     image = spread(conditions["hint"], conditions["label_map"])
     assert torch.equal(
         inferer.sample(**conditions, **common), inferer.sample(**(conditions | {"hint": image}), **common)
@@ -302,19 +309,17 @@ def test_a_number_per_image_is_a_constant_hint(networks, conditions):
 def test_the_hint_of_a_prior_fits(networks, conditions):
     prior = UncertaintyPrior(0.19, 0.05, "zscore", 0.1, 0.08, "a" * 64)
     hint = prior.hint(prior.sample([3, 4]))
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
-    images = inferer.sample(
-        conditions["label_map"], hint, **networks, latent_shape=SHAPE, seeds=[3, 4], num_inference_steps=2
-    )
+    inferer = inferer_of(networks, DDIM(50, **COARSE))
+    images = inferer.sample(conditions["label_map"], hint, seeds=[3, 4], num_inference_steps=2)
     assert images.shape == (2, 1, 16, 16)
 
 
 def test_a_run_may_start_from_a_noised_real_latent(networks, conditions, sampler):
     scheduler, n = sampler
     skip = 2
-    inferer = DualControlNetInferer(scheduler, SCALE, 0.4)
+    inferer = inferer_of(networks, scheduler, 0.4)
     real = networks["autoencoder"].encode_stage_2_inputs(torch.rand(2, 1, 16, 16))
-    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": n}
+    common = conditions | {"seeds": [3, 4], "num_inference_steps": n}
     images = inferer.sample(**common, start=(real, skip))
 
     generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
@@ -323,65 +328,63 @@ def test_a_run_may_start_from_a_noised_real_latent(networks, conditions, sampler
     alpha = scheduler.alphas_cumprod[scheduler.timesteps[skip]]
     x = alpha.sqrt() * real * SCALE + (1 - alpha).sqrt() * noise
     hint = spread(conditions["hint"], conditions["label_map"])
-    nets = [networks[name] for name in ("unet", "semantic", "uncertainty")]
     for t in scheduler.timesteps[skip:]:
-        eps = inferer(x, *nets, t[None], conditions["label_map"], hint)
+        eps = inferer(x, t[None], conditions["label_map"], hint)
         if isinstance(scheduler, DDPMScheduler):
             x = torch.cat(
                 [scheduler.step(eps[i : i + 1], int(t), x[i : i + 1], generator=generators[i])[0] for i in (0, 1)]
             )
         else:
             x, _ = scheduler.step(eps, int(t), x)
-    torch.testing.assert_close(images, inferer.decode(x, networks["autoencoder"]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(images, inferer.ldm.decode(x), rtol=0, atol=1e-5)
 
 
 def test_the_more_steps_are_skipped_the_closer_the_image_is_to_the_real_one(networks, conditions):
-    inferer = DualControlNetInferer(DDIM(1000, **COARSE), SCALE)
+    inferer = inferer_of(networks, DDIM(1000, **COARSE))
     real = networks["autoencoder"].encode_stage_2_inputs(torch.rand(2, 1, 16, 16))
     target = networks["autoencoder"].decode_stage_2_outputs(real)
-    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 20}
+    common = conditions | {"seeds": [3, 4], "num_inference_steps": 20}
     distances = [(inferer.sample(**common, start=(real, skip)) - target).square().mean().item() for skip in (0, 12, 19)]
     assert distances[0] > distances[1] > distances[2]
 
 
-def test_intermediates_are_the_decoded_predictions_of_x0(networks, conditions):
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
-    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 7}
-    images, intermediates = inferer.sample(**common, intermediate_steps=3)
-    assert torch.equal(images, inferer.sample(**common))
-    assert len(intermediates) == 3  # steps 0, 3 and 6, the last
-    torch.testing.assert_close(intermediates[-1], images)  # the last step goes to the predicted x0
+def test_every_step_is_told_the_prediction_of_x0(networks, conditions):
+    inferer, told = inferer_of(networks, DDIM(50, **COARSE)), []
+    common = conditions | {"seeds": [3, 4], "num_inference_steps": 7}
+    latents = inferer.sample_latents(**common, on_step=lambda i, x0: told.append((i, x0)))
+    assert torch.equal(latents, inferer.sample_latents(**common))  # whoever listens changes nothing
+    assert torch.equal(inferer.ldm.decode(latents), inferer.sample(**common))
+    assert [i for i, _ in told] == list(range(7))
+    torch.testing.assert_close(told[-1][1], latents)  # the last step goes to the predicted x0
 
     scheduler = DDIM(50, **COARSE)
     scheduler.set_timesteps(7)
     x, t = torch.stack([noise_of(3), noise_of(4)]), scheduler.timesteps[0]
-    nets = [networks[name] for name in ("unet", "semantic", "uncertainty")]
     hint = spread(conditions["hint"], conditions["label_map"])
-    _, x0 = scheduler.step(inferer(x, *nets, t[None], conditions["label_map"], hint), t, x)
-    torch.testing.assert_close(intermediates[0], inferer.decode(x0, networks["autoencoder"]), rtol=0, atol=1e-5)
+    _, x0 = scheduler.step(inferer(x, t[None], conditions["label_map"], hint), t, x)
+    torch.testing.assert_close(told[0][1], x0, rtol=0, atol=1e-5)
 
 
-def test_intermediates_of_a_scheduler_that_predicts_no_x0_are_its_latents(networks, conditions):
-    inferer = DualControlNetInferer(PNDMScheduler(1000, skip_prk_steps=True, **SCHEDULE), SCALE)
-    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 20}
-    images, intermediates = inferer.sample(**common, intermediate_steps=1)
-    assert torch.equal(intermediates[-1], images)
+def test_the_steps_that_a_start_skips_are_not_told(networks, conditions):
+    inferer, told = inferer_of(networks, DDIM(50, **COARSE)), []
+    common = conditions | {"seeds": [3, 4], "num_inference_steps": 7}
+    inferer.sample_latents(**common, start=(torch.zeros(2, *SHAPE), 5), on_step=lambda i, _: told.append(i))
+    assert told == [5, 6]
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 100])
-def test_decoding_in_chunks_is_decoding_at_once(autoencoder, size):
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
-    latents = torch.randn(5, *SHAPE)
-    at_once = autoencoder.decode_stage_2_outputs(latents / SCALE)
-    torch.testing.assert_close(inferer.decode(latents, autoencoder, size), at_once, rtol=0, atol=1e-5)
+def test_a_scheduler_that_predicts_no_x0_tells_its_latents(networks, conditions):
+    inferer, told = inferer_of(networks, PNDMScheduler(1000, skip_prk_steps=True, **SCHEDULE)), []
+    common = conditions | {"seeds": [3, 4], "num_inference_steps": 20}
+    latents = inferer.sample_latents(**common, on_step=lambda _, x: told.append(x))
+    assert torch.equal(told[-1], latents)
 
 
 def test_volumes_are_sampled_as_images_are(label_maps):
     unet, autoencoder = build_unet(3), build_autoencoder(3)
     semantic, uncertainty = (wake(controlnet_for(unet, channels, (4, 8, 8))) for channels in (LABELS, 1))
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE, 0.4)
     nets = {"autoencoder": autoencoder, "unet": unet, "semantic": semantic, "uncertainty": uncertainty}
-    common = nets | {"latent_shape": (LATENT, 4, 4, 2), "num_inference_steps": 4}
+    inferer = inferer_of(nets, DDIM(50, **COARSE), 0.4, shape=(LATENT, 4, 4, 2))
+    common = {"num_inference_steps": 4}
     labels, hint = label_maps(2, 16, 16, 8), torch.tensor([-0.5, 1.2])
     volumes = inferer.sample(labels, hint, **common, seeds=[3, 4])
     assert volumes.shape == (2, 1, 16, 16, 8)
@@ -392,21 +395,19 @@ def test_volumes_are_sampled_as_images_are(label_maps):
 def test_a_context_reaches_all_three_networks(label_maps, autoencoder):
     unet = build_unet(with_conditioning=True, cross_attention_dim=5)
     semantic, uncertainty = (wake(controlnet_for(unet, channels, (4, 8, 8))) for channels in (LABELS, 1))
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
+    nets = {"autoencoder": autoencoder, "unet": unet, "semantic": semantic, "uncertainty": uncertainty}
     contexts = []
     for net in (unet, semantic, uncertainty):
         net.register_forward_pre_hook(lambda _, args, kwargs: contexts.append(kwargs["context"]), with_kwargs=True)
     context = torch.randn(1, 2, 5)
-    inferer.sample(
-        label_maps(1), torch.zeros(1), autoencoder, unet, semantic, uncertainty, SHAPE, [3], 2, context=context
-    )
+    inferer_of(nets).sample(label_maps(1), torch.zeros(1), [3], 2, context=context)
     assert len(contexts) == 6
     assert all(seen is context for seen in contexts)
 
 
 def test_the_label_map_may_be_of_integers(networks, conditions):
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
-    common = networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 2}
+    inferer = inferer_of(networks, DDIM(50, **COARSE))
+    common = {"seeds": [3, 4], "num_inference_steps": 2}
     integers = conditions | {"label_map": conditions["label_map"].to(torch.uint8)}
     assert torch.equal(inferer.sample(**integers, **common), inferer.sample(**conditions, **common))
 
@@ -416,16 +417,16 @@ def test_each_condition_is_embedded_exactly_once(networks, conditions):
     for name in ("semantic", "uncertainty"):
         embedding = networks[name].controlnet_cond_embedding
         embedding.register_forward_hook(lambda *_, name=name: calls.append(name))
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
-    inferer.sample(**conditions, **networks, latent_shape=SHAPE, seeds=[3, 4], num_inference_steps=9)
+    inferer = inferer_of(networks, DDIM(50, **COARSE))
+    inferer.sample(**conditions, seeds=[3, 4], num_inference_steps=9)
     assert calls == ["semantic", "uncertainty"]
 
 
 @pytest.mark.parametrize("failing", ["unet", "semantic", "uncertainty", "autoencoder"])
 def test_the_embeddings_are_put_back_after_an_exception(networks, conditions, failing):
     embeddings = {name: networks[name].controlnet_cond_embedding for name in ("semantic", "uncertainty")}
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
-    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
+    inferer = inferer_of(networks, DDIM(50, **COARSE))
+    common = conditions | {"seeds": [3, 4], "num_inference_steps": 4}
     before = inferer.sample(**common)
 
     def fail(*_):
@@ -452,35 +453,25 @@ def test_a_network_without_condition_embedding_sees_the_condition_at_every_step(
         def forward(self, x, timesteps, controlnet_cond, conditioning_scale=1.0, context=None, class_labels=None):
             return self.inner[0](x, timesteps, controlnet_cond, conditioning_scale, context, class_labels)
 
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
-    common = conditions | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 3}
+    common = conditions | {"seeds": [3, 4], "num_inference_steps": 3}
     own = {name: Own(networks[name]) for name in ("semantic", "uncertainty")}
-    assert torch.equal(inferer.sample(**common, **(networks | own)), inferer.sample(**common, **networks))
+    assert torch.equal(inferer_of(networks | own).sample(**common), inferer_of(networks).sample(**common))
 
 
 def test_no_graph_is_kept(networks, conditions):
     networks["semantic"].requires_grad_(True)
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
-    images = inferer.sample(**conditions, **networks, latent_shape=SHAPE, seeds=[3, 4], num_inference_steps=2)
+    inferer = inferer_of(networks, DDIM(50, **COARSE))
+    images = inferer.sample(**conditions, seeds=[3, 4], num_inference_steps=2)
     assert not images.requires_grad
 
 
-def test_progress_is_shown_if_asked_for(networks, conditions, capfd):
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
-    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 3}
-    inferer.sample(**common)
-    assert capfd.readouterr().err == ""
-    inferer.sample(**common, verbose=True)
-    assert "denoising" in capfd.readouterr().err
-
-
 def test_images_are_divided_by_the_scale_factor_before_decoding(networks, conditions):
-    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 3}
+    common = conditions | {"seeds": [3, 4], "num_inference_steps": 3}
     seen = []
     networks["autoencoder"].decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     networks["autoencoder"].post_quant_conv = nn.Identity()
     for scale in (1.0, 4.0):
-        DualControlNetInferer(DDIM(50, **COARSE), scale).sample(**common)
+        inferer_of(networks, scale=scale).sample(**common)
     torch.testing.assert_close(seen[0], 4 * seen[1])
 
 
@@ -509,38 +500,31 @@ REFUSED = {
 
 @pytest.mark.parametrize(("change", "message"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_does_not_fit_is_refused(networks, conditions, change, message):
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
-    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
+    common = conditions | {"seeds": [3, 4], "num_inference_steps": 4}
+    shape = change.get("latent_shape", SHAPE)
+    given = common | {key: value for key, value in change.items() if key != "latent_shape"}
     with pytest.raises(ValueError, match=message):
-        inferer.sample(**(common | change))
-    inferer.sample(**common)  # nothing is left behind
+        inferer_of(networks, shape=shape).sample(**given)
+    inferer_of(networks).sample(**common)  # nothing is left behind
 
 
 def test_one_network_in_both_roles_is_refused(networks, conditions):
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
-    both = {"semantic": networks["uncertainty"], "label_map": conditions["label_map"][:, :1]}
-    common = conditions | networks | both | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
+    inferer = inferer_of(networks | {"semantic": networks["uncertainty"]})
+    common = conditions | {"label_map": conditions["label_map"][:, :1], "seeds": [3, 4], "num_inference_steps": 4}
     with pytest.raises(ValueError, match="ControlNet of the hint is in use already"):
         inferer.sample(**common)
 
 
 def test_controlnets_of_different_unets_are_refused(networks, conditions):
     other = wake(controlnet_for(build_unet(num_res_blocks=2), 1, (4, 8, 8)))
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
-    common = conditions | networks | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
+    inferer = inferer_of(networks | {"uncertainty": other})
     with pytest.raises(ValueError, match="residuals differ"):
-        inferer.sample(**(common | {"uncertainty": other}))
-
-
-@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
-def test_a_scale_factor_that_cannot_be_is_refused(scale):
-    with pytest.raises(ValueError, match="scale_factor is"):
-        DualControlNetInferer(DDIM(50), scale)
+        inferer.sample(**conditions, seeds=[3, 4], num_inference_steps=4)
 
 
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="Unknown mode 'sum'"):
-        DualControlNetInferer(DDIM(50), mode="sum")
+        DualControlNetInferer(build_ldm(), mode="sum")
 
 
 # ---------------------------------------------------------------- guidance
@@ -548,10 +532,9 @@ def test_an_unknown_mode_is_refused():
 
 def prediction(networks, conditions, mode, **settings):
     label_map, hint = conditions["label_map"], spread(conditions["hint"], conditions["label_map"])
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE, 0.6, mode, **settings)
+    inferer = inferer_of(networks, DDIM(50, **COARSE), 0.6, mode, **settings)
     x = torch.stack([noise_of(7), noise_of(8)])
-    nets = {key: networks[key] for key in ("unet", "semantic", "uncertainty")}
-    return inferer(x, timesteps=torch.tensor([20]), label_map=label_map, hint=hint, **nets)
+    return inferer(x, timesteps=torch.tensor([20]), label_map=label_map, hint=hint)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -595,28 +578,27 @@ def test_mixed_precision_ends_with_the_networks(networks, conditions, guidance):
 
 
 def test_a_generator_cannot_ask_for_uncertainties_without_a_prior(networks):
-    inferer = DualControlNetInferer(DPMSolverPlusPlus(50, **COARSE), SCALE)
-    parts = inferer, networks["autoencoder"], networks["unet"], SHAPE, 2
+    inferer = inferer_of(networks | {"semantic": None}, DPMSolverPlusPlus(50, **COARSE))
     with pytest.raises(ValueError, match=r"Uncertainty-ControlNet, but no prior.*Give the one it was trained with"):
-        Generator(*parts, uncertainty=networks["uncertainty"])
+        Generator(inferer, num_inference_steps=2)
 
 
 def test_a_sheet_is_made_by_networks_at_rest(networks, tmp_path):
-    prompts = PromptEmbeddings(WordVectors(8, 2), tmp_path)
+    text = Text(PromptEmbeddings(WordVectors(8, 2), tmp_path), PromptTemplate())
     unet = build_unet(with_conditioning=True, cross_attention_dim=8, dropout_cattn=0.5).train()  # in training as yet
     for weight in unet.parameters():
         nn.init.normal_(weight, std=0.1)  # what is zero before a training hides the dropout
-    inferer = DualControlNetInferer(DPMSolverPlusPlus(50, **COARSE), SCALE)
-    generator = Generator(inferer, networks["autoencoder"], unet, SHAPE, 2, prompts=prompts)
+    alone = {"autoencoder": networks["autoencoder"], "unet": unet, "semantic": None, "uncertainty": None}
+    inferer = inferer_of(alone, DPMSolverPlusPlus(50, **COARSE), text=text)
+    generator = Generator(inferer, num_inference_steps=2)
     sheet = SampleSheet(generator, Requests(2, 0))
     assert torch.equal(sheet(), sheet())
     assert unet.training
 
 
 def test_what_a_generator_makes_can_be_trained_on(networks):
-    unet, autoencoder = networks["unet"], networks["autoencoder"]
-    inferer = DualControlNetInferer(DPMSolverPlusPlus(50, **COARSE), SCALE)
-    images = Generator(inferer, autoencoder, unet, SHAPE, 2)([Request(0, 3), Request(1, 4)])
+    inferer = inferer_of(networks | dict.fromkeys(("semantic", "uncertainty")), DPMSolverPlusPlus(50, **COARSE))
+    images = Generator(inferer, num_inference_steps=2)([Request(0, 3), Request(1, 4)])
     weight = torch.ones(1, requires_grad=True)
     (images * weight).sum().backward()  # refused for tensors made in inference mode
     torch.testing.assert_close(weight.grad[0], images.sum())
@@ -626,13 +608,12 @@ def test_what_a_generator_makes_can_be_trained_on(networks):
 def test_compiled_networks_give_the_same_images_and_are_compiled_once(networks, conditions):
     from torch._dynamo.utils import counters
 
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE)
-    common = conditions | {"latent_shape": SHAPE, "seeds": [3, 4], "num_inference_steps": 4}
-    expected = inferer.sample(**common, **networks)
-    nets = {name: net if name == "autoencoder" else compiled(net) for name, net in networks.items()}
-    torch.testing.assert_close(inferer.sample(**common, **nets), expected, rtol=0, atol=1e-5)
+    common = conditions | {"seeds": [3, 4], "num_inference_steps": 4}
+    expected = inferer_of(networks).sample(**common)
+    inferer = inferer_of(networks, compile=True)
+    torch.testing.assert_close(inferer.sample(**common), expected, rtol=0, atol=1e-5)
     before = counters["frames"]["total"]
-    inferer.sample(**common, **nets)
+    inferer.sample(**common)
     assert counters["frames"]["total"] == before
 
 
@@ -642,7 +623,7 @@ WIDTH = 5
 
 
 @pytest.fixture
-def prompted():
+def prompted(autoencoder):
     """Networks that attend to a context, which makes a difference."""
     unet = build_unet(with_conditioning=True, cross_attention_dim=WIDTH)
     nets = {
@@ -653,14 +634,15 @@ def prompted():
         for module in net.modules():
             if hasattr(module, "proj_out"):
                 nn.init.normal_(module.proj_out.conv.weight, std=0.5)
-    return {"unet": unet} | nets
+    return {"unet": unet, "autoencoder": autoencoder} | nets
 
 
 def guided(networks, conditions, context, guidance, null=None, mode="compositional"):
     label_map, hint = conditions["label_map"], spread(conditions["hint"], conditions["label_map"])
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE, 0.6, mode, guidance, null)
+    text = None if null is None else Words(null)
+    inferer = inferer_of(networks, DDIM(50, **COARSE), 0.6, mode, guidance, text=text)
     x = torch.stack([noise_of(7), noise_of(8)])
-    return inferer(x, timesteps=torch.tensor([20]), label_map=label_map, hint=hint, context=context, **networks)
+    return inferer(x, timesteps=torch.tensor([20]), label_map=label_map, hint=hint, context=context)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -696,10 +678,11 @@ def test_text_guidance_costs_one_pass_more(prompted, conditions, guidance, passe
 
 
 @torch.no_grad()
-def test_every_image_has_its_own_prompt(prompted, conditions, autoencoder):
+def test_every_image_has_its_own_prompt(prompted, conditions):
     contexts, null = torch.randn(2, 3, WIDTH), torch.randn(1, 3, WIDTH)
-    inferer = DualControlNetInferer(DDIM(50, **COARSE), SCALE, 0.6, "compositional", (1.0, 1.0, 4.0), null)
-    common = {"autoencoder": autoencoder, "latent_shape": SHAPE, "num_inference_steps": 3} | prompted
+    guidance = (1.0, 1.0, 4.0)
+    inferer = inferer_of(prompted, DDIM(50, **COARSE), 0.6, "compositional", guidance, text=Words(null))
+    common = {"num_inference_steps": 3}
     both = inferer.sample(**conditions, **common, seeds=[3, 4], context=contexts)
     for i in (0, 1):
         one = {key: value[i : i + 1] for key, value in conditions.items()}
@@ -708,8 +691,8 @@ def test_every_image_has_its_own_prompt(prompted, conditions, autoencoder):
 
 
 def test_text_guidance_needs_an_empty_prompt():
-    with pytest.raises(ValueError, match=r"g_text is 7\.5, but there is no null_context"):
-        DualControlNetInferer(DDIM(50), guidance=(1.0, 1.0, 7.5))
+    with pytest.raises(ValueError, match=r"g_text is 7\.5, but the latent diffusion model has no words to leave out"):
+        DualControlNetInferer(build_ldm(), guidance=(1.0, 1.0, 7.5))
 
 
 def test_a_unet_made_for_prompts_is_not_left_without(prompted, conditions):

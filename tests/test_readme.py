@@ -8,13 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import typer
+from cyclopts import App
 
 from unicorn_monai.cli import app
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "data_prep" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = typer.main.get_command(app).commands
 
 
 def lines_with(words: str) -> list[tuple[str, str]]:
@@ -28,8 +27,8 @@ def lines_with(words: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("document", "line"), lines_with("unicorn-monai "))
 def test_every_command_of_the_documents_exists_with_its_options(document, line):
     words = line.split("#")[0].split("unicorn-monai ", 1)[1].split()
-    command = COMMANDS[words[0]]
-    known = {option for parameter in command.params for option in parameter.opts}
+    command = app[words[0]]
+    known = {name for argument in command.assemble_argument_collection() for name in argument.names}
     used = {word for word in words[1:] if word.startswith("--")}
     assert used <= known | {"--help"} or words[0] == "prepare"
 
@@ -52,8 +51,9 @@ def test_the_scripts_of_the_documents_take_what_is_written(document, line, monke
             taken.append(parse(*given))
             raise SystemExit(0)
 
-        parse = argparse.ArgumentParser.parse_args
-        monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+        place, name = (App, "__call__") if "data_prep" in words[0] else (argparse.ArgumentParser, "parse_args")
+        parse = App.parse_args if place is App else argparse.ArgumentParser.parse_args
+        monkeypatch.setattr(place, name, parse_only)
         monkeypatch.setattr("sys.argv", words)
         with pytest.raises(SystemExit):
             import_module(words[0]).main()

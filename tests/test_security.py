@@ -28,8 +28,8 @@ from ignite.engine import Engine, Events
 from packaging.requirements import Requirement
 from safetensors.torch import save_file
 from torch import nn
-from typer.testing import CliRunner
 
+from command_line import CliRunner
 from data_prep import surface_files
 from unicorn_monai.backbones.legacy import read_checkpoint
 from unicorn_monai.bundle.installation import install

@@ -6,236 +6,126 @@ latents, losses, weights, outputs), 130 stopped by Ctrl-C, 143 stopped by SIGTER
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import typer
+from cyclopts import Parameter
+from cyclopts.validators import Number
 from rich.console import Console
 
-from unicorn_monai.report.terminal import score_table
-from unicorn_monai.system.console import Commands, log_to_console
-from unicorn_monai.system.intake import finite, read_text
-from unicorn_monai.system.terminal import LINES, printable, say
+from unicorn_monai.commands import finished
+from unicorn_monai.system.console import (
+    BAD_USAGE,
+    BadUsage,
+    Device,
+    Seed,
+    Weight,
+    Whole,
+    command_line,
+    described,
+    log_to_console,
+    run_commands,
+    tell,
+)
+from unicorn_monai.system.ending import install
+from unicorn_monai.system.terminal import say
 
-app = typer.Typer(
-    cls=Commands,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="UnIACorN: from labelled images of one device and unlabelled images of another to a segmentation network that "
+app = command_line(
+    "unicorn-monai",
+    "UnIACorN: from labelled images of one device and unlabelled images of another to a segmentation network that "
     "works on the second. Exit status: 0 done, 1 failed, 2 bad usage, 3 NaN or infinity in images, latents, losses, "
     "weights or outputs, 130 stopped by Ctrl-C, 143 by SIGTERM (go on with --resume).",
 )
-console = Console(stderr=True)
+for command in finished.COMMANDS:
+    app.command(command)
+
+Preset = Literal["quick", "full"]
+AtLeastOne = Annotated[Whole, Parameter(validator=Number(gte=1))]
+Resume = Annotated[bool, described("Go on with a run folder; finished stages are skipped.")]
+Force = Annotated[bool, described("Go on though the autoencoder does not keep the images.")]
+Rest = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
+app.meta.help_flags, app.meta.end_of_options_delimiter = [], ""  # are left to the command
 
 
-def tell(text: str, style: str | None = None) -> None:
-    """A message on standard error."""
-    console.print(printable(text, LINES), style=style, markup=False, soft_wrap=True)
-
-
-Output = Annotated[Path, typer.Option("--output", "-o", help="Run folder.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, ...; the first GPU by default.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run folder; finished stages are skipped.")]
-Force = Annotated[bool, typer.Option("--force", help="Go on though the autoencoder does not keep the images.")]
-Weight = Annotated[str | None, typer.Option(help="Weight of the Uncertainty-ControlNet, a number or auto.")]
-
-# Trainings of the quick demo, in epochs of a fixed number of iterations (`iterations_per_epoch` of the preset): two
-# thirds of what the experiments of the documents use at this size.
-BRIEF: dict[str, dict[str, dict[str, int]]] = {
-    "retinal_unet": {"train.json": {"max_epochs": 15}},
-    "latent_diffusion": {"train_autoencoder.json": {"max_epochs": 9}, "train_diffusion.json": {"max_epochs": 26}},
-    "uncertainty_controlnet": {"train.json": {"max_epochs": 12}},
-    "semantic_controlnet": {"train.json": {"max_epochs": 12}},
-}
-
-
-@app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+@app.meta.default
+def options(*words: Rest, debug: Annotated[bool, described("Show tracebacks.")] = False) -> int | None:
     """Options of every command."""
     os.environ["UNICORN_DEBUG"] = "1" if debug else ""
     log_to_console()
+    if not words:
+        app.help_print()
+        return BAD_USAGE
+    return app(words)
 
 
-@app.command()
+@app.command
 def demo(
-    output: Output = Path("runs/demo"),
-    preset: Annotated[
-        str, typer.Option(help="quick: 64 x 64, for a CPU. full: 256 x 256, with all baselines, for a GPU.")
-    ] = "quick",
-    size: Annotated[
-        int | None, typer.Option(help="64 or 256 pixels, with networks to match; that of the preset by default.")
-    ] = None,
-    scene: Annotated[
-        str, typer.Option(help="Which simulated world: oct (two devices) or street (clear and bad weather).")
-    ] = "oct",
+    *,
+    output: Annotated[Path, described("Run folder.", "--output", "-o")] = Path("runs/demo"),
+    preset: Annotated[Preset, described("64 x 64, for a CPU, or 256 x 256, with all baselines, for a GPU.")] = "quick",
+    size: Annotated[Whole | None, described("64 or 256 pixels, with networks to match; default: as preset.")] = None,
+    scene: Annotated[Literal["oct", "street"], described("Two devices, or clear and bad weather.")] = "oct",
     seed: Seed = 0,
     device: Device = None,
     resume: Resume = False,
     force: Force = False,
-) -> None:
+) -> int:
     """Simulate two OCT devices or streets in clear and bad weather, run the whole experiment, write the report."""
-    if scene not in ("oct", "street"):
-        raise typer.BadParameter(f"unknown scene '{scene}'; expected: oct, street")
-    if preset not in ("quick", "full"):
-        raise typer.BadParameter(f"unknown preset '{preset}'; expected: quick, full")
     if size not in (None, 64, 256):
-        raise typer.BadParameter(f"--size is {size}; expected 64 or 256, the sizes there are networks for")
+        raise BadUsage(f"--size is {size}; expected 64 or 256, the sizes there are networks for")
     small = preset == "quick" if size is None else size == 64
-    from unicorn_monai.data.journal import begun
-    from unicorn_monai.report.trainings import AUGMENTED, BASELINES, BENT, SEMANTIC_ONLY
-
-    folders = {name: output / "data" / name for name in ("labeled", "unlabeled")}
-    for name, folder in folders.items():
-        if begun(folder) or not (folder / "dataset.json").is_file():
-            count, what = (_simulate_oct if scene == "oct" else _simulate_street)(name, folder, small, seed)
-            tell(f"simulated {count} {what}: {folder}")
-    baselines = [*(BASELINES if preset == "full" else AUGMENTED)]
-    if scene == "street":
-        baselines = [name for name in baselines if name not in BENT]
-    _run(
-        {
-            "labeled": str(folders["labeled"]),
-            "unlabeled": str(folders["unlabeled"]),
-            "output": str(output),
-            "preset": "quick" if small else "full",  # of the networks
-            "seed": seed,
-            "device": device,
-            "baselines": [*baselines, *([SEMANTIC_ONLY] if scene == "street" else [])],
-            "trainings": 3 if preset == "full" else 1,
-            "words": scene == "street",
-            "overrides": BRIEF if scene == "oct" and preset == "quick" and small else None,
-        },
-        resume,
-        force,
-    )
+    simulated = _data_prep("demo").Demo(output, scene == "street", preset == "full", small, seed)
+    for sentence in simulated.simulate():
+        tell(sentence)
+    return _run(simulated.settings(device), resume, force)
 
 
-def _simulate_oct(name: str, folder: Path, small: bool, seed: int) -> tuple[int, str]:
-    size, subjects, look = (64, 60, "demo") if small else (256, 150, "full")
-    kind = "spectralis" if name == "labeled" else "home_oct"
-    _data_prep("phantom").write_phantom(folder, kind, subjects, 10, size, seed, (0.667, 0.1, 0.233), preset=look)
-    return subjects * 10, f"B-scans of {size} x {size}"
-
-
-def _simulate_street(name: str, folder: Path, small: bool, seed: int) -> tuple[int, str]:
-    size, drives, frames = ((64, 64), 60, 10) if small else ((128, 256), 150, 20)
-    streets = _data_prep("street_phantom")
-    weather = ["clear"] if name == "labeled" else list(streets.BAD_WEATHER)
-    streets.write_streets(folder, weather, drives, frames, size, seed, (0.667, 0.1, 0.233))
-    return drives * frames, f"street scenes of {size[0]} x {size[1]}"
-
-
-@app.command()
+@app.command
 def experiment(
-    labeled: Annotated[Path | None, typer.Option(help="Data set of the labelled domain.")] = None,
-    unlabeled: Annotated[Path | None, typer.Option(help="Data set of the unlabelled domain.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Run folder; runs/experiment by default.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="JSON file with settings; options given here win.")] = None,
-    preset: Annotated[str | None, typer.Option(help="quick or full: size of the networks, length of training.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything.")] = None,
+    *,
+    labeled: Annotated[Path | None, described("Data set of the labelled domain.")] = None,
+    unlabeled: Annotated[Path | None, described("Data set of the unlabelled domain.")] = None,
+    output: Annotated[Path | None, described("Run folder; runs/experiment by default.", "--output", "-o")] = None,
+    config: Annotated[Path | None, described("JSON file with settings; options given here win.")] = None,
+    preset: Annotated[Preset | None, described("Size of the networks, length of training.")] = None,
+    seed: Annotated[Whole | None, described("Seed of everything.")] = None,
     device: Device = None,
     weight: Weight = None,
-    samples_per_label: Annotated[int | None, typer.Option(min=1, help="Synthetic images of each label map.")] = None,
-    rounds: Annotated[
-        int | None, typer.Option(min=1, help="2 or more: measure the uncertainties anew and go on.")
-    ] = None,
+    samples_per_label: Annotated[AtLeastOne | None, described("Synthetic images of each label map, 1 or more.")] = None,
+    rounds: Annotated[AtLeastOne | None, described("2 or more: measure the uncertainties anew and go on.")] = None,
     resume: Resume = False,
     force: Force = False,
-) -> None:
+) -> int:
     """Run the whole method on two data sets of your own."""
-    if preset not in (None, "quick", "full"):
-        raise typer.BadParameter(f"unknown preset '{preset}'; expected: quick, full")
-    settings: dict[str, Any] = {"output": "runs/experiment"}
-    if config is not None:
-        try:
-            settings |= json.loads(read_text(config))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"Cannot read the settings '{config}' ({error}). Expected a JSON object.") from error
-    given = {"labeled": labeled, "unlabeled": unlabeled, "output": output, "preset": preset, "seed": seed}
-    given |= {"device": device, "samples_per_label": samples_per_label, "rounds": rounds}
-    settings |= {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if v is not None}
-    if weight is not None:
-        settings |= _weights(settings, weight)
-    missing = [name for name in ("labeled", "unlabeled") if name not in settings]
-    if missing:
-        raise typer.BadParameter(f"missing --{' and --'.join(missing)}, on the command line or in --config")
+    from unicorn_monai.commands.asked import settings_asked
     from unicorn_monai.data.layout import read_header
 
+    given = {"labeled": labeled, "unlabeled": unlabeled, "output": output, "preset": preset, "seed": seed}
+    given |= {"device": device, "samples_per_label": samples_per_label, "rounds": rounds}
+    settings = settings_asked(config, given, weight)
+    if missing := [name for name in ("labeled", "unlabeled") if name not in settings]:
+        raise BadUsage(f"missing --{' and --'.join(missing)}, on the command line or in --config")
     for folder in (labeled, unlabeled):  # one that is not there is told before PyTorch is loaded
         if folder is not None:
             read_header(folder)
-    _run(settings, resume, force)
+    return _run(settings, resume, force)
 
 
-@app.command()
-def synthesize(
-    run: Annotated[Path, typer.Option(help="Folder of a finished run.")],
-    count: Annotated[int, typer.Option(help="Training images to make.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The new data set, a folder or a URL.")],
-    weight: Weight = None,
-    seed: Seed = 1,
-    device: Device = None,
-) -> None:
-    """Make more labelled synthetic images with the networks of a finished run."""
-    from unicorn_monai.bundle.run import run_bundle
-    from unicorn_monai.data.remote import absolute
-    from unicorn_monai.experiment.settings import bundle_places, settings_of
-    from unicorn_monai.synthesis.writer import outcome
-
-    settings, chosen = settings_of(run)
-    mode = settings.modes[0]
-    overrides = {} if device is None else {"device": device}
-    given = weight if weight in (None, "auto") else _number(weight)
-    run_bundle(
-        run.resolve() / "bundles" / "synthesis" / "configs" / "inference.json",
-        "infer",
-        **settings.sampling(mode),
-        **bundle_places(run.resolve() / "bundles", settings),
-        output_dir=absolute(output),
-        count=count,
-        seed=seed,
-        uncertainty_weight=settings.weight_used(mode, chosen, given=given),
-        **overrides,
-    )
-    tell(outcome(absolute(output)))
-
-
-@app.command()
-def clean(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The new data set.")],
-) -> None:
-    """Write the synthetic data set of a run without the images that the search for copies flagged."""
-    from unicorn_monai.data.layout import inside
-    from unicorn_monai.evaluation.copies import write_without
-    from unicorn_monai.system.records import read_flagged
-
-    flagged = read_flagged(run)
-    left_out = write_without(inside(run, "synthetic", f"'{run / 'synthetic'}'"), output, flagged)
-    tell(f"{output}/dataset.json: {left_out} image(s) left out")
-
-
-@app.command()
+@app.command
 def label(
-    studies: Annotated[Path, typer.Option(help="Folder of the images to label; labels are written into it.")],
-    run: Annotated[Path | None, typer.Option(help="Folder of a finished run; needed the first time.")] = None,
-    setup: Annotated[str | None, typer.Option(help="Segmentation weights to start with, e.g. lower_bound.")] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port of the server.")] = 8000,
-    folder: Annotated[
-        Path | None, typer.Option("--app", help="Folder of the app; one for each studies by default.")
-    ] = None,
+    *,
+    studies: Annotated[Path, described("Folder of the images to label; labels are written into it.")],
+    run: Annotated[Path | None, described("Folder of a finished run; needed the first time.")] = None,
+    setup: Annotated[str | None, described("Segmentation weights to start with, e.g. lower_bound.")] = None,
+    host: Annotated[str, described("Address to listen on.")] = "127.0.0.1",
+    port: Annotated[Whole, described("Port of the server.")] = 8000,
+    folder: Annotated[Path | None, described("Folder of the app; one for each studies by default.", "--app")] = None,
     names: Annotated[
-        list[str] | None, typer.Option("--allow-host", help="Another name of the server, as a proxy's; repeatable.")
+        list[str] | None, described("Another name of the server, as a proxy's; repeatable.", "--allow-host")
     ] = None,
 ) -> None:
     """Label images in a viewer, most uncertain first: a MONAI Label server with the networks of a finished run."""
@@ -244,121 +134,24 @@ def label(
     label_studies(studies, run, setup, host, port, folder, names or ())
 
 
-@app.command()
-def report(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
-    """Write the report of a finished run again."""
-    from unicorn_monai.report.report import write_report
-
-    tell(str(write_report(run)))
-
-
-@app.command()
-def summary(runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, e.g. one per seed.")]) -> None:
-    """Mean and spread over several finished runs, as Markdown tables."""
-    from unicorn_monai.report.tables import summarise
-
-    say(summarise(runs), LINES)
-
-
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
-def prepare(
-    context: typer.Context,
-    source: Annotated[str, typer.Argument(help="heidelberg, dicom, volumes, image_folder, ...")],
-) -> None:
+@app.command(help_flags=[], end_of_options_delimiter="")
+def prepare(*words: Rest) -> int:
     """Convert scans to the data set format: = python -m data_prep.SOURCE INPUT OUTPUT; --help lists the sources."""
     if find_spec("data_prep") is None:
-        raise typer.BadParameter("the data preparation is not installed; install the wheel, or run in a checkout")
-    from data_prep import SOURCES, overview
-
-    if source in ("--help", "-h"):
-        say(overview(), LINES)
-    elif source not in SOURCES:
-        raise typer.BadParameter(f"unknown source '{source}'; expected one of {', '.join(SOURCES)}")
-    else:
-        raise typer.Exit(_data_prep(source).main(context.args))
+        raise BadUsage("the data preparation is not installed; install the wheel, or run in a checkout")
+    return import_module("data_prep").prepare(words, "unicorn-monai prepare")
 
 
-@app.command()
+@app.command
 def check(
-    dataset: Annotated[Path, typer.Argument(help="Data set folder.")],
-    labels: Annotated[bool, typer.Option("--labels", help="Every image must have a label map.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of lines.")] = False,
-) -> None:
+    dataset: Annotated[Path, described("Data set folder.")],
+    /,
+    *,
+    labels: Annotated[bool, described("Every image must have a label map.")] = False,
+    as_json: Annotated[bool, described("One JSON document instead of lines.", "--json")] = False,
+) -> int:
     """Look for what would poison an experiment: = python -m data_prep.check DATASET."""
-    raise typer.Exit(
-        _data_prep("check").main([str(dataset), *(["--labels"] if labels else []), *(["--json"] if as_json else [])])
-    )
-
-
-def _weights(settings: dict[str, Any], weight: str) -> dict[str, Any]:
-    """What ``--weight`` sets: a number is that of the first mode, "auto" holds for every mode and needs a judge."""
-    if weight != "auto":
-        first = next(iter(settings.get("modes") or ["compositional"]))
-        return {"paper_weight" if first == "paper" else "uncertainty_weight": _number(weight)}
-    baselines = list(dict.fromkeys([*settings.get("baselines", []), "augmentation"]))
-    return {"uncertainty_weight": "auto", "paper_weight": "auto", "baselines": baselines}
-
-
-def _number(weight: float | str) -> float:
-    try:
-        return finite(weight)
-    except ValueError:
-        raise ValueError(f"--weight is '{weight}'; expected a finite number, or auto.") from None
-
-
-@app.command()
-def seal(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle to be given away.")]) -> None:
-    """Write SHA256SUMS of a bundle and tell its sha256, for `verify`."""
-    from unicorn_monai.bundle.verify import SUMS
-    from unicorn_monai.bundle.verify import seal as write_sums
-
-    say(f"{write_sums(bundle)}  {bundle / SUMS}")
-
-
-@app.command()
-def verify(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
-    sums_sha256: Annotated[str | None, typer.Option(help="Sha256 of SHA256SUMS, as its author tells it.")] = None,
-) -> None:
-    """Look a bundle over before anything in it is parsed or run: checksums, links, code, weights."""
-    from unicorn_monai.bundle.verify import findings
-
-    found = findings(bundle, sums_sha256)
-    for line in found:
-        say(line)
-    tell(f"{bundle}: {len(found) or 'no'} finding{'' if len(found) == 1 else 's'}")
-    raise typer.Exit(1 if found else 0)
-
-
-@app.command("import-weights")
-def import_weights(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="Checkpoint trained with monai-generative 0.2.3, or folder of a trained SegFormer.")
-    ],
-    bundle: Annotated[Path, typer.Option(help="Bundle whose inference.json defines the same network.")],
-    network: Annotated[str, typer.Option(help="Entry of inference.json.")] = "network_def",
-    weights: Annotated[str, typer.Option(help="File under models to write.")] = "model.pt",
-    entry: Annotated[str | None, typer.Option(help="Name of the state dictionary in the checkpoint.")] = None,
-    values: Annotated[
-        list[str] | None, typer.Option("--set", help="What belongs to the weights, e.g. scale_factor=0.9; repeatable.")
-    ] = None,
-) -> None:
-    """Read weights of monai-generative, or a SegFormer of transformers, into a bundle, with the same outputs."""
-    if checkpoint.is_dir():
-        from unicorn_monai.segmentation.segformer import import_pretrained
-
-        tell(str(import_pretrained(checkpoint, bundle, weights)))
-        return
-    from unicorn_monai.backbones.legacy import import_weights as read_in
-
-    metadata: dict[str, Any] = {}
-    for text in values or []:
-        name, _, value = text.partition("=")
-        try:
-            metadata[name] = json.loads(value)
-        except ValueError as error:
-            raise typer.BadParameter(f"--set {text}: expected NAME=VALUE with a JSON value ({error})") from error
-    tell(str(read_in(checkpoint, bundle, network, weights, entry, **metadata)))
+    return _data_prep("check").main([str(dataset), *["--labels"] * labels, *["--json"] * as_json])
 
 
 def _data_prep(name: str):
@@ -366,28 +159,32 @@ def _data_prep(name: str):
     return import_module(f"data_prep.{name}")
 
 
-def _run(settings: dict[str, Any], resume: bool, force: bool) -> None:
+def _run(settings: dict[str, Any], resume: bool, force: bool) -> int:
     from unicorn_monai.experiment.experiment import Experiment
     from unicorn_monai.experiment.settings import Settings
+    from unicorn_monai.report.results import Results
+    from unicorn_monai.report.tables import score_table
 
     run = Experiment(Settings.from_dict(settings), resume, force=force)
     try:
         report = run.run()
     except KeyboardInterrupt:
         tell("interrupted; go on with --resume", "yellow")
-        raise typer.Exit(130) from None
-    Console().print(score_table(run.results))
+        return 130
+    Console().print(score_table(Results.of(run.results)))
     say(f"report: {report}")
+    return 0
 
 
 def main() -> None:
     """Run the command line; turn failures into one paragraph and exit status 1."""
     try:
-        app()
+        sys.exit(run_commands(app))
     except Exception as error:
         from unicorn_monai.system.errors import NOT_FINITE, NotFinite, explain, root_cause
 
         if os.environ.get("UNICORN_DEBUG"):
+            install()  # after typer, which has a hook of its own
             raise
         cause = root_cause(error)
         tell(f"error: {explain(cause)}", "red")

@@ -27,7 +27,7 @@ MEANS = np.array([[1.5, -1.2, -0.3], [1.5, 0.8, 2.0]])[..., None]
 SPREADS = np.array([[0.5, 0.2, 0.3], [0.5, 0.4, 0.3]])[..., None]
 POINTS, DRAWS = 100, 50  # quantiles; of each so many draws where a sampler draws
 
-# Spread: as far as sampled latents may be from the training's (`evaluation.image_checks.LATENT_STD`): with a sampler
+# Spread: as far as sampled latents may be from the training's (`report.checks.LATENT_STD`): with a sampler
 # that is further off no network could be right. Distance: the same (a spread that is off by e alone is a distance of
 # 0.8 e); it also sees points between the bumps and a wrong share of each. Mean: half of that.
 BOUNDS = MEAN_ERROR, SPREAD_ERROR, DISTANCE = 0.05, 0.1, 0.1

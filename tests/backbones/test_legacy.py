@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from monai.networks import nets
-from typer.testing import CliRunner
 
+from command_line import CliRunner
 from legacy_reference import CASES, answers, packed, unpacked, weights
 from unicorn_monai.backbones.legacy import convert, import_weights, read_checkpoint
 from unicorn_monai.bundle.references import from_bundle, weights_metadata

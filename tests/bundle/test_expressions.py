@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
+from command_line import CliRunner
 from tiny_networks import TINY
 from unicorn_monai.bundle.expressions import changed_wiring, require_literal, wiring
 from unicorn_monai.bundle.installation import bundle_root, install, load_config

@@ -15,6 +15,7 @@ from unicorn_monai.bundle.sampling_steps import SAMPLING, check_steps, describe,
 from unicorn_monai.experiment.experiment import Experiment
 from unicorn_monai.experiment.settings import Settings
 from unicorn_monai.report.checks import image_checks
+from unicorn_monai.report.results import Results
 from unicorn_monai.schedulers import DDIM, UniPC, _tell
 from unicorn_monai.system.errors import root_cause
 
@@ -94,8 +95,8 @@ def test_a_run_that_tries_the_machinery_is_told_and_marked(domains, tmp_path, ca
     del tiny["latent_diffusion"]["inference.json"]["coarse_sampling"]
     run = Experiment(Settings(*domains, str(tmp_path / "r"), preset="quick", device="cpu", overrides=tiny))
     assert "UniPC with 2 steps is wrong: " in caplog.text
-    run.install_bundles()
-    assert from_bundle(run.bundle_dir("latent_diffusion"), "scheduler").coarse
+    run.folder.install_bundles()
+    assert from_bundle(run.folder.bundle_dir("latent_diffusion"), "scheduler").coarse
 
 
 @pytest.mark.parametrize(("file", "kind"), [("train_diffusion.json", "train"), ("inference.json", "infer")])
@@ -109,11 +110,11 @@ def test_a_bundle_refuses_a_wrong_sampler_before_it_reads_an_image(file, kind, t
 @pytest.mark.parametrize(("scheduler", "n", "good"), [(UniPC(1000), 15, True), (DDIM(1000), 20, False)])
 def test_results_and_report_tell_how_right_the_sampler_is(scheduler, n, good):
     part = describe(scheduler, n)
-    expected, found, right = image_checks({"diffusion": {"sampler": part}})[-1]
+    expected, found, right = image_checks(Results.of({"diffusion": {"sampler": part}}))[-1]
     assert right is good is part["right"]
     assert "mean within 5\u00a0%, spread within 10\u00a0%, distance within 10\u00a0%" in expected
     assert found.startswith(f"{type(scheduler).__name__} in {n} steps: mean ")
 
 
 def test_a_run_without_a_record_of_its_sampler_has_no_verdict():
-    assert image_checks({})[-1][1:] == ("", None)
+    assert image_checks(Results())[-1][1:] == ("", None)

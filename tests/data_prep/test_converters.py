@@ -140,10 +140,11 @@ def test_phantom_is_a_clean_data_set(tmp_path):
 
 
 def test_devices_see_other_people_unless_told_otherwise(tmp_path):
+    bare = phantom.Exam(labels=False, first_subject=0)
     sets = {
         "a": phantom.write_phantom(tmp_path / "a", "spectralis", 3, 1, size=32),
         "b": phantom.write_phantom(tmp_path / "b", "home_oct", 3, 1, size=32),
-        "c": phantom.write_phantom(tmp_path / "c", "home_oct", 3, 1, size=32, first_subject=0, labels=False),
+        "c": phantom.write_phantom(tmp_path / "c", "home_oct", 3, 1, size=32, exam=bare),
     }
     subjects = {k: {i["subject"] for i in datalist(v, SPLITS)} for k, v in sets.items()}
     assert not subjects["a"] & subjects["b"]
@@ -152,7 +153,7 @@ def test_devices_see_other_people_unless_told_otherwise(tmp_path):
 
 
 def test_full_phantom_keeps_the_spacing_of_each_scan(tmp_path):
-    folder = phantom.write_phantom(tmp_path / "a", "home_oct", 3, 1, size=64, preset="full")
+    folder = phantom.write_phantom(tmp_path / "a", "home_oct", 3, 1, size=64, exam=phantom.Exam("full"))
     spacings = {tuple(item["spacing_mm"]) for item in datalist(folder, SPLITS)}
     assert len(spacings) == 3
     assert all(1.0 <= axial * 64 <= 1.4 and 4.0 <= lateral * 64 <= 5.0 for axial, lateral in spacings)
@@ -162,7 +163,7 @@ def test_phantom_refuses_nonsense(tmp_path, capsys):
     with pytest.raises(ValueError, match="Unknown device 'cirrus'"):
         phantom.write_phantom(tmp_path / "a", "cirrus", 3, 1)
     with pytest.raises(ValueError, match="Unknown preset"):
-        phantom.write_phantom(tmp_path / "a", "spectralis", 3, 1, preset="tiny")
+        phantom.write_phantom(tmp_path / "a", "spectralis", 3, 1, exam=phantom.Exam("tiny"))
     with pytest.raises(ValueError, match="at least 1"):
         phantom.write_phantom(tmp_path / "a", "spectralis", 0, 1)
     assert phantom.main([str(tmp_path / "a"), "--subjects", "2"]) == 1
@@ -261,7 +262,7 @@ def test_spectralis_notices_wrong_order_and_wrong_subject(tmp_path):
     first.write_text(last.read_text())
     last.write_text(text)
     with pytest.raises(ValueError, match="surfaces cross"):
-        spectralis_healthy.write_spectralis_healthy(source, tmp_path / "a", 48)
+        spectralis_healthy.write_spectralis_healthy(source, tmp_path / "a")
     for path in (source / "boundaries").glob("Subject2_*.txt"):
         np.savetxt(path, np.full((30, 2), 5.0), delimiter=",")
     with pytest.raises(ValueError, match="48 columns, but the boundaries hold 2 B-scans with 30"):
@@ -271,8 +272,11 @@ def test_spectralis_notices_wrong_order_and_wrong_subject(tmp_path):
 # Home OCT made of clinical B-scans
 
 
+EXAM = phantom.Exam("full", first_subject=0)
+
+
 def test_home_oct_keeps_splits_subjects_and_labels(tmp_path):
-    clinical = phantom.write_phantom(tmp_path / "a", "spectralis", 3, 2, size=64, preset="full", first_subject=0)
+    clinical = phantom.write_phantom(tmp_path / "a", "spectralis", 3, 2, size=64, exam=EXAM)
     assert home_oct.main([str(clinical), str(tmp_path / "b"), "--seed", "1"]) == 0
     assert check(tmp_path / "b", need_labels=True) == []
     header = read_header(tmp_path / "b")
@@ -287,9 +291,8 @@ def test_home_oct_keeps_splits_subjects_and_labels(tmp_path):
 
 def test_home_oct_is_deterministic_and_refuses_its_own(tmp_path, capsys):
     clinical = phantom.write_phantom(tmp_path / "a", "spectralis", 3, 1, size=48)
-    folders = [
-        home_oct.write_home_oct(clinical, tmp_path / name, seed) for name, seed in (("b", 0), ("c", 0), ("d", 1))
-    ]
+    seeds = {"b": 0, "c": 0, "d": 1}
+    folders = [home_oct.write_home_oct(clinical, tmp_path / k, home_oct.HomeDevice(seed=v)) for k, v in seeds.items()]
     first = [read_array(datalist(f, "training")[0]["image"]) for f in folders]
     assert (first[0] == first[1]).all()
     assert (first[0] != first[2]).any()
@@ -323,7 +326,9 @@ def test_enlarged_labels_follow_the_enlarged_image():
 @needs_real
 def test_real_bscans(tmp_path):
     parts = {1: "training", 4: "training", 6: "validation", 7: "test"}
-    folder, crossing = spectralis_healthy.write_spectralis_healthy(REAL, tmp_path / "a", 128, parts)
+    folder, crossing = spectralis_healthy.write_spectralis_healthy(
+        REAL, tmp_path / "a", parts, spectralis_healthy.Windows(size=128)
+    )
     assert 0.004 < crossing < 0.016
     assert check(folder, need_labels=True) == []
     items = {s: datalist(folder, s, ("image", "label")) for s in SPLITS}

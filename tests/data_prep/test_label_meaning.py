@@ -24,8 +24,9 @@ from unicorn_monai.evaluation.comparison import score_trainings
 from unicorn_monai.evaluation.scoring import Counts, summarise
 from unicorn_monai.experiment.settings import Settings
 from unicorn_monai.images.surfaces import label_map
-from unicorn_monai.report.report import _scores
-from unicorn_monai.report.terminal import score_table
+from unicorn_monai.report.report import render
+from unicorn_monai.report.results import Results
+from unicorn_monai.report.tables import score_table
 
 DATA = Path(os.environ.get("UNICORN_DATA", Path(__file__).parents[3] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"real files not found in {DATA}; set UNICORN_DATA")
@@ -286,11 +287,13 @@ def test_scores_say_which_labels_the_test_set_lacks(tmp_path):
     assert summarise(counts([[9, 1, 0], [0, 5, 0], [0, 1, 1]]), seed=0)["absent"] == []
 
 
-def test_table_and_report_say_which_labels_the_test_set_lacks():
+def test_table_and_report_say_which_labels_the_test_set_lacks(tmp_path):
     found = summarise(counts([[9, 1, 0], [0, 5, 0], [0, 0, 0]]), seed=0)
     results = {"segmentation": {"lower_bound": found}, "labels": ["background", "fluid", "drusen"]}
-    assert str(score_table(results).caption) == "without a pixel in the test images: drusen"
-    assert "drusen: without a pixel in the test images: 0 where predicted, else no score" in _scores(results, {})
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert str(score_table(Results.of(results)).caption) == "without a pixel in the test images: drusen"
+    assert "drusen: without a pixel in the test images: 0 where predicted, else no score" in render(tmp_path)
     found["absent"] = []
-    assert score_table(results).caption is None
-    assert "without a pixel" not in _scores(results, {})
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert score_table(Results.of(results)).caption is None
+    assert "without a pixel" not in render(tmp_path)

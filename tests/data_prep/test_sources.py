@@ -14,8 +14,8 @@ import pytest
 from PIL import Image, ImageDraw, PngImagePlugin
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, RLELossless
-from typer.testing import CliRunner
 
+from command_line import CliRunner
 from data_prep import dicom, heidelberg, home_oct, image_folder, overlay, phantom, spectralis_healthy, volumes
 from data_prep.grey import from_reflectivity, mask_white_border, resize_grey, resize_nearest, to_grey
 from data_prep.label_schemes import PAPER, read_scheme
@@ -669,7 +669,9 @@ def test_the_command_line_passes_everything_on(tmp_path):
 
 
 def test_home_oct_takes_chosen_subjects_and_sizes(tmp_path):
-    clinical = phantom.write_phantom(tmp_path / "a", "spectralis", 4, 1, size=48, preset="full", first_subject=0)
+    clinical = phantom.write_phantom(
+        tmp_path / "a", "spectralis", 4, 1, size=48, exam=phantom.Exam("full", first_subject=0)
+    )
     options = ["--subjects", "s000", "s001", "s002", "--split", "0.4", "0.3", "0.3", "--size", "32", "--labels", "none"]
     assert home_oct.main([str(clinical), str(tmp_path / "b"), *options, "--device-name", "Home 1"]) == 0
     header = read_header(tmp_path / "b")

@@ -15,16 +15,11 @@ from tiny_networks import LATENT
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.uncertainties import read_uncertainties
 from unicorn_monai.data.writer import DatasetWriter
-from unicorn_monai.diffusion.latents import (
-    LatentDataset,
-    LatentLoader,
-    StoredAutoencoder,
-    latents_scale_factor,
-    latents_shape,
-)
+from unicorn_monai.diffusion.latents import LatentDataset, LatentLoader, latents_scale_factor, latents_shape
 from unicorn_monai.diffusion.text import PromptEmbeddings, PromptTemplate
 from unicorn_monai.images.files import write_array
 from unicorn_monai.images.transforms import read_image
+from unicorn_monai.latent_diffusion import StoredAutoencoder
 
 SIZE, LABELS = 16, {0: "vitreous", 1: "RNFL", 2: "choroid"}
 

@@ -16,7 +16,16 @@ from unicorn_monai.data.checks import check
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import read_header
 from unicorn_monai.data.writer import DatasetWriter
-from unicorn_monai.evaluation.copies import Nearest, Searcher, _aligned, audit, gather, proportion, write_without
+from unicorn_monai.evaluation.copies import (
+    Audited,
+    Nearest,
+    Searcher,
+    _aligned,
+    audit,
+    gather,
+    proportion,
+    write_without,
+)
 from unicorn_monai.evaluation.features import Features
 from unicorn_monai.evaluation.residual import Aligned, fingerprint, speckle_residual
 from unicorn_monai.images.files import read_array
@@ -76,7 +85,7 @@ class World:
 
     def audit(self, folder, **settings):
         synthetic, training, held_out, control = self.sets
-        return audit(synthetic, training, held_out, FEATURES, folder, control, planted=20, **settings)
+        return audit(Audited(synthetic, training, held_out, control), FEATURES, folder, planted=20, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +309,7 @@ def subset(material, count, **changes):
 def test_what_cannot_be_audited_is_refused(copied, tmp_path, change, message):
     world, _, _ = copied
     with pytest.raises(ValueError, match=message):
-        audit(*change(world.sets), FEATURES, tmp_path)
+        audit(Audited(*change(world.sets)), FEATURES, tmp_path)
 
 
 def test_images_without_label_maps_need_a_segmentation_network(tmp_path):

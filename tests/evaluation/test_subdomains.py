@@ -8,8 +8,8 @@ import torch
 
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.evaluation.comparison import by_sub_domain, sub_domain_table
 from unicorn_monai.evaluation.scoring import Counts, count, scores
-from unicorn_monai.evaluation.subdomains import by_sub_domain, sub_domain_table
 from unicorn_monai.images.files import read_array
 from unicorn_monai.images.pictures import paint, palette
 

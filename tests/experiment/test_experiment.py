@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from argparse import Namespace
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -13,9 +12,9 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from monai.bundle.scripts import _get_fake_spatial_shape
-from typer.testing import CliRunner
 
 import zoo_checks
+from command_line import CliRunner
 from data_prep.phantom import write_phantom
 from tests.system.test_files import _HOST, ENVIRONMENT, HOLD, ended
 from tiny_networks import TINY
@@ -26,11 +25,13 @@ from unicorn_monai.data.checks import check
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import label_names, read_header
 from unicorn_monai.experiment import pictures
-from unicorn_monai.experiment.experiment import Experiment
-from unicorn_monai.experiment.image_sets import search_copies
-from unicorn_monai.experiment.run import RunFolder
+from unicorn_monai.experiment.experiment import Experiment, parts
+from unicorn_monai.experiment.judging import Judging
+from unicorn_monai.experiment.run import Run
 from unicorn_monai.experiment.settings import SETTINGS, Settings, settings_of
+from unicorn_monai.experiment.stages import needed, ordered
 from unicorn_monai.report.checks import image_checks
+from unicorn_monai.report.results import Results
 from unicorn_monai.report.trainings import BASELINES, SELF_TRAINED
 from unicorn_monai.system.errors import explain, root_cause
 from unicorn_monai.system.files import write_json
@@ -54,10 +55,18 @@ def settings(domains: dict[str, Path], output: Path, **changes) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def finished(domains, tmp_path_factory) -> Experiment:
+def finished(domains, tmp_path_factory) -> Run:
     run = Experiment(settings(domains, tmp_path_factory.mktemp("run") / "r", **COMPARED), force=True)
     run.run()
-    return run
+    return run.folder
+
+
+def judging(run: Run) -> Judging:
+    return Judging(run, parts(run)[0])
+
+
+def marker(run: Run, stage: str) -> Path:
+    return run.run_dir / "stages" / f"{stage}.json"
 
 
 @pytest.mark.parametrize(("jobs", "beside"), [(1, False), (2, False), (3, True)])
@@ -65,37 +74,35 @@ def test_where_there_is_room_the_diffusion_model_waits_for_the_autoencoder_only(
     domains, tmp_path, monkeypatch, jobs, beside
 ):
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    run, order = Experiment(settings(domains, tmp_path / "r", jobs=jobs)), list[object]()
-    monkeypatch.setattr(run, "parallel", lambda *chains: order.append(chains))
-    monkeypatch.setattr(run, "learn_images", lambda: order.append("learn_images"))
-    monkeypatch.setattr(run, "check_images", lambda: None)
-    run.know_both_domains()
-    latents = [("learn_latents",), ("learn_images",)] if beside else [("learn_latents",)]
-    assert order == [(latents, [("segment",)]), *([] if beside else ["learn_images"])]
+    run = Experiment(settings(domains, tmp_path / "r", jobs=jobs))
+    (diffusion,) = (stage for stage in run.stages if stage.name == "diffusion")
+    assert [stage.name for stage in needed(run.stages, ["diffusion"])] == [
+        "autoencoder", "reconstructions", "usable images", "diffusion"
+    ]  # fmt: skip
+    assert diffusion.alone is not beside
 
 
-@pytest.mark.parametrize(
-    ("chains", "expected"), [([["a", "b"], ["c"]], 2), ([["a"], ["b"], ["c", "d", "e"]], 4), ([["a", "b"]], None)]
-)
-def test_no_more_processes_share_the_cores_than_can_run_at_a_time(domains, tmp_path, monkeypatch, chains, expected):
-    monkeypatch.setattr("os.cpu_count", lambda: 16)
-    run, asked = Experiment(settings(domains, tmp_path / "r", jobs=8)), list[int]()
-    monkeypatch.setattr(
-        "unicorn_monai.experiment.stages.side_by_side", lambda work, chains, jobs, *_: asked.append(jobs)
-    )
-    run.tracker = Namespace(parent=None)
-    for name in "abcde":
-        monkeypatch.setattr(run, name, lambda: None, raising=False)
-    run.parallel(*([(name,) for name in chain] for chain in chains))
-    assert asked == ([expected] if expected else [])
+def test_the_stages_of_a_run_are_declared_in_the_order_that_one_process_takes(domains, tmp_path):
+    values = COMPARED | {"modes": ("compositional", "paper"), "rounds": 2, "trainings": 2}
+    stages = Experiment(settings(domains, tmp_path / "r", **values)).stages
+    assert ordered(stages) == stages
+    names = [stage.name for stage in stages]
+    assert names.index("uncertainty") < names.index("diffusion") < names.index("unicorn_uncertainty_controlnet")
+    assert names.index("cut_training") < names.index("unicorn_round2_uncertainty") < names.index("distances")
+    every = {stage.name: stage for stage in stages}
+    assert {"lower_bound", "lower_bound_training2", "labeled_augmented", "guessed"} <= set(every["uncertainty"].needs)
+    assert every["unicorn_evaluation"].needs == ("unicorn", "unicorn_training2")
+    assert set(every["distances"].needs) >= {"synthetic", "synthetic_paper", "synthetic_cut", "synthetic_round2"}
 
 
 def test_pictures_have_as_many_columns_as_there_are_validation_images(finished, monkeypatch):
-    images = pictures._images
+    images, drawn = pictures.examples, list[pictures.Sheet]()
     monkeypatch.setattr(
-        pictures, "_images", lambda folder, *more: images(folder, *more)[: 2 if folder == finished.unlabeled else 8]
+        pictures, "examples", lambda folder, *more: images(folder, *more)[: 2 if folder == finished.unlabeled else 8]
     )
-    sheets = {name: sheet for name, _, _, sheet in pictures._sheets(finished)}
+    monkeypatch.setattr(pictures, "write_all", lambda folder, sheets: drawn.extend(sheets))
+    judging(finished).pictures()
+    sheets = {sheet.name: sheet.images for sheet in drawn}
     assert sheets["side_by_side_compositional"].shape[:2] == (5, 2)
     assert sheets["rising_uncertainty_compositional"].shape[:2] == (2, 8)
 
@@ -112,9 +119,11 @@ def test_after_ctrl_c_the_command_tells_how_to_go_on(domains, tmp_path, monkeypa
 
 
 def test_images_that_are_not_kept_are_warned_of(finished, caplog):
-    outside = [(expected, found) for expected, found, good in image_checks(finished.results) if good is False]
+    outside = [
+        (expected, found) for expected, found, good in image_checks(Results.of(finished.results)) if good is False
+    ]
     assert outside  # networks of seconds keep neither speckle nor spread
-    finished.check_images()
+    judging(finished).warn_of_images()
     for expected, found in outside:
         assert f"{expected}; found {found}. What follows rests on it" in caplog.text
 
@@ -126,7 +135,7 @@ def test_self_training_starts_from_its_teacher_and_augments_as_it_says(finished,
     origins = {item["pseudo_label"]["segmentation_sha256"] for item in datalist(guessed, "training")}
     assert origins == {sha256(finished.weights(teacher))}
     for stage in (f"{setup}_1", f"{setup}_3"):
-        (command,) = json.loads(finished.marker(stage).read_text())["commands"].values()
+        (command,) = json.loads(marker(finished, stage).read_text())["commands"].values()
         assert f"--augmentation {augmentation} " in command
 
 
@@ -166,10 +175,10 @@ def test_results_hold_every_key_of_the_contract(finished):
     }
     for name in ("cyclegan", "cut"):
         budget = results["budget"][name]
-        spent = [json.loads(finished.marker(stage).read_text()) for stage in budget["stages"]]
+        spent = [json.loads(marker(finished, stage).read_text()) for stage in budget["stages"]]
         assert budget["core_seconds"] == pytest.approx(sum(one["seconds"] * one["threads"] for one in spent), abs=0.5)
         assert f"--max_seconds {round(budget['core_seconds'] / budget['threads'], 1)}" in " ".join(
-            json.loads(finished.marker(f"{name}_training").read_text())["commands"].values()
+            json.loads(marker(finished, f"{name}_training").read_text())["commands"].values()
         )
     assert results["simulated"] == "devices and anatomy"
     assert results["diffusion"]["latent_std"] > 0
@@ -193,7 +202,9 @@ def test_the_semantic_controlnet_sees_the_unlabelled_images_with_guessed_labels(
     assert len(guessed["training"]) == len(datalist(finished.unlabeled, "training"))
     teacher = {item["pseudo_label"]["segmentation_sha256"] for item in guessed["training"]}
     assert teacher == {sha256(finished.weights("augmentation"))}
-    commands = {key: text for key, text in finished.commands.items() if key.startswith("semantic_controlnet")}
+    commands = {
+        key: text for key, text in finished.results["commands"].items() if key.startswith("semantic_controlnet")
+    }
     for text in commands.values():
         assert (str(finished.run_dir / "guessed") in text) == ("--mode compositional" in text)
     assert len(commands) == 2
@@ -209,10 +220,10 @@ def test_no_labels_are_guessed_and_no_network_trained_for_it_where_nobody_is_tau
 
 @pytest.mark.parametrize("scaling", ["paper", "zscore", "quantile"])
 def test_the_scaling_of_the_hint_does_not_depend_on_the_mode(domains, tmp_path, scaling):
-    run = RunFolder(settings(domains, tmp_path, scaling=scaling), torch.device("cpu"))
+    run = Run(settings(domains, tmp_path, scaling=scaling))
     assert Path(run.prior("compositional")).name == f"prior_{scaling}.json"
     assert Path(run.prior("paper")).name == "prior_paper.json"
-    run = RunFolder(settings(domains, tmp_path, paper_scaling=scaling), torch.device("cpu"))
+    run = Run(settings(domains, tmp_path, paper_scaling=scaling))
     assert Path(run.prior("compositional")).name == "prior_zscore.json"
     assert Path(run.prior("paper")).name == f"prior_{scaling}.json"
 
@@ -243,14 +254,20 @@ def test_a_data_set_without_the_flagged_images(finished, tmp_path):
 def test_rounds_trainings_and_the_chosen_weight(domains, tmp_path):
     values = {"modes": ("compositional",), "baselines": ("augmentation",), "uncertainty_weight": "auto"}
     values |= {"rounds": 2, "trainings": 2, "count": None, "samples_per_label": 2, "scaling": "quantile", "jobs": 1}
-    run = Experiment(settings(domains, tmp_path / "r", **values), force=True)
-    run.run()
+    whole = Experiment(settings(domains, tmp_path / "r", **values), force=True)
+    whole.run()
+    run = whole.folder
     more = values | {"baselines": ("self_training", "augmentation"), "confidence": 0.11}
     with pytest.raises(ValueError, match="started with other settings: confidence"):
         Experiment(settings(domains, tmp_path / "r", **more), resume=True)
-    assert run.marker("distances").is_file()
-    Experiment(settings(domains, tmp_path / "r", **(more | {"confidence": 0.9})), resume=True).claim()
-    assert not run.marker("distances").exists()  # computed again, with the images of the new baselines
+    assert marker(run, "distances").is_file()
+    for baselines, kept in (
+        (("self_training", "augmentation"), True),
+        (("self_training", "augmentation", "cut"), False),
+    ):
+        Experiment(settings(domains, tmp_path / "r", **(values | {"baselines": baselines})), resume=True).claim()
+        assert marker(run, "distances").exists() is kept  # computed again with the images of a new baseline
+        assert marker(run, "memorization").exists()
     results = run.results
     assert len(datalist(run.run_dir / "synthetic", "training")) == 2 * len(datalist(run.labeled, "training"))
     assert {"unicorn_round2", "unicorn_round2+real"} <= set(results["segmentation"])
@@ -319,9 +336,9 @@ def test_mlflow_holds_settings_and_sheets_of_samples(finished):
         assert [sheet.path for sheet in sheets] == ["samples/epoch_0001.png"], stage
 
 
-def repeat(run: Experiment, name: str, cwd: Path) -> Path:
+def repeat(run: Run, name: str, cwd: Path) -> Path:
     """Run a command as it was printed; the folder it writes into."""
-    command = next(text for key, text in run.commands.items() if key.startswith(f"{name} "))
+    command = next(text for key, text in run.results["commands"].items() if key.startswith(f"{name} "))
     words = command.replace("python", sys.executable, 1)
     subprocess.run(words, shell=True, cwd=cwd, check=True, capture_output=True)
     return run.run_dir / "repeated" / name.split()[1]
@@ -399,27 +416,27 @@ def test_what_a_run_has_measured_names_its_files_after_it_was_moved(domains, tmp
     for name, folder in domains.items():
         shutil.copytree(folder, before / "data" / name)
     begun = {name: before / "data" / name for name in domains}
-    run = RunFolder(settings(begun, before), torch.device("cpu"))
+    run = Run(settings(begun, before))
     run.claim()
     image, other = str(before / "data" / "unlabeled" / "images" / "0.nii.gz"), f"/of{before}/0.nii.gz"
     measured = run.bundle_dir("retinal_unet") / "models" / "uncertainties.json"
-    for path in (run.record("unicorn"), measured, run.marker("unicorn")):
+    for path in (run.record("unicorn"), measured, marker(run, "unicorn")):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"images": [image, other], "commands": f"run --dataset_dir {image} '{image}'"})
-    finished_at = run.marker("unicorn").stat().st_mtime_ns
+    finished_at = marker(run, "unicorn").stat().st_mtime_ns
     now.parent.mkdir(parents=True)
     before.rename(now)
     found, _ = settings_of(now)
     for _ in range(2):  # the second resumption has nothing to do
-        again = RunFolder(found, torch.device("cpu"))
+        again = Run(found)
         assert again.goes_on(resume=True)
         again.claim()
-        assert again.marker("unicorn").stat().st_mtime_ns == finished_at
+        assert marker(again, "unicorn").stat().st_mtime_ns == finished_at
         measured, moved = (
             again.bundle_dir("retinal_unet") / "models" / "uncertainties.json",
             image.replace("/begun/", "/more/begun/"),
         )
-        for path in (again.record("unicorn"), measured, again.marker("unicorn")):
+        for path in (again.record("unicorn"), measured, marker(again, "unicorn")):
             assert json.loads(path.read_text()) == {
                 "images": [moved, other],
                 "commands": f"run --dataset_dir {moved} '{moved}'",
@@ -448,7 +465,7 @@ def test_a_labelled_data_set_needs_no_test_images(finished, tmp_path, monkeypatc
     left_out = len(header.pop("test"))
     (labeled / "dataset.json").write_text(json.dumps(header))
     monkeypatch.setattr(finished, "labeled", labeled)
-    assert search_copies(finished)["n_held_out"] == finished.results["memorization"]["n_held_out"] - left_out
+    assert judging(finished).copies()["n_held_out"] == finished.results["memorization"]["n_held_out"] - left_out
 
 
 def test_more_images_from_a_finished_run(finished, tmp_path):
@@ -694,19 +711,20 @@ def test_a_run_folder_in_use_is_refused_and_other_settings_too(finished, domains
     with pytest.raises(ValueError, match="started with other settings: baselines"):
         Experiment(settings(domains, finished.run_dir, **(COMPARED | {"baselines": ("cut",)})), resume=True)
     with (
-        finished.guard(),
+        parts(finished)[0].guard(),
         pytest.raises(ValueError, match="Another process is working"),
-        Experiment(settings(domains, finished.run_dir, **COMPARED), resume=True).guard(),
+        Experiment(settings(domains, finished.run_dir, **COMPARED), resume=True).runner.guard(),
     ):
         pass
 
 
 def test_a_second_process_is_refused_before_it_changes_anything(domains, tmp_path):
-    run = Experiment(settings(domains, tmp_path / "r", baselines=("augmentation",)))
+    begun = Experiment(settings(domains, tmp_path / "r", baselines=("augmentation",)))
+    run = begun.folder
     assert not run.run_dir.exists(), "nothing is written before the folder is locked"
-    with run.guard():
-        run.claim()
-    write_json(run.marker("distances"), {})
+    with begun.runner.guard():
+        begun.claim()
+    write_json(marker(run, "distances"), {})
     (run.run_dir / f".tmp-{_HOST}-{ended()}-a").write_text("")  # is swept by the process that is let in
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(run.run_dir / ".lock")], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
@@ -725,7 +743,7 @@ def test_a_second_process_is_refused_before_it_changes_anything(domains, tmp_pat
 
 
 def test_a_run_waits_for_branches_that_a_killed_one_has_left(domains, tmp_path):
-    run = Experiment(settings(domains, tmp_path / "r"))
+    run = Experiment(settings(domains, tmp_path / "r")).folder
     left = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(run.run_dir / ".lock-branch-7"), "2"],
         env=ENVIRONMENT,
@@ -734,7 +752,7 @@ def test_a_run_waits_for_branches_that_a_killed_one_has_left(domains, tmp_path):
     )
     assert left.stdout is not None
     assert left.stdout.readline() == "held\n"
-    with run.guard():
+    with parts(run)[0].guard():
         assert left.wait(60) == 0
         assert [path.name for path in run.run_dir.iterdir()] == [".lock"]
 

@@ -9,13 +9,14 @@ import pytest
 from data_prep.phantom import write_phantom
 from tiny_networks import TINY
 from unicorn_monai.experiment.experiment import Experiment
+from unicorn_monai.experiment.run import Run
 from unicorn_monai.experiment.settings import Settings
 from unicorn_monai.system.files import parse_json, read_json, write_json
 from unicorn_monai.system.weights import sha256
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Experiment:
+def finished(tmp_path_factory) -> Run:
     """Labels in all but one test images of the unlabelled domain only; an ensemble of two trainings measures (p95)."""
     root = tmp_path_factory.mktemp("few")
     for name, device, scans in (("labeled", "spectralis", 2), ("unlabeled", "home_oct", 10)):
@@ -46,7 +47,7 @@ def finished(tmp_path_factory) -> Experiment:
         force=True,
     )
     run.run()
-    return run
+    return run.folder
 
 
 def refuse(constant: str) -> float:

@@ -18,9 +18,11 @@ from unicorn_monai.data.items import datalist
 from unicorn_monai.experiment import reconstructions
 from unicorn_monai.experiment.experiment import Experiment
 from unicorn_monai.experiment.settings import Settings
+from unicorn_monai.experiment.stages import needed
 from unicorn_monai.report.checks import image_checks, usable_checks
 from unicorn_monai.report.report import write_report
-from unicorn_monai.report.terminal import score_table
+from unicorn_monai.report.results import Results
+from unicorn_monai.report.tables import score_table
 from unicorn_monai.system.files import write_json
 
 
@@ -59,7 +61,9 @@ KEPT: dict[str, Callable[[Tensor], Tensor]] = {
 def judged(reconstruct: Callable[[Tensor], Tensor], folder: Path) -> bool:
     paths = [item["image"] for split in ("training", "validation") for item in datalist(folder, split)]
     found = reconstructions.kept(paths, reconstruct, 1)
-    return all(good for _, _, good in usable_checks({"reconstructions": {"labeled": found, "unlabeled": found}}))
+    return all(
+        good for _, _, good in usable_checks(Results.of({"reconstructions": {"labeled": found, "unlabeled": found}}))
+    )
 
 
 @pytest.mark.parametrize("name", "AB")
@@ -94,26 +98,26 @@ def test_a_run_ends_after_the_autoencoder_and_is_gone_on_with_by_force_only(prep
 
     forced = Experiment(settings(prepared, tmp_path / "run"), resume=True, force=True)
     forced.claim()
-    forced.learn_latents()
+    forced.walk(needed(forced.stages, ["usable images"]))
     assert "does not keep the images" in forced.results["forced"]
     assert json.loads((tmp_path / "run" / "experiment.json").read_text())["forced"] is True
-    assert Experiment(settings(prepared, tmp_path / "run"), resume=True).forced, "the next resumption knows"
+    assert Experiment(settings(prepared, tmp_path / "run"), resume=True).folder.forced, "the next resumption knows"
 
 
 def test_a_forced_run_says_so_in_its_report(tmp_path):
     lost = {"error": [3.0, 0.2], "high_pass_std": [0.1, 0.01], "mean": [0.8, 0.0]}
     results = {"reconstructions": {"labeled": lost, "unlabeled": lost}, "segmentation": {}}
-    assert [good for _, _, good in image_checks(results)[:6]] == [False, False, None] * 2
-    write_json(tmp_path / "results.json", results | {"forced": ["..."]})
+    assert [good for _, _, good in image_checks(Results.of(results))[:6]] == [False, False, None] * 2
+    write_json(tmp_path / "results.json", results | {"forced": "..."})
     text = write_report(tmp_path).read_text()
     assert text.index("because of <code>--force</code>") < text.index('class="verdict"'), "before anything else"
-    assert "forced: the autoencoder" in str(score_table(results | {"forced": ["..."]}).caption)
+    assert "forced: the autoencoder" in str(score_table(Results.of(results | {"forced": "..."})).caption)
     write_json(tmp_path / "results.json", results)
     assert "--force" not in write_report(tmp_path).read_text()
 
 
 def test_a_run_from_before_this_check_is_not_judged_by_it():
-    assert usable_checks({}) == []
+    assert usable_checks(Results()) == []
 
 
 @pytest.mark.parametrize(("kind", "good"), [("the images", True), ("black", False), ("blocks of the latents", False)])
@@ -121,7 +125,7 @@ def test_colours_are_judged_alike(tmp_path, kind, good):
     write_streets(tmp_path / "C", ["clear"], 3, 2, (64, 64), 0, (0.34, 0.33, 0.33))
     paths = [item["image"] for item in datalist(tmp_path / "C", "training")]
     found = reconstructions.kept(paths, (REFUSED | KEPT)[kind], 3)
-    checks = usable_checks({"reconstructions": {"labeled": found, "unlabeled": found}})
+    checks = usable_checks(Results.of({"reconstructions": {"labeled": found, "unlabeled": found}}))
     assert all(ok for _, _, ok in checks) is good
 
 

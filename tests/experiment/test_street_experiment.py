@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
+from command_line import CliRunner
+from data_prep import demo
 from data_prep.street_phantom import BAD_WEATHER, write_streets
 from tiny_networks import TINY
 from unicorn_monai import cli
@@ -18,14 +19,15 @@ from unicorn_monai.cli import app
 from unicorn_monai.data.checks import check
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import WEATHER, read_header
-from unicorn_monai.experiment import measures
-from unicorn_monai.experiment.experiment import Experiment
+from unicorn_monai.experiment.experiment import Experiment, parts
+from unicorn_monai.experiment.judging import Judging
+from unicorn_monai.experiment.run import Run
 from unicorn_monai.experiment.settings import Settings
 from unicorn_monai.report.trainings import BASELINES, BENT
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Experiment:
+def finished(tmp_path_factory) -> Run:
     root = tmp_path_factory.mktemp("streets")
     write_streets(root / "A", ["clear"], 4, 3, 32, split=(0.5, 0.25, 0.25))
     write_streets(root / "B", BAD_WEATHER, 12, 1, 32, split=(0.34, 0.33, 0.33))
@@ -44,7 +46,7 @@ def finished(tmp_path_factory) -> Experiment:
     )
     run = Experiment(settings, force=True)
     run.run()
-    return run
+    return run.folder
 
 
 def test_every_setup_is_scored_in_every_weather(finished):
@@ -94,7 +96,8 @@ def test_more_images_of_the_run_name_the_weathers_too(finished, tmp_path):
 
 
 def test_pictures_and_measures_name_the_weathers_too(finished):
-    named = [request.prompt.partition(", ")[2] for request in measures.example_requests(finished, 8)]
+    runner, _ = parts(finished)
+    named = [request.prompt.partition(", ")[2] for request in Judging(finished, runner).examples(8)]
     assert set(named) <= set(WEATHER.values())
     assert len(set(named)) > 1
     captions = (finished.run_dir / "pictures" / "captions.json").read_text()
@@ -143,18 +146,17 @@ def test_baselines_that_bend_images_are_refused(finished, name):
 def test_what_the_demo_compares_with(words, expected, monkeypatch, tmp_path):
     asked: dict[str, Any] = {}
     monkeypatch.setattr(cli, "_run", lambda settings, *_: asked.update(settings))
-    for simulate in ("_simulate_oct", "_simulate_street"):
-        monkeypatch.setattr(cli, simulate, lambda *_: (0, "images"))
+    monkeypatch.setattr(demo.Demo, "simulate", lambda _: ["simulated nothing"])
     done = CliRunner().invoke(cli.app, ["demo", *words, "--output", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert asked["baselines"] == expected
-    assert asked["overrides"] == (None if words else cli.BRIEF)
+    assert asked["overrides"] == (None if words else demo.BRIEF)
     assert asked["trainings"] == (3 if "full" in words else 1)
 
 
 def test_the_quick_demo_trains_for_a_shorter_time_than_the_experiments():
-    check_overrides(cli.BRIEF)
-    for bundle, files in cli.BRIEF.items():
+    check_overrides(demo.BRIEF)
+    for bundle, files in demo.BRIEF.items():
         usual = json.loads((Path(bundle_root(bundle)) / "presets" / "small.json").read_text())
         for file, changes in files.items():
             assert changes.keys() == {"max_epochs"}

@@ -8,7 +8,8 @@ from ignite.engine import Engine
 from mlflow import MlflowClient
 from monai.engines import SupervisedEvaluator
 
-from unicorn_monai.experiment.stages import Stages
+from unicorn_monai.experiment.runner import Runner
+from unicorn_monai.experiment.stages import Stage
 from unicorn_monai.experiment.tracking import Tracker, address, numbers, store_uri
 
 
@@ -22,32 +23,32 @@ def statuses(folder: Path) -> dict[str, list[str]]:
     return {name: [r.info.status for r in found if r.data.tags["mlflow.runName"] == name] for name in names}
 
 
-def fail_in_the_second(stages: Stages, error: BaseException) -> None:
+def fail_in_the_second(runner: Runner, error: BaseException) -> None:
     """One stage that finishes, one of another process that is ended with this one, and one that fails."""
 
     def fail():
         raise error
 
-    with Tracker(stages.run_dir, "run") as stages.tracker:
-        stages.stage("first", lambda: {"score": 0.5})
-        stages.tracker.stage("beside")
-        stages.stage("second", fail)
+    with Tracker(runner.run_dir, "run") as runner.tracker:
+        runner.run(Stage("first", (), (), lambda: {"score": 0.5}))
+        runner.tracker.stage("beside")
+        runner.run(Stage("second", (), (), fail))
 
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError("no"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
 def test_an_error_ends_stage_and_parent_and_a_resumed_run_goes_on_with_the_parent(tmp_path, error, status):
-    stages = Stages(tmp_path, torch.device("cpu"), 0)
+    runner = Runner(tmp_path, torch.device("cpu"), 0)
     (tmp_path / "stages").mkdir()
     with pytest.raises(type(error)):
-        fail_in_the_second(stages, error)
+        fail_in_the_second(runner, error)
     assert statuses(tmp_path) == {"run": [status], "first": ["FINISHED"], "beside": ["KILLED"], "second": [status]}
-    before = stages.tracker.parent
-    with Tracker(tmp_path, "run") as stages.tracker:
+    before = runner.tracker.parent
+    with Tracker(tmp_path, "run") as runner.tracker:
         assert statuses(tmp_path)["run"] == ["RUNNING"]
         for name in ("first", "second"):
-            stages.stage(name, lambda: None)
-        stages.tracker.close({"score": 0.5}, [])
-    assert stages.tracker.parent == before
+            runner.run(Stage(name, (), (), lambda: None))
+        runner.tracker.close({"score": 0.5}, [])
+    assert runner.tracker.parent == before
     assert statuses(tmp_path) == {
         "run": ["FINISHED"],
         "first": ["FINISHED"],
@@ -107,10 +108,10 @@ def test_the_store_lies_in_the_run_whatever_its_name(tmp_path, monkeypatch, name
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / name
     (folder / "stages").mkdir(parents=True)
-    stages = Stages(folder, torch.device("cpu"), 0)
-    with Tracker(folder, "run") as stages.tracker:
-        stages.stage("first", lambda: {"score": 0.5})
-        stages.tracker.close({"score": 1.0}, [folder / "stages" / "first.json"])
+    runner = Runner(folder, torch.device("cpu"), 0)
+    with Tracker(folder, "run") as runner.tracker:
+        runner.run(Stage("first", (), (), lambda: {"score": 0.5}))
+        runner.tracker.close({"score": 1.0}, [folder / "stages" / "first.json"])
     assert statuses(folder) == {"run": ["FINISHED"], "first": ["FINISHED"]}
     assert list(tmp_path.iterdir()) == [folder]
     assert len(list(folder.rglob("first.json"))) == 2  # the stage's, and the store's copy

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from unicorn_monai.bundle.run import run_bundle
 from unicorn_monai.data.journal import begun
 from unicorn_monai.diffusion import latents
 from unicorn_monai.experiment.experiment import Experiment
+from unicorn_monai.experiment.processes import side_by_side
 from unicorn_monai.experiment.settings import Settings
-from unicorn_monai.experiment.stages import side_by_side
+from unicorn_monai.experiment.stages import Stage
 from unicorn_monai.images.files import read_array
 from unicorn_monai.training.state import read_whole
 
@@ -84,16 +86,17 @@ def train_two(data: Path, folder: Path) -> None:
     """Two trainings side by side, in processes of their own."""
     for name in ("one", "two"):
         (folder / f"{name}.begun").unlink(missing_ok=True)
-    side_by_side(train_branch, [[("one",)], [("two",)]], 2, data, folder)
+    both = [Stage(name, (), (name,), int) for name in ("one", "two")]
+    side_by_side(partial(train_branch, data, folder), both, 2, print)
 
 
-def train_branch(data: Path, folder: Path, before: list, branch: tuple, threads: int) -> None:
+def train_branch(data: Path, folder: Path, name: str, threads: int) -> None:
     """One of the two, which begins when both are there; its number is left in a file."""
     torch.set_num_threads(threads)
-    (folder / f"{branch[0]}.begun").write_text(str(os.getpid()))
+    (folder / f"{name}.begun").write_text(str(os.getpid()))
     while len(list(folder.glob("*.begun"))) < 2:
         time.sleep(0.01)
-    train_long(data, folder / branch[0])
+    train_long(data, folder / name)
 
 
 def experiment(data: Path, folder: Path) -> None:

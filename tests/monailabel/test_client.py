@@ -1,26 +1,33 @@
 """What a client may say, and what it may not."""
 
+from typing import Annotated
+
 import pytest
+from typing_extensions import TypedDict
 
 from unicorn_monai.monailabel.client import (
+    FIRST,
+    NUMERIC,
+    Device,
+    Flag,
     Unknown,
-    device,
     file_name,
-    flag,
     known,
     number,
-    one_of,
     refuse_expressions,
     take,
+    whole,
 )
+from unicorn_monai.system.fields import one_of
 
-CHECKS = {
-    "device": device,
-    "max_epochs": number(1, 100, whole=True),
-    "weight": number(0, 10),
-    "map": one_of("labels", "entropy"),
-    "store": flag,
-}
+
+class Sent(TypedDict, total=False):
+    device: Device
+    max_epochs: Annotated[int, NUMERIC, whole(1, 100)]
+    weight: Annotated[float, NUMERIC, number(0, 10)]
+    map: Annotated[str, FIRST, one_of(("labels", "entropy"))]
+    store: Flag
+    seed: Annotated[int, NUMERIC, whole(0, 2**63 - 1)]
 
 
 @pytest.mark.parametrize(
@@ -57,13 +64,13 @@ def test_settings_are_taken_by_name_and_type_and_the_rest_is_left_out():
         "store": "true",
         "tracking_uri": "x",
     }
-    taken = take(sent, CHECKS)
+    taken = take(sent, Sent)
     assert taken == {"device": "cpu", "max_epochs": 3, "weight": 2.0, "store": True}
     assert isinstance(taken["max_epochs"], int)
 
 
 def test_a_seed_of_63_bits_loses_no_digit():
-    assert take({"seed": 2**62 + 1}, {"seed": number(0, 2**63 - 1, whole=True)})["seed"] == 2**62 + 1
+    assert take({"seed": 2**62 + 1}, Sent)["seed"] == 2**62 + 1
 
 
 @pytest.mark.parametrize(
@@ -78,14 +85,19 @@ def test_a_seed_of_63_bits_loses_no_digit():
         ({"max_epochs": float("nan")}, "'max_epochs' is 'nan'"),
         ({"weight": "much"}, "'weight' is 'much'; expected a number from 0 to 10"),
         ({"weight": [1]}, "'weight'"),
+        ({"weight": True}, "'weight' is 'True'"),
+        ({"weight": "nan"}, "'weight' is 'nan'"),
+        ({"weight": float("nan")}, "'weight' is 'nan'"),
         ({"map": "labels; rm"}, r"'map' is 'labels; rm'; expected one of \['labels', 'entropy'\]"),
         ({"map": {"a": 1}}, "'map'"),
         ({"store": "perhaps"}, "'store' is 'perhaps'; expected true or false"),
+        ({"store": "yes"}, "'store' is 'yes'; expected true or false"),
+        ({"store": 1}, "'store' is '1'; expected true or false"),
     ],
 )
 def test_wrong_values_are_refused_by_name(sent, message):
     with pytest.raises(ValueError, match=message):
-        take(sent, CHECKS)
+        take(sent, Sent)
 
 
 def test_unknown_names_are_told_with_those_there_are():
@@ -107,8 +119,7 @@ def test_ordinary_names_may_become_files():
 
 
 def test_limits_hold_to_the_last_digit_and_beyond_any_float():
-    check = number(0, 2**63 - 1, whole=True)
-    assert check("seed", 2**63 - 1) == 2**63 - 1
+    assert take({"seed": 2**63 - 1}, Sent)["seed"] == 2**63 - 1
     for value in (2**63, 10**400):
         with pytest.raises(ValueError, match=r"'seed' is .*; expected a whole number from 0 to 9223372036854775807"):
-            check("seed", value)
+            take({"seed": value}, Sent)

@@ -7,7 +7,6 @@ import functools
 import io
 import itertools
 import json
-import math
 import re
 import shutil
 import subprocess
@@ -19,8 +18,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from unicorn_monai.report import figures, markup
-from unicorn_monai.report.report import gap_closed, sections, write_report
+from unicorn_monai.report import figures, naming
+from unicorn_monai.report.report import render, write_report
+from unicorn_monai.report.results import Results
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 VOID = {"meta", "img", "wbr", "br"}
@@ -105,7 +105,9 @@ def report(run: Path, **changes: object) -> str:
 def text(html: str) -> str:
     """What a reader sees, with plain spaces and minus signs."""
     body = re.sub(r"<style>.*?</style>", "", html, flags=re.S)
-    plain = re.sub(r"<[^>]+>", " ", body).replace("\u00a0", " ").replace("\u2212", "-")
+    plain = re.sub(r"<[^>]+>", " ", body)
+    for written, meant in (("\u00a0", " "), ("&nbsp;", " "), ("&#39;", "'"), ("\u2212", "-")):
+        plain = plain.replace(written, meant)
     return re.sub(r"\s+", " ", plain)
 
 
@@ -151,16 +153,17 @@ def test_file_is_whole_and_loads_nothing(run: Path):
 
 
 def test_gap_by_hand():
-    share, interval = gap_closed(results())
-    assert share == pytest.approx(0.6)
-    assert interval == pytest.approx((0.55, 0.64))  # not (0.5, 0.7): that of the score with both bounds as exact
-    assert gap_closed(results(), "unicorn") == (pytest.approx(0.4), None)
-    assert gap_closed({}) is None
+    gap = Results.of(results()).gap_closed()
+    assert gap.share == pytest.approx(0.6)
+    assert gap.ci95 == pytest.approx((0.55, 0.64))  # not (0.5, 0.7): that of the score with both bounds as exact
+    other = Results.of(results()).gap_closed("unicorn")
+    assert (other.share, other.ci95) == (pytest.approx(0.4), None)
+    assert Results().gap_closed() is None
     for changed in (
         {"lower_bound": setup(0.8), "upper_bound": setup(0.5), "unicorn+real": setup(0.6)},
         results()["segmentation"] | {"unicorn+real": setup(float("nan"))},
     ):
-        assert gap_closed(results() | {"segmentation": changed}) is None
+        assert Results.of(results() | {"segmentation": changed}).gap_closed() is None
 
 
 @pytest.mark.parametrize(
@@ -387,7 +390,7 @@ def test_hashes_are_given_and_resumptions_told_beside_the_start(run: Path):
         in seen
     )
     assert "--resume\ngit revision def\ntorch 2.14</pre>" in html
-    assert "labeled/dataset.json&quot;: &quot;0123&quot;" in html
+    assert "labeled/dataset.json&#34;: &#34;0123&#34;" in html
     assert "Sha256 of data sets and weights: not computed" in text(report(run))
 
 
@@ -444,7 +447,7 @@ def test_text_is_escaped(run: Path):
     assert [attributes["alt"] for tag, attributes in tags.seen if tag == "img"] == [evil]
     assert {"script"}.isdisjoint(tag for tag, _ in tags.seen)
     assert not [name for _, attributes in tags.seen for name in attributes if name.startswith("on")]
-    assert html.count("&lt;img src=x onerror=alert(1)&gt;&amp;&quot;&#x27;") > 12
+    assert html.count("&lt;img src=x onerror=alert(1)&gt;&amp;&#34;&#39;") > 12
 
 
 def spots(node: object, path: tuple = ()) -> Iterator[tuple]:
@@ -505,7 +508,7 @@ def test_nothing_that_a_file_says_becomes_html_whatever_is_expected_there(run: P
         for spot, rename in itertools.product(spots(content), (False, True)):
             write(run / name, changed(content, spot, EVIL if rename else value, rename))
             try:
-                html, tags = "\n".join(sections(run)), Tags()
+                html, tags = render(run), Tags()
             except ValueError:  # a sentence
                 continue
             tags.feed(html)
@@ -551,15 +554,19 @@ def test_pictures_are_inside(run: Path):
     ("file", "content", "message"),
     [
         ("results.json", "{", "not valid JSON"),
-        ("results.json", "[]", "holds a list; expected a dict"),
-        ("results.json", '{"segmentation": 3}', "'segmentation' is a int"),
+        ("results.json", "[]", r"is \[\]; expected an object"),
+        ("results.json", '{"segmentation": 3}', "'segmentation' is 3; expected an object"),
         (
             "results.json",
             '{"labels": ["a"], "segmentation": {"unicorn": {"iou": [1, 2]}}}',
             "'unicorn' .* 2 IoUs; expected 1",
         ),
-        ("uncertainties.json", '{"labeled": [0.1, 1.5]}', "'labeled' of uncertainties.json"),
-        ("uncertainties.json", '{"labeled": [NaN]}', "'labeled' of uncertainties.json"),
+        (
+            "uncertainties.json",
+            '{"labeled": [0.1, 1.5]}',
+            r"uncertainties.json': 'labeled\.1' is 1\.5; expected less than or equal to 1",
+        ),
+        ("uncertainties.json", '{"labeled": [NaN]}', r"uncertainties.json': 'labeled\.0' is nan; expected"),
         ("pictures/captions.json", '[{"file": "../secret.png"}]', r"'\.\./secret\.png'"),
         ("pictures/sheet.png", "no picture", "not a PNG"),
     ],
@@ -584,17 +591,20 @@ def test_a_wide_table_begins_with_the_bounds_the_method_and_the_best(run: Path):
 
 
 def test_axis_and_numbers():
-    axis = figures.Axis.around([0.47, 0.82], 0, 400)
-    assert (axis.low, axis.high, axis.step) == pytest.approx((0.4, 0.9, 0.1))
-    assert [label for _, label in axis.ticks()] == ["0.4", "0.5", "0.6", "0.7", "0.8", "0.9"]
-    assert axis(0.65) == pytest.approx(200)
-    same = figures.Axis.around([0.3, 0.3], 0, 400)
-    assert same.low <= 0.3 <= same.high
-    assert math.isfinite(same(0.3))
-    assert markup.percent(0.996) == "99.6\u00a0%"
-    assert markup.percent(-0.123) == "\u221212\u00a0%"
-    assert markup.duration(59.7) == "1 min 0 s"
-    assert markup.fixed(float("inf"), 2) == markup.fixed(None, 2) == markup.fixed(True, 2) == markup.MISSING
+    ticks = figures._ticks([0.47, 0.82])
+    assert ticks == pytest.approx([0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+    assert figures._labels(ticks) == ["0.4", "0.5", "0.6", "0.7", "0.8", "0.9"]
+    same = figures._ticks([0.3, 0.3])
+    assert same[0] <= 0.3 <= same[-1]
+    assert 3 <= len(same) <= 8
+    assert same[-1] - same[0] < 0.01
+    assert naming.percent(0.996) == "99.6\u00a0%"
+    assert naming.percent(-0.123) == "\u221212\u00a0%"
+    assert naming.duration(59.7) == "1 min 0 s"
+    assert naming.fixed(None, 2) == naming.percent(None) == naming.duration(None) == naming.MISSING
+    assert Results.of({"wall_seconds": float("inf")}).wall_seconds is None
+    with pytest.raises(ValueError, match="'wall_seconds' is True; expected a finite number"):
+        Results.of({"wall_seconds": True})
 
 
 def chromium(folder: Path, *options: str) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
+from command_line import CliRunner
 from tests.report.test_report import results
 from unicorn_monai.cli import app
 from unicorn_monai.report.tables import summarise
@@ -66,10 +66,13 @@ def test_what_a_run_lacks_is_told_and_never_a_key(tmp_path, missing):
 
 
 OTHERS = {
-    "a list": ("[1, 2]", "is a list; expected the results of a run"),
+    "a list": ("[1, 2]", r"is \[1, 2\]; expected an object"),
     "empty": ("{}", "'labels' is None"),
-    "of a data set": ('{"labels": {"0": "a"}, "training": []}', "'labels' is {'0': 'a'}"),
-    "a score that is none": (json.dumps(results() | {"segmentation": {"unicorn": 0.7}}), "'unicorn' is a float"),
+    "of a data set": ('{"labels": {"0": "a"}, "training": []}', "'labels' is {'0': 'a'}; expected a list"),
+    "a score that is none": (
+        json.dumps(results() | {"segmentation": {"unicorn": 0.7}}),
+        "'segmentation.unicorn' is 0.7; expected an object",
+    ),
     "no JSON": ("{", "is not valid JSON"),
 }
 

@@ -6,8 +6,8 @@ import os
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
+from command_line import CliRunner
 from tiny_networks import ONE_EPOCH
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -21,31 +22,52 @@ from unicorn_monai.system.errors import NotFinite, explain, of_batch, on_failure
 from unicorn_monai.system.networks import in_parts, require_finite
 from unicorn_monai.training.random_numbers import random_state, set_random_state
 
+ENDING = {"_target_": "unicorn_monai.system.end_in_one_sentence"}
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
-def ends(code: str) -> subprocess.CompletedProcess:
-    code = f"import torch\nfrom unicorn_monai.system.networks import require_finite\n{code}"
-    return subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=False)
-
-
-def test_numbers_that_are_not_finite_have_an_exit_status_of_their_own():
-    wrapped = """
+WRAPPED = """
+import torch
+from unicorn_monai.system.networks import require_finite
 try:
     require_finite("A latent", torch.tensor([1.0, float("nan")]), " (batch of a.png)")
 except ValueError as error:
     raise RuntimeError("MONAI wraps it") from error
 """
-    done = ends(wrapped)
+INSTALL = "from unicorn_monai.system.ending import install\ninstall()\n"
+
+
+def ends(*command: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *command], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+def test_numbers_that_are_not_finite_have_an_exit_status_of_their_own_where_a_program_wants_it():
+    done = ends("-c", INSTALL + INSTALL + WRAPPED)
     assert done.returncode == 3
+    assert done.stderr.endswith("\nerror: A latent holds NaN or infinite values (batch of a.png).\n")
+    assert done.stderr.count("RuntimeError: MONAI wraps it") == 1
     assert "NotFinite: A latent holds NaN or infinite values (batch of a.png)." in done.stderr
-    assert ends("raise ValueError('anything else')").returncode == 1
+    assert ends("-c", INSTALL + "raise ValueError('anything else')").returncode == 1
+    asked = "from unicorn_monai.system.ending import end_in_one_sentence\nend_in_one_sentence()\n"
+    for elsewhere in (WRAPPED, asked + WRAPPED):  # a program that is not MONAI's command ends as Python does
+        done = ends("-c", elsewhere)
+        assert done.returncode == 1
+        assert done.stderr.endswith("\nRuntimeError: MONAI wraps it\n")
+
+
+def test_a_bundle_command_ends_with_that_status_too(tmp_path):
+    check = {"_target_": "unicorn_monai.system.require_finite", "name": "A latent", "values": "$float('nan') * @one"}
+    config = {"one": "$__import__('torch').ones(2)", "initialize": [ENDING, check], "run": []}
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(config))
+    done = ends("-m", "monai.bundle", "run", "--config_file", str(path))
+    assert done.returncode == 3
+    assert done.stderr.endswith("\nerror: A latent holds NaN or infinite values.\n")
 
 
 def test_a_bundle_command_ends_with_the_sentence_behind_monais_error():
     config = Path(bundle_root("retinal_unet")) / "configs" / "train.json"
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config), "--dataset_dir", "nowhere"]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = ends("-m", "monai.bundle", "run", "--config_file", str(config), "--dataset_dir", "nowhere")
     assert done.returncode == 1
     assert "RuntimeError: Failed to instantiate component" in done.stderr  # the traceback is all there
     *_, last = done.stderr.strip().splitlines()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
+from command_line import CliRunner
 from unicorn_monai.cli import app
 from unicorn_monai.data.journal import JOURNAL
 from unicorn_monai.data.layout import read_header

@@ -36,7 +36,7 @@ from unicorn_monai.backbones.diffusers_layout import (
     weights_file,
 )
 from unicorn_monai.controlnets import controlnet_for
-from unicorn_monai.diffusion.latents import StoredAutoencoder
+from unicorn_monai.latent_diffusion import StoredAutoencoder
 from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus, UniPC
 from unicorn_monai.system.files import PathLike, sweep, write_json
 from unicorn_monai.system.networks import freeze, require
@@ -202,7 +202,13 @@ def stored_autoencoder(
 ) -> StoredAutoencoder:
     """The autoencoder of a Stable Diffusion folder for `latents.LatentDataset`, loaded only if latents are missing."""
     path = weights_file(check_folder(folder) / "vae", variant)
-    return StoredAutoencoder(_sha256(path), lambda: load_autoencoder(folder, variant, device))
+    vae = vae_arguments(*_vae_config(folder))
+    return StoredAutoencoder(
+        _sha256(path),
+        lambda: load_autoencoder(folder, variant, device),
+        vae["num_channels"],
+        2 ** (len(vae["channels"]) - 1),
+    )
 
 
 def weights_metadata(folder: PathLike) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,9 @@ over the patches that the discriminator judges. What a method adds stands in its
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,11 +19,16 @@ from monai.engines import Trainer
 from monai.losses import PatchAdversarialLoss
 from torch import Tensor, nn
 
-from unicorn_monai.system.distributed import average_gradients, is_main, same_weights
+from unicorn_monai.baselines.unpaired import UnpairedDataset, UnpairedLoader
+from unicorn_monai.system.distributed import RankSeeds, average_gradients, is_active, is_main, same_weights
 from unicorn_monai.system.errors import trained_on
 from unicorn_monai.system.files import PathLike
 from unicorn_monai.system.weights import save_weights
-from unicorn_monai.training.budget import TimeBudget
+from unicorn_monai.training.budget import LinearDecay, TimeBudget
+from unicorn_monai.training.handlers import Progress, SampleImages
+from unicorn_monai.training.kept_weights import EMA
+from unicorn_monai.training.settings import TranslationSettings
+from unicorn_monai.training.state import TrainingState
 from unicorn_monai.training.steps import autocast_settings
 
 # MONAI's default passes the scores through a leaky ReLU first, which the papers do not.
@@ -31,6 +38,8 @@ _least_squares = PatchAdversarialLoss(criterion="least_squares", no_activation_l
 class Objective(Protocol):
     """What a method is to the trainer."""
 
+    name: str
+    generator: nn.Module
     trained: nn.Module
     judges: nn.Module
 
@@ -59,39 +68,33 @@ class TranslationTrainer(Trainer):
     """Train generators against discriminators on unpaired batches ("source", "target").
 
     Args:
-        device: where to train.
-        max_epochs: epochs of the data loader's number of batches.
+        settings: of the training.
         train_data_loader: an ``UnpairedLoader``.
-        network: the generator that is wanted in the end.
-        objective: ``CycleGAN`` or ``CUT``.
+        objective: ``CycleGAN`` or ``CUT``; its ``generator`` is what is wanted in the end.
         optimizer: of ``objective.trained``.
         discriminator_optimizer: of ``objective.judges``.
-        precision: "float32", or "bfloat16" for automatic mixed precision.
         train_handlers: Ignite handlers.
     """
 
     def __init__(
         self,
-        device: torch.device,
-        max_epochs: int,
+        settings: TranslationSettings,
         train_data_loader: Iterable,
-        network: nn.Module,
         objective: Objective,
         optimizer: torch.optim.Optimizer,
         discriminator_optimizer: torch.optim.Optimizer,
-        precision: str = "float32",
         train_handlers: list | None = None,
     ) -> None:
         super().__init__(
-            device=device,
-            max_epochs=max_epochs,
+            device=settings.device,
+            max_epochs=settings.max_epochs,
             data_loader=train_data_loader,
             handlers=train_handlers,
             decollate=False,
         )
-        self.network, self.objective = network, objective
+        self.network, self.objective = objective.generator, objective
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
-        self.autocast = autocast_settings(device, precision)
+        self.autocast = autocast_settings(settings.device, settings.precision)
         self.add_event_handler(Events.STARTED, self._together)
 
     def _together(self, engine: Engine) -> None:
@@ -118,6 +121,59 @@ class TranslationTrainer(Trainer):
         loss.backward()
         average_gradients(network)
         optimizer.step()
+
+
+def translation_trainer(
+    settings: TranslationSettings,
+    objective: Any,
+    optimizer: torch.optim.Optimizer,
+    discriminator_optimizer: torch.optim.Optimizer,
+    dataset: UnpairedDataset,
+    validation: UnpairedDataset,
+    handlers: Sequence[Any] = (),
+) -> TranslationTrainer:
+    """The training of a translation; ``model.pt`` holds the newest averaged weights.
+
+    Args:
+        settings: of the training.
+        objective: ``CycleGAN`` or ``CUT``.
+        optimizer: of ``objective.trained``.
+        discriminator_optimizer: of ``objective.judges``.
+        dataset: training images of both domains.
+        validation: images of both domains for the sheets of samples.
+        handlers: more Ignite handlers.
+
+    Raises:
+        ValueError: ``iterations_per_epoch`` is null; the two domains have no common length.
+    """
+    per_epoch = settings.iterations_per_epoch
+    if per_epoch is None:
+        raise ValueError("iterations_per_epoch is null; expected a whole number: two domains have no common length.")
+    budget, models = TimeBudget(settings.max_seconds), Path(settings.ckpt_dir)
+    averaged = copy.deepcopy(objective.generator)
+    ema = EMA(objective.generator, averaged, settings.ema_decay)
+    state = {
+        "networks": objective,
+        "optimizer": optimizer,
+        "discriminator_optimizer": discriminator_optimizer,
+        "ema": ema,
+        "budget": budget,
+    }
+    about = {"method": objective.name.lower(), "max_seconds": settings.max_seconds}
+    sheet = TranslationSheet(averaged, validation.source, validation.target, settings.device)
+    train_handlers = [
+        budget,
+        LinearDecay([optimizer, discriminator_optimizer], budget, settings.decay_start),
+        ema,
+        Progress(objective.name, budget=budget),
+        LastWeights(averaged, models / "model.pt", budget, about),
+        SampleImages(sheet, Path(settings.output_dir) / "samples", settings.sample_interval),
+        TrainingState(models / "last.pt", state, settings.resume, settings.save_minutes),
+        *([RankSeeds(settings.seed)] if is_active() else []),
+        *handlers,
+    ]
+    loader = UnpairedLoader(dataset, settings.batch_size, per_epoch, settings.num_workers)
+    return TranslationTrainer(settings, loader, objective, optimizer, discriminator_optimizer, train_handlers)
 
 
 class LastWeights:

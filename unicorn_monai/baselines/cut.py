@@ -82,6 +82,8 @@ class CUT:
         temperature: 0.07 in the paper.
     """
 
+    name = "CUT"
+
     def __init__(
         self,
         generator: ResnetGenerator,

@@ -70,6 +70,8 @@ class CycleGAN:
         pool_size: of both image pools.
     """
 
+    name = "CycleGAN"
+
     def __init__(
         self,
         generator: nn.Module,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
 import torch
-from monai.data import DataLoader, MetaTensor
+from monai.data import CacheDataset, DataLoader, MetaTensor
 from torch import Tensor
 from torch.utils.data import Dataset, RandomSampler
+
+from unicorn_monai.data.items import datalist
+from unicorn_monai.system.files import PathLike
 
 DOMAINS = ("source", "target")
 
@@ -36,6 +39,23 @@ class UnpairedDataset(Dataset):
         pair = dict(zip(DOMAINS, (self.source[index], self.target[other]), strict=True))
         paths = [item["image_path"] for item in pair.values() if "image_path" in item]
         return {**{name: _image(item) for name, item in pair.items()}, "image_path": paths}
+
+
+def unpaired(
+    domains: tuple[PathLike, PathLike], split: str, transform: Callable, cache_num: int = 0
+) -> UnpairedDataset:
+    """The images of a split of two data sets.
+
+    Args:
+        domains: folders of the source and of the target.
+        split: "training", "validation" or "test".
+        transform: of an item.
+        cache_num: images of each domain kept in memory.
+    """
+    source, target = (
+        CacheDataset(datalist(folder, split), transform, cache_num=cache_num, progress=False) for folder in domains
+    )
+    return UnpairedDataset(source, target)  # type: ignore[arg-type]  # they have lengths and items
 
 
 class UnpairedLoader(DataLoader):

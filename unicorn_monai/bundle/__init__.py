@@ -12,12 +12,10 @@ if TYPE_CHECKING:
     from unicorn_monai.bundle.installation import bundle_root, configured, install, load_config, sibling
     from unicorn_monai.bundle.references import (
         arguments,
-        base_controlnet,
         default_device,
         definition,
         from_bundle,
         metadata_of,
-        start_controlnet,
         weights_metadata,
         weights_sha256,
         with_weights,
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = [
     "PRECISIONS",
     "arguments",
-    "base_controlnet",
     "bundle_root",
     "check_chain",
     "check_labels",
@@ -49,7 +46,6 @@ __all__ = [
     "run_bundle",
     "seal",
     "sibling",
-    "start_controlnet",
     "trained_on",
     "weights_metadata",
     "weights_sha256",
@@ -58,7 +54,6 @@ __all__ = [
 _HOMES = {
     "PRECISIONS": "bundle.settings",
     "arguments": "bundle.references",
-    "base_controlnet": "bundle.references",
     "bundle_root": "bundle.installation",
     "check_chain": "bundle.chain",
     "check_labels": "bundle.chain",
@@ -77,7 +72,6 @@ _HOMES = {
     "run_bundle": "bundle.run",
     "seal": "bundle.verify",
     "sibling": "bundle.installation",
-    "start_controlnet": "bundle.references",
     "trained_on": "bundle.chain",
     "weights_metadata": "bundle.references",
     "weights_sha256": "bundle.references",

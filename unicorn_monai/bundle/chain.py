@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from unicorn_monai.bundle.references import metadata_of
+from unicorn_monai.bundle.settings import _check_value
 from unicorn_monai.data.layout import label_names, list_folders
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.system.files import PathLike
@@ -46,7 +47,7 @@ def trained_on(
     mode: str | None = None,
     prior: UncertaintyPrior | None = None,
 ) -> dict[str, Any]:
-    """What is stored with a ControlNet's weights: which other weights they belong to, and which hint.
+    """What is stored with a ControlNet's weights: which other weights they belong to, and which hint; checked first.
 
     Args:
         latent_diffusion: bundle of the U-Net.
@@ -54,6 +55,9 @@ def trained_on(
         mode: of the Semantic-ControlNet; in ``paper`` mode it is trained on its own.
         prior: of the Uncertainty-ControlNet; how it made a hint of an uncertainty.
     """
+    if mode is not None:
+        _check_value("mode", mode)
+    check_chain(latent_diffusion, uncertainty_controlnet=uncertainty_controlnet, mode=mode, prior=prior)
     unet = metadata_of(latent_diffusion)
     found = {"unet_sha256": unet["sha256"], "scale_factor": unet.get("scale_factor")}
     if mode is not None:

@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser
 from unicorn_monai.bundle.installation import configured
 
 NETWORK, AUTOENCODER = "network_data_format", "autoencoder_data_format"
+RESIDUAL = "residual of the middle block, as are all other channels"
 SCAN, COLOURS = "B-scan; rows are depth, columns A-scans", ("red", "green", "blue")
 
 
@@ -64,7 +65,8 @@ def described(
     if name == "synthesis":
         drawn = _tensor(f"{NETWORK}::outputs::pred", image, large)
         return _tensor(f"{NETWORK}::inputs::image", named, large) | drawn
-    residuals = _tensor(f"{NETWORK}::outputs::pred", [f"middle block residual {i}" for i in range(widths[-1])], times)
+    residuals = _tensor(f"{NETWORK}::outputs::pred", [RESIDUAL], times)
+    residuals[f"{NETWORK}::outputs::pred::num_channels"] = widths[-1]
     hint = ["uncertainty of the image, scaled by the prior, the same in every pixel"]
     condition = named if name == "semantic_controlnet" else hint
     return noised | residuals | _tensor(f"{NETWORK}::inputs::controlnet_cond", condition, large)

@@ -11,14 +11,11 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
-from monai.networks.nets import ControlNet, DiffusionModelUNet
 from torch import nn
 
 from unicorn_monai.bundle.expressions import require_literal
 from unicorn_monai.bundle.installation import _read, load_config
 from unicorn_monai.bundle.root import ENTRY, literal_root
-from unicorn_monai.controlnets import copy_encoder
-from unicorn_monai.fusion import MODES
 from unicorn_monai.system.distributed import local_device
 from unicorn_monai.system.files import PathLike
 from unicorn_monai.system.networks import freeze
@@ -70,26 +67,6 @@ def arguments(bundle_root: PathLike, id: str = "network_def") -> dict[str, Any]:
     return {
         key: parser.get_parsed_content(f"{id}::{key}") for key in definition(bundle_root, id) if not key.startswith("_")
     }
-
-
-def base_controlnet(
-    mode: str,
-    bundle_root: PathLike,
-    device: torch.device | str | None = None,
-    settings: dict[str, Any] | None = None,
-) -> nn.Module | None:
-    """The frozen ControlNet another is trained on top of: none in ``paper`` mode, else the one of ``bundle_root``."""
-    if mode not in MODES:
-        raise ValueError(f"Unknown mode '{mode}'; expected one of {list(MODES)}.")
-    return None if mode == "paper" else from_bundle(bundle_root, "network_def", "model.pt", device, settings=settings)
-
-
-def start_controlnet(controlnet: ControlNet, unet: DiffusionModelUNet, initial_weights: PathLike | None) -> ControlNet:
-    """Where the training of a ControlNet starts: at the U-Net's encoder, or at the weights of a training before."""
-    copy_encoder(controlnet, unet)
-    if initial_weights is not None:
-        load_weights(controlnet, initial_weights)
-    return controlnet
 
 
 def weights_sha256(**paths: PathLike) -> dict[str, str]:

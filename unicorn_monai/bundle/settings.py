@@ -76,6 +76,7 @@ RULES: dict[str, Rule] = {
     ),
     **dict.fromkeys(("nce_weight", "identity_weight", "cycle_weight", "uncertainty_weight"), WEIGHT),
     "save_minutes": WEIGHT,
+    "prompt_dropout": (lambda v: v is None or SHARE[0](v), "a share in [0, 1], or null"),
     **dict.fromkeys(("resume", "augment", "compile", "cuda_graphs", "coarse_sampling"), SWITCH),
     **dict.fromkeys(("threshold", "decay_start"), SHARE),
     "max_seconds": (lambda v: v is None or (_number(v) and v > 0), "a number above 0, or null for no limit"),

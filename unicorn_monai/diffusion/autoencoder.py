@@ -19,16 +19,19 @@ import torch
 from ignite.engine import Engine
 from ignite.metrics import Loss
 from monai.engines import Trainer
+from monai.inferers import Inferer
 from monai.losses import PatchAdversarialLoss
 from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unicorn_monai.diffusion.training import Adversary
 from unicorn_monai.images.speckle import speckle_contrast
 from unicorn_monai.system.cuda_graphs import TrainingGraphs
 from unicorn_monai.system.distributed import bare
 from unicorn_monai.system.networks import freeze
 from unicorn_monai.training.batches import no_batch
+from unicorn_monai.training.settings import AutoencoderSettings
 from unicorn_monai.training.steps import autocast_settings, require_finite_gradient
 
 
@@ -132,53 +135,40 @@ class AutoencoderTrainer(Trainer):
     """Train a KL autoencoder against a patch discriminator.
 
     Args:
-        device: where to train.
-        max_epochs: passes over the data.
+        settings: of the training.
         train_data_loader: batches with "image".
         network: ``AutoencoderKL``: image -> (reconstruction, mean, std).
-        discriminator: ``PatchDiscriminator``.
+        adversary: ``PatchDiscriminator``.
         optimizer: of the autoencoder.
-        discriminator_optimizer: of the discriminator.
         loss_function: ``unicorn_monai.diffusion.AutoencoderLoss``.
-        adversarial_start: iterations before the discriminator takes part.
-        precision: "float32" or "bfloat16".
-        cuda_graphs: record the autoencoder's passes on the GPU and replay them (:class:`TrainingGraphs`).
-        epoch_length: iterations of an epoch; the data loader's length by default.
         train_handlers: Ignite handlers.
     """
 
     def __init__(
         self,
-        device: torch.device,
-        max_epochs: int,
+        settings: AutoencoderSettings,
         train_data_loader: Iterable,
         network: nn.Module,
-        discriminator: nn.Module,
+        adversary: Adversary,
         optimizer: torch.optim.Optimizer,
-        discriminator_optimizer: torch.optim.Optimizer,
         loss_function: nn.Module,
-        adversarial_start: int = 0,
-        precision: str = "float32",
-        cuda_graphs: bool = False,
-        epoch_length: int | None = None,
         train_handlers: list | None = None,
     ) -> None:
         if isinstance(train_data_loader, Sized) and len(train_data_loader) == 0:
             loader: Any = train_data_loader
             raise ValueError(no_batch(len(loader.dataset), int(loader.batch_size)))
         super().__init__(
-            device=device,
-            max_epochs=max_epochs,
+            device=settings.device,
+            max_epochs=settings.max_epochs,
             data_loader=train_data_loader,
-            epoch_length=epoch_length,
             handlers=train_handlers,
             decollate=False,
         )
-        self.network, self.discriminator = network, discriminator
-        self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
-        self.loss_function, self.adversarial_start = loss_function, adversarial_start
-        self.autocast = autocast_settings(device, precision)
-        self.reconstruct = TrainingGraphs(_reconstruct) if cuda_graphs else _reconstruct
+        self.network, self.discriminator = network, adversary.network
+        self.optimizer, self.discriminator_optimizer = optimizer, adversary.optimizer
+        self.loss_function, self.adversarial_start = loss_function, settings.adversarial_start
+        self.autocast = autocast_settings(settings.device, settings.precision)
+        self.reconstruct = TrainingGraphs(_reconstruct) if settings.cuda_graphs else _reconstruct
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Tensor]) -> list[dict[str, float]]:  # type: ignore[override]
         image = batchdata["image"].to(self.state.device)
@@ -210,10 +200,10 @@ def _reconstruct(image: Tensor, network: nn.Module) -> tuple[Tensor, Tensor, Ten
     return network(image)
 
 
-class ReconstructionInferer:
+class ReconstructionInferer(Inferer):
     """Image -> reconstruction from the mean latent, for validation."""
 
-    def __call__(self, images: Tensor, network: AutoencoderKL) -> Tensor:
+    def __call__(self, images: Tensor, network: AutoencoderKL) -> Tensor:  # type: ignore[override]
         """(batch, channels, *spatial)."""
         return network.reconstruct(images)
 

@@ -19,21 +19,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from monai.networks.nets import AutoencoderKL
+from monai.networks.schedulers.scheduler import Scheduler
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 from tqdm import tqdm
 
+from unicorn_monai.bundle.chain import check_labels
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import list_folders
 from unicorn_monai.data.uncertainties import read_uncertainties
-from unicorn_monai.diffusion.text import PromptEmbeddings, PromptTemplate
 from unicorn_monai.images.transforms import LoadPixelsd, read_image
+from unicorn_monai.latent_diffusion import LatentDiffusion, StoredAutoencoder, Text, num_channels
 from unicorn_monai.system.distributed import main_first
 from unicorn_monai.system.errors import named
 from unicorn_monai.system.files import PathLike, sweep
@@ -42,19 +45,24 @@ from unicorn_monai.system.weights import save_tensors
 
 logger = logging.getLogger("unicorn_monai")
 SHARD = 512  # images kept in one file, and in memory while it is made
+BATCH = 16  # images encoded at a time
 
 
 @dataclass(frozen=True)
-class StoredAutoencoder:
-    """An autoencoder that is loaded only if there are images to encode, so that a training need not hold it.
+class Uncertainties:
+    """What retinal_unet's ``uncertainty`` measured on data sets.
 
     Args:
-        identity: of its weights, e.g. their sha256.
-        load: gives the network, on the device where it is to run.
+        path: its file.
+        segmentation_sha256: refuse what other weights of the segmentation network gave.
     """
 
-    identity: str
-    load: Callable[[], AutoencoderKL]
+    path: PathLike
+    segmentation_sha256: str | None = None
+
+    def __call__(self, items: list[dict]) -> Tensor:
+        """Those of some items, (items,) float32."""
+        return read_uncertainties(self.path, items, self.segmentation_sha256)
 
 
 class LatentDataset(Dataset):
@@ -65,14 +73,13 @@ class LatentDataset(Dataset):
         split: "training", "validation" or "test".
         autoencoder: network with ``encode`` (image) -> (mean, std) and its weights, or a :class:`StoredAutoencoder`.
         cache_dir: folder of the encoded latents; a file there is used again if autoencoder and images are the same.
-        num_channels: channels of the images.
+        text: also give the embedding of each image's prompt, as "context".
         num_labels: also give the label maps, checked against this number.
-        uncertainties: also give each image's uncertainty, from this file (written by retinal_unet's ``uncertainty``).
-        mirror: also encode the mirrored images and give either at random (training only).
-        batch_size: images encoded at a time.
-        segmentation_sha256: refuse uncertainties that other weights of the segmentation network gave.
-        prompts: also give the embedding of each image's prompt, as "context".
-        template: makes the prompts from the items; their own "prompt" by default.
+        uncertainties: also give each image's uncertainty.
+        mirror: give the images as they are or mirrored, at random (training only).
+
+    Raises:
+        ValueError: a data set with more or fewer labels than that, before anything is encoded.
     """
 
     def __init__(
@@ -81,24 +88,22 @@ class LatentDataset(Dataset):
         split: str,
         autoencoder: AutoencoderKL | StoredAutoencoder,
         cache_dir: PathLike,
-        num_channels: int = 1,
+        text: Text | None = None,
         num_labels: int | None = None,
-        uncertainties: PathLike | None = None,
+        uncertainties: Uncertainties | None = None,
         mirror: bool = False,
-        batch_size: int = 16,
-        segmentation_sha256: str | None = None,
-        prompts: PromptEmbeddings | None = None,
-        template: PromptTemplate | None = None,
     ) -> None:
+        if num_labels is not None:
+            check_labels(dataset_dir, num_labels)
         keys = ("image",) if num_labels is None else ("image", "label")
         items = datalist(dataset_dir, split, keys)
         folders = [str(Path(folder)) for folder in list_folders(dataset_dir)]
         parts = [[item for item in items if item["dataset"] == folder] for folder in folders]
-        self.images, self.mirror = [item["image"] for item in items], mirror
+        self.images, self.mirror, self.autoencoder, self.text = [i["image"] for i in items], mirror, autoencoder, text
         self.shards: list[dict[str, Tensor]] = []
         with main_first():
             for part in parts:
-                self.shards += encode_dataset(part, autoencoder, cache_dir, num_channels, batch_size)
+                self.shards += encode_dataset(part, autoencoder, cache_dir)
         sizes = [len(shard["mean"][0]) for shard in self.shards]
         self.ends = np.cumsum(sizes)  # a shard holds the images from the end of the one before to its own
         starts = (self.ends - sizes).tolist()
@@ -112,16 +117,14 @@ class LatentDataset(Dataset):
                 for part in parts:
                     self.labels += cache_labels(part, load, Path(cache_dir) / "labels")
             _require_one_size({tuple(s.shape[2:]): items[i]["label"] for s, i in zip(self.labels, starts, strict=True)})
-        self.uncertainty: Tensor | None = None
-        if uncertainties is not None:
-            self.uncertainty = read_uncertainties(uncertainties, items, segmentation_sha256)
+        self.uncertainty = None if uncertainties is None else uncertainties(items)
         self.context: Tensor | None = None
-        if prompts is not None:
-            texts = [(template or PromptTemplate("{prompt}"))(item) for item in items]
-            different = {text: i for i, text in enumerate(sorted(set(texts)))}
+        if text is not None:
+            prompts = [text.template(item) for item in items]
+            different = {prompt: i for i, prompt in enumerate(sorted(set(prompts)))}
             with main_first():
-                self.context = prompts(list(different))  # (different prompts, tokens, dimensions)
-            self.prompt = torch.tensor([different[text] for text in texts])
+                self.context = text(list(different))  # (different prompts, tokens, dimensions)
+            self.prompt = torch.tensor([different[prompt] for prompt in prompts])
 
     def __len__(self) -> int:
         return len(self.images)
@@ -164,6 +167,11 @@ class LatentDataset(Dataset):
     def label(self) -> Tensor:
         """All label maps, in memory: (images, 1, rows, columns) uint8."""
         return torch.cat(self.labels)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(channels, *latent)."""
+        return tuple(self.shards[0]["mean"].shape[2:])
 
     @property
     def scale_factor(self) -> float:
@@ -210,27 +218,31 @@ class LatentLoader(DataLoader):
         )
 
 
+def latent_diffusion_of(
+    dataset: LatentDataset, unet: nn.Module, scheduler: Any, train_scheduler: Scheduler, bundle_root: PathLike
+) -> LatentDiffusion:
+    """The model whose U-Net is trained on the latents of a data set: their scale and shape are its own."""
+    return LatentDiffusion(
+        dataset.autoencoder,
+        unet,
+        scheduler,
+        train_scheduler,
+        dataset.scale_factor,
+        dataset.latent_shape,
+        dataset.text,
+        bundle_root,
+    )
+
+
 def as_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Collate function for data sets that give whole batches."""
     return batch
-
-
-def latents_scale_factor(dataset: LatentDataset) -> float:
-    """The scale factor measured over a data set (for configurations)."""
-    return dataset.scale_factor
-
-
-def latents_shape(dataset: LatentDataset) -> list[int]:
-    """(channels, *latent) of a data set (for configurations)."""
-    return list(dataset.shards[0]["mean"].shape[2:])
 
 
 def encode_dataset(
     items: list[dict],
     autoencoder: AutoencoderKL | StoredAutoencoder,
     cache_dir: PathLike,
-    num_channels: int = 1,
-    batch_size: int = 16,
 ) -> list[dict[str, Tensor]]:
     """Encode images as they are and mirrored: for every ``SHARD`` of them "mean" and "std", mapped into memory."""
     loaded: list[AutoencoderKL] = []
@@ -247,7 +259,7 @@ def encode_dataset(
     def encode(some: list[dict]) -> dict[str, Tensor]:
         if not loaded:
             loaded.append(autoencoder.load() if isinstance(autoencoder, StoredAutoencoder) else autoencoder)
-        return _encode([item["image"] for item in some], loaded[0], num_channels, batch_size, bar)
+        return _encode([item["image"] for item in some], loaded[0], num_channels(autoencoder), bar)
 
     with bar:
         return [
@@ -288,15 +300,13 @@ def _cached(folder: Path, identity: str, make: Callable[[], dict[str, Tensor]]) 
 
 
 @torch.no_grad()
-def _encode(
-    paths: list[str], autoencoder: AutoencoderKL, num_channels: int, batch_size: int, bar: tqdm
-) -> dict[str, Tensor]:
+def _encode(paths: list[str], autoencoder: AutoencoderKL, channels: int, bar: tqdm) -> dict[str, Tensor]:
     device = next(autoencoder.parameters()).device
     autoencoder.eval()
     parts, sizes = [], {}
-    for start in range(0, len(paths), batch_size):
-        some = paths[start : start + batch_size]
-        images = _stack(some, num_channels, sizes)
+    for start in range(0, len(paths), BATCH):
+        some = paths[start : start + BATCH]
+        images = _stack(some, channels, sizes)
         both = torch.cat([images, images.flip(-1)]).to(device)
         mean, std = autoencoder.encode(both)
         part = torch.stack([mean.float().cpu(), std.float().cpu()]).unflatten(1, (2, len(images)))
@@ -306,8 +316,8 @@ def _encode(
     return {"mean": mean, "std": std}
 
 
-def _stack(paths: list[str], num_channels: int, sizes: dict[tuple[int, ...], str]) -> Tensor:
-    images = [read_image(path, num_channels) for path in paths]
+def _stack(paths: list[str], channels: int, sizes: dict[tuple[int, ...], str]) -> Tensor:
+    images = [read_image(path, channels) for path in paths]
     sizes.update((tuple(image.shape[1:]), path) for image, path in zip(images, paths, strict=True))
     _require_one_size(sizes)
     return torch.stack(images)

@@ -14,17 +14,18 @@ grow with K. Written from the paper, but real images are decoded latents here: t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
 from monai.engines import IterationEvents
-from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional
 
 from unicorn_monai.bundle.references import arguments, definition
+from unicorn_monai.diffusion.task import DiffusionTask
 from unicorn_monai.diffusion.training import ControlNetInferer
 from unicorn_monai.images.files import IGNORE_LABEL
 from unicorn_monai.schedulers import x0_and_noise
@@ -34,17 +35,11 @@ from unicorn_monai.system.networks import require
 from unicorn_monai.training.steps import autocast_settings
 
 
-class LayoutSupervision(ControlNetInferer):
-    """A ``ControlNetInferer`` for training that, attached as an Ignite handler, also asks for the layout.
-
-    It adds to the loss of MONAI's ``SupervisedTrainer`` before its backward pass, and trains the discriminator after
-    every iteration. ``engine.state.metrics`` gets "layout_loss" and "discriminator_loss".
+@dataclass(frozen=True)
+class Layout:
+    """How the layout is asked for.
 
     Args:
-        autoencoder: frozen; its decoder is differentiated.
-        discriminator: images -> logits (batch, labels + 1, rows, columns) at any resolution; the last is "fake".
-        discriminator_optimizer: of its weights.
-        scale_factor: of the latents.
         weight: w_layout.
         fake_weight: w_fake.
         start: iterations of the ControlNet without the layout term; the discriminator learns from the first one.
@@ -52,36 +47,59 @@ class LayoutSupervision(ControlNetInferer):
         unroll: K.
         stride: timesteps between unrolled predictions.
         balanced: weigh the labels in the cross-entropy by the inverse of their frequency in the batch.
-        **inferer: as ``ControlNetInferer``.
+    """
+
+    weight: float = 0.1
+    fake_weight: float = 0.01
+    start: int = 0
+    ramp: int = 0
+    unroll: int = 1
+    stride: int = 40
+    balanced: bool = True
+
+    def __post_init__(self) -> None:
+        k, stride = self.unroll, self.stride
+        require(k >= 1 and stride >= 1, f"unroll is {k}, stride {stride}; expected at least 1 each.")
+        weights = self.weight, self.fake_weight
+        require(min(weights) >= 0, f"The weights are {weights[0]} and {weights[1]}; expected at least 0.")
+        start, ramp = self.start, self.ramp
+        require(start >= 0 and ramp >= 0, f"start is {start}, ramp {ramp}; expected numbers of iterations.")
+
+    def weight_at(self, iteration: int) -> float:
+        """w_layout in an iteration, the first of which is 1."""
+        risen = 1.0 if self.ramp == 0 else min(1.0, max(0.0, (iteration - self.start) / self.ramp))
+        return self.weight * risen if iteration > self.start else 0.0
+
+
+class LayoutSupervision(ControlNetInferer):
+    """A ``ControlNetInferer`` for training that, attached as an Ignite handler, also asks for the layout.
+
+    It adds to the loss of MONAI's ``SupervisedTrainer`` before its backward pass, and trains the discriminator after
+    every iteration. ``engine.state.metrics`` gets "layout_loss" and "discriminator_loss".
+
+    Args:
+        task: of a Semantic-ControlNet; the decoder of its autoencoder is differentiated.
+        discriminator: images -> logits (batch, labels + 1, rows, columns) at any resolution; the last is "fake".
+        discriminator_optimizer: of its weights.
+        layout: how much is asked for, and when.
     """
 
     def __init__(
         self,
-        autoencoder: AutoencoderKL,
+        task: DiffusionTask,
         discriminator: nn.Module,
         discriminator_optimizer: torch.optim.Optimizer,
-        scale_factor: float,
-        weight: float = 0.1,
-        fake_weight: float = 0.01,
-        start: int = 0,
-        ramp: int = 0,
-        unroll: int = 1,
-        stride: int = 40,
-        balanced: bool = True,
-        **inferer: Any,
+        layout: Layout | None = None,
     ) -> None:
         require(
-            not inferer.get("cuda_graphs"),
+            not task.settings.cuda_graphs,
             "cuda_graphs is on, but layout supervision decides anew at every step "
             "what to compute, which no graph can. Set it to false.",
         )
-        super().__init__(**inferer)
-        require(unroll >= 1 and stride >= 1, f"unroll is {unroll}, stride {stride}; expected at least 1 each.")
-        require(weight >= 0 and fake_weight >= 0, f"The weights are {weight} and {fake_weight}; expected at least 0.")
-        require(start >= 0 and ramp >= 0, f"start is {start}, ramp {ramp}; expected numbers of iterations.")
-        self.autoencoder, self.discriminator, self.optimizer = autoencoder, discriminator, discriminator_optimizer
-        self.scale_factor, self.weight, self.fake_weight = scale_factor, weight, fake_weight
-        self.start, self.ramp, self.unroll, self.stride, self.balanced = start, ramp, unroll, stride, balanced
+        super().__init__(task)
+        self.autoencoder, self.layout = task.ldm.loaded_autoencoder(), layout or Layout()
+        self.discriminator, self.optimizer = discriminator, discriminator_optimizer
+        self.saved = {"discriminator": discriminator, "discriminator_optimizer": discriminator_optimizer}
         self._asked: tuple[Tensor, Tensor, dict[str, Tensor]]  # x_t, t, conditions of the prediction
         self._made: tuple[Tensor, Tensor, Tensor]  # image that the prediction stands for, its label map, real latents
 
@@ -98,9 +116,9 @@ class LayoutSupervision(ControlNetInferer):
     def _add_layout(self, engine: Engine) -> None:
         output: Any = engine.state.output
         noisy, timesteps, conditions = self._asked
-        label = label_of(conditions[self.condition])
-        weight = self.weight_at(engine.state.iteration)
-        x0, noise = x0_and_noise(self.scheduler, output["pred"], noisy, timesteps)
+        label = label_of(conditions["semantic"])
+        weight = self.layout.weight_at(engine.state.iteration)
+        x0, noise = x0_and_noise(self.task.ldm.train_scheduler, output["pred"], noisy, timesteps)
         with torch.set_grad_enabled(weight > 0):
             image = self._decode(x0)
         self._made = image.detach(), label, output["image"]
@@ -110,7 +128,7 @@ class LayoutSupervision(ControlNetInferer):
         first = self._entropy(image, label)
         after = self._unroll(bare(engine.network), x0.detach(), noise.detach(), label)  # type: ignore[attr-defined]
         lost = torch.stack([first.detach(), *after]).mean(0) / first.detach().clamp(min=1e-6)
-        layout = layout_mean(lost * first, label, self.balanced)
+        layout = layout_mean(lost * first, label, self.layout.balanced)
         output["loss"] = output["loss"] + weight * layout
         engine.state.metrics["layout_loss"] = layout.item()
 
@@ -118,12 +136,12 @@ class LayoutSupervision(ControlNetInferer):
     def _unroll(self, network: nn.Module, x0: Tensor, noise: Tensor, label: Tensor) -> list[Tensor]:
         """Cross-entropy (batch, rows, columns) of each of the K - 1 predictions that follow the first."""
         entropies, (_, timesteps, conditions) = [], self._asked
-        for _ in range(self.unroll - 1):
-            timesteps = (timesteps - self.stride).clamp(min=0)
-            noisy = self.scheduler.add_noise(x0, noise, timesteps)  # DDIM's step to these timesteps
+        for _ in range(self.layout.unroll - 1):
+            timesteps = (timesteps - self.layout.stride).clamp(min=0)
+            noisy = self.task.ldm.train_scheduler.add_noise(x0, noise, timesteps)  # DDIM's step to these timesteps
             with torch.autocast(**autocast_settings(x0.device, self.precision)):
                 prediction = super().predict(noisy, network, timesteps, conditions)
-            x0, noise = x0_and_noise(self.scheduler, prediction.float(), noisy, timesteps)
+            x0, noise = x0_and_noise(self.task.ldm.train_scheduler, prediction.float(), noisy, timesteps)
             entropies.append(self._entropy(self._decode(x0), label))
         return entropies
 
@@ -132,23 +150,18 @@ class LayoutSupervision(ControlNetInferer):
         with torch.no_grad():
             real = self._decode(latents)
         self.discriminator.train().requires_grad_(True)
-        loss = layout_mean(self._entropy(real, label), label, self.balanced)
-        every = torch.full_like(label, self._asked[2][self.condition].shape[1])
-        loss = loss + self.fake_weight * self._entropy(fake, every).mean()
+        loss = layout_mean(self._entropy(real, label), label, self.layout.balanced)
+        every = torch.full_like(label, self._asked[2]["semantic"].shape[1])
+        loss = loss + self.layout.fake_weight * self._entropy(fake, every).mean()
         self.optimizer.zero_grad()
         loss.backward()
         average_gradients(self.discriminator)
         self.optimizer.step()
         engine.state.metrics["discriminator_loss"] = loss.item()
 
-    def weight_at(self, iteration: int) -> float:
-        """w_layout in an iteration, the first of which is 1."""
-        risen = 1.0 if self.ramp == 0 else min(1.0, max(0.0, (iteration - self.start) / self.ramp))
-        return self.weight * risen if iteration > self.start else 0.0
-
     def _decode(self, latents: Tensor) -> Tensor:
         with torch.autocast(**autocast_settings(latents.device, self.precision)):
-            return self.autoencoder.decode_stage_2_outputs(latents / self.scale_factor).float()
+            return self.autoencoder.decode_stage_2_outputs(latents / self.task.ldm.scale_factor).float()
 
     def _entropy(self, image: Tensor, label: Tensor) -> Tensor:
         """Cross-entropy of every pixel, (batch, rows, columns); 0 where the label is to be ignored."""

@@ -17,6 +17,7 @@ import logging
 import re
 import string
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -201,6 +202,25 @@ class PromptEmbeddings:
             raise ValueError(f"'{self._file(prompt)}' is damaged ({error}). Remove it; it is made again.") from error
 
 
-def null_context(prompts: PromptEmbeddings | None) -> Tensor | None:
-    """The encoding of the empty prompt, (1, tokens, dimensions), and none without prompts (for configurations)."""
-    return None if prompts is None else prompts.null
+@dataclass(frozen=True)
+class Text:
+    """How a latent diffusion model is told in words what to show.
+
+    Args:
+        embeddings: of prompts.
+        template: makes the prompts of real and of synthetic images.
+        subdomains: the prompts of synthetic images name these in turn instead of the label maps' own.
+    """
+
+    embeddings: PromptEmbeddings
+    template: PromptTemplate
+    subdomains: Sequence[str] = ()
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts -> (prompts, tokens, dimensions) float32 on the CPU."""
+        return self.embeddings(prompts)
+
+    @property
+    def null(self) -> Tensor:
+        """The encoding of the empty prompt, (1, tokens, dimensions)."""
+        return self.embeddings.null

@@ -9,87 +9,74 @@ timesteps, conditions) and an inferer (one noise prediction).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from monai.networks.schedulers.scheduler import Scheduler
+from monai.inferers import Inferer
+from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 
+from unicorn_monai.diffusion.task import DiffusionTask
 from unicorn_monai.fusion import control, controlled
+from unicorn_monai.images.pictures import evenly
 from unicorn_monai.images.transforms import one_hot
-from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.latent_diffusion import downsampling
 from unicorn_monai.system.cuda_graphs import TrainingGraphs
 from unicorn_monai.system.networks import require, to_train
-from unicorn_monai.training.steps import _checked
 
-_NO_NULL = "prompt_dropout is {}, but there is no null_context to take a prompt's place. Give it, or set it to 0."
+_NO_NULL = "prompt_dropout is {}, but there are no words, so no empty prompt to take a prompt's place. Set it to 0."
 
 
 class LatentPrepareBatch:
-    """From a batch of a ``LatentDataset`` to (latents, noise, (), {timesteps, noise, conditions}).
+    """From a batch of a ``LatentDataset`` to (latents, target, (), {noise, timesteps, conditions}).
+
+    The latents are scaled; label maps are one-hot under "semantic", uncertainties are hints under "uncertainty",
+    constant images at image resolution.
 
     Args:
-        scale_factor: the latents are multiplied by it.
-        num_train_timesteps: T; timesteps are uniform in 0..T-1.
-        num_labels: one-hot the label maps under "semantic".
-        prior: turns the uncertainties into hints under "uncertainty", constant images at image resolution.
-        image_size: (rows, columns) of the hint.
+        task: tells model, conditions and settings.
         fixed: the same noise and timesteps for a batch at every call, so that validation losses can be compared.
-        scheduler: its ``prediction_type`` decides the target, noise or velocity; the noise without one.
-        timestep_shift: s > 1 trains more at high noise, where the layout is decided: t / T = s r / (1 + (s - 1) r) with
-            r uniform (Esser et al. 2024, Eq. 23); 1 is uniform.
-        null_context: embedding of the empty prompt, (1, tokens, dimensions), which takes the place of dropped prompts.
-        prompt_dropout: share of the prompts dropped, if there are any; by default half of them for the
-            Uncertainty-ControlNet (hints without label maps), whose part the words would play otherwise, else none.
+
+    Raises:
+        ValueError: prompts are to be dropped where there are none.
     """
 
-    def __init__(
-        self,
-        scale_factor: float,
-        num_train_timesteps: int = 1000,
-        num_labels: int | None = None,
-        prior: UncertaintyPrior | None = None,
-        image_size: tuple[int, int] | None = None,
-        fixed: bool = False,
-        scheduler: Scheduler | None = None,
-        timestep_shift: float = 1.0,
-        null_context: Tensor | None = None,
-        prompt_dropout: float | None = None,
-    ) -> None:
-        require(timestep_shift > 0, f"timestep_shift is {timestep_shift}; expected above 0, 1 for uniform timesteps.")
-        self.scheduler, self.timestep_shift = scheduler, timestep_shift
-        self.scale_factor, self.num_train_timesteps = scale_factor, num_train_timesteps
-        self.num_labels, self.prior, self.image_size, self.fixed = num_labels, prior, image_size, fixed
-        share = (0.5 if prior is not None and num_labels is None else 0.0) if prompt_dropout is None else prompt_dropout
+    def __init__(self, task: DiffusionTask, fixed: bool = False) -> None:
+        self.task, self.fixed, self.ldm = task, fixed, task.ldm
+        share, told = task.prompt_dropout, task.settings.prompt_dropout
         require(0 <= share <= 1, f"prompt_dropout is {share}; expected a share in [0, 1].")
-        require(not prompt_dropout or null_context is not None, _NO_NULL.format(prompt_dropout))
-        self.null_context, self.prompt_dropout = null_context, share
+        require(not told or task.ldm.text is not None, _NO_NULL.format(told))
+        self.prompt_dropout = share
+        self.null_context = None if task.ldm.text is None else task.ldm.text.null
 
     def __call__(
         self, batchdata: dict[str, Tensor], device: torch.device | None = None, non_blocking: bool = False, **_: Any
     ) -> tuple[Tensor, Tensor, tuple, dict[str, Tensor]]:
         """See the class; everything is on ``device``."""
         mean, std = batchdata["mean"], batchdata["std"]
-        batch = len(mean)
+        batch, total = len(mean), self.ldm.train_scheduler.num_train_timesteps
         generator = torch.Generator().manual_seed(int(batchdata["index"][0])) if self.fixed else None
         z = mean + std * torch.randn(mean.shape, generator=generator)
         noise = torch.randn(mean.shape, generator=generator)
         if self.fixed:  # evenly spread: the loss depends on t far more than on anything else
-            timesteps = ((torch.arange(batch) + 0.5) * self.num_train_timesteps / batch).long()
+            timesteps = ((torch.arange(batch) + 0.5) * total / batch).long()
         else:
-            r, s = torch.rand(batch), self.timestep_shift
+            r, s = torch.rand(batch), self.task.settings.timestep_shift
             shifted = s * r / (1 + (s - 1) * r)  # rounding may give 1
-            timesteps = (shifted * self.num_train_timesteps).long().clamp(max=self.num_train_timesteps - 1)
+            timesteps = (shifted * total).long().clamp(max=total - 1)
         extra = {"noise": noise, "timesteps": timesteps}
-        if self.num_labels is not None:
-            extra["semantic"] = one_hot(batchdata["label"], self.num_labels)
-        if self.prior is not None:
-            hint = self.prior.hint(batchdata["uncertainty"]).reshape(-1, 1, 1, 1)
-            extra["uncertainty"] = hint.expand(-1, 1, *(self.image_size or batchdata["label"].shape[-2:]))
+        if self.task.num_labels is not None:
+            extra["semantic"] = one_hot(batchdata["label"], self.task.num_labels)
+        if self.task.prior is not None:
+            size = [side * downsampling(self.ldm.autoencoder) for side in mean.shape[2:]]
+            hint = self.task.prior.hint(batchdata["uncertainty"]).reshape(-1, *[1] * (mean.ndim - 1))
+            extra["uncertainty"] = hint.expand(-1, 1, *size)
         if "context" in batchdata:
             extra["context"] = self.drop_prompts(batchdata["context"], generator)
         extra = {key: value.to(device, non_blocking=non_blocking) for key, value in extra.items()}
-        latents = (z * self.scale_factor).to(device, non_blocking=non_blocking)
+        latents = (z * self.ldm.scale_factor).to(device, non_blocking=non_blocking)
         return latents, self.target(latents, extra["noise"], extra["timesteps"]), (), extra
 
     def drop_prompts(self, context: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -103,33 +90,34 @@ class LatentPrepareBatch:
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """What the network is to predict."""
-        if self.scheduler is None or self.scheduler.prediction_type == "epsilon":
+        scheduler: Any = self.ldm.train_scheduler
+        if scheduler.prediction_type == "epsilon":
             return noise
-        if self.scheduler.prediction_type == "v_prediction":
-            return self.scheduler.get_velocity(latents, noise, timesteps)
+        if scheduler.prediction_type == "v_prediction":
+            return scheduler.get_velocity(latents, noise, timesteps)
         raise ValueError(
-            f"prediction_type is '{self.scheduler.prediction_type}'; expected 'epsilon' or 'v_prediction' for training."
+            f"prediction_type is '{scheduler.prediction_type}'; expected 'epsilon' or 'v_prediction' for training."
         )
 
 
-class NoisePredictionInferer:
+class NoisePredictionInferer(Inferer):
     """Predict the noise in a noised latent with the network being trained.
 
     Args:
-        scheduler: gives x_t.
-        precision: "float32", or "bfloat16" for automatic mixed precision.
-        cuda_graphs: record both passes on the GPU and replay them (:class:`TrainingGraphs`).
+        task: tells model and settings.
+        validating: without recordings of CUDA graphs, which are for steps of a training.
     """
 
-    def __init__(self, scheduler: Scheduler, precision: str = "float32", cuda_graphs: bool = False) -> None:
-        self.scheduler, self.precision = scheduler, _checked(precision)
-        self.run = TrainingGraphs(self.predict) if cuda_graphs else self.predict
+    def __init__(self, task: DiffusionTask, validating: bool = False) -> None:
+        self.task, self.precision = task, task.settings.precision
+        graphs = task.settings.cuda_graphs and not validating
+        self.run = TrainingGraphs(self.predict) if graphs else self.predict
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self, latents: Tensor, network: nn.Module, noise: Tensor, timesteps: Tensor, **conditions: Any
     ) -> Tensor:
         """Noise prediction, float32, of the latents' shape."""
-        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        noisy = self.task.ldm.add_noise(latents, noise, timesteps)
         with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
             prediction = self.run(noisy, network, timesteps, conditions)
         return prediction.float()
@@ -142,41 +130,56 @@ class NoisePredictionInferer:
 class ControlNetInferer(NoisePredictionInferer):
     """Predict the noise with a frozen U-Net and the ControlNet being trained, Eqs. (2) and (5).
 
+    On top of a frozen ControlNet (``task.base``) its residuals are added: the compositional form, where the
+    Semantic-ControlNet learns what the label map adds to the uncertainty.
+
     Args:
-        scheduler: gives x_t.
-        unet: frozen.
-        condition: which condition the ControlNet sees, "semantic" or "uncertainty".
-        base: a frozen ControlNet whose residuals are added: the compositional form, where the Semantic-ControlNet
-            learns what the label map adds to the uncertainty.
-        base_condition: which condition ``base`` sees.
-        precision: "float32" or "bfloat16".
-        cuda_graphs: as there.
+        task: a ``ControlNetTask``.
+        validating: as there.
     """
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        unet: nn.Module,
-        condition: str,
-        base: nn.Module | None = None,
-        base_condition: str = "uncertainty",
-        precision: str = "float32",
-        cuda_graphs: bool = False,
-    ) -> None:
-        super().__init__(scheduler, precision, cuda_graphs)
-        for network in (unet, base):  # frozen, but part of every step
+    def __init__(self, task: DiffusionTask, validating: bool = False) -> None:
+        super().__init__(task, validating)
+        for network in (task.ldm.unet, task.base):  # frozen, but part of every step
             if network is not None:
                 to_train(network, next(network.parameters()).device)
-        self.unet, self.condition, self.base, self.base_condition = unet, condition, base, base_condition
 
     def predict(self, noisy: Tensor, network: nn.Module, timesteps: Tensor, conditions: dict[str, Tensor]) -> Tensor:
         """U-Net plus the ControlNet's residuals (plus the frozen one's)."""
         context = conditions.get("context")
-        controls = control(network, 1.0, conditions[self.condition], noisy, timesteps, context)
-        if self.base is not None:
+        controls = control(network, 1.0, conditions[str(self.task.condition)], noisy, timesteps, context)
+        if self.task.base is not None:
             with torch.no_grad():
-                controls += control(self.base, 1.0, conditions[self.base_condition], noisy, timesteps, context)
-        return controlled(self.unet, controls, noisy, timesteps, context)
+                controls += control(self.task.base, 1.0, conditions["uncertainty"], noisy, timesteps, context)
+        return controlled(self.task.ldm.unet, controls, noisy, timesteps, context)
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """A discriminator and the optimizer of its weights."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+
+
+class ReconstructionSheet:
+    """Images of a data set above their reconstructions.
+
+    Args:
+        autoencoder: the network.
+        dataset: gives "image".
+        count: images, evenly spread over the data set.
+    """
+
+    def __init__(self, autoencoder: AutoencoderKL, dataset: Sequence[dict[str, Any]], count: int = 8) -> None:
+        self.autoencoder, self.dataset, self.count = autoencoder, dataset, count
+
+    @torch.no_grad()
+    def __call__(self) -> Tensor:
+        """(2, columns, channels, height, width)."""
+        images = torch.stack([self.dataset[i]["image"] for i in evenly(len(self.dataset), self.count)])
+        reconstructed = self.autoencoder.reconstruct(images.to(next(self.autoencoder.parameters()).device))
+        return torch.stack([images, reconstructed.cpu().float()])
 
 
 def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:

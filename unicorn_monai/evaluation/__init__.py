@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 from unicorn_monai.system.lazy import offered
 
 if TYPE_CHECKING:
-    from unicorn_monai.evaluation.copies import Material, audit, gather
+    from unicorn_monai.evaluation.comparison import SubDomainWriter
+    from unicorn_monai.evaluation.copies import Audited, Material, audit, gather
     from unicorn_monai.evaluation.distribution import FeatureSet, distances, fid
     from unicorn_monai.evaluation.features import Features, train_encoder
     from unicorn_monai.evaluation.scoring import Counts, PooledIoU, count, score_images, scored_items, summarise
-    from unicorn_monai.evaluation.subdomains import SubDomainWriter
 
 __all__ = [
+    "Audited",
     "Counts",
     "FeatureSet",
     "Features",
@@ -31,12 +32,13 @@ __all__ = [
     "train_encoder",
 ]
 _HOMES = {
+    "Audited": "evaluation.copies",
     "Counts": "evaluation.scoring",
     "FeatureSet": "evaluation.distribution",
     "Features": "evaluation.features",
     "Material": "evaluation.copies",
     "PooledIoU": "evaluation.scoring",
-    "SubDomainWriter": "evaluation.subdomains",
+    "SubDomainWriter": "evaluation.comparison",
     "audit": "evaluation.copies",
     "count": "evaluation.scoring",
     "distances": "evaluation.distribution",

@@ -93,6 +93,23 @@ class Material:
         return torch.stack([self.residual(i).half() for i in range(len(self.items))])
 
 
+@dataclass(frozen=True)
+class Audited:
+    """The sets of an audit.
+
+    Args:
+        synthetic: the data set to audit.
+        training: every real image a generative network was trained on, of both domains.
+        held_out: real images of other subjects, of both domains in about the same proportion.
+        control: synthetic images made from label maps that no network was trained on.
+    """
+
+    synthetic: Material
+    training: Material
+    held_out: Material
+    control: Material | None = None
+
+
 def gather(
     items: Sequence[dict[str, Any]],
     features: Features,
@@ -201,12 +218,9 @@ class Searcher:
 
 
 def audit(
-    synthetic: Material,
-    training: Material,
-    held_out: Material,
+    sets: Audited,
     features: Features,
     folder: PathLike,
-    control: Material | None = None,
     candidates: int = 20,
     planted: int = 50,
     top: int = 50,
@@ -215,12 +229,9 @@ def audit(
     """Compare synthetic with training images; see the head of this file.
 
     Args:
-        synthetic: the data set to audit.
-        training: every real image a generative network was trained on, of both domains.
-        held_out: real images of other subjects, of both domains in about the same proportion.
+        sets: what is compared.
         features: the feature network all were gathered with.
         folder: gets ``closest.png`` and ``audit.json`` (what is returned).
-        control: synthetic images made from label maps that no network was trained on.
         candidates: training images whose speckle is compared with that of each image.
         planted: copies planted of each kind.
         top: closest pairs listed.
@@ -235,22 +246,19 @@ def audit(
         TooFewImages: too few held-out images.
         ValueError: images or features that do not fit.
     """
+    synthetic, training, held_out = sets.synthetic, sets.training, sets.held_out
     if len(held_out.items) < LEAST:
         raise TooFewImages(
             f"{len(held_out.items)} held-out image(s); expected at least {LEAST}, validation and test images of "
             "subjects that no network has seen. Hold more real images out"
         )
     search, unseen = Searcher(training, candidates), Searcher(held_out, candidates)
-    apart = unseen(synthetic, "audit: against held-out images")
-    thresholds = _thresholds(apart)
-    ours = search(synthetic, "audit: synthetic images")
-    sets = {"synthetic": _shares(ours, thresholds)}
-    real = search(held_out, "audit: held-out images")
-    sets["held_out"], of_real = _shares(real, thresholds), _thresholds(real)
-    if control is not None:
-        sets["control"] = _shares(search(control, "audit: control images"), thresholds)
-    flagged = ours.residual > thresholds["residual"][str(FLAG)]
-    order = np.argsort(-ours.residual)[:top]
+    thresholds = _thresholds(unseen(synthetic, "audit: against held-out images"))
+    ours, real = search(synthetic, "audit: synthetic images"), search(held_out, "audit: held-out images")
+    found, of_real = {"synthetic": _shares(ours, thresholds), "held_out": _shares(real, thresholds)}, _thresholds(real)
+    if sets.control is not None:
+        found["control"] = _shares(search(sets.control, "audit: control images"), thresholds)
+    flagged, order = ours.residual > thresholds["residual"][str(FLAG)], np.argsort(-ours.residual)[:top]
     result = {
         "features": features.name,
         "features_sha256": features.sha256,
@@ -258,19 +266,24 @@ def audit(
         "n_training": len(training.items),
         "thresholds": thresholds,
         "held_out_thresholds": of_real | {"synthetic": _shares(ours, of_real)},
-        "sets": sets,
+        "sets": found,
         "planted": _power(search, features, thresholds, planted, seed),
         "flagged": [_name(item) for item, bad in zip(synthetic.items, flagged, strict=True) if bad],
         "n_held_out": len(held_out.items),
         "expected_by_chance": (1 - FLAG / 100) * len(synthetic.items) * len(training.items) / len(held_out.items),
         "closest": [_pair(synthetic, training, ours, int(i), bool(flagged[i])) for i in order],
     }
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    sheet = torch.stack([torch.stack(_aligned(synthetic, training, ours, int(i))) for i in order[:SHOWN]], dim=1)
-    difference = 0.5 + 0.5 * (sheet[0] - sheet[1])
-    write_array(Path(folder) / "closest.png", tile(torch.cat([sheet, difference[None]])))
-    write_json(Path(folder) / "audit.json", result)
+    pairs = [torch.stack(_aligned(synthetic, training, ours, int(i))) for i in order[:SHOWN]]
+    _write(Path(folder), torch.stack(pairs, dim=1), result)
     return result
+
+
+def _write(folder: Path, pairs: Tensor, result: dict[str, Any]) -> None:
+    """The closest pairs (2, pairs, channels, rows, columns) with their differences below, and the numbers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    difference = 0.5 + 0.5 * (pairs[0] - pairs[1])
+    write_array(folder / "closest.png", tile(torch.cat([pairs, difference[None]])))
+    write_json(folder / "audit.json", result)
 
 
 def _thresholds(matches: Matches) -> dict[str, dict[str, float]]:

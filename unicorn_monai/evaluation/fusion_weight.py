@@ -122,21 +122,8 @@ def control_over_weights(
         NoWeight: all label maps are the same.
         ValueError: nothing to measure, a generator without both ControlNets, requests without uncertainties.
     """
-    if generator.semantic is None or generator.uncertainty is None:
-        raise ValueError(
-            "The generator lacks a ControlNet; the fusion weight needs the semantic and the uncertainty one."
-        )
     weights = GRIDS[generator.inferer.mode] if weights is None else weights
-    wanted = [r.uncertainty for r in requests if r.uncertainty is not None]
-    if len(requests) < 2 or len(wanted) < len(requests) or not weights:
-        raise ValueError(
-            f"Got {len(requests)} requests, {len(wanted)} of them with an uncertainty, and {len(weights)} weights; "
-            "expected at least two requests, all with an uncertainty, and at least one weight."
-        )
-    labels = generator.labels(requests)
-    if labels is None:
-        raise ValueError("The requests have no label maps; give them some to measure the fidelity to.")
-    requested, table = np.array(wanted), []
+    labels, requested, table = *_asked(generator, requests, weights), []
     for weight in tqdm(weights, desc="fusion weights", disable=None, leave=False):
         parts, seen, known = [], [], []
         for start in range(0, len(requests), batch_size):
@@ -154,6 +141,24 @@ def control_over_weights(
             _write_picture(Path(folder) / row["picture"], labels, images, generator.num_labels)
         table.append(row)
     return table
+
+
+def _asked(generator: Generator, requests: Sequence[Request], weights: Sequence[float]) -> tuple[Tensor, np.ndarray]:
+    """Label maps and uncertainties that were asked for, where something can be measured of them."""
+    if generator.inferer.semantic is None or generator.inferer.uncertainty is None:
+        raise ValueError(
+            "The generator lacks a ControlNet; the fusion weight needs the semantic and the uncertainty one."
+        )
+    wanted = [r.uncertainty for r in requests if r.uncertainty is not None]
+    if len(requests) < 2 or len(wanted) < len(requests) or not weights:
+        raise ValueError(
+            f"Got {len(requests)} requests, {len(wanted)} of them with an uncertainty, and {len(weights)} weights; "
+            "expected at least two requests, all with an uncertainty, and at least one weight."
+        )
+    labels = generator.labels(requests)
+    if labels is None:
+        raise ValueError("The requests have no label maps; give them some to measure the fidelity to.")
+    return labels, np.array(wanted)
 
 
 def overlap_of(seen: Tensor, labels: Tensor, num_labels: int) -> float:

@@ -7,27 +7,33 @@ from typing import TYPE_CHECKING, Any
 from unicorn_monai.system.lazy import offered
 
 if TYPE_CHECKING:
-    from unicorn_monai.experiment.experiment import CONTROLNETS, Experiment
+    from unicorn_monai.experiment.experiment import Experiment
+    from unicorn_monai.experiment.plan import CONTROLNETS
+    from unicorn_monai.experiment.runner import Runner
     from unicorn_monai.experiment.settings import Settings, bundle_places, settings_begun_with, settings_of
-    from unicorn_monai.experiment.stages import Stages
+    from unicorn_monai.experiment.stages import Stage, needed
     from unicorn_monai.experiment.versions import provenance
 
 __all__ = [
     "CONTROLNETS",
     "Experiment",
+    "Runner",
     "Settings",
-    "Stages",
+    "Stage",
     "bundle_places",
+    "needed",
     "provenance",
     "settings_begun_with",
     "settings_of",
 ]
 _HOMES = {
-    "CONTROLNETS": "experiment.experiment",
+    "CONTROLNETS": "experiment.plan",
     "Experiment": "experiment.experiment",
+    "Runner": "experiment.runner",
     "Settings": "experiment.settings",
-    "Stages": "experiment.stages",
+    "Stage": "experiment.stages",
     "bundle_places": "experiment.settings",
+    "needed": "experiment.stages",
     "provenance": "experiment.versions",
     "settings_begun_with": "experiment.settings",
     "settings_of": "experiment.settings",

@@ -2,110 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unicorn_monai.bundle.references import from_bundle
 from unicorn_monai.data.items import datalist
-from unicorn_monai.data.layout import read_header
-from unicorn_monai.experiment.measures import example_requests, make_generator
+from unicorn_monai.diffusion.training import ReconstructionSheet
 from unicorn_monai.images.files import write_array
-from unicorn_monai.images.pictures import evenly, paint, palette, tile
+from unicorn_monai.images.pictures import evenly, paint, tile
 from unicorn_monai.images.transforms import read_image
-from unicorn_monai.prior import UncertaintyPrior
-from unicorn_monai.synthesis.requests import with_uncertainty
-from unicorn_monai.synthesis.sheets import ReconstructionSheet
-from unicorn_monai.system.files import read_json, write_json
-
-if TYPE_CHECKING:
-    from unicorn_monai.experiment.experiment import Experiment
+from unicorn_monai.synthesis.generator import Generator
+from unicorn_monai.synthesis.requests import Request, with_uncertainty
+from unicorn_monai.system.files import write_json
 
 COLUMNS = 8
 
 
-@torch.no_grad()
-def write_all(run: Experiment) -> None:
-    """Write RUN/pictures/*.png and captions.json."""
-    folder = run.run_dir / "pictures"
+class Sheet(NamedTuple):
+    """A picture: name of its file, title, caption, and images (rows, columns, channels, height, width)."""
+
+    name: str
+    title: str
+    caption: str
+    images: Tensor
+
+
+def write_all(folder: Path, sheets: Iterable[Sheet]) -> None:
+    """Write the pictures and captions.json into a folder."""
     folder.mkdir(exist_ok=True)
     captions = []
-    for name, title, caption, sheet in _sheets(run):
-        write_array(folder / f"{name}.png", tile(sheet))
+    for name, title, caption, images in sheets:
+        write_array(folder / f"{name}.png", tile(images))
         captions.append({"file": f"{name}.png", "title": title, "caption": caption})
     write_json(folder / "captions.json", captions)
 
 
-def _sheets(run: Experiment) -> Iterator[tuple[str, str, str, Tensor]]:
-    channels = run.num_channels
-    real = {
-        "labeled": _images(run.labeled, "validation", channels),
-        "unlabeled": _images(run.unlabeled, "validation", channels),
-    }
-    main = run.settings.modes[0]
-    prior = UncertaintyPrior.load(run.prior(main))
-    columns = min(len(images) for images in real.values())  # at most COLUMNS
-    requests = with_uncertainty(example_requests(run, columns), prior.mean)
-    colours, told = palette(read_header(run.labeled), channels), " and the words" if run.settings.words else ""
-    for mode in run.settings.modes:
-        generator = make_generator(run, mode)
-        labels = generator.labels(requests)
-        shown = paint(labels, colours)  # type: ignore[arg-type]
-        both = generator(requests)
-        semantic = generator(requests, weight=0.0)
-        yield (
-            f"side_by_side_{mode}",
-            f"Label map, label only, label and uncertainty ({mode})",
-            f"Rows: the label map; the image with the Semantic-ControlNet alone{told}; the image with both ControlNets "
-            "at the unlabelled domain's mean uncertainty; real images of the unlabelled domain (other subjects); real "
-            "images of the labelled domain. The first three rows of a column share label map and noise.",
-            torch.stack([shown, semantic.cpu(), both.cpu(), real["unlabeled"][:columns], real["labeled"][:columns]]),
-        )
-        grid = np.linspace(0.02, min(1.0, prior.mean + 2 * prior.std), COLUMNS)
-        rows = [generator([*(with_uncertainty([r], float(u))[0] for u in grid)]).cpu() for r in requests[:3]]
-        yield (
-            f"rising_uncertainty_{mode}",
-            f"The same label map and noise at rising uncertainty ({mode})",
-            "Requested uncertainty from left to right: " + ", ".join(f"{u:.2f}" for u in grid) + ".",
-            torch.stack(rows),
-        )
-    yield _ordered(run)
-    root = run.bundle_dir("latent_diffusion", main)
-    autoencoder = from_bundle(root, "autoencoder_def", "autoencoder.pt", run.device)
-    both_domains = [{"image": image} for name in real for image in real[name][: COLUMNS // 2]]
-    yield (
-        "reconstructions",
-        "Autoencoder: original above, reconstruction below",
-        "The reconstruction must keep each domain's fine texture, or there is nothing for the uncertainty to steer.",
-        ReconstructionSheet(autoencoder, both_domains, COLUMNS)(),
+@torch.no_grad()
+def side_by_side(
+    mode: str, generator: Generator, requests: Sequence[Request], real: Sequence[Tensor], colours: Tensor, words: bool
+) -> Sheet:
+    """Label maps, images of the label map alone and of both controls, and real images.
+
+    Args:
+        mode: of the generator.
+        generator: with both ControlNets.
+        requests: of the columns.
+        real: images of the unlabelled and of the labelled domain, as many at least.
+        colours: of the labels.
+        words: images are asked for in words too.
+    """
+    labels, told = generator.labels(requests), " and the words" if words else ""
+    rows = [paint(labels, colours), generator(requests, weight=0.0), generator(requests)]  # type: ignore[arg-type]
+    return Sheet(
+        f"side_by_side_{mode}",
+        f"Label map, label only, label and uncertainty ({mode})",
+        f"Rows: the label map; the image with the Semantic-ControlNet alone{told}; the image with both ControlNets "
+        "at the unlabelled domain's mean uncertainty; real images of the unlabelled domain (other subjects); real "
+        "images of the labelled domain. The first three rows of a column share label map and noise.",
+        torch.stack([*(row.cpu() for row in rows), *(images[: len(requests)] for images in real)]),
     )
 
 
-def _ordered(run: Experiment) -> tuple[str, str, str, Tensor]:
-    """Synthetic and real unlabelled images, from the least to the most uncertain, evenly spread over the ranks."""
+@torch.no_grad()
+def rising(mode: str, generator: Generator, requests: Sequence[Request], most: float) -> Sheet:
+    """Each request at uncertainties from near 0 to the most."""
+    grid = np.linspace(0.02, most, COLUMNS)
+    return Sheet(
+        f"rising_uncertainty_{mode}",
+        f"The same label map and noise at rising uncertainty ({mode})",
+        "Requested uncertainty from left to right: " + ", ".join(f"{u:.2f}" for u in grid) + ".",
+        torch.stack([generator([*(with_uncertainty([r], float(u))[0] for u in grid)]).cpu() for r in requests]),
+    )
+
+
+def by_uncertainty(sets: Mapping[str, tuple[Path, Sequence[float]]], channels: int) -> Sheet:
+    """Images of data sets, from the least to the most uncertain, evenly spread over the ranks.
+
+    Args:
+        sets: "synthetic" and "real" -> data set and measured uncertainty of each of its training images.
+        channels: of the images.
+    """
     rows, told = [], []
-    main, measured = run.settings.modes[0], read_json(run.run_dir / "uncertainties.json")
-    sets = {
-        "synthetic": (run.synthetic(main), measured[run.setup(main)]),
-        "real": (run.unlabeled, measured["unlabeled"]),
-    }
     columns = min(COLUMNS, *(len(values) for _, values in sets.values()))
     for name, (folder, values) in sets.items():
         items = datalist(folder, "training")
         chosen = np.argsort(values)[np.linspace(0, len(values) - 1, columns).round().astype(int)]
-        rows.append(torch.stack([read_image(items[i]["image"], run.num_channels) for i in chosen]))
+        rows.append(torch.stack([read_image(items[i]["image"], channels) for i in chosen]))
         told.append(f"{name} {', '.join(f'{values[i]:.3f}' for i in chosen)}")
     caption = (
         "Above synthetic images, below real images of the unlabelled domain, each from the least uncertain (left) to "
         f"the most uncertain one, at even steps of rank. Measured uncertainty: {'; '.join(told)}."
     )
-    return "by_uncertainty", "Images ordered by measured uncertainty", caption, torch.stack(rows)
+    return Sheet("by_uncertainty", "Images ordered by measured uncertainty", caption, torch.stack(rows))
 
 
-def _images(folder: Path, split: str, channels: int) -> Tensor:
-    items = datalist(folder, split)
+def reconstructed(autoencoder: torch.nn.Module, real: Iterable[Tensor]) -> Sheet:
+    """Real images of each domain above their reconstructions."""
+    both = [{"image": image} for images in real for image in images[: COLUMNS // 2]]
+    return Sheet(
+        "reconstructions",
+        "Autoencoder: original above, reconstruction below",
+        "The reconstruction must keep each domain's fine texture, or there is nothing for the uncertainty to steer.",
+        ReconstructionSheet(autoencoder, both, COLUMNS)(),  # type: ignore[arg-type]
+    )
+
+
+def examples(folder: Path, channels: int) -> Tensor:
+    """Real validation images, spread over their data set: (at most COLUMNS, channels, rows, columns)."""
+    items = datalist(folder, "validation")
     return torch.stack([read_image(items[i]["image"], channels) for i in evenly(len(items), COLUMNS)])

@@ -16,25 +16,22 @@ own, which the grid tells. These bounds part usable images from others; whether 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from monai.networks.nets import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
-from unicorn_monai.bundle.references import from_bundle
 from unicorn_monai.data.items import datalist
 from unicorn_monai.images.pictures import evenly
 from unicorn_monai.images.speckle import high_pass_std
 from unicorn_monai.images.transforms import read_image
+from unicorn_monai.latent_diffusion import downsampling
 from unicorn_monai.report.checks import usable_checks
-from unicorn_monai.synthesis.generator import downsampling
-from unicorn_monai.system.records import read_stage
-
-if TYPE_CHECKING:
-    from unicorn_monai.experiment.experiment import Experiment
+from unicorn_monai.report.results import Results
 
 SQUARE = 4  # pixels, the side of a square; a coarse picture has squares of twice that
 ERROR = 0.1  # allowed at any rate
@@ -88,24 +85,31 @@ def _steps(image: Tensor, side: int) -> Tensor:
     return found
 
 
-def measure(run: Experiment) -> dict[str, dict[str, list[float]]]:
-    """What the run's autoencoder keeps of the validation images of both domains."""
-    network = from_bundle(run.bundle_dir("latent_diffusion"), "autoencoder_def", "autoencoder.pt", run.device)
+def measure(
+    network: AutoencoderKL, domains: Mapping[str, Path], channels: int, device: torch.device, forced: bool = False
+) -> dict[str, dict[str, list[float]]]:
+    """What an autoencoder keeps of the validation images of both domains.
+
+    Args:
+        network: the autoencoder.
+        domains: the real data sets by name.
+        channels: of the images.
+        device: where the network is.
+        forced: the run goes on whatever comes out, which is told.
+    """
     result = {}
-    for name, folder in (("labeled", run.labeled), ("unlabeled", run.unlabeled)):
+    for name, folder in domains.items():
         paths = [str(item["image"]) for item in datalist(folder, "validation")]
         some = [paths[i] for i in evenly(len(paths), IMAGES)]
-        result[name] = kept(
-            some, lambda image: network.reconstruct(image.to(run.device)), run.num_channels, downsampling(network)
-        )
-    if run.forced and (lost := _lost(result)):
+        result[name] = kept(some, lambda image: network.reconstruct(image.to(device)), channels, downsampling(network))
+    if forced and (lost := _lost(result)):
         logger.warning(f"{lost} The run goes on because of --force: all that follows is trained on such images.")
     return result
 
 
 def _lost(measured: dict[str, Any]) -> str:
     """What is not kept, as a sentence; empty where everything is."""
-    checks = usable_checks({"reconstructions": measured})
+    checks = usable_checks(Results.of({"reconstructions": measured}))
     lost = [f"{what}; found {found}" for what, found, good in checks if good is False]
     return f"The autoencoder does not keep the images: {'. '.join(lost)}." if lost else ""
 
@@ -132,9 +136,3 @@ def refuse_unusable(results: dict[str, Any], run_dir: Path, forced: bool) -> Non
         "of train_autoencoder.json of latent_diffusion, in overrides) with another --output, or go on in spite of it "
         f"with --resume --force. {lost}"
     )
-
-
-def refused_before(marker: Path, run_dir: Path, forced: bool) -> None:
-    """Refuse at once to go on with a run that was refused before, as what its stage has left tells."""
-    if marker.is_file():
-        refuse_unusable({"reconstructions": read_stage(marker)["result"]}, run_dir, forced)

@@ -1,4 +1,4 @@
-"""Where everything of a run lies, and the bundles in it with the run's own settings.
+"""One run folder: where everything of a run lies, the bundles in it with the run's own settings, and its results.
 
     RUN/bundles/                every bundle, for the first mode
     RUN/bundles_<variant>/      those that another mode or a further round has of its own
@@ -30,10 +30,9 @@ from unicorn_monai.data import manifest
 from unicorn_monai.data.layout import HEADER, SPLITS, label_map_counts, label_names, local_folder, read_header
 from unicorn_monai.data.remote import absolute, is_url
 from unicorn_monai.experiment.settings import PLACES, PRESETS, Settings, prior_file, prior_place, settings_begun_with
-from unicorn_monai.experiment.stages import Stages
 from unicorn_monai.experiment.tracking import address
 from unicorn_monai.experiment.versions import provenance
-from unicorn_monai.report.trainings import SELF_TRAINED, STYLE_TRANSFER
+from unicorn_monai.report.trainings import SELF_TRAINED, STYLE_TRANSFER, SYNTHETIC
 from unicorn_monai.system.files import write_json, write_text
 from unicorn_monai.system.intake import read_text
 from unicorn_monai.system.records import read_record
@@ -51,28 +50,38 @@ def nth(name: str, training: int) -> str:
     return f"{name}_training{training + 1}" if training else name
 
 
-class RunFolder(Stages):
-    """Paths of a run.
+class Run:
+    """Paths and results of a run.
 
     Args:
         settings: of the experiment.
-        device: where to train.
+        forced: goes on with an autoencoder that does not keep the images.
     """
 
-    def __init__(self, settings: Settings, device: torch.device) -> None:
-        super().__init__(Path(settings.output).resolve(), device, settings.seed)
-        self.settings = settings
+    def __init__(self, settings: Settings, forced: bool = False) -> None:
+        self.settings, self.run_dir = settings, Path(settings.output).resolve()
+        self.device = torch.device(settings.device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
         if settings.tracking:
             address(self.run_dir)
-        jobs = settings.jobs or (2 if device.type == "cpu" else 1)
-        self.jobs = min(jobs, os.cpu_count() or 1)  # branches at a time
+        jobs = settings.jobs or (2 if self.device.type == "cpu" else 1)
+        self.jobs = min(jobs, os.cpu_count() or 1)  # stages at a time
         self.labeled, self.unlabeled = (Path(local_folder(d)).resolve() for d in (settings.labeled, settings.unlabeled))
         self.label_maps = label_map_counts(read_header(self.unlabeled))
         self.has_truth = self.label_maps["test"][0] > 0  # scores can be computed
         complete = all(0 < n == total for n, total in (self.label_maps[s] for s in SPLITS[:2]))
         self.has_upper = self.has_truth and complete  # and a network trained on true labels
-        self.forced = False  # goes on with an autoencoder that does not keep the images
+        self.forced = forced
         self._data: dict[str, Any] | None = None  # what it is, once it was compared with what it was
+        self.results: dict[str, Any] = {
+            "labels": label_names(self.labeled),
+            "modality": read_header(self.labeled).get("modality", "OCT"),
+            "segmentation": {},
+            "uncertainty": {},
+            "weights": {},
+            "budget": {},
+            "seconds": {},
+            "words": settings.named(),
+        }
 
     @property
     def _begun(self) -> Path:
@@ -108,11 +117,12 @@ class RunFolder(Stages):
                 "same, or use another --output."
             )
         if self._data is None:
-            self._data = manifest.require_same(self.run_dir, self._domains)
+            self._data = manifest.require_same(self.run_dir, self.domains)
         return True
 
     @property
-    def _domains(self) -> dict[str, Path]:
+    def domains(self) -> dict[str, Path]:
+        """Both real data sets."""
         return {"labeled": self.labeled, "unlabeled": self.unlabeled}
 
     def was_forced(self) -> bool:
@@ -120,7 +130,7 @@ class RunFolder(Stages):
         return self._begun.is_file() and read_record(self.run_dir).get("forced") is True
 
     def claim(self) -> None:
-        """Write down what the run does; within :meth:`guard`, for it changes what a run here goes by.
+        """Write down what the run does; within ``Runner.guard``, for it changes what a run here goes by.
 
         Command, versions and revision of the start are kept, those of every resumption added under "resumed".
         """
@@ -133,13 +143,11 @@ class RunFolder(Stages):
         }:
             now["changed"] = other
         start = first | {"resumed": [*first.get("resumed", []), now]} if first else now
-        if first and set(first["settings"]["baselines"]) < set(self.settings.baselines):
-            self.marker("distances").unlink(missing_ok=True)  # between all sets of images, of which there are more
         if first:
             for place in PLACES:
                 self._bring_along(absolute(first["settings"][place]), settings[place])
         (self.run_dir / "stages").mkdir(parents=True, exist_ok=True)
-        manifest.keep(self.run_dir, self._data or {k: manifest.survey(v) for k, v in self._domains.items()})
+        manifest.keep(self.run_dir, self._data or {k: manifest.survey(v) for k, v in self.domains.items()})
         write_json(self._begun, start | {"settings": settings, **({"forced": True} if self.forced else {})})
 
     def _bring_along(self, before: str, now: str) -> None:
@@ -186,6 +194,15 @@ class RunFolder(Stages):
         """What a variant's set-ups are called: "unicorn", "unicorn_paper", "unicorn_round2"."""
         return "unicorn" if variant == self.settings.modes[0] else f"unicorn_{variant}"
 
+    def weight(self, variant: str) -> float:
+        """Weight of the Uncertainty-ControlNet: the setting, or what was chosen."""
+        return self.settings.weight_used(self.mode(variant), self.results["weights"], self.setup(variant))
+
+    @property
+    def oracle(self) -> str:
+        """The set-up whose network says what synthetic images show."""
+        return "upper_bound" if self.has_upper else "lower_bound"
+
     @property
     def not_computed(self) -> dict[str, str]:
         """What the labels of the unlabelled domain do not suffice for, and why."""
@@ -228,6 +245,12 @@ class RunFolder(Stages):
         return self.run_dir / self.setup(variant).replace("unicorn", "synthetic")
 
     @property
+    def synthetic_sets(self) -> dict[str, Path]:
+        """Every synthetic data set by the name of its set-up."""
+        sets = {self.setup(variant): self.synthetic(variant) for variant in self.variants}
+        return sets | {n: self.run_dir / f"synthetic_{n}" for n in SYNTHETIC if n in self.settings.baselines}
+
+    @property
     def augmented(self) -> Path:
         """The labelled images with strong intensity augmentation."""
         return self.run_dir / "labeled_augmented"
@@ -235,10 +258,6 @@ class RunFolder(Stages):
     def guessed(self, variant: str) -> Path:
         """The unlabelled images with the labels that a network guesses; every further round has its own."""
         return self.run_dir / (f"guessed_{variant}" if self.is_round(variant) else "guessed")
-
-    def also_labeled(self, variant: str) -> list[str]:
-        """What the Semantic-ControlNet of a variant is shown besides the labelled images, as far as it was made."""
-        return [str(folder) for folder in (self.augmented, self.guessed(variant)) if folder.is_dir()]
 
     @property
     def features_path(self) -> Path:

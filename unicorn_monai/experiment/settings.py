@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from unicorn_monai.bundle.expressions import require_data, require_literal
 from unicorn_monai.bundle.image_sizes import check_domains, multiples
 from unicorn_monai.bundle.run_bundles import require_own_bundles
 from unicorn_monai.bundle.sampling_steps import check_steps
-from unicorn_monai.bundle.settings import (
-    OPTIONAL,
-    POSITIVE,
-    RULES,
-    SHARE,
-    SWITCH,
-    WEIGHT,
-    check_device,
-    check_overrides,
-    require_rule,
-)
+from unicorn_monai.bundle.settings import check_device, check_overrides
 from unicorn_monai.data.domain_pair import require_sound_pair
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import WEATHER, read_header
@@ -31,49 +23,55 @@ from unicorn_monai.evaluation.features import require_file
 from unicorn_monai.fusion import MODES
 from unicorn_monai.prior import SCALINGS
 from unicorn_monai.report.trainings import AUGMENTED, BASELINES, BENT, SELF_TRAINED, SEMANTIC_ONLY, STYLE_TRANSFER
+from unicorn_monai.system.fields import obeys, one_of, rules_of
 from unicorn_monai.system.files import read_json, require_finite
-from unicorn_monai.system.records import Rule, read_record, take, tell_unread
+from unicorn_monai.system.records import read_record, take, tell_unread
 
 PLACES = ("labeled", "unlabeled", "output")  # absolute from the start, so that a run can be gone on with from anywhere
 PRESETS = {"quick": "small", "full": None}  # and the preset of the bundles
 WORDED = ("latent_diffusion", "semantic_controlnet")  # have a preset "words"; the others follow the first
 
 
-def _one_of(known: Sequence[str]) -> Rule:
-    return (lambda v: isinstance(v, str) and v in known, f"one of {list(known)}")
+def _once_each(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("a name comes twice")
+    return names
 
 
-def _some_of(known: Sequence[str]) -> Rule:
-    def obeys(value: Any) -> bool:
-        names = isinstance(value, list | tuple) and all(isinstance(v, str) and v in known for v in value)
-        return names and len(set(value)) == len(value)
-
-    return obeys, f"a list of some of {list(known)}, each at most once"
-
-
-def _or_auto(rule: Rule) -> Rule:
-    return (lambda v: v == "auto" or rule[0](v), f"{rule[1]}, or 'auto'")
-
-
-_TABLE: Rule = (lambda v: v is None or isinstance(v, dict), "an object of settings, or null")
-_FOLDER: Rule = (lambda v: isinstance(v, str) and v != "", "the path of a folder")
-
-SETTINGS: dict[str, Rule] = {  # what each may be by itself; what must hold between them: `Settings.validate`
-    **dict.fromkeys(PLACES, _FOLDER),
-    **dict.fromkeys(("samples_per_label", "rounds", "trainings"), POSITIVE),
-    **dict.fromkeys(("pseudo_labels", "augment", "style_augmentation", "tracking", "words"), SWITCH),
-    **dict.fromkeys(("scaling", "paper_scaling"), _one_of(SCALINGS)),
-    **dict.fromkeys(("features", "overrides"), _TABLE),
-    **{name: RULES[name] for name in ("seed", "count", "guidance")},
-    "preset": _one_of(tuple(PRESETS)),
-    "modes": _some_of(MODES),
-    "baselines": _some_of((*BASELINES, SEMANTIC_ONLY)),
-    "confidence": SHARE,
-    "uncertainty_weight": _or_auto(WEIGHT),
-    "paper_weight": _or_auto(SHARE),  # w of (1 - w, w)
-    "device": (lambda v: v is None or isinstance(v, str), "cpu, cuda:0, ..., or null for the first GPU there is"),
-    "jobs": OPTIONAL,
-}
+_JSON = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)  # it has no tuples
+_ONCE = AfterValidator(_once_each)
+_COMPARED = (*BASELINES, SEMANTIC_ONLY)
+Folder = Annotated[str, Field(min_length=1, description="the path of a folder")]
+Switch = Annotated[bool, Field(description="true or false (True or False on the command line)")]
+Positive = Annotated[int, Field(ge=1, description="at least one, a whole number")]
+Unlimited = Annotated[int | None, Field(ge=1, description="at least one, a whole number, or null")]
+Number = int | float  # a whole one stays one
+Share = Annotated[Number, Field(ge=0, le=1, description="a number, 0 to 1")]
+Weight = Annotated[Number, Field(ge=0)]
+Auto = Literal["auto"]
+Scaling = Annotated[str, one_of(SCALINGS)]
+Table = Annotated[dict[str, Any] | None, Field(description="an object of settings, or null")]
+Modes = Annotated[
+    tuple[Annotated[str, one_of(MODES)], ...],
+    _JSON,
+    _ONCE,
+    Field(description=f"a list of some of {list(MODES)}, each at most once"),
+]
+Baselines = Annotated[
+    tuple[Annotated[str, one_of(_COMPARED)], ...],
+    _JSON,
+    _ONCE,
+    Field(description=f"a list of some of {list(_COMPARED)}, each at most once"),
+]
+Guidance = Annotated[
+    tuple[Number, ...],
+    _JSON,
+    Field(
+        min_length=2,
+        max_length=3,
+        description="two or three numbers, [uncertainty, label map] or [uncertainty, label map, text]",
+    ),
+]
 
 
 @dataclass
@@ -119,36 +117,36 @@ class Settings:
         overrides: settings of single bundles, {bundle: {"train.json": {"max_epochs": 10}}}.
     """
 
-    labeled: str
-    unlabeled: str
-    output: str
-    preset: str = "full"
-    seed: int = 0
-    modes: tuple[str, ...] = MODES
-    baselines: tuple[str, ...] = ()
-    confidence: float = 0.9
-    uncertainty_weight: float | str = 1.0
-    paper_weight: float | str = 0.7
-    guidance: tuple[float, ...] = (3.0, 1.0)
-    count: int | None = None
-    samples_per_label: int = 1
-    rounds: int = 1
-    pseudo_labels: bool = True
-    scaling: str = "zscore"
-    paper_scaling: str = "paper"
-    trainings: int = 1
-    features: dict[str, Any] | None = None
-    augment: bool = True
-    style_augmentation: bool = True
-    words: bool = False
-    device: str | None = None
-    jobs: int | None = None
-    tracking: bool = True
-    overrides: dict[str, dict] | None = None
+    labeled: Folder
+    unlabeled: Folder
+    output: Folder
+    preset: Annotated[str, one_of(PRESETS)] = "full"
+    seed: Annotated[int, Field(ge=0, lt=2**32, description="a whole number, 0 to 4294967295")] = 0
+    modes: Modes = MODES
+    baselines: Baselines = ()
+    confidence: Share = 0.9
+    uncertainty_weight: Annotated[Weight | Auto, Field(description="a number, 0 or more, or 'auto'")] = 1.0
+    paper_weight: Annotated[Share | Auto, Field(description="a number, 0 to 1, or 'auto'")] = 0.7
+    guidance: Guidance = (3.0, 1.0)
+    count: Unlimited = None
+    samples_per_label: Positive = 1
+    rounds: Positive = 1
+    pseudo_labels: Switch = True
+    scaling: Scaling = "zscore"
+    paper_scaling: Scaling = "paper"
+    trainings: Positive = 1
+    features: Table = None
+    augment: Switch = True
+    style_augmentation: Switch = True
+    words: Switch = False
+    device: Annotated[str | None, Field(description="cpu, cuda:0, ..., or null for the first GPU there is")] = None
+    jobs: Unlimited = None
+    tracking: Switch = True
+    overrides: Table = None
 
     def __post_init__(self) -> None:
         for name in PLACES:
-            if _FOLDER[0](getattr(self, name)):  # else `validate` says so
+            if obeys(Folder, getattr(self, name)):  # else `validate` says so
                 setattr(self, name, absolute(getattr(self, name)))
 
     @classmethod
@@ -251,8 +249,9 @@ class Settings:
 
     def validate(self) -> None:
         """Refuse what would fail later, or would not be heeded."""
-        for name, rule in SETTINGS.items():
-            require_rule(name, getattr(self, name), rule)
+        for name, (right, words) in SETTINGS.items():
+            if not right(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected {words}.")
         if self.device is not None:
             check_device(self.device)
         for name in PLACES:
@@ -282,8 +281,8 @@ class Settings:
             raise ValueError(f"rounds is {self.rounds}; further rounds need the first mode to be 'compositional'.")
         if self.features is not None:
             known = ["path", "sha256", "preprocessing", "arguments"] if "path" in self.features else ["iterations"]
-            right = _FOLDER[0] if "path" in self.features else POSITIVE[0]
-            wrong = [key for key in known[:3] if not right(self.features.get(key))]
+            kind = Folder if "path" in self.features else Positive
+            wrong = [key for key in known[:3] if not obeys(kind, self.features.get(key))]
             if wrong or set(self.features) - set(known):
                 raise ValueError(
                     f"features is {self.features}; expected path, sha256, preprocessing and, where needed, arguments "
@@ -322,6 +321,9 @@ class Settings:
                     f"The sub-domain {name!r} of '{self.unlabeled}' cannot be named in a prompt; expected letters, "
                     "digits, spaces, points, hyphens and underscores, a letter or digit first. Rename it."
                 )
+
+
+SETTINGS = rules_of(Settings)  # what each may be by itself; what must hold between them: `Settings.validate`
 
 
 def settings_of(run: Path, files: str = "inference.json") -> tuple[Settings, dict[str, Any]]:

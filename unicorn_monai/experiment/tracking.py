@@ -21,13 +21,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing about a clinic's runs leaves the machine by itself
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a server that is down is not waited for
-
 from ignite.engine import Engine, Events
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
+from mlflow.telemetry import set_telemetry_client
 from monai.engines import Evaluator
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -38,13 +36,20 @@ from unicorn_monai.system.records import read_run_id
 from unicorn_monai.training.handlers import scalars
 
 logger = logging.getLogger("unicorn_monai")
-for chatty in ("mlflow", "alembic"):  # they tell about their own database at every start
-    logging.getLogger(chatty).setLevel(logging.WARNING)
 
 PARENT_TAG = "mlflow.parentRunId"
 LOSS_INTERVAL = 50  # iterations between two logged losses
 FLUSH_SECONDS = 10.0  # between two calls that log numbers: each costs tens of milliseconds
 AT_ONCE = 1000  # numbers in one call, the most that MLflow takes
+
+
+def keep_mlflow_quiet() -> None:
+    """Let MLflow send nothing about a clinic's runs anywhere by itself, wait for no server, and tell of no database."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a server that is down is not waited for
+    set_telemetry_client()  # of the environment as it is now: MONAI imports MLflow, which looks there then
+    for chatty in ("mlflow", "alembic"):  # at every start
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def ended(error: BaseException) -> str:
@@ -104,6 +109,7 @@ class Tracker:
         self.local = run_dir / "tracking.jsonl"
         self.uri = address(run_dir) if enabled else ""
         if enabled:
+            keep_mlflow_quiet()
             self._try(lambda: self._open(name))
 
     def __enter__(self) -> Tracker:

@@ -12,8 +12,9 @@ from typing import Any
 
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
+from typing_extensions import TypedDict
 
-from unicorn_monai.monailabel.client import device, take
+from unicorn_monai.monailabel.client import Device, take
 from unicorn_monai.monailabel.segmentation import Segmentation
 from unicorn_monai.monailabel.studies import Studies
 
@@ -21,7 +22,12 @@ logger = logging.getLogger(__name__)
 
 UNCERTAINTY = "uncertainty"
 MEASURED_WITH = "uncertainty_weights"
-SCORING = {"device": device}
+
+
+class Scoring(TypedDict, total=False):
+    """What a client may set."""
+
+    device: Device
 
 
 def outdated(studies: Studies, weights: str) -> list[str]:
@@ -42,11 +48,11 @@ class UncertaintyScoring(ScoringMethod):
 
     def check(self, request: Mapping[str, Any], studies: Studies) -> None:
         """Refuse wrong settings when a request arrives."""
-        take(request, SCORING)
+        take(request, Scoring)
 
     def __call__(self, request: dict[str, Any], datastore: Studies) -> dict[str, Any]:
         """Measure what the current weights have not measured yet: {"total", "skipped", "executed", "scores"}."""
-        settings, weights = take(request, SCORING), self.task.weights_sha256()
+        settings, weights = take(request, Scoring), self.task.weights_sha256()
         images, scores, failed = outdated(datastore, weights), {}, {}
         for image in images:
             try:

@@ -9,7 +9,7 @@ import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
@@ -19,11 +19,12 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.utils import tasks
+from typing_extensions import TypedDict
 
 from unicorn_monai.monailabel import synthesis
 from unicorn_monai.monailabel.active_learning import UNCERTAINTY, MostUncertainFirst, UncertaintyScoring, outdated
 from unicorn_monai.monailabel.app_folder import RECORD, SEGMENTATION
-from unicorn_monai.monailabel.client import Unknown, file_name, known, number, refuse_expressions, take
+from unicorn_monai.monailabel.client import NUMERIC, Unknown, file_name, known, refuse_expressions, take, whole
 from unicorn_monai.monailabel.segmentation import Segmentation, Training
 from unicorn_monai.monailabel.studies import FINAL, Studies
 from unicorn_monai.system.files import read_json
@@ -38,7 +39,12 @@ TASKS = {
     "scoring": "scoring method",
     "activelearning": "strategy",
 }
-BATCH = {"max_batch_size": number(0, 1_000_000, whole=True), "label_tag": file_name}
+
+
+class Batch(TypedDict, total=False):
+    """What a client may set beside the settings of a batch's model."""
+
+    max_batch_size: Annotated[int, NUMERIC, whole(0, 1_000_000)]
 
 
 class UnicornApp(MONAILabelApp):
@@ -115,7 +121,9 @@ class UnicornApp(MONAILabelApp):
         if not isinstance(task, Strategy):
             task.check(request, studies)
         if endpoint == "batch":
-            take(request, BATCH)
+            take(request, Batch)
+            if request.get("label_tag") is not None:
+                file_name("label_tag", request["label_tag"])
             for image in request["images"] if isinstance(request.get("images"), list) else []:
                 known("image", image, studies.list_images())
 

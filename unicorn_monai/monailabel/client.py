@@ -7,17 +7,20 @@ such a value are refused as a whole; and what is not named by a task (``take``) 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import torch
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+
+from unicorn_monai.system.fields import expected
 
 MARKS = ("$", "@", "%")
 DEEPEST = 20  # tables in tables
 LONGEST = 200  # name of a file, in bytes
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+ -]{0,199}")  # of studies and tags: they become names of files
 
-Check = Callable[[str, Any], Any]
+Sent = TypeVar("Sent")
 
 
 class Unknown(ValueError):
@@ -84,53 +87,57 @@ def short_name(name: str) -> str:
     return name
 
 
-def number(low: float, high: float, whole: bool = False) -> Check:
-    """A number from ``low`` to ``high``."""
-
-    def check(name: str, value: Any) -> Any:
-        try:
-            result = float(value)
-        except (TypeError, ValueError, OverflowError):
-            result = float("nan")
-        exact = value if isinstance(value, int) else result  # a float has no 2**63 - 1
-        if isinstance(value, bool) or not low <= exact <= high or (whole and result != int(result)):
-            kind = "a whole number" if whole else "a number"
-            raise ValueError(f"'{name}' is {str(value)[:80]!r}; expected {kind} from {low} to {high}.")
-        return int(value if isinstance(value, int) else result) if whole else result
-
-    return check
+def first(value: Any) -> Any:
+    """Clients that send the whole list of a choice mean its first."""
+    return value[0] if isinstance(value, list) and value else value
 
 
-def one_of(*names: str) -> Check:
-    """One of some names; clients that send the whole list of a choice mean its first."""
-
-    def check(name: str, value: Any) -> str:
-        value = value[0] if isinstance(value, list) and value else value
-        if value not in names:
-            raise ValueError(f"'{name}' is {str(value)[:80]!r}; expected one of {list(names)}.")
-        return value
-
-    return check
+def number(low: float, high: float) -> Any:
+    """What makes of ``float`` in ``Annotated`` a number from ``low`` to ``high``."""
+    return Field(ge=low, le=high, allow_inf_nan=False, description=f"a number from {low} to {high}")
 
 
-def flag(name: str, value: Any) -> bool:
-    """True or false."""
-    words = {"true": True, "false": False}
-    if not isinstance(value, bool) and str(value).lower() not in words:
-        raise ValueError(f"'{name}' is {str(value)[:80]!r}; expected true or false.")
-    return value if isinstance(value, bool) else words[str(value).lower()]
+def whole(low: int, high: int) -> Any:
+    """What makes of ``int`` in ``Annotated`` a whole number from ``low`` to ``high``."""
+    return Field(ge=low, le=high, description=f"a whole number from {low} to {high}")
 
 
-def device(name: str, value: Any) -> str:
-    """A device that this machine has; clients that send the whole list of devices mean its first."""
+def _no_switch(value: Any) -> Any:
+    return str(value) if isinstance(value, bool) else value
+
+
+def _there(value: Any) -> str:
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    return one_of("cpu", *["cuda"][: len(gpus)], *gpus, *["mps"] * torch.backends.mps.is_available())(name, value)
+    names = ["cpu", *["cuda"][: len(gpus)], *gpus, *["mps"] * torch.backends.mps.is_available()]
+    if first(value) not in names:
+        raise ValueError(f"one of {names}")
+    return first(value)
 
 
-def take(request: Mapping[str, Any], checks: Mapping[str, Check]) -> dict[str, Any]:
-    """The settings that a task knows, checked; absent and null ones are left out, and so is everything else.
+FIRST, NUMERIC = BeforeValidator(first), BeforeValidator(_no_switch)  # True would be 1
+Device = Annotated[str, BeforeValidator(_there)]  # one that this machine has
+Flag = Annotated[
+    bool,
+    BeforeValidator(lambda value: {"true": True, "false": False}.get(str(value).lower())),
+    Field(description="true or false"),
+]
+
+
+def take(request: Mapping[str, Any], kind: type[Sent]) -> Sent:
+    """The settings that a task knows, of their types; absent and null ones are left out, and so is everything else.
+
+    Args:
+        request: of a client.
+        kind: a ``TypedDict`` of annotated types, none of which is required.
 
     Raises:
         ValueError: a value of the wrong type or out of its limits.
     """
-    return {name: check(name, request[name]) for name, check in checks.items() if request.get(name) is not None}
+    given = {name: value for name, value in request.items() if value is not None}
+    try:
+        return TypeAdapter(kind).validate_python(given)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = str(wrong["loc"][0])
+        words = expected(get_type_hints(kind, include_extras=True)[name]) or wrong["ctx"]["error"]
+        raise ValueError(f"'{name}' is {str(request[name])[:80]!r}; expected {words}.") from None

@@ -6,11 +6,10 @@ import hashlib
 import json
 import logging
 import os
+import sys
 from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
-
-import typer
 
 from unicorn_monai.bundle.expressions import require_literal
 from unicorn_monai.data.layout import HEADER
@@ -62,7 +61,9 @@ def label_studies(
 def app_folder_of(studies: Path) -> Path:
     """Where the app of a folder of studies lives: in the user's own folder for application data."""
     name = hashlib.sha256(str(studies.resolve()).encode()).hexdigest()[:8]
-    return Path(typer.get_app_dir("unicorn-monai")) / "label" / f"{studies.resolve().name}-{name}"
+    mac = sys.platform == "darwin"
+    own = "~/Library/Application Support" if mac else os.environ.get("XDG_CONFIG_HOME", "~/.config")
+    return Path(own).expanduser() / "unicorn-monai" / "label" / f"{studies.resolve().name}-{name}"
 
 
 def serve(app_dir: Path, studies: Path, host: str = "127.0.0.1", port: int = 8000, names: Collection[str] = ()) -> None:

@@ -11,37 +11,45 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from monai.data import partition_dataset
+from typing_extensions import TypedDict
 
 from unicorn_monai.bundle.references import default_device
 from unicorn_monai.experiment.tracking import store_uri
 from unicorn_monai.images.files import read_shape
 from unicorn_monai.images.transforms import FileAxesd, read_image
-from unicorn_monai.monailabel.client import device, flag, number, one_of, take
+from unicorn_monai.monailabel.client import FIRST, NUMERIC, Device, Flag, number, take, whole
 from unicorn_monai.monailabel.label_files import VOLUMES, served_suffix
 from unicorn_monai.monailabel.stock import BundleInferTask, BundleTrainTask, InferType, Restored
 from unicorn_monai.monailabel.studies import FINAL, Studies
+from unicorn_monai.system.fields import one_of
 from unicorn_monai.system.weights import read_metadata
 from unicorn_monai.uncertainty import image_uncertainty, normalised_entropy
 
 ENTROPY = "entropy"
-INFERENCE = {
-    "device": device,
-    "result_extension": one_of(*VOLUMES, ".png"),
-    "result_write_to_file": flag,
-    "map": one_of("labels", ENTROPY),
-}
-TRAINING = {
-    "device": device,
-    "pretrained": flag,
-    "max_epochs": number(1, 10_000, whole=True),
-    "val_split": number(0.01, 0.9),
-    "tracking": one_of("mlflow", "None"),
-}
 FEWEST = 2  # labelled studies: one to train on, one to validate on
+
+
+class Inference(TypedDict, total=False):
+    """What a client may set of an inference."""
+
+    device: Device
+    result_extension: Annotated[str, FIRST, one_of((*VOLUMES, ".png"))]
+    result_write_to_file: Flag
+    map: Annotated[str, FIRST, one_of(("labels", ENTROPY))]
+
+
+class Trained(TypedDict, total=False):
+    """What a client may set of a training."""
+
+    device: Device
+    pretrained: Flag
+    max_epochs: Annotated[int, NUMERIC, whole(1, 10_000)]
+    val_split: Annotated[float, NUMERIC, number(0.01, 0.9)]
+    tracking: Annotated[str, FIRST, one_of(("mlflow", "None"))]
 
 
 class Segmentation(BundleInferTask):
@@ -72,7 +80,7 @@ class Segmentation(BundleInferTask):
         """Segment one image.
 
         Args:
-            request: ``image`` (its file) and the settings of ``INFERENCE``; everything else is left out.
+            request: ``image`` (its file) and the settings of ``Inference``; everything else is left out.
             callbacks: of MONAI Label.
 
         Returns:
@@ -90,7 +98,7 @@ class Segmentation(BundleInferTask):
                 "Resample the studies, e.g. with the --size of data_prep."
             )
         settings = {"device": str(default_device()), "result_extension": served_suffix(image)} | take(
-            request, INFERENCE
+            request, Inference
         )
         with self._lock:
             file, answer = super().__call__({"image": image, "model": "retinal_unet", **settings}, callbacks)
@@ -98,7 +106,7 @@ class Segmentation(BundleInferTask):
 
     def check(self, request: Mapping[str, Any], studies: Studies) -> None:
         """Refuse wrong settings when a request arrives."""
-        take(request, INFERENCE)
+        take(request, Inference)
 
     def run_inferer(self, data: dict[str, Any], convert_to_batch: bool = True, device: str = "cuda") -> dict[str, Any]:
         """The logits under ``pred``, and the uncertainty for the answer."""
@@ -161,11 +169,11 @@ class Training(BundleTrainTask):
             "tracking_experiment_name": "monailabel",
             "tracking_run_name": time.strftime("%Y-%m-%d %H:%M:%S"),  # a name of its own, or MONAI goes on with a run
         }
-        return super().__call__(own | take(request, TRAINING), datastore)
+        return super().__call__(own | take(request, Trained), datastore)
 
     def check(self, request: Mapping[str, Any], studies: Studies) -> None:
         """Refuse wrong settings, and a training on too few labels, when a request arrives."""
-        take(request, TRAINING)
+        take(request, Trained)
         self._fetch_datalist(request, studies)
 
     def _fetch_datalist(self, request: Mapping[str, Any], datastore: Studies) -> list[dict[str, Any]]:

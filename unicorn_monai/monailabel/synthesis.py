@@ -13,30 +13,33 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from monai.bundle import ConfigParser
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from typing_extensions import TypedDict
 
 from unicorn_monai.bundle.installation import load_config
 from unicorn_monai.bundle.references import default_device
 from unicorn_monai.images.files import read_array
 from unicorn_monai.images.pictures import to_uint8
-from unicorn_monai.monailabel.client import device, flag, number, take
+from unicorn_monai.monailabel.client import NUMERIC, Device, Flag, number, take, whole
 from unicorn_monai.monailabel.label_files import read_client_label, served_suffix, write_like
 from unicorn_monai.monailabel.studies import FINAL, Studies
-from unicorn_monai.synthesis.generator import Generator, downsampling
+from unicorn_monai.synthesis.generator import Generator
 from unicorn_monai.synthesis.requests import Request
 
-SETTINGS = {
-    "device": device,
-    "seed": number(0, 2**63 - 1, whole=True),
-    "uncertainty": number(0, 1),
-    "weight": number(0, 10),
-    "num_inference_steps": number(1, 1000, whole=True),
-    "store": flag,
-}
+
+class Wanted(TypedDict, total=False):
+    """What a client may set."""
+
+    device: Device
+    seed: Annotated[int, NUMERIC, whole(0, 2**63 - 1)]
+    uncertainty: Annotated[float, NUMERIC, number(0, 1)]
+    weight: Annotated[float, NUMERIC, number(0, 10)]
+    num_inference_steps: Annotated[int, NUMERIC, whole(1, 1000)]
+    store: Flag
 
 
 class Synthesis(InferTask):
@@ -80,7 +83,7 @@ class Synthesis(InferTask):
 
         Args:
             request: ``label_map`` (a file as clients send it), ``image`` (file of the image it belongs to, or None) and
-                the settings of ``SETTINGS``; everything else is left out.
+                the settings of ``Wanted``; everything else is left out.
 
         Returns:
             File of the image, and what it was made of: ``seed``, ``uncertainty``, ``weight``, ``models``, ...
@@ -103,11 +106,8 @@ class Synthesis(InferTask):
                 uncertainty = float(parser.get_parsed_content("prior").sample([seed])[0])
             self._require_size(labels, generator)
             prompt = self._prompt(parser, seed)
-            steps, generator.steps = generator.steps, settings.get("num_inference_steps", generator.steps)
-            try:
-                image = generator([Request(0, seed, uncertainty=uncertainty, prompt=prompt)], labels, weight)[0]
-            finally:
-                generator.steps = steps
+            request_of = Request(0, seed, uncertainty=uncertainty, prompt=prompt)
+            image = generator([request_of], labels, weight, settings.get("num_inference_steps"))[0]
         suffix = served_suffix(reference)
         with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as file:
             write_like(to_uint8(image), Path(file.name), reference)
@@ -129,8 +129,8 @@ class Synthesis(InferTask):
         """Refuse wrong settings when a request arrives."""
         self._settings(request)
 
-    def _settings(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        settings = take(request, SETTINGS)
+    def _settings(self, request: Mapping[str, Any]) -> Wanted:
+        settings = take(request, Wanted)
         weight = settings.get("weight", self.weight)
         if self.mode == "paper" and weight > 1:
             raise ValueError(f"'weight' is {weight}; expected 0 to 1, since the weights of this run are (1 - w, w).")
@@ -144,7 +144,7 @@ class Synthesis(InferTask):
         return None if template is None else template({}, names[seed % len(names)] if names else None)
 
     def _require_size(self, labels: torch.Tensor, generator: Generator) -> None:
-        size = tuple(side * downsampling(generator.loaded_autoencoder()) for side in generator.latent_shape[1:])
+        size = generator.ldm.image_size
         if tuple(labels.shape[2:]) != size:
             raise ValueError(
                 f"The label map is {tuple(labels.shape[2:])}; the networks of this run make {size}. Resample it."

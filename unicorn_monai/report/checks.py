@@ -8,74 +8,69 @@ usable at all (``experiment/reconstructions.py``), without which a run does not 
 
 from __future__ import annotations
 
-from typing import Any
-
-from unicorn_monai.report.markup import fixed, name_of, nested, number, percent
-from unicorn_monai.sampler_trial import BOUNDS, SamplingError
+from unicorn_monai.report.naming import fixed, name_of, percent
+from unicorn_monai.report.results import Kept, Pair, Results, Sampler
+from unicorn_monai.sampler_trial import BOUNDS
 
 TOLERANCE = 0.15  # of speckle and entropy after the autoencoder
 LATENT_STD = (0.9, 1.1)  # sampled / training latents
-_ERRORS = SamplingError._fields
 TEXTURE = (0.5, 2.0)  # speckle of reconstructions / originals beyond which these are other images
 GRID = 1.2  # steps at the borders of the latents' squares, reconstructions / originals; blocks beyond
 
+Check = tuple[str, str, bool | None]  # what is to hold, what was found, whether it holds; "" and None: not computed
 
-def usable_checks(results: dict[str, Any]) -> list[tuple[str, str, bool | None]]:
-    """As :func:`image_checks`, of what decides whether a run goes on after its autoencoder.
 
-    Args:
-        results: "reconstructions" of ``results.json``, where it is there.
-    """
-    checks: list[tuple[str, str, bool | None]] = []
-    if not (measured := nested(results, "reconstructions")):  # a run older than these checks
-        return checks
-    for domain in ("labeled", "unlabeled"):
-        part, name = nested(measured, domain), f"{name_of(domain)}, autoencoder"
-        error, allowed = map(number, part.get("error") or (None, None))
+def ratio(pair: Pair) -> float | None:
+    """The second of two numbers over the first; None where one is missing, or the first is 0."""
+    before, after = pair
+    return after / before if before and after is not None else None
+
+
+def usable_checks(results: Results) -> list[Check]:
+    """Of what decides whether a run goes on after its autoencoder; none of a run older than these checks."""
+    checks: list[Check] = []
+    for domain in ("labeled", "unlabeled") if results.reconstructions else ():
+        part, name = results.reconstructions.get(domain, Kept()), f"{name_of(domain)}, autoencoder"
+        error, allowed = part.error
         what = f"{name}: error of the means of 4 x 4 pixels, of their variance, at most {fixed(allowed, 3)}"
         good = None if error is None or allowed is None else error <= allowed
         checks.append((what, "" if good is None else fixed(error, 3), good))
-        for key, what, (low, high) in (
-            ("high_pass_std", f"texture {TEXTURE[0]} to {TEXTURE[1]} of the originals'", TEXTURE),
-            ("grid", f"no blocks, steps at their borders at most {GRID} of the originals'", (0.0, GRID)),
+        for found, what, (low, high) in (
+            (ratio(part.high_pass_std), f"texture {TEXTURE[0]} to {TEXTURE[1]} of the originals'", TEXTURE),
+            (ratio(part.grid), f"no blocks, steps at their borders at most {GRID} of the originals'", (0.0, GRID)),
         ):
-            before, after = map(number, part.get(key) or (None, None))
-            ratio = after / before if before and after is not None else None
-            good = None if ratio is None else low <= ratio <= high
-            checks.append((f"{name}: {what}", "" if ratio is None else fixed(ratio, 2), good))
+            good = None if found is None else low <= found <= high
+            checks.append((f"{name}: {what}", "" if found is None else fixed(found, 2), good))
     return checks
 
 
-def image_checks(results: dict[str, Any]) -> list[tuple[str, str, bool | None]]:
-    """(what is to hold, what was found, whether it holds) of each check; None and an empty text where not computed.
-
-    Args:
-        results: "autoencoder" and "diffusion" of ``results.json``, where they are there.
-    """
+def image_checks(results: Results) -> list[Check]:
+    """Of the images of autoencoder, diffusion model and sampler."""
     checks = usable_checks(results)
     for domain in ("labeled", "unlabeled"):
-        part = nested(nested(results, "autoencoder"), domain)
-        for key, what in (("high_pass_std", "speckle"), ("entropy", "entropy")):
-            before, after = map(number, part.get(key) or (None, None))
-            change = after / before - 1 if before and after is not None else None
+        part = results.autoencoder.get(domain, Kept())
+        for pair, what in ((part.high_pass_std, "speckle"), (part.entropy, "entropy")):
+            change = None if (kept := ratio(pair)) is None else kept - 1
             good = None if change is None else abs(change) <= TOLERANCE + 1e-9
-            found = "" if change is None else f"{fixed(before, 3)} \u2192 {fixed(after, 3)} ({percent(change, '+')})"
-            checks += [(f"{name_of(domain)}, autoencoder: {what} within \u00b1{percent(TOLERANCE)}", found, good)]
-    ratio, (low, high) = number(nested(results, "diffusion").get("latent_std")), LATENT_STD
-    good = None if ratio is None else low <= ratio <= high
-    found = "" if ratio is None else fixed(ratio, 2)
-    checks += [(f"Diffusion model: spread of sampled latents {low} to {high} of the training's", found, good)]
-    return [*checks, _sampler(nested(nested(results, "diffusion"), "sampler"))]
+            found = (
+                f"{fixed(pair[0], 3)} \u2192 {fixed(pair[1], 3)} ({percent(change, '+')})" if change is not None else ""
+            )
+            checks.append((f"{name_of(domain)}, autoencoder: {what} within \u00b1{percent(TOLERANCE)}", found, good))
+    spread, (low, high) = results.diffusion.latent_std, LATENT_STD
+    good = None if spread is None else low <= spread <= high
+    found = "" if spread is None else fixed(spread, 2)
+    checks.append((f"Diffusion model: spread of sampled latents {low} to {high} of the training's", found, good))
+    return [*checks, _sampler(results.diffusion.sampler)]
 
 
-def _sampler(part: dict[str, Any]) -> tuple[str, str, bool | None]:
+def _sampler(part: Sampler) -> Check:
     """The check of the sampler."""
-    bounds = [f"{what} within {percent(bound)}" for what, bound in zip(_ERRORS, BOUNDS, strict=True)]
-    errors = {what: value for what in _ERRORS if (value := number(part.get(what))) is not None}
-    name, steps = part.get("name"), number(part.get("steps"))
+    names = ("mean", "spread", "distance")
+    bounds = [f"{what} within {percent(bound)}" for what, bound in zip(names, BOUNDS, strict=True)]
     expected = f"Sampler, of known data with exact predictions: {', '.join(bounds)}"
-    if not isinstance(name, str) or steps is None or len(errors) < len(_ERRORS):
+    errors = [error for error in (part.mean, part.spread, part.distance) if error is not None]
+    if part.name is None or part.steps is None or len(errors) < len(names):
         return expected, "", None
-    found = ", ".join(f"{what} {percent(value, '+')}" for what, value in errors.items())
-    good = all(abs(value) <= bound for value, bound in zip(errors.values(), BOUNDS, strict=True))
-    return expected, f"{name} in {steps:.0f} steps: {found}", good
+    found = ", ".join(f"{what} {percent(error, '+')}" for what, error in zip(names, errors, strict=True))
+    good = all(abs(error) <= bound for error, bound in zip(errors, BOUNDS, strict=True))
+    return expected, f"{part.name} in {part.steps:.0f} steps: {found}", good

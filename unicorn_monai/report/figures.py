@@ -1,151 +1,184 @@
-"""The three charts of the report as inline SVG, drawn by plain string code.
+"""The three charts of the report as inline SVG, drawn by matplotlib.
 
-A chart is 400 units wide and is scaled to its column, so that its text stays readable on a phone. Colours are classes
-of ``report.css`` (light, dark, print); names stand beside what they name, so no colour has to be told from another.
-All texts handed in must be HTML already.
+A chart is 400 units wide and is scaled to its column, so that its text stays readable on a phone. Colours are those of
+``report.css`` (light, dark, print) by name; names stand beside what they name, so no colour has to be told from
+another. The same values give the same text.
 """
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 WIDTH = 400
 BINS = 48
+COLOURS = ("accent", "soft", "ink", "line", "gap", "set-0", "set-1", "set-2", "set-3")
+_CODE = "#f0d0{:02x}"  # stands for a colour's name until the text is written
+TEXT = 12.5
 
 
-def dots(rows: list[tuple[str, float, tuple[float, float] | None]], main: str, gap: tuple[float, float] | None) -> str:
+def dots(rows: Sequence[tuple[str, float, tuple[float, float] | None]], main: str, gap: Sequence[float]) -> Markup:
     """One value per row on a common axis.
 
     Args:
         rows: name, value and interval of each row.
         main: name of the row to stress.
-        gap: range to shade.
+        gap: ends of the range to shade; none for no range.
     """
-    ends = [end for _, _, interval in rows for end in interval or ()]
-    axis = Axis.around([*(value for _, value, _ in rows), *ends], 8, WIDTH - 8)
-    height = 36 * len(rows) + 6
-    parts = axis.columns(height - 4, height)
+    ticks = _ticks([*(value for _, value, _ in rows), *(end for _, _, interval in rows for end in interval or ())])
+    axes = _axes(36 * len(rows) + 6, ticks)
     if gap:
-        left, right = sorted(map(axis, gap))
-        parts.insert(0, f'<rect class="gap" x="{left:.1f}" y="0" width="{right - left:.1f}" height="{height}"/>')
+        axes.axvspan(min(gap), max(gap), color=_colour("gap"), linewidth=0, clip_on=False, zorder=0)
     for index, (name, value, interval) in enumerate(rows):
-        y, kind = 36 * index + 27, "main" if name == main else "other"
-        parts += [f'<text class="{kind}" x="8" y="{y - 10}">{name}</text>']
-        parts += [f'<text class="end {kind}" x="{WIDTH - 8}" y="{y - 10}">{value:.3f}</text>']
-        parts += [_line(8, y, WIDTH - 8, y, "track")]
-        parts += [_line(axis(interval[0]), y, axis(interval[1]), y, f"whisker {kind}")] if interval else []
-        parts += [f'<circle class="{kind}" cx="{axis(value):.1f}" cy="{y}" r="5"/>']
-    return _svg(parts, height + 20, "Score of every set-up")
+        y, stressed = 36 * index + 27, name == main
+        _write(axes, ticks[0], y - 10, name, "accent" if stressed else "ink", bold=stressed)
+        _write(axes, ticks[-1], y - 10, f"{value:.3f}", "accent" if stressed else "ink", "right", bold=stressed)
+        _line(axes, (ticks[0], ticks[-1]), (y, y), "line")
+        if interval:
+            _line(axes, interval, (y, y), "accent" if stressed else "soft", 2.5)
+        _marker(axes, value, y, "accent" if stressed else "soft")
+    return _svg(axes, "Score of every set-up")
 
 
-def histograms(sets: dict[str, list[float]], aim: float | None) -> str:
+def histograms(sets: Mapping[str, Sequence[float]], aim: float | None) -> Markup:
     """One histogram per row, each scaled to its own peak, on a common axis from 0.
 
     Args:
         sets: name and values (at least one, all >= 0) of each row.
         aim: where to draw the dashed line.
     """
-    axis, row, tall = Axis.around([0.0, *(max(values) for values in sets.values())], 8, WIDTH - 8), 66, 38
-    bottom, width = row * len(sets), (axis.high - axis.low) / BINS
-    parts = axis.columns(0, bottom)
+    ticks, row, tall = _ticks([0.0, *(max(values) for values in sets.values())]), 66, 38
+    axes = _axes(row * len(sets), ticks)
     for index, (name, values) in enumerate(sets.items()):
-        counts, base = [0] * BINS, row * (index + 1) - 6
-        for value in values:
-            counts[min(int((value - axis.low) / width), BINS - 1)] += 1
-        heights = (base - tall * count / max(counts) for count in counts)
-        steps = "".join(f"V{y:.1f}H{axis(axis.low + (i + 1) * width):.1f}" for i, y in enumerate(heights))
-        parts += [f'<path class="set-{index % 4}" d="M{axis(axis.low):.1f} {base}{steps}V{base}Z"/>']
-        parts += [_line(8, base, WIDTH - 8, base, "track")]
-        parts += [f'<text class="end name" x="{WIDTH - 8}" y="{base - tall - 5}">{name}</text>']
-    parts += [_line(axis(aim), 0, axis(aim), bottom, "aim")] if aim is not None else []
-    return _svg(parts, bottom + 20, "Histogram per set")
+        counts, edges = np.histogram(values, BINS, (ticks[0], ticks[-1]))
+        base, colour = row * (index + 1) - 6, _colour(f"set-{index % 4}")
+        heights = base - tall * counts / counts.max()
+        axes.stairs(heights, edges, baseline=base, fill=True, color=colour, alpha=0.75, clip_on=False)
+        _line(axes, (ticks[0], ticks[-1]), (base, base), "line")
+        _write(axes, ticks[-1], base - tall - 5, name, "ink", "right")
+    if aim is not None:
+        _line(axes, (aim, aim), (0, row * len(sets)), "ink", 1, "--")
+    return _svg(axes, "Histogram per set")
 
 
-def curve(series: dict[str, list[tuple[float, float, float]]]) -> tuple[str, str]:
+def curve(series: Mapping[str, Sequence[tuple[float, float, float]]]) -> Markup:
     """Measured against requested values with the diagonal on which both agree.
 
     Args:
-        series: name and points (requested, mean measured, its standard deviation) of each curve.
-
-    Returns:
-        The chart and its legend.
+        series: name and points (requested, mean measured, its standard deviation) of each curve; circles and squares
+            in turn, as in the legend below the chart.
     """
-    left, right, top, bottom = 46, WIDTH - 10, 8, 272
     values = [v for points in series.values() for x, mean, std in points for v in (x, mean - std, mean + std)]
-    across = Axis.around([max(0.0, min(values)), *(max(v, 0.0) for v in values)], left, right)
-    up = Axis(across.low, across.high, across.step, bottom, top)
-    parts = [*across.columns(top, bottom), *up.rows(left, right), _line(left, bottom, right, top, "aim")]
-    parts += [f'<text class="mid" x="{(left + right) / 2}" y="{bottom + 34}">requested</text>']
-    parts += ['<text class="mid" x="11" y="140" transform="rotate(-90 11 140)">measured, mean \u00b1 std</text>']
-    legend = ""
-    for index, (name, points) in enumerate(series.items()):
-        kind = f"set-{2 + index % 2}"
-        at = [(across(x) + 3 * index, *(up(max(v, up.low)) for v in (m, m - s, m + s))) for x, m, s in points]
-        parts += [f'<polyline class="{kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in at)}"/>']
-        parts += [_line(x, low, x, high, kind) + _marker(index, x, y, kind) for x, y, low, high in at]
-        key = f'<svg viewBox="0 0 16 12" aria-hidden="true">{_marker(index, 8, 6, kind)}</svg>'
-        legend += f"<span>{key}{name}</span>"
-    return _svg(parts, bottom + 42, "Measured against requested uncertainty"), legend
+    ticks = _ticks([max(0.0, min(values)), *(max(v, 0.0) for v in values)])
+    axes = _axes(264, ticks, left=62, bottom=46)
+    axes.set_ylim(ticks[0], ticks[-1])
+    for tick in ticks:
+        _line(axes, (ticks[0], ticks[-1]), (tick, tick), "line", 0.6)
+    axes.set_yticks(ticks, _labels(ticks), fontsize=TEXT, color=_colour("soft"))
+    axes.set_xlabel("requested", fontsize=TEXT, color=_colour("soft"))
+    axes.set_ylabel("measured, mean \u00b1 std", fontsize=TEXT, color=_colour("soft"))
+    _line(axes, (ticks[0], ticks[-1]), (ticks[0], ticks[-1]), "ink", 1, "--")
+    for index, points in enumerate(series.values()):
+        colour, shift = f"set-{2 + index % 2}", 3 * index * (ticks[-1] - ticks[0]) / WIDTH
+        _line(axes, [x + shift for x, _, _ in points], [max(mean, ticks[0]) for _, mean, _ in points], colour, 2)
+        for x, mean, std in points:
+            low, high, middle = (max(v, ticks[0]) for v in (mean - std, mean + std, mean))
+            _line(axes, (x + shift, x + shift), (low, high), colour, 1.5)
+            _marker(axes, x + shift, middle, colour, index % 2 == 0)
+    return _svg(axes, "Measured against requested uncertainty")
 
 
-@dataclass(frozen=True)
-class Axis:
-    """Maps ``low`` to ``high``, both multiples of ``step``, onto ``start`` to ``end`` of the drawing."""
+def _ticks(values: Sequence[float]) -> list[float]:
+    """About five round ticks around all values."""
+    from matplotlib.ticker import MaxNLocator
 
-    low: float
-    high: float
-    step: float
-    start: float
-    end: float
-
-    @classmethod
-    def around(cls, values: Iterable[float], start: float, end: float) -> Axis:
-        """The axis with about five round ticks that holds all values."""
-        least, most = (function(values) for function in (min, max)) if (values := list(values)) else (0.0, 1.0)
-        raw = max(most - least, 1e-3) / 5
-        power = 10.0 ** math.floor(math.log10(raw))
-        step = power * next(m for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
-        low = math.floor(least / step + 1e-9) * step
-        return cls(low, max(math.ceil(most / step - 1e-9) * step, low + step), step, start, end)
-
-    def __call__(self, value: float) -> float:
-        """Position of a value in the drawing."""
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
-
-    def ticks(self) -> list[tuple[float, str]]:
-        """Position and text of every tick."""
-        digits = max(0, -math.floor(math.log10(self.step) + 1e-9))
-        values = (self.low + i * self.step for i in range(round((self.high - self.low) / self.step) + 1))
-        return [(self(value), f"{value:.{digits}f}") for value in values]
-
-    def columns(self, top: float, bottom: float) -> list[str]:
-        """Vertical lines of the grid with the ticks' texts below; the outer texts stay inside the chart."""
-        ticks, parts = self.ticks(), []
-        for x, text in ticks:
-            kind = "end" if x > WIDTH - 16 else "start" if x < 16 else "mid"
-            parts += [
-                _line(x, top, x, bottom, "grid"),
-                f'<text class="{kind}" x="{x:.1f}" y="{bottom + 15}">{text}</text>',
-            ]
-        return parts
-
-    def rows(self, left: float, right: float) -> list[str]:
-        """Horizontal lines of the grid with the ticks' texts on the left."""
-        texts = (f'<text class="end" x="{left - 6}" y="{y + 4:.1f}">{text}</text>' for y, text in self.ticks())
-        return [*(_line(left, y, right, y, "grid") for y, _ in self.ticks()), *texts]
+    least, most = min(values), max(values)
+    more = max(0.0, 1e-3 - (most - least)) / 2
+    return MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(least - more * (least > 0), most + more).tolist()
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
-    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+def _labels(ticks: Sequence[float]) -> list[str]:
+    digits = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
+    return [f"{tick:.{digits}f}" for tick in ticks]
 
 
-def _marker(index: int, x: float, y: float, kind: str) -> str:
-    if index % 2:
-        return f'<rect class="{kind}" x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8"/>'
-    return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
+def _axes(height: float, ticks: Sequence[float], left: float = 8, bottom: float = 20) -> Axes:
+    """Axes whose rows are units from the top, with a grid of columns and the ticks' texts below, inside the chart."""
+    from matplotlib.figure import Figure
+
+    top, right = 8, 8
+    whole = top + height + bottom
+    figure = Figure((WIDTH / 72, whole / 72), dpi=72, frameon=False)
+    axes = figure.add_axes(
+        (left / WIDTH, bottom / whole, (WIDTH - left - right) / WIDTH, height / whole), frameon=False
+    )
+    axes.set(xlim=(ticks[0], ticks[-1]), ylim=(height, 0))
+    axes.set_xticks(ticks, _labels(ticks), fontsize=TEXT, color=_colour("soft"))
+    axes.tick_params(left=False, bottom=False, labelleft=left > 8)
+    axes.get_xticklabels()[0].set_ha("left" if left == 8 else "center")
+    axes.get_xticklabels()[-1].set_ha("right")
+    for tick in ticks:
+        axes.plot(
+            (tick, tick),
+            (0, 1),
+            transform=axes.get_xaxis_transform(),
+            color=_colour("line"),
+            lw=0.6,
+            zorder=0,
+            clip_on=False,
+        )
+    return axes
 
 
-def _svg(parts: list[str], height: float, label: str) -> str:
-    return f'<svg class="chart" role="img" aria-label="{label}" viewBox="0 0 {WIDTH} {height}">{"".join(parts)}</svg>'
+def _colour(name: str) -> str:
+    return _CODE.format(COLOURS.index(name))
+
+
+def _write(axes: Axes, x: float, y: float, text: str, colour: str, align: str = "left", bold: bool = False) -> None:
+    weight = "bold" if bold else "normal"
+    axes.text(x, y, text, color=_colour(colour), ha=align, fontsize=TEXT, weight=weight, parse_math=False)
+
+
+def _line(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, width: float = 1, style: str = "-") -> None:
+    axes.plot(x, y, style, color=_colour(colour), lw=width, clip_on=False, solid_capstyle="butt")
+
+
+def _marker(axes: Axes, x: float, y: float, colour: str, round_: bool = True) -> None:
+    """A circle or a square, as a path of its own: what matplotlib does with markers refers to other parts of a file."""
+    from matplotlib.patches import Circle, Rectangle
+    from matplotlib.transforms import IdentityTransform
+
+    across, up = axes.transData.transform((x, y))
+    shape = Circle((across, up), 4.7) if round_ else Rectangle((across - 4, up - 4), 8, 8)
+    shape.set(color=_colour(colour), linewidth=0, clip_on=False, zorder=3, transform=IdentityTransform())
+    axes.add_patch(shape)
+
+
+def _svg(axes: Axes, label: str) -> Markup:
+    """The drawing as a part of a page: without what a file of its own needs, texts as texts, colours by name."""
+    from matplotlib import rc_context
+
+    figure, file = axes.get_figure(), io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "unicorn"}), warnings.catch_warnings(action="ignore"):
+        figure.savefig(file, format="svg", metadata={"Date": None})  # it warns of letters its own font has not
+    width, height = (72 * side for side in figure.get_size_inches())
+    body = file.getvalue().partition("<svg")[2].partition(">")[2]
+    body = re.sub(
+        r"<(metadata|defs)>.*?</\1>|<!--.*?-->|(?<=px; )font-family: [^;]*; | id=\"[^\"]*\"|\n\s*",
+        "",
+        body,
+        flags=re.DOTALL,
+    )
+    body = re.sub(r"(?<=: )#f0d0([0-9a-f]{2})", lambda code: f"var(--{COLOURS[int(code[1], 16)]})", body)
+    head = f'<svg class="chart" role="img" aria-label="{label}" viewBox="0 0 {width:g} {height:g}">'
+    return Markup(head + body.strip())

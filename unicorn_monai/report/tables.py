@@ -1,4 +1,4 @@
-"""Several runs of one experiment (seeds) in one table: mean, spread over the seeds, and how much of the gap was closed.
+"""Scores as tables: of a run for a terminal; of one or several runs (seeds) as Markdown: mean and spread over them.
 
 gap closed = (mean IoU of a set-up - lower bound) / (upper bound - lower bound)
 
@@ -7,18 +7,22 @@ The spread is that of the runs. Beside it stands the 95 % interval of every run 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from unicorn_monai.report.markup import nested, number
-from unicorn_monai.report.report import gap_closed
-from unicorn_monai.system.files import PathLike, parse_json
+from unicorn_monai.report.checks import ratio
+from unicorn_monai.report.results import LOWER, UPPER, Control, Kept, Overlap, Results, read
+from unicorn_monai.system.files import PathLike
 from unicorn_monai.system.terminal import printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+NEEDED = ("labels", "segmentation", "uncertainty", "seconds")  # every finished run has them
+Rows = list[list[str]]  # head first
 
 
 def summarise(run_dirs: Sequence[PathLike]) -> str:
@@ -29,36 +33,43 @@ def summarise(run_dirs: Sequence[PathLike]) -> str:
     Raises:
         ValueError: a folder without results, results that are none, a run given twice, or runs with different labels.
     """
-    runs = [_read(Path(folder)) for folder in run_dirs]
+    runs = read_runs(run_dirs)
+    return "\n\n".join(markdown(table(runs)) for table in (scores, control, checks))
+
+
+def read_runs(run_dirs: Sequence[PathLike]) -> list[Results]:
+    """The results of runs of one experiment: folders, or files of results.
+
+    Raises:
+        ValueError: see :func:`summarise`.
+    """
+    runs = [_read(Path(place)) for place in run_dirs]
     if not runs:
         raise ValueError("No run given; expected the folder of at least one finished run.")
     _require_once(run_dirs, runs)
-    if len({str(run["labels"]) for run in runs}) > 1:
+    if any(run.labels != runs[0].labels for run in runs):
         raise ValueError("The runs have different labels; summarise runs of one experiment only.")
-    return "\n".join([*_score_rows(runs), "", *_control_rows(runs), "", *_check_rows(runs)])
+    return runs
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    """The results of a run, as far as every run has them."""
-    path = folder / "results.json"
+def _read(place: Path) -> Results:
+    path = place if place.suffix == ".json" else place / "results.json"
     if not path.is_file():
         raise ValueError(f"'{path}' does not exist; expected the folder of a finished run.")
-    results = parse_json(path)
-    if not isinstance(results, dict):
-        raise ValueError(f"'{path}' is a {type(results).__name__}; expected the results of a run, a table.")
-    for key, kind in (("labels", list), ("segmentation", dict), ("uncertainty", dict), ("seconds", dict)):
-        if not isinstance(results.get(key), kind):
+    results = read(path, Results)
+    for key in NEEDED:
+        if key not in results.model_fields_set:
             raise ValueError(
-                f"'{path}': '{key}' is {results.get(key)!r}; expected what an experiment writes there. Is it the "
-                "folder of a finished run? Finish it with --resume."
+                f"'{path}': '{key}' is None; expected what an experiment writes there. Is it the folder of a finished "
+                "run? Finish it with --resume."
             )
     return results
 
 
-def _require_once(run_dirs: Sequence[PathLike], runs: Sequence[dict[str, Any]]) -> None:
+def _require_once(run_dirs: Sequence[PathLike], runs: Sequence[Results]) -> None:
     """Refuse a run that is given twice, also by a link or as a copy: what is the same has no spread."""
     for (a, one), (b, other) in combinations(zip(run_dirs, runs, strict=True), 2):
-        weights = [_weights(run) for run in (one, other)]
+        weights = [{k: v for k, v in run.sha256.items() if k.endswith(".pt")} for run in (one, other)]
         both = weights[0].keys() & weights[1].keys()
         folder = Path(a).resolve() == Path(b).resolve()
         trained = bool(both) and all(weights[0][name] == weights[1][name] for name in both)
@@ -70,75 +81,133 @@ def _require_once(run_dirs: Sequence[PathLike], runs: Sequence[dict[str, Any]]) 
             )
 
 
-def _weights(run: dict[str, Any]) -> dict[str, Any]:
-    """Sha256 of what a run has trained, by its place in the run."""
-    return {name: value for name, value in nested(run, "sha256").items() if name.endswith(".pt")}
+# ---------------------------------------------------------------------- kinds of tables
 
 
-def _score_rows(runs: Sequence[dict[str, Any]]) -> list[str]:
-    lines = ["| trained on | mean IoU | layers only | mean Dice | gap closed | 95 % interval of it |"]
-    lines += ["|---|---|---|---|---|---|"]
-    for setup in dict.fromkeys(setup for run in runs for setup in run["segmentation"]):
-        having = [run for run in runs if setup in run["segmentation"]]
-        cells = [
-            _spread([_number(run, "segmentation", setup, key) for run in having])
-            for key in ("mean_iou", "mean_iou_layers", "mean_dice")
-        ]
-        closed = [gap_closed(run, setup) for run in having] if setup not in ("lower_bound", "upper_bound") else []
-        percent = [100 * c[0] for c in closed if c is not None]
-        cells.append(_spread(percent, ".0f", " %") if percent else "")
-        ends = [c[1] for c in closed if c is not None and c[1] is not None]
-        cells.append("; ".join(f"{100 * low:.0f} to {100 * high:.0f} %" for low, high in ends))
-        lines.append(f"| {cell(setup)}{_of(having, runs)} | {' | '.join(cells)} |")
-    return lines
+def scores(runs: Sequence[Results]) -> Rows:
+    """Means of every set-up, and the share of the gap between the bounds that it closes."""
+    head = ["trained on", "mean IoU", "95 % interval", "layers only", "mean Dice", "gap closed", "95 % interval of it"]
+    rows = [head]
+    for setup in _union(run.segmentation for run in runs):
+        having = [run for run in runs if setup in run.segmentation]
+        each = [run.segmentation[setup] for run in having]
+        closed = [gap for run in having if setup not in (LOWER, UPPER) and (gap := run.gap_closed(setup))]
+        rows.append(
+            [
+                cell(setup) + _of(having, runs),
+                _spread([part.mean_iou for part in each]),
+                "; ".join(shown(part.ci95, ".3f") for part in each if part.ci95),
+                _spread([part.mean_iou_layers for part in each]),
+                _spread([part.mean_dice for part in each]),
+                _spread([gap.share for gap in closed], ".0%") if closed else "",
+                "; ".join(shown(gap.ci95, ".0%") for gap in closed if gap.ci95),
+            ]
+        )
+    return rows
 
 
-def _control_rows(runs: Sequence[dict[str, Any]]) -> list[str]:
-    controls = dict.fromkeys(key for run in runs for key in run if key.split("_")[0] == "control")
-    setups = [cell(key.replace("control", "unicorn")) for key in controls]
-    lines = [f"| {' | '.join(['measured', *setups])} |", "|---" * (1 + len(setups)) + "|"]
+def labels(runs: Sequence[Results]) -> Rows:
+    """IoU of every label."""
+    setups = _union(run.segmentation for run in runs)
+    each = {key: [run.segmentation[key].iou for run in runs if key in run.segmentation] for key in setups}
+    rows = [["label", *map(cell, setups)]]
+    for i, label in enumerate(runs[0].labels):
+        rows.append([cell(label), *(_spread([iou[i] for iou in each[key] if iou], ".2f") for key in setups)])
+    return rows
+
+
+def domains(runs: Sequence[Results]) -> Rows:
+    """Mean IoU of every set-up in each sub-domain of the test images."""
+    setups = _union(run.segmentation for run in runs)
+    names = _union(part.sub_domains for run in runs for part in run.segmentation.values())
+    rows = [["trained on", *map(cell, names)]]
+    for key in setups:
+        each = [run.segmentation[key].sub_domains for run in runs if key in run.segmentation]
+        rows.append([cell(key), *(_spread([part.get(name, Overlap()).mean_iou for part in each]) for name in names)])
+    return rows
+
+
+def differences(runs: Sequence[Results]) -> Rows:
+    """Mean IoU of every set-up minus that of a reference: with its interval for one run, else over the runs."""
+    references = _union({k for k, v in run.differences.items() if v} for run in runs)
+    setups = _union(part for run in runs for part in run.differences.values())
+    rows = [["trained on", *(f"minus {cell(reference)}" for reference in references)]]
+    for setup in setups:
+        rows.append([cell(setup)])
+        for reference in references:
+            found = [part[setup] for run in runs if setup in (part := run.differences.get(reference, {}))]
+            ends = f" ({shown(found[0].ci95, '.3f')})" if len(runs) == 1 and found and found[0].ci95 else ""
+            rows[-1].append("" if setup == reference else _spread([d.difference for d in found], "+.3f") + ends)
+    return rows
+
+
+def control(runs: Sequence[Results]) -> Rows:
+    """Do the images obey?"""
+    names = _union(run.control for run in runs)
+    rows = [["measured", *(cell(key.replace("control", "unicorn")) for key in names)]]
     for name, key in (
         ("Spearman of requested and measured uncertainty", "spearman"),
         ("mean absolute error of the uncertainty", "mean_absolute_error"),
         ("label fidelity (mean IoU)", "label_fidelity_mean_iou"),
         ("the oracle's own mean IoU on real images", "oracle_mean_iou"),
     ):
-        row = [_spread([_number(run, control, key) for run in runs]) for control in controls]
-        lines.append(f"| {name} | {' | '.join(row)} |")
-    return lines
+        rows.append([name, *(_spread([getattr(run.control.get(c, Control()), key) for run in runs]) for c in names)])
+    return rows
 
 
-def _check_rows(runs: Sequence[dict[str, Any]]) -> list[str]:
-    lines = ["| check | value |", "|---|---|"]
+def weights(runs: Sequence[Results]) -> Rows:
+    """The control at every weight of the Uncertainty-ControlNet."""
+    columns = ("measured_mean", "distance", "label_consistency", "oracle_mean_iou")
+    rows = [["weight", "measured uncertainty", "distance to the requested", "consistency", "label fidelity"]]
+    for name in _union(run.weights for run in runs):
+        found = [w for run in runs if name in run.weights for w in run.weights[name].table]
+        for weight in dict.fromkeys(w.weight for w in found):
+            each = [w for w in found if w.weight == weight]
+            first = f"{cell(name)}, {'not computed' if weight is None else f'{weight:g}'}"
+            rows.append([first, *(_spread([getattr(w, column) for w in each]) for column in columns)])
+    return rows
+
+
+def distances(runs: Sequence[Results]) -> Rows:
+    """FID of every set of images to the real ones."""
+    names = _union(part for run in runs for part in run.fid.fid.values())
+    rows = [["FID", "to labeled", "to unlabeled"]]
+    for name in names:
+        each = [[run.fid.fid.get(real, {}).get(name) for run in runs] for real in ("labeled", "unlabeled")]
+        rows.append([cell(name), *(_spread(values, ".2f") for values in each)])
+    return rows
+
+
+def checks(runs: Sequence[Results]) -> Rows:
+    """Of the images, and how long the runs took."""
+    rows = [["check", "value"]]
     for domain in ("labeled", "unlabeled"):
         for key, name in (("high_pass_std", "speckle"), ("entropy", "entropy")):
-            pairs = [nested(nested(run, "autoencoder"), domain).get(key) for run in runs]
-            ratios = [_ratio(pair) for pair in pairs]
-            lines.append(f"| {name} of reconstructions / originals, {domain} (0.85 to 1.15) | {_spread(ratios)} |")
-    latents = [_number(run, "diffusion", "latent_std") for run in runs]
-    lines.append(f"| std of sampled / training latents (0.9 to 1.1) | {_spread(latents)} |")
-    for name in dict.fromkeys(name for run in runs for name in run["uncertainty"]):
-        means = [_number(run, "uncertainty", name, "mean") for run in runs if name in run["uncertainty"]]
-        lines.append(f"| mean uncertainty, {cell(name)}{_of(means, runs)} | {_spread(means)} |")
-    minutes = [sum(filter(None, map(number, run["seconds"].values()))) / 60 for run in runs]
-    lines.append(f"| minutes of all stages | {_spread(minutes, '.1f')} |")
-    wall = [seconds / 60 for run in runs if (seconds := _number(run, "wall_seconds")) is not None]
-    lines.append(f"| minutes by the clock, uninterrupted | {_spread(wall, '.1f')} |")
-    return lines
+            ratios = [ratio(getattr(run.autoencoder.get(domain, Kept()), key)) for run in runs]
+            rows.append([f"{name} of reconstructions / originals, {domain} (0.85 to 1.15)", _spread(ratios)])
+    rows.append(["std of sampled / training latents (0.9 to 1.1)", _spread([run.diffusion.latent_std for run in runs])])
+    for name in _union(run.uncertainty for run in runs):
+        means = [run.uncertainty[name].mean for run in runs if name in run.uncertainty]
+        rows.append([f"mean uncertainty, {cell(name)}{_of(means, runs)}", _spread(means)])
+    minutes = [sum(filter(None, run.seconds.values())) / 60 for run in runs]
+    rows.append(["minutes of all stages", _spread(minutes, ".1f")])
+    wall = [run.wall_seconds / 60 for run in runs if run.wall_seconds is not None]
+    rows.append(["minutes by the clock, uninterrupted", _spread(wall, ".1f")])
+    return rows
 
 
-def _number(run: dict[str, Any], *keys: str) -> float | None:
-    """A number of the results, None where it was not computed."""
-    for key in keys[:-1]:
-        run = nested(run, key)
-    return number(run.get(keys[-1]))
+TABLES: dict[str, Callable[[Sequence[Results]], Rows]] = {
+    table.__name__: table for table in (scores, labels, domains, differences, control, weights, distances, checks)
+}
 
 
-def _ratio(pair: Any) -> float | None:
-    """Second / first of two numbers, None where it was not computed."""
-    known = [number(v) for v in pair] if isinstance(pair, list) else []
-    first, second = known if len(known) == 2 else (None, None)
-    return second / first if first and second is not None else None
+# ---------------------------------------------------------------------- texts
+
+
+def markdown(rows: Rows) -> str:
+    """A table in Markdown."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
 def cell(text: str) -> str:
@@ -146,14 +215,51 @@ def cell(text: str) -> str:
     return escape(printable(text), quote=False).replace("|", "\\|")
 
 
+def shown(value: Any, form: str) -> str:
+    """A number as ``form`` says, per cent with a space; a list of numbers, as an interval, with "to" between them."""
+    if isinstance(value, list | tuple):
+        each = [shown(one, form) for one in value]
+        unit = " %" if all(one.endswith(" %") for one in each) else ""
+        return " to ".join(one.removesuffix(" %") for one in each) + unit
+    return "not computed" if value is None else f"{value:{form}}".replace("%", " %")
+
+
+def _union(tables: Any) -> list[str]:
+    """Names of all tables, in order."""
+    return list(dict.fromkeys(name for table in tables for name in table))
+
+
 def _of(having: Sequence[Any], runs: Sequence[Any]) -> str:
     return "" if len(having) == len(runs) else f" ({len(having)} of {len(runs)} runs)"
 
 
-def _spread(values: Sequence[float | None], form: str = ".3f", unit: str = "") -> str:
+def _spread(values: Sequence[float | None], form: str = ".3f") -> str:
     """Mean and, for several values, the smallest and largest."""
-    numbers = [v for v in values if v is not None]
-    if not numbers:
-        return "not computed"
-    text = f"{np.mean(numbers):{form}}{unit}"
-    return text if len(numbers) == 1 else f"{text} ({min(numbers):{form}} to {max(numbers):{form}})"
+    numbers = [value for value in values if value is not None]
+    text = shown(sum(numbers) / len(numbers) if numbers else None, form)
+    return text if len(numbers) < 2 else f"{text} ({shown([min(numbers), max(numbers)], form)})"
+
+
+def score_table(results: Results) -> Table:
+    """The scores of a finished run, for a terminal."""
+    from rich.markup import escape as plain
+    from rich.table import Table
+
+    table = Table(title="Mean IoU on the unlabelled domain")
+    layers = results.modality == "OCT"
+    for column in ("trained on", "all labels", *(["layers"] if layers else []), "95 % interval"):
+        table.add_column(column)
+    for name, part in results.segmentation.items():
+        means = [part.mean_iou, *([part.mean_iou_layers] if layers else [])]
+        table.add_row(plain(printable(name)), *(shown(value, ".3f") for value in (*means, part.ci95)))
+    missing = results.absent_labels
+    notes = [f"without a pixel in the test images: {', '.join(missing)}"] if missing else []
+    labelled, total = results.label_maps.get("test", (0, 0))
+    if labelled is not None and total is not None and labelled < total:
+        scores_of = f"scores are of the other {labelled:.0f}" if labelled else "nothing can be scored"
+        left = f"{total - labelled:.0f} of {total:.0f}"
+        notes.append(f"{left} test images of the unlabelled domain have no label map: {scores_of}")
+    if results.forced:
+        notes.append("forced: the autoencoder does not keep the images, on which everything after it was trained")
+    table.caption = plain(printable("; ".join(notes))) or None
+    return table

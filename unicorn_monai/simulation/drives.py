@@ -5,7 +5,7 @@ Item (seed, drive, frame) is the same whatever was simulated before it; the same
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,9 +57,9 @@ def simulate_frame(
 
 
 def simulate_drives(
-    weathers: list[str], drives: int, frames: int, size: int | tuple[int, int] = 64, seed: int = 0, first_drive: int = 0
+    weathers: Sequence[str], drives: Sequence[int], frames: int, size: int | tuple[int, int] = 64, seed: int = 0
 ) -> Iterator[Frame]:
-    """Simulate drives, each in the next weather of the list, see :func:`simulate_frame`."""
-    for i in range(drives):
+    """Simulate the drives of these numbers, each in the next weather of the list, see :func:`simulate_frame`."""
+    for i, drive in enumerate(drives):
         for frame in range(frames):
-            yield simulate_frame(weathers[i % len(weathers)], first_drive + i, frame, size, seed)
+            yield simulate_frame(weathers[i % len(weathers)], drive, frame, size, seed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -16,7 +16,6 @@ from typing import Any, overload
 import numpy as np
 
 from unicorn_monai.data.items import datalist
-from unicorn_monai.diffusion.text import PromptTemplate
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.system.files import PathLike
 from unicorn_monai.system.weights import sha256
@@ -59,8 +58,7 @@ class Requests(Sequence[Request]):
         seed: of the run.
         label_dir: data set with the label maps; None without semantic control.
         split: splits whose label maps are used, e.g. ["training", "validation"].
-        prior: uncertainties are drawn from it; None without uncertainty control.
-        uncertainties: take these in turn instead of drawing (a sweep, as in the paper's Fig. 5).
+        uncertainty: drawn from a prior, or these in turn (as in the paper's Fig. 5); None without that control.
         augment: change the label maps' geometry a little (``images.warping.augment_label``).
         template: makes the prompts from the label maps' items.
         subdomains: the prompts name these in turn instead of the label maps' own, e.g. ["fog", "rain"].
@@ -72,10 +70,9 @@ class Requests(Sequence[Request]):
         seed: int = 0,
         label_dir: PathLike | Sequence[PathLike] | None = None,
         split: str | Sequence[str] = "training",
-        prior: UncertaintyPrior | None = None,
-        uncertainties: Sequence[float] | None = None,
+        uncertainty: UncertaintyPrior | Sequence[float] | None = None,
         augment: bool = False,
-        template: PromptTemplate | None = None,
+        template: Callable[..., str] | None = None,
         subdomains: Sequence[str] | None = None,
     ) -> None:
         splits = [split] if isinstance(split, str) else list(split)
@@ -87,13 +84,15 @@ class Requests(Sequence[Request]):
         if count < 1:
             raise ValueError(f"count is {count}; expected at least one image.")
         self.counts = {s: max(1, round(count * len(maps[s]) / len(maps[splits[0]]))) for s in splits}
+        prior = uncertainty if isinstance(uncertainty, UncertaintyPrior) else None
         self.seed, self.prior, self.augment = seed, prior, augment
         self.template, self.subdomains = template, list(subdomains or [])
         self.items = maps if template is not None else {}
-        self.uncertainties = None if uncertainties is None else [float(u) for u in uncertainties]
+        told = None if uncertainty is None or isinstance(uncertainty, UncertaintyPrior) else uncertainty
+        self.uncertainties = None if told is None else [float(u) for u in told]
         if self.uncertainties is not None and not (self.uncertainties and all(0 <= u <= 1 for u in self.uncertainties)):
-            raise ValueError(f"uncertainties is {self.uncertainties}; expected at least one number, each in [0, 1].")
-        drawn = [derive_seed(seed, i) for i in range(min(len(self), 1000))] if self.uncertainties is None else []
+            raise ValueError(f"uncertainty is {self.uncertainties}; expected at least one number, each in [0, 1].")
+        drawn = [derive_seed(seed, i) for i in range(min(len(self), 1000))]
         if prior is not None and (rejected := prior.rejected(drawn)):
             logger.info(
                 f"{rejected} of {len(drawn)} draws of the uncertainty would lie outside [0, 1] without truncation"

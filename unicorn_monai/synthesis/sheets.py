@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
-from monai.networks.nets import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
-from unicorn_monai.images.pictures import evenly
-from unicorn_monai.synthesis.generator import Generator
+from unicorn_monai.diffusion.task import DiffusionTask
+from unicorn_monai.synthesis.generator import RISING, Generator
 from unicorn_monai.synthesis.requests import Requests
+from unicorn_monai.system.files import PathLike
 
 
 class SampleSheet:
@@ -22,7 +19,8 @@ class SampleSheet:
 
     def __call__(self) -> Tensor:
         """(rows, columns, channels, height, width)."""
-        networks = self.generator.unet, self.generator.semantic, self.generator.uncertainty
+        inferer = self.generator.inferer
+        networks = inferer.ldm.unet, inferer.semantic, inferer.uncertainty
         network_modes = [(n, n.training) for n in networks if n is not None]
         try:
             for network, _ in network_modes:
@@ -33,24 +31,27 @@ class SampleSheet:
                 network.train(training)
 
 
-class ReconstructionSheet:
-    """Images of a data set above their reconstructions.
+def samples_of(task: DiffusionTask, network: nn.Module, label_dir: PathLike | None = None) -> SampleSheet:
+    """The sheet of samples of a training: eight of its label maps, or of rising uncertainties, or without a condition.
 
     Args:
-        autoencoder: the network.
-        dataset: gives "image".
-        count: images, evenly spread over the data set.
+        task: the training.
+        network: the averaged one.
+        label_dir: data set whose validation label maps are asked for, in the training of a Semantic-ControlNet.
     """
-
-    def __init__(self, autoencoder: AutoencoderKL, dataset: Sequence[dict[str, Any]], count: int = 8) -> None:
-        self.autoencoder, self.dataset, self.count = autoencoder, dataset, count
-
-    @torch.no_grad()
-    def __call__(self) -> Tensor:
-        """(2, columns, channels, height, width)."""
-        images = torch.stack([self.dataset[i]["image"] for i in evenly(len(self.dataset), self.count)])
-        reconstructed = self.autoencoder.reconstruct(images.to(next(self.autoencoder.parameters()).device))
-        return torch.stack([images, reconstructed.cpu().float()])
+    settings, text = task.settings, task.ldm.text
+    uncertainty = RISING if task.condition == "uncertainty" else task.prior
+    requests = Requests(
+        len(RISING),
+        settings.seed,
+        label_dir,
+        "training" if label_dir is None else "validation",
+        uncertainty,
+        template=None if text is None else text.template,
+        subdomains=None if text is None else text.subdomains,
+    )
+    generator = Generator(task.inferer(network), task.prior, task.num_labels or 1, settings.num_inference_steps)
+    return SampleSheet(generator, requests)
 
 
 def _as_sheet(images: Tensor, columns: int = 8) -> Tensor:

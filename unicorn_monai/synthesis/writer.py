@@ -6,7 +6,6 @@ Every requested image is made once, by whichever process.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,8 +46,6 @@ class Synthesizer:
         label_dir: data set of the label maps: gives the label table.
         device_name: device the images look like.
         models: name -> sha256 of the weights, kept as provenance.
-        weight: uncertainty weight, kept as provenance.
-        guidance: (of the uncertainty, of the label map) and, with prompts, of the text; kept as provenance.
         batch_size: images made at a time.
         resume: leave a finished data set as it is, if it was made with the same settings, instead of refusing it.
     """
@@ -61,14 +58,12 @@ class Synthesizer:
         label_dir: PathLike,
         device_name: str = "synthetic",
         models: dict[str, str] | None = None,
-        weight: float | None = None,
-        guidance: Sequence[float] = (1.0, 1.0),
         batch_size: int = 16,
         resume: bool = False,
     ) -> None:
         self.generator, self.requests, self.batch_size, self.resume = generator, requests, batch_size, resume
         self.output_dir, self.label_dir, self.device_name = output_dir, label_dir, device_name
-        self.models, self.weight, self.guidance = models or {}, weight, list(guidance)
+        self.models, self.weight = models or {}, generator.inferer.uncertainty_weight
 
     @cached_property
     def header(self) -> dict[str, Any]:
@@ -132,13 +127,13 @@ class Synthesizer:
             "spacing_mm": self.header.get("spacing_mm"),
             "models": self.models,
             "weight": self.weight,
-            "guidance": self.guidance,
+            "guidance": list(inferer.guidance),
             "mode": inferer.mode,
             "steps": self.generator.steps,
-            "scheduler": type(inferer.scheduler).__name__,
-            "prediction_type": str(inferer.scheduler.prediction_type),
+            "scheduler": type(inferer.ldm.scheduler).__name__,
+            "prediction_type": str(inferer.ldm.scheduler.prediction_type),
             **({"precision": "bfloat16"} if self.generator.autocast["enabled"] else {}),
-            **({"compile": True} if self.generator.compile else {}),  # both round in another way
+            **({"compile": True} if inferer.compile else {}),  # both round in another way
         }
 
     def spacing_mm(self, request: Request) -> dict[str, list[float]]:
@@ -162,7 +157,7 @@ class Synthesizer:
                 "seed": request.seed,
                 "uncertainty": request.uncertainty,
                 "weight": self.weight,
-                "guidance": self.guidance,
+                "guidance": list(self.generator.inferer.guidance),
                 "source_label": Path(request.label).name if request.label else None,
                 "augment": request.augment,
                 **({} if request.prompt is None else {"prompt": request.prompt}),

@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from unicorn_monai.system.console import log_to_console
     from unicorn_monai.system.cuda_graphs import CudaGraphs
     from unicorn_monai.system.distributed import RankSeeds, SharedOrder, local_device, parallel, start, stop
+    from unicorn_monai.system.ending import end_in_one_sentence
     from unicorn_monai.system.files import read_json, write_text
     from unicorn_monai.system.intake import finite
     from unicorn_monai.system.memory import keep_freed_memory
-    from unicorn_monai.system.networks import compiled, freeze, to_train
+    from unicorn_monai.system.networks import compiled, freeze, require_finite, to_train
     from unicorn_monai.system.records import read_record
     from unicorn_monai.system.terminal import PrintableFormatter
     from unicorn_monai.system.weights import save_weights
@@ -24,6 +25,7 @@ __all__ = [
     "RankSeeds",
     "SharedOrder",
     "compiled",
+    "end_in_one_sentence",
     "finite",
     "freeze",
     "keep_freed_memory",
@@ -32,6 +34,7 @@ __all__ = [
     "parallel",
     "read_json",
     "read_record",
+    "require_finite",
     "save_weights",
     "start",
     "stop",
@@ -44,6 +47,7 @@ _HOMES = {
     "RankSeeds": "system.distributed",
     "SharedOrder": "system.distributed",
     "compiled": "system.networks",
+    "end_in_one_sentence": "system.ending",
     "finite": "system.intake",
     "freeze": "system.networks",
     "keep_freed_memory": "system.memory",
@@ -52,6 +56,7 @@ _HOMES = {
     "parallel": "system.distributed",
     "read_json": "system.files",
     "read_record": "system.records",
+    "require_finite": "system.networks",
     "save_weights": "system.weights",
     "start": "system.distributed",
     "stop": "system.distributed",

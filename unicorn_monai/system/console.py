@@ -1,4 +1,4 @@
-"""The package's messages on a terminal, and how commands end when nobody reads it any more."""
+"""The command lines: what they take, what they show, and how they end when nobody reads it any more."""
 
 from __future__ import annotations
 
@@ -6,18 +6,107 @@ import logging
 import os
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from pathlib import Path
+from typing import Annotated, Any, TextIO
 
+from cyclopts import App, CoercionError, CycloptsError, MissingArgumentError, Parameter, Token
 from rich.console import Console
 from rich.logging import RichHandler
-from typer.core import TyperGroup
 
-from unicorn_monai.system.terminal import PrintableFormatter, guard_terminal
+from unicorn_monai.system.intake import finite
+from unicorn_monai.system.terminal import LINES, PrintableFormatter, guard_terminal, printable, say
 
+BAD_USAGE = 2
 CLOSED_PIPE = 141  # what a shell reports of a program that SIGPIPE has ended
 logger = logging.getLogger("unicorn_monai")
+
+
+def _converter(number: Callable[[str], Any], expected: str) -> Parameter:
+    def convert(_: object, tokens: Sequence[Token]) -> Any:
+        try:
+            return number(tokens[0].value)
+        except ValueError:
+            told = f"found {tokens[0].value}; expected {expected}"
+            raise CoercionError(msg=told, token=tokens[0]) from None
+
+    return Parameter(converter=convert)
+
+
+# Types of options. The library by itself would round 1.5 to a whole number, and take NaN and infinity.
+Whole = Annotated[int, _converter(int, "a whole number")]
+Finite = Annotated[float, _converter(finite, "a finite number")]
+MANY = Parameter(consume_multiple=1, allow_repeating=False)  # an option of one value or more
+
+
+def described(text: str, *names: str, **how: Any) -> Parameter:
+    """An argument or option, and what its help says."""
+    return Parameter(names or None, help=text, **how)
+
+
+Run = Annotated[Path, described("Folder of a finished run.")]
+Seed = Annotated[Whole, described("Seed of everything.")]
+Device = Annotated[str | None, described("cpu, cuda:0, ...; the first GPU by default.")]
+Weight = Annotated[str | None, described("Weight of the Uncertainty-ControlNet, a number or auto.")]
+
+
+class BadUsage(ValueError):
+    """Words of a command line that fit the options and yet mean nothing; told with exit status 2."""
+
+
+def command_line(name: str, purpose: str | None = None) -> App:
+    """A command line without commands yet, for `run_commands`. Of an option that is repeated the last one counts."""
+    every = Parameter(negative="", allow_repeating=True, show_default=_shown)
+    return App(
+        name=name,
+        help=purpose,
+        help_format="plaintext",
+        version_flags=[],
+        default_parameter=every,
+        exit_on_error=False,
+        print_error=False,
+        result_action="return_value",
+    )
+
+
+def _shown(default: Any) -> str | None:
+    """A default as it would be typed; nothing for an option that is off or has none."""
+    if default is None or default is False:
+        return None
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def run_commands(app: App, words: Sequence[str] | None = None) -> int:
+    """Run what a command line asks for; what it cannot mean is told, as text.
+
+    Args:
+        app: of `command_line`, whose commands return an exit status, or None for 0.
+        words: behind the name of the program; those of this process by default.
+
+    Returns:
+        the exit status.
+    """
+    words = sys.argv[1:] if words is None else list(words)
+    try:
+        with ends_with_its_reader():
+            return (app.meta if app.meta.default_command else app)(words) or 0
+    except (CycloptsError, BadUsage) as error:
+        asked = " ".join([app.name[0], *app.parse_commands(words)[0]])
+        say(f"{asked}: error: {_complaint(error)}", file=sys.stderr)
+        say(f"Try '{asked} --help'.", file=sys.stderr)
+        return BAD_USAGE
+
+
+def _complaint(error: Exception) -> str:
+    if isinstance(error, MissingArgumentError) and error.argument and not (error.keyword or error.argument.tokens):
+        return f"required: {error.argument.name}"
+    return str(error)
+
+
+def tell(text: str, style: str | None = None) -> None:
+    """A message on standard error, for whoever watches."""
+    Console(stderr=True).print(printable(text, LINES), style=style, markup=False, soft_wrap=True)
 
 
 def log_to_console() -> None:
@@ -70,12 +159,3 @@ def _has_no_reader(stream: TextIO) -> bool:
         return any(event & select.POLLERR for _, event in pipe.poll(0))
     except (OSError, ValueError):  # no file, or closed
         return False
-
-
-class Commands(TyperGroup):
-    """The commands of a command line; each ends quietly when nobody reads its output any more."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
-        with ends_with_its_reader():
-            return super().invoke(ctx)

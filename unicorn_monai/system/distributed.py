@@ -44,14 +44,14 @@ def start(hours: float = 6.0) -> None:
 
 def stop() -> None:
     """Leave the other processes, all at once: one that goes while another still receives breaks the connection."""
-    if _active():
+    if is_active():
         distributed.barrier()
         distributed.destroy_process_group()
 
 
 def rank() -> int:
     """Number of this process; 0 where there is only one."""
-    return distributed.get_rank() if _active() else 0
+    return distributed.get_rank() if is_active() else 0
 
 
 def share() -> tuple[int, int]:
@@ -124,10 +124,10 @@ def bare(network: nn.Module) -> nn.Module:
 @contextmanager
 def main_first() -> Iterator[None]:
     """Run a block in the first process before the others, which then find the files it wrote."""
-    if _active() and not is_main():
+    if is_active() and not is_main():
         distributed.barrier()
     yield
-    if _active() and is_main():
+    if is_active() and is_main():
         distributed.barrier()
 
 
@@ -202,7 +202,7 @@ class RankSeeds:
 
 def from_main(value: float) -> float:
     """The first process's number, in every process."""
-    if not _active():
+    if not is_active():
         return value
     number = torch.tensor([value], dtype=torch.float64, device=local_device())
     distributed.broadcast(number, src=0)
@@ -215,7 +215,7 @@ def average_gradients(network: nn.Module) -> None:
     Adversarial trainings call a network several times before one backward pass, partly, or not at all.
     """
     gradients = [weight.grad for weight in network.parameters() if weight.grad is not None]
-    if not _active() or not gradients:
+    if not is_active() or not gradients:
         return
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     distributed.all_reduce(flat)
@@ -226,10 +226,11 @@ def average_gradients(network: nn.Module) -> None:
 
 def same_weights(network: nn.Module) -> None:
     """Give every process the first process's weights."""
-    if _active():
+    if is_active():
         for value in network.state_dict().values():
             distributed.broadcast(value, src=0)
 
 
-def _active() -> bool:
+def is_active() -> bool:
+    """Whether several processes train together."""
     return distributed.is_available() and distributed.is_initialized()

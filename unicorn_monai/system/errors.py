@@ -2,17 +2,12 @@
 
 Exit status: 0 done, 1 failed, 2 bad usage, 3 not finite (NaN or infinity in images, latents, losses, weights, outputs),
 143 stopped by SIGTERM: a training has saved its state, a synthesis what it has made.
-
-``python -m monai.bundle run`` ends with a traceback whose last line names MONAI's own objects, e.g. "Failed to
-instantiate component". There the sentence of the error behind it comes last.
 """
 
 from __future__ import annotations
 
 import signal
-import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,7 +16,6 @@ if TYPE_CHECKING:  # a command that was typed wrongly says so before PyTorch is 
     from ignite.engine import Engine
 
 from unicorn_monai.system.intake import MORE_MEMORY
-from unicorn_monai.system.terminal import LINES, guard_terminal, say
 
 NOT_FINITE, STOPPED = 3, 143
 
@@ -29,36 +23,9 @@ NOT_FINITE, STOPPED = 3, 143
 class NotFinite(ValueError):
     """A number that is NaN or infinite, found before it got any further.
 
-    Where nobody catches it, the process ends with status 3, also under ``python -m monai.bundle run``: whoever runs
-    many trainings can tell one that diverged from one that was set up wrongly.
+    The commands and ``python -m monai.bundle run`` end with status 3 by it (``ending.py``): whoever runs many
+    trainings can tell one that diverged from one that was set up wrongly.
     """
-
-    def __init__(self, *message: object) -> None:
-        super().__init__(*message)
-        if sys.excepthook is not _show_and_end:
-            global _show
-            _show, sys.excepthook = sys.excepthook, _show_and_end
-
-
-_show = sys.excepthook
-
-
-def _show_and_end(kind: Any, error: BaseException, trace: Any) -> None:
-    if _show is sys.__excepthook__:
-        say("".join(traceback.format_exception(kind, error, trace)), LINES, file=sys.stderr, end="")
-    else:
-        _show(kind, error, trace)
-    cause = root_cause(error)
-    if cause is not error and isinstance(cause, ValueError | RuntimeError):
-        say(f"\nerror: {cause}", LINES, file=sys.stderr)
-    if isinstance(cause, NotFinite):
-        raise SystemExit(NOT_FINITE)
-
-
-_started = getattr(sys.modules["__main__"], "__spec__", None)  # None in a script
-if _started is not None and _started.name.startswith("monai.bundle"):
-    sys.excepthook = _show_and_end
-    guard_terminal()
 
 
 def of_batch(engine: Engine) -> str:

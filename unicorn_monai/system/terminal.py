@@ -7,7 +7,6 @@ logs or warns of goes through `say`, `PrintableFormatter` and `guard_terminal`.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 import unicodedata
@@ -46,13 +45,6 @@ class PrintableFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, or lines, of one message."""
         return printable(super().format(record), LINES)
-
-
-class Parser(argparse.ArgumentParser):
-    """Tells arguments it cannot use, which may be names of files, as a terminal may see them."""
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        super()._print_message(printable(message, LINES), file)
 
 
 def guard_terminal() -> None:

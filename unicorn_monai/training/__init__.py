@@ -8,41 +8,42 @@ from unicorn_monai.system.lazy import offered
 
 if TYPE_CHECKING:
     from unicorn_monai.training.batches import check_batches
-    from unicorn_monai.training.budget import LinearDecay, TimeBudget
+    from unicorn_monai.training.budget import TimeBudget
     from unicorn_monai.training.handlers import Progress, SampleImages, shared
     from unicorn_monai.training.kept_weights import EMA, BestWeights
+    from unicorn_monai.training.settings import AutoencoderSettings, DiffusionSettings, TranslationSettings
     from unicorn_monai.training.state import TrainingState
-    from unicorn_monai.training.steps import ClipGradients, WarmupCosine, autocast_settings, loss_metric, random_order
+    from unicorn_monai.training.steps import WarmupCosine, autocast_settings, random_order
 
 __all__ = [
     "EMA",
+    "AutoencoderSettings",
     "BestWeights",
-    "ClipGradients",
-    "LinearDecay",
+    "DiffusionSettings",
     "Progress",
     "SampleImages",
     "TimeBudget",
     "TrainingState",
+    "TranslationSettings",
     "WarmupCosine",
     "autocast_settings",
     "check_batches",
-    "loss_metric",
     "random_order",
     "shared",
 ]
 _HOMES = {
+    "AutoencoderSettings": "training.settings",
     "BestWeights": "training.kept_weights",
-    "ClipGradients": "training.steps",
+    "DiffusionSettings": "training.settings",
     "EMA": "training.kept_weights",
-    "LinearDecay": "training.budget",
     "Progress": "training.handlers",
     "SampleImages": "training.handlers",
     "TimeBudget": "training.budget",
     "TrainingState": "training.state",
+    "TranslationSettings": "training.settings",
     "WarmupCosine": "training.steps",
     "autocast_settings": "training.steps",
     "check_batches": "training.batches",
-    "loss_metric": "training.steps",
     "random_order": "training.steps",
     "shared": "training.handlers",
 }

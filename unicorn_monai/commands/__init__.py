@@ -1,0 +1,1 @@
+"""The commands of `unicorn-monai`, each of which loads what it needs when it runs."""

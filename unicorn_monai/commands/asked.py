@@ -1,0 +1,50 @@
+"""The settings that a command line asks for: those of a file, over them the options, and what ``--weight`` means."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unicorn_monai.system.intake import finite, read_text
+
+
+def settings_asked(config: Path | None, given: Mapping[str, Any], weight: str | None = None) -> dict[str, Any]:
+    """Settings of an experiment, as `Settings.from_dict` takes them.
+
+    Args:
+        config: JSON file with settings.
+        given: by the options, None where one is not given; they win.
+        weight: of the Uncertainty-ControlNet: a number is that of the first mode, "auto" holds for every mode and needs
+            the baseline that judges weights.
+
+    Raises:
+        ValueError: the file cannot be read, or the weight is no finite number.
+    """
+    settings: dict[str, Any] = {"output": "runs/experiment"}
+    if config is not None:
+        try:
+            settings |= json.loads(read_text(config))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"Cannot read the settings '{config}' ({error}). Expected a JSON object.") from error
+    settings |= {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if v is not None}
+    if weight == "auto":
+        baselines = list(dict.fromkeys([*settings.get("baselines", []), "augmentation"]))
+        settings |= {"uncertainty_weight": "auto", "paper_weight": "auto", "baselines": baselines}
+    elif weight is not None:
+        first = next(iter(settings.get("modes") or ["compositional"]))
+        settings["paper_weight" if first == "paper" else "uncertainty_weight"] = weight_asked(weight)
+    return settings
+
+
+def weight_asked(weight: str) -> float:
+    """The number that ``--weight`` gives.
+
+    Raises:
+        ValueError: it is no finite number.
+    """
+    try:
+        return finite(weight)
+    except ValueError:
+        raise ValueError(f"--weight is '{weight}'; expected a finite number, or auto.") from None

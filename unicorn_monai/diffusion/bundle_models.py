@@ -1,0 +1,104 @@
+"""Networks of other bundles, ready to be used together: what belongs to what is checked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from monai.bundle import ConfigParser
+from torch import nn
+
+from unicorn_monai.bundle.chain import check_chain
+from unicorn_monai.bundle.installation import load_config
+from unicorn_monai.bundle.references import from_bundle, weights_metadata
+from unicorn_monai.controlnets import copy_encoder
+from unicorn_monai.diffusion.latents import Uncertainties
+from unicorn_monai.latent_diffusion import LatentDiffusion
+from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.schedulers import Sampler
+from unicorn_monai.system.files import PathLike
+from unicorn_monai.system.networks import to_train
+from unicorn_monai.system.weights import load_weights
+
+
+def load_latent_diffusion(
+    bundle_root: PathLike,
+    device: torch.device | str | None = None,
+    scheduler: Sampler | None = None,
+    image_size: Sequence[int] | None = None,
+    stored: bool = False,
+) -> LatentDiffusion:
+    """The trained model that a bundle's ``inference.json`` puts together as ``ldm``.
+
+    Args:
+        bundle_root: the bundle, or a part of one.
+        device: where to put its networks.
+        scheduler: draws the samples in place of the bundle's.
+        image_size: (rows, columns), for a model of any size; others have that of their training.
+        stored: keep the autoencoder out of memory while it is not needed, where the bundle has a
+            ``stored_autoencoder``.
+
+    Raises:
+        ValueError: weights that were not trained for each other, or are missing.
+    """
+    config = load_config(bundle_root)
+    for name, value in (("device", device and str(device)), ("image_size", image_size and list(image_size))):
+        if value is not None:
+            config[name] = value
+    if stored and "stored_autoencoder" in config:
+        config["ldm"] |= {"autoencoder": "@stored_autoencoder"}
+    parser = ConfigParser(config)
+    train_scheduler, scale_factor = (parser.get_parsed_content(id) for id in ("train_scheduler", "scale_factor"))
+    check_chain(bundle_root, scheduler=train_scheduler, scale_factor=scale_factor)
+    ldm: LatentDiffusion = parser.get_parsed_content("ldm")
+    return ldm if scheduler is None else replace(ldm, scheduler=scheduler)
+
+
+def base_controlnet(
+    mode: str, bundle_root: PathLike, ldm: LatentDiffusion, prior: UncertaintyPrior
+) -> nn.Module | None:
+    """The frozen Uncertainty-ControlNet that another is trained on top of; none in ``paper`` mode.
+
+    Raises:
+        ValueError: it was trained for another U-Net, or with other hints than this prior's.
+    """
+    check_chain(str(ldm.bundle_root), uncertainty_controlnet=bundle_root, mode=mode, prior=prior)
+    if mode == "paper":
+        return None
+    settings = {"latent_diffusion": str(ldm.bundle_root)}
+    return from_bundle(bundle_root, "network_def", "model.pt", ldm.device, settings=settings)
+
+
+def start_controlnet(
+    bundle_root: PathLike, ldm: LatentDiffusion, initial_weights: PathLike | None, num_labels: int | None = None
+) -> nn.Module:
+    """Where the training of a ControlNet starts: at the U-Net's encoder, or at the weights of a training before.
+
+    Args:
+        bundle_root: bundle that defines it.
+        ldm: what it is to control.
+        initial_weights: file of these weights, if any.
+        num_labels: of its label maps, if it sees any.
+    """
+    settings = {"latent_diffusion": str(ldm.bundle_root)} | ({} if num_labels is None else {"num_labels": num_labels})
+    controlnet = from_bundle(bundle_root, settings=settings)
+    copy_encoder(controlnet, ldm.unet)  # type: ignore[arg-type]
+    if initial_weights is not None:
+        load_weights(controlnet, initial_weights)
+    return to_train(controlnet, ldm.device)
+
+
+def network_to_train(bundle_root: PathLike, id: str, device: torch.device | str) -> nn.Module:
+    """A fresh network that a bundle defines, where its training has it."""
+    return to_train(from_bundle(bundle_root, id), device)
+
+
+def load_prior(path: PathLike, retinal_unet: PathLike) -> UncertaintyPrior:
+    """The prior that a segmentation network's ``uncertainty`` has fitted; another network's is refused."""
+    return UncertaintyPrior.load(path, weights_metadata(retinal_unet, "model.pt", "sha256"))
+
+
+def uncertainties(path: PathLike, retinal_unet: PathLike) -> Uncertainties:
+    """What a segmentation network's ``uncertainty`` has measured; another network's is refused."""
+    return Uncertainties(path, weights_metadata(retinal_unet, "model.pt", "sha256"))

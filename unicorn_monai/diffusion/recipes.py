@@ -1,0 +1,221 @@
+"""MONAI's stock engines put together for the trainings of the bundles, so that a configuration says what and not how.
+
+    SupervisedTrainer + [learning rate, clipping, averaging, validation, best weights, progress, samples, state]
+
+The order matters: what is saved comes before what saves it. Started by ``torchrun``, each process has its share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import DataLoader, Dataset, DistributedSampler
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import LrScheduleHandler, ValidationHandler
+from torch import Tensor, nn
+
+from unicorn_monai.diffusion.autoencoder import (
+    AutoencoderLoss,
+    AutoencoderTrainer,
+    ReconstructionInferer,
+    reconstruction_metric,
+)
+from unicorn_monai.diffusion.latents import LatentDataset, LatentLoader
+from unicorn_monai.diffusion.task import DiffusionTask
+from unicorn_monai.diffusion.training import (
+    Adversary,
+    ControlNetInferer,
+    LatentPrepareBatch,
+    NoisePredictionInferer,
+    ReconstructionSheet,
+    mean_squared_error,
+)
+from unicorn_monai.images.transforms import collate
+from unicorn_monai.system.distributed import RankSeeds, SharedOrder, is_active, parallel
+from unicorn_monai.training.handlers import Progress, SampleImages
+from unicorn_monai.training.kept_weights import EMA, BestWeights
+from unicorn_monai.training.settings import AutoencoderSettings
+from unicorn_monai.training.state import TrainingState
+from unicorn_monai.training.steps import ClipGradients, WarmupCosine, loss_metric, random_order
+
+
+def autoencoder_loss(settings: AutoencoderSettings, perceptual: nn.Module | None = None) -> AutoencoderLoss:
+    """The loss with the weights of the settings, on their device."""
+    return AutoencoderLoss(
+        settings.kl_weight,
+        settings.spectral_weight,
+        settings.speckle_weight,
+        settings.adversarial_weight,
+        perceptual,
+        settings.perceptual_weight,
+    ).to(settings.device)
+
+
+def autoencoder_evaluator(
+    settings: AutoencoderSettings, network: nn.Module, dataset: Dataset, handlers: Sequence[Any] = ()
+) -> SupervisedEvaluator:
+    """The validation of an autoencoder: the error of its reconstructions, ``reconstruction``."""
+    return SupervisedEvaluator(
+        device=settings.device,
+        val_data_loader=DataLoader(
+            dataset, batch_size=settings.batch_size, collate_fn=collate, sampler=_validation_share(dataset)
+        ),
+        network=network,
+        inferer=ReconstructionInferer(),
+        key_val_metric={"reconstruction": reconstruction_metric(settings.spectral_weight)},
+        val_handlers=list(handlers),
+        decollate=False,
+    )
+
+
+def autoencoder_trainer(
+    settings: AutoencoderSettings,
+    network: nn.Module,
+    adversary: Adversary,
+    optimizer: torch.optim.Optimizer,
+    loss: nn.Module,
+    dataset: Dataset,
+    evaluator: SupervisedEvaluator,
+    handlers: Sequence[Any] = (),
+) -> AutoencoderTrainer:
+    """The training of an autoencoder; ``models/autoencoder.pt`` holds the newest weights, whatever their error.
+
+    Args:
+        settings: of the training.
+        network: being trained.
+        adversary: its discriminator.
+        optimizer: of the autoencoder's weights.
+        loss: of :func:`autoencoder_loss`.
+        dataset: training images.
+        evaluator: of :func:`autoencoder_evaluator`; sheets show images of its data set above their reconstructions.
+        handlers: more Ignite handlers.
+    """
+    own = settings.batch_size, settings.iterations_per_epoch
+    sampler = SharedOrder(dataset, *own) if is_active() else random_order(dataset, *own)  # type: ignore[arg-type]
+    loader = DataLoader(
+        dataset,
+        batch_size=settings.batch_size,
+        collate_fn=collate,
+        sampler=sampler,
+        drop_last=True,
+        num_workers=settings.num_workers,
+    )
+    schedule, models = WarmupCosine(optimizer, settings.max_epochs, loader), Path(settings.ckpt_dir)
+    best = BestWeights(evaluator, "reconstruction", network, models / "autoencoder.pt", always=True)
+    state = {
+        "network": network,
+        "discriminator": adversary.network,
+        "optimizer": optimizer,
+        "discriminator_optimizer": adversary.optimizer,
+        "lr": schedule,
+        "best": best,
+    }
+    sheet = ReconstructionSheet(network, evaluator.data_loader.dataset)  # type: ignore[arg-type, union-attr]
+    train_handlers = [
+        LrScheduleHandler(schedule, print_lr=False, epoch_level=False),  # type: ignore[arg-type]
+        ValidationHandler(interval=settings.val_interval, validator=evaluator),
+        best,
+        Progress("autoencoder"),
+        SampleImages(sheet, Path(settings.output_dir) / "autoencoder", settings.sample_interval),
+        TrainingState(models / "autoencoder_last.pt", state, settings.resume, settings.save_minutes),
+        *([RankSeeds(settings.seed)] if is_active() else []),
+        *handlers,
+    ]
+    if is_active():
+        network = parallel(network, settings.device)
+        adversary = replace(adversary, network=parallel(adversary.network, settings.device))
+    return AutoencoderTrainer(settings, loader, network, adversary, optimizer, loss, train_handlers)
+
+
+def diffusion_evaluator(
+    task: DiffusionTask, network: nn.Module, dataset: LatentDataset, handlers: Sequence[Any] = ()
+) -> SupervisedEvaluator:
+    """The validation of a noise predictor: the mean loss at fixed noise and timesteps, ``val_loss``.
+
+    Args:
+        task: a ``DiffusionTask``.
+        network: the averaged one.
+        dataset: validation images.
+        handlers: more Ignite handlers.
+    """
+    return SupervisedEvaluator(
+        device=task.settings.device,
+        val_data_loader=LatentLoader(dataset, task.settings.batch_size, sampler=_validation_share(dataset)),
+        network=network,
+        prepare_batch=LatentPrepareBatch(task, fixed=True),
+        inferer=(NoisePredictionInferer if task.condition is None else ControlNetInferer)(task, validating=True),
+        key_val_metric={"val_loss": loss_metric(mean_squared_error)},
+        val_handlers=list(handlers),
+        decollate=False,
+    )
+
+
+def diffusion_trainer(
+    task: DiffusionTask,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    inferer: NoisePredictionInferer,
+    dataset: LatentDataset,
+    evaluator: SupervisedEvaluator,
+    sheet: Callable[[], Tensor],
+    handlers: Sequence[Any] = (),
+) -> SupervisedTrainer:
+    """The training of a noise predictor; ``models/model.pt`` holds the averaged weights of the smallest ``val_loss``.
+
+    Args:
+        task: a ``DiffusionTask``.
+        network: being trained.
+        optimizer: of its weights.
+        inferer: one noise prediction; one that can be attached takes part as a handler and is saved with the rest.
+        dataset: training images.
+        evaluator: of :func:`diffusion_evaluator`, whose network is the average.
+        sheet: draws samples.
+        handlers: more Ignite handlers.
+    """
+    settings, averaged = task.settings, evaluator.network
+    own = {"batch_size": settings.batch_size, "iterations": settings.iterations_per_epoch}
+    sampler = SharedOrder(dataset, **own) if is_active() else None
+    loader = LatentLoader(dataset, shuffle=sampler is None, sampler=sampler, **own)
+    schedule = WarmupCosine(optimizer, settings.max_epochs, loader)
+    ema = EMA(network, averaged, settings.ema_decay)
+    models = Path(settings.ckpt_dir)
+    best = BestWeights(
+        evaluator, "val_loss", averaged, models / "model.pt", larger_is_better=False, metadata=task.belongs_to()
+    )
+    state = {"network": network, "optimizer": optimizer, "lr": schedule, "ema": ema, "best": best}
+    beside = [inferer] if hasattr(inferer, "attach") else []
+    return SupervisedTrainer(
+        device=settings.device,
+        max_epochs=settings.max_epochs,
+        train_data_loader=loader,
+        network=parallel(network, settings.device) if is_active() else network,
+        optimizer=optimizer,
+        loss_function=mean_squared_error,
+        accumulation_steps=settings.accumulation_steps,
+        prepare_batch=LatentPrepareBatch(task),
+        inferer=inferer,
+        train_handlers=[
+            LrScheduleHandler(schedule, print_lr=False, epoch_level=False),  # type: ignore[arg-type]
+            ClipGradients(network),
+            ema,
+            ValidationHandler(interval=settings.val_interval, validator=evaluator),
+            best,
+            Progress(task.name),
+            SampleImages(sheet, Path(settings.output_dir) / task.samples, settings.sample_interval),
+            TrainingState(
+                models / "last.pt", state | getattr(inferer, "saved", {}), settings.resume, settings.save_minutes
+            ),
+            *beside,
+            *([RankSeeds(settings.seed)] if is_active() else []),
+            *handlers,
+        ],
+    )
+
+
+def _validation_share(dataset: Any) -> DistributedSampler | None:
+    """This process's share of the validation images, where several train."""
+    return DistributedSampler(dataset, even_divisible=False, shuffle=False) if is_active() else None

@@ -1,0 +1,134 @@
+"""What the training of a noise predictor is: a latent diffusion model, what the network sees beside x_t, its settings.
+
+    U-Net        || eps - unet(z_t, t) ||^2                                                   (1)
+    ControlNet   || eps - unet(z_t, t, controlnet(z_t, t, c)) ||^2                            (2), (5)
+
+with c the label map or the uncertainty's hint; on top of another ControlNet (compositional) its residuals are added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from unicorn_monai.bundle.references import metadata_of
+from unicorn_monai.diffusion.latents import LatentDataset, Uncertainties
+from unicorn_monai.inferers import DualControlNetInferer
+from unicorn_monai.latent_diffusion import LatentDiffusion
+from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.schedulers import prepare_timesteps
+from unicorn_monai.system.files import PathLike
+from unicorn_monai.system.networks import require
+from unicorn_monai.training.settings import DiffusionSettings
+
+CONDITIONS = {"semantic": "Semantic-ControlNet", "uncertainty": "Uncertainty-ControlNet"}
+
+
+class DiffusionTask:
+    """The training of a latent diffusion model's U-Net.
+
+    Args:
+        ldm: the model; its U-Net is the averaged one.
+        settings: of the training.
+
+    Raises:
+        ValueError: settings that do not fit the model.
+    """
+
+    name, samples = "diffusion model", "diffusion"  # on the progress bar, and the folder of the sheets
+    condition: str | None = None
+    num_labels: int | None = None
+    prior: UncertaintyPrior | None = None
+    base: nn.Module | None = None
+
+    def __init__(self, ldm: LatentDiffusion, settings: DiffusionSettings) -> None:
+        prepare_timesteps(ldm.scheduler, settings.num_inference_steps)  # refuses what the scheduler cannot do
+        self.ldm, self.settings = ldm, settings
+
+    @property
+    def prompt_dropout(self) -> float:
+        """Share of the prompts that the empty one takes the place of in training."""
+        told = self.settings.prompt_dropout
+        return (0.5 if self.condition == "uncertainty" else 0.0) if told is None else told
+
+    def belongs_to(self) -> dict[str, Any]:
+        """What is stored with the weights: how the latents were made and scaled that they were trained on."""
+        return {
+            "scale_factor": self.ldm.scale_factor,
+            "latent_shape": list(self.ldm.latent_shape),
+            "prediction_type": str(self.ldm.train_scheduler.prediction_type),
+            "autoencoder_sha256": metadata_of(bundle_of(self.ldm), "autoencoder.pt")["sha256"],
+        }
+
+    def inferer(self, network: nn.Module) -> DualControlNetInferer:
+        """What draws samples with the network that is trained."""
+        return DualControlNetInferer(replace(self.ldm, unet=network))
+
+
+class ControlNetTask(DiffusionTask):
+    """The training of one of the two ControlNets, with the U-Net frozen.
+
+    Args:
+        ldm: what it controls.
+        condition: what it sees, "semantic" (label maps) or "uncertainty" (hints).
+        settings: of the training.
+        num_labels: of the label maps.
+        prior: makes the hints of the uncertainties.
+        uncertainties: those of the training images.
+        base: the frozen Uncertainty-ControlNet that a Semantic-ControlNet learns on top of (compositional).
+        trained_on: what is stored with the weights: which others they were made for.
+    """
+
+    samples = "samples"
+
+    def __init__(
+        self,
+        ldm: LatentDiffusion,
+        condition: str,
+        settings: DiffusionSettings,
+        num_labels: int | None = None,
+        prior: UncertaintyPrior | None = None,
+        uncertainties: Uncertainties | None = None,
+        base: nn.Module | None = None,
+        trained_on: Mapping[str, Any] | None = None,
+    ) -> None:
+        require(condition in CONDITIONS, f"Unknown condition '{condition}'; expected one of {list(CONDITIONS)}.")
+        super().__init__(ldm, settings)
+        self.name, self.condition, self.num_labels, self.prior = CONDITIONS[condition], condition, num_labels, prior
+        self.uncertainties, self.base, self.trained_on = uncertainties, base, dict(trained_on or {})
+
+    def belongs_to(self) -> dict[str, Any]:
+        """What is stored with the weights: which others they were made for."""
+        return self.trained_on
+
+    def inferer(self, network: nn.Module) -> DualControlNetInferer:
+        """What draws samples with the ControlNet that is trained, on top of the frozen one."""
+        guidance = self.settings.guidance
+        if self.condition == "uncertainty":
+            return DualControlNetInferer(self.ldm, None, network, 1.0, "paper", guidance)
+        return DualControlNetInferer(self.ldm, network, self.base, 1.0, "compositional", guidance)
+
+
+def task_latents(task: ControlNetTask, dataset_dir: PathLike | Sequence[PathLike], split: str) -> LatentDataset:
+    """The latents of a split with what a ControlNet's training sees, mirrored at random in "training"."""
+    return LatentDataset(
+        dataset_dir,
+        split,
+        task.ldm.autoencoder,
+        bundle_of(task.ldm) / "models" / "latents",
+        task.ldm.text,
+        task.num_labels,
+        task.uncertainties,
+        mirror=split == "training",
+    )
+
+
+def bundle_of(ldm: LatentDiffusion) -> Path:
+    """The bundle of a model, which keeps its weights and latents."""
+    if ldm.bundle_root is None:
+        raise ValueError("The latent diffusion model has no bundle, so its latents have no place to be kept.")
+    return Path(ldm.bundle_root)
