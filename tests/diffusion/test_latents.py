@@ -87,7 +87,7 @@ def test_another_autoencoder_or_another_image_is_encoded_anew(data, encoder, mak
 
 def test_an_interrupted_encoding_leaves_nothing_behind(make, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "unicorn_monai.training.state.save_file", lambda _, path, metadata: (path.write_bytes(b"half"), forbid())
+        "unicorn_monai.system.weights.save_file", lambda _, path, metadata: (path.write_bytes(b"half"), forbid())
     )
     with pytest.raises(AssertionError):
         make()
