@@ -74,7 +74,6 @@ def test_where_there_is_room_the_diffusion_model_waits_for_the_autoencoder_only(
     domains, tmp_path, monkeypatch, jobs, beside
 ):
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-<<<<<<< ours
     run = Experiment(settings(domains, tmp_path / "r", jobs=jobs))
     (diffusion,) = (stage for stage in run.stages if stage.name == "diffusion")
     assert [stage.name for stage in needed(run.stages, ["diffusion"])] == [
@@ -94,31 +93,6 @@ def test_the_stages_of_a_run_are_declared_in_the_order_that_one_process_takes(do
     assert {"lower_bound", "lower_bound_training2", "labeled_augmented", "guessed"} <= set(every["uncertainty"].needs)
     assert every["unicorn_evaluation"].needs == ("unicorn", "unicorn_training2")
     assert set(every["distances"].needs) >= {"synthetic", "synthetic_paper", "synthetic_cut", "synthetic_round2"}
-=======
-    run, order = Experiment(settings(domains, tmp_path / "r", jobs=jobs)), list[object]()
-    monkeypatch.setattr(run, "parallel", lambda *chains: order.append(chains))
-    monkeypatch.setattr(run, "learn_images", lambda: order.append("learn_images"))
-    monkeypatch.setattr(run, "check_images", lambda: None)
-    run.know_both_domains()
-    latents = [("learn_latents",), ("learn_images",)] if beside else [("learn_latents",)]
-    assert order == [(latents, [("segment",)]), *([] if beside else ["learn_images"])]
-
-
-@pytest.mark.parametrize(
-    ("chains", "expected"), [([["a", "b"], ["c"]], 2), ([["a"], ["b"], ["c", "d", "e"]], 4), ([["a", "b"]], None)]
-)
-def test_no_more_processes_share_the_cores_than_can_run_at_a_time(domains, tmp_path, monkeypatch, chains, expected):
-    monkeypatch.setattr("os.cpu_count", lambda: 16)
-    run, asked = Experiment(settings(domains, tmp_path / "r", jobs=8)), list[int]()
-    monkeypatch.setattr(
-        "unicorn_monai.experiment.experiment.side_by_side", lambda work, chains, jobs, *_: asked.append(jobs)
-    )
-    run.tracker = Namespace(parent=None)
-    for name in "abcde":
-        monkeypatch.setattr(run, name, lambda: None, raising=False)
-    run.parallel(*([(name,) for name in chain] for chain in chains))
-    assert asked == ([expected] if expected else [])
->>>>>>> theirs
 
 
 def test_pictures_have_as_many_columns_as_there_are_validation_images(finished, monkeypatch):
