@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from unicorn_monai.system.lazy import offered
+from unicorn_monai.system.lazy import offers
 
 if TYPE_CHECKING:
     from unicorn_monai.bundle.chain import check_chain, check_labels, ready, trained_on
@@ -25,59 +25,4 @@ if TYPE_CHECKING:
     from unicorn_monai.bundle.settings import PRECISIONS, check_settings
     from unicorn_monai.bundle.verify import findings, seal
 
-__all__ = [
-    "PRECISIONS",
-    "arguments",
-    "bundle_root",
-    "check_chain",
-    "check_labels",
-    "check_settings",
-    "check_sides",
-    "configured",
-    "default_device",
-    "definition",
-    "findings",
-    "from_bundle",
-    "install",
-    "load_config",
-    "metadata_of",
-    "own_root",
-    "ready",
-    "run_bundle",
-    "seal",
-    "sibling",
-    "trained_on",
-    "weights_metadata",
-    "weights_sha256",
-    "with_weights",
-]
-_HOMES = {
-    "PRECISIONS": "bundle.settings",
-    "arguments": "bundle.references",
-    "bundle_root": "bundle.installation",
-    "check_chain": "bundle.chain",
-    "check_labels": "bundle.chain",
-    "check_settings": "bundle.settings",
-    "check_sides": "bundle.image_sizes",
-    "configured": "bundle.installation",
-    "default_device": "bundle.references",
-    "definition": "bundle.references",
-    "findings": "bundle.verify",
-    "from_bundle": "bundle.references",
-    "install": "bundle.installation",
-    "load_config": "bundle.installation",
-    "metadata_of": "bundle.references",
-    "own_root": "bundle.root",
-    "ready": "bundle.chain",
-    "run_bundle": "bundle.run",
-    "seal": "bundle.verify",
-    "sibling": "bundle.installation",
-    "trained_on": "bundle.chain",
-    "weights_metadata": "bundle.references",
-    "weights_sha256": "bundle.references",
-    "with_weights": "bundle.references",
-}
-
-
-def __getattr__(name: str) -> Any:
-    return offered(__name__, _HOMES, name)
+__getattr__, __all__ = offers(__name__, __file__)

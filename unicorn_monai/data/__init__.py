@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from unicorn_monai.system.lazy import offered
+from unicorn_monai.system.lazy import offers
 
 if TYPE_CHECKING:
     from unicorn_monai.data.augmented import write_augmented
@@ -16,49 +16,4 @@ if TYPE_CHECKING:
     from unicorn_monai.images.files import read_array, write_array
     from unicorn_monai.images.transforms import FileAxesd, LabelMapd, LoadPixelsd, collate, read_image
 
-__all__ = [
-    "DatasetWriter",
-    "FileAxesd",
-    "LabelMapd",
-    "LoadPixelsd",
-    "check",
-    "collate",
-    "datalist",
-    "folders_of",
-    "image_size",
-    "images_only",
-    "label_names",
-    "num_labels",
-    "problems",
-    "read_array",
-    "read_header",
-    "read_image",
-    "training_augmentation",
-    "write_array",
-    "write_augmented",
-]
-_HOMES = {
-    "DatasetWriter": "data.writer",
-    "FileAxesd": "images.transforms",
-    "LabelMapd": "images.transforms",
-    "LoadPixelsd": "images.transforms",
-    "check": "data.checks",
-    "collate": "images.transforms",
-    "datalist": "data.items",
-    "folders_of": "data.items",
-    "image_size": "data.items",
-    "images_only": "data.items",
-    "label_names": "data.layout",
-    "num_labels": "data.items",
-    "problems": "data.checks",
-    "read_array": "images.files",
-    "read_header": "data.layout",
-    "read_image": "images.transforms",
-    "training_augmentation": "images.augmentation",
-    "write_array": "images.files",
-    "write_augmented": "data.augmented",
-}
-
-
-def __getattr__(name: str) -> Any:
-    return offered(__name__, _HOMES, name)
+__getattr__, __all__ = offers(__name__, __file__)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from unicorn_monai.system.lazy import offered
+from unicorn_monai.system.lazy import offers
 
 if TYPE_CHECKING:
     from unicorn_monai.diffusion.autoencoder import AutoencoderLoss, narrow_posterior
@@ -35,73 +35,4 @@ if TYPE_CHECKING:
     )
     from unicorn_monai.diffusion.word_vectors import WordVectors
 
-__all__ = [
-    "Adversary",
-    "AutoencoderLoss",
-    "ClipTextEncoder",
-    "ControlNetInferer",
-    "ControlNetTask",
-    "DiffusionTask",
-    "LatentDataset",
-    "LatentLoader",
-    "LatentPrepareBatch",
-    "Layout",
-    "LayoutSupervision",
-    "NoisePredictionInferer",
-    "PromptEmbeddings",
-    "PromptTemplate",
-    "Text",
-    "WordVectors",
-    "autoencoder_evaluator",
-    "autoencoder_loss",
-    "autoencoder_trainer",
-    "base_controlnet",
-    "diffusion_evaluator",
-    "diffusion_trainer",
-    "discriminator_for",
-    "latent_diffusion_of",
-    "load_latent_diffusion",
-    "load_prior",
-    "narrow_posterior",
-    "network_to_train",
-    "start_controlnet",
-    "task_latents",
-    "uncertainties",
-]
-_HOMES = {
-    "Adversary": "diffusion.training",
-    "AutoencoderLoss": "diffusion.autoencoder",
-    "ClipTextEncoder": "diffusion.text",
-    "ControlNetInferer": "diffusion.training",
-    "ControlNetTask": "diffusion.task",
-    "DiffusionTask": "diffusion.task",
-    "LatentDataset": "diffusion.latents",
-    "LatentLoader": "diffusion.latents",
-    "LatentPrepareBatch": "diffusion.training",
-    "Layout": "diffusion.layout_supervision",
-    "LayoutSupervision": "diffusion.layout_supervision",
-    "NoisePredictionInferer": "diffusion.training",
-    "PromptEmbeddings": "diffusion.text",
-    "PromptTemplate": "diffusion.text",
-    "Text": "diffusion.text",
-    "WordVectors": "diffusion.word_vectors",
-    "autoencoder_evaluator": "diffusion.recipes",
-    "autoencoder_loss": "diffusion.recipes",
-    "autoencoder_trainer": "diffusion.recipes",
-    "base_controlnet": "diffusion.bundle_models",
-    "diffusion_evaluator": "diffusion.recipes",
-    "diffusion_trainer": "diffusion.recipes",
-    "discriminator_for": "diffusion.layout_supervision",
-    "latent_diffusion_of": "diffusion.latents",
-    "load_latent_diffusion": "diffusion.bundle_models",
-    "load_prior": "diffusion.bundle_models",
-    "narrow_posterior": "diffusion.autoencoder",
-    "network_to_train": "diffusion.bundle_models",
-    "start_controlnet": "diffusion.bundle_models",
-    "task_latents": "diffusion.task",
-    "uncertainties": "diffusion.bundle_models",
-}
-
-
-def __getattr__(name: str) -> Any:
-    return offered(__name__, _HOMES, name)
+__getattr__, __all__ = offers(__name__, __file__)

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from unicorn_monai.system.lazy import offered
+from unicorn_monai.system.lazy import offers
 
 if TYPE_CHECKING:
     from unicorn_monai.report.report import write_report
     from unicorn_monai.report.tables import summarise
 
-__all__ = [
-    "summarise",
-    "write_report",
-]
-_HOMES = {
-    "summarise": "report.tables",
-    "write_report": "report.report",
-}
-
-
-def __getattr__(name: str) -> Any:
-    return offered(__name__, _HOMES, name)
+__getattr__, __all__ = offers(__name__, __file__)
