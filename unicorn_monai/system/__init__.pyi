@@ -1,23 +1,12 @@
+from .applied import AppliedNetwork as AppliedNetwork
 from .console import log_to_console as log_to_console
 from .cuda_graphs import CudaGraphs as CudaGraphs
-from .distributed import (
-    RankSeeds as RankSeeds,
-)
-from .distributed import (
-    SharedOrder as SharedOrder,
-)
-from .distributed import (
-    local_device as local_device,
-)
-from .distributed import (
-    parallel as parallel,
-)
-from .distributed import (
-    start as start,
-)
-from .distributed import (
-    stop as stop,
-)
+from .distributed import RankSeeds as RankSeeds
+from .distributed import SharedOrder as SharedOrder
+from .distributed import local_device as local_device
+from .distributed import parallel as parallel
+from .distributed import start as start
+from .distributed import stop as stop
 from .ending import end_in_one_sentence as end_in_one_sentence
 from .files import read_json as read_json
 from .files import write_text as write_text
