@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import functools
+import html as html_module
 import io
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,8 +21,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from unicorn_monai.data.layout import WEATHER as WORDS_OF_WEATHER
 from unicorn_monai.report import figures, naming
-from unicorn_monai.report.report import render, write_report
+from unicorn_monai.report.report import WEATHER, render, write_report
 from unicorn_monai.report.results import Results
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -402,6 +406,39 @@ def test_streets_have_domains_where_scans_have_devices(run):
     assert "layers only" not in seen
     assert len(re.findall(r"\bdevice\b", seen)) == 1  # what the machine is called stays
     assert "Unlabelled device" in text(report(run))
+
+
+def test_the_weathers_are_those_that_have_words():
+    assert set(WORDS_OF_WEATHER) == WEATHER
+
+
+def test_a_report_is_the_same_text_every_time(run: Path):
+    many = results()["segmentation"] | {f"other_{i}": setup(0.5) for i in range(20)}
+    html = report(run, segmentation=many)
+    code = (
+        f"from unicorn_monai.report.report import render; from pathlib import Path; print(render(Path({str(run)!r})))"
+    )
+    for seed in "12":  # of the order of sets
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        again = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+        assert again.stdout.decode().rstrip("\n") == html.rstrip("\n")
+
+
+@pytest.mark.parametrize("name", ["$\\frac{1}{0}$", "<b>&\"'</b>", "\u4e2d\u6587", "a\nb", "x" * 3000, "", ": #f0d000"])
+def test_a_chart_shows_a_name_as_it_is_and_refers_to_nothing(name: str):
+    charts = (
+        figures.dots([(name, 0.5, (0.4, 0.6)), ("b", 0.7, None)], name, (0.5, 0.7)),
+        figures.histograms({name: [0.1, 0.2]}, 0.1),
+        figures.curve({name: [(0.1, 0.2, 0.0)]}),
+    )
+    for chart in charts:
+        tags = Tags()
+        tags.feed(chart)
+        assert tags.open == []
+        assert {tag for tag, _ in tags.seen} <= {"svg", "g", "path", "text"}
+        assert not re.search(r"url\(|href|\bid=|#f0d0", re.sub(r"<text.*?</text>", "", chart))
+    for line in filter(str.strip, name.split("\n")):
+        assert html_module.escape(line, quote=False) in charts[0]
 
 
 WORDS = {

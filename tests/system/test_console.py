@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import subprocess
@@ -19,7 +18,7 @@ from data_prep.privacy import read_key
 from data_prep.splits import split_by_subject
 from unicorn_monai.cli import app
 from unicorn_monai.data.writer import DatasetWriter
-from unicorn_monai.system.console import BAD_USAGE, CLOSED_PIPE, run_commands, unsaid
+from unicorn_monai.system.console import BAD_USAGE, CLOSED_PIPE, run_commands
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
@@ -154,16 +153,6 @@ def test_another_broken_pipe_is_an_error():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=False)
     assert found.returncode == 1
     assert "BrokenPipeError" in found.stderr
-
-
-def test_what_is_unsaid_comes_back(caplog):
-    logger = logging.getLogger("unicorn_monai")
-    caplog.set_level("INFO", "unicorn_monai")
-    with unsaid():
-        logger.info("said before")
-        logger.warning("a warning")
-    logger.info("new")
-    assert caplog.messages == ["a warning", "new"]
 
 
 # ---------------------------------------------------------------- the key

@@ -22,8 +22,7 @@ from unicorn_monai.data.items import datalist
 from unicorn_monai.diffusion.latents import LatentDataset
 from unicorn_monai.evaluation.copies import Material
 from unicorn_monai.evaluation.features import Features
-from unicorn_monai.evaluation.fusion_weight import agreement
-from unicorn_monai.evaluation.scoring import confusion_matrix, scores
+from unicorn_monai.evaluation.fusion_weight import agreement, overlap_of
 from unicorn_monai.images.speckle import high_pass_std
 from unicorn_monai.images.transforms import LoadPixelsd, read_image
 from unicorn_monai.segmentation.predict import predict_labels
@@ -113,7 +112,7 @@ def label_fidelity(
     load = LoadPixelsd(["label"], num_labels=num_labels)
     prediction = predict_labels(oracle, [item["image"] for item in items], device, num_channels)
     truth = torch.stack([load.read_label(item["label"])[0] for item in items])
-    return scores(confusion_matrix(prediction, truth, num_labels))["mean_iou"]
+    return overlap_of(prediction, truth, num_labels)
 
 
 @torch.no_grad()

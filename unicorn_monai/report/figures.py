@@ -172,8 +172,13 @@ def _svg(axes: Axes, label: str) -> Markup:
         figure.savefig(file, format="svg", metadata={"Date": None})  # it warns of letters its own font has not
     width, height = (72 * side for side in figure.get_size_inches())
     body = file.getvalue().partition("<svg")[2].partition(">")[2]
-    body = re.sub(r"<(metadata|defs)>.*?</\1>|<!--.*?-->| id=\"[^\"]*\"|\n\s*", "", body, flags=re.DOTALL)
-    body = re.sub(r"(?<=px; )font-family: [^;]*; ", "", body)
-    body = re.sub(r"(?<=: )#f0d0([0-9a-f]{2})", lambda code: f"var(--{COLOURS[int(code[1], 16)]})", body)
+    body = re.sub(r"<(metadata|defs)>.*?</\1>|<!--.*?-->|\n\s*", "", body, flags=re.DOTALL)
+    body = re.sub(r"<[^>]*>", lambda tag: _in_page(tag[0]), body)
     head = f'<svg class="chart" role="img" aria-label="{label}" viewBox="0 0 {width:g} {height:g}">'
     return Markup(head + body.strip())
+
+
+def _in_page(tag: str) -> str:
+    """A tag without its name, which another chart of the page has too, and with the page's letters and colours."""
+    tag = re.sub(r"(?<=px; )font-family: [^;]*; | id=\"[^\"]*\"", "", tag)
+    return re.sub(r"#f0d0([0-9a-f]{2})", lambda code: f"var(--{COLOURS[int(code[1], 16)]})", tag)

@@ -16,10 +16,11 @@ import json
 import re
 import struct
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, pass_context
 from markupsafe import Markup
 
 from unicorn_monai.report import figures, naming
@@ -45,7 +46,7 @@ from unicorn_monai.system.files import PathLike, write_text
 
 CORE = (LOWER, UPPER, MAIN, "unicorn")  # always have a column, the first ones
 SETS = ("labeled", "unlabeled", "unicorn", "unicorn_paper")
-WEATHER = {"fog", "night", "rain", "snow"}
+WEATHER = {"fog", "night", "rain", "snow"}  # words of these are words for the weather
 MISSING_HTML = Markup(f'<span class="none">{MISSING}</span>')
 SHEET = 960  # pixels; a wider sheet is scaled down to what is there, not below this
 
@@ -77,25 +78,21 @@ def render(folder: Path) -> str:
     """
     results, record = _load(folder, "results.json", Results), _load(folder, "experiment.json", Record)
     page = _Page(folder, results)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: MISSING_HTML if value == MISSING else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= page.filters()
     try:
-        return environment.get_template("report.html").render(
-            page.values(),
-            run=folder.resolve().name,
-            record=record,
-            captions=_load(folder, "pictures/captions.json", Captions),
-            charts=page.charts(_load(folder, "uncertainties.json", Uncertainties)),
-            facts={"seed": record.chosen.seed, "git revision": record.git_revision}
-            | results.environment
-            | record.versions,
+        return (
+            _environment()
+            .get_template("report.html")
+            .render(
+                page.values(),
+                page=page,
+                run=folder.resolve().name,
+                record=record,
+                captions=_load(folder, "pictures/captions.json", Captions),
+                charts=page.charts(_load(folder, "uncertainties.json", Uncertainties)),
+                facts={"seed": record.chosen.seed, "git revision": record.git_revision}
+                | results.environment
+                | record.versions,
+            )
         )
     except (TemplateError, OverflowError, TypeError) as error:
         raise ValueError(
@@ -120,7 +117,8 @@ class _Page:
     def __init__(self, folder: Path, results: Results) -> None:
         self.folder, self.results = folder, results
         self.scenes = results.modality != "OCT"
-        others = sorted(results.segmentation.keys() - set(CORE), key=lambda key: -results.scores.get(key, 0.0))
+        others = [key for key in results.segmentation if key not in CORE]
+        others.sort(key=lambda key: -results.scores.get(key, 0.0))
         given = [*CORE, *others] if results.segmentation else []
         self.setups = {key: results.segmentation.get(key, Scores()) for key in given}
 
@@ -135,10 +133,7 @@ class _Page:
             "results": r,
             "MISSING": MISSING,
             "main": MAIN,
-            "scenes": self.scenes,
             "device": "domain" if self.scenes else "device",
-            "names": self.name,
-            "setups": self.setups,
             "best": best,
             "labels": r.labels or [str(i) for i in range(most)],
             "sub_domains": list(dict.fromkeys(name for s in self.setups.values() for name in s.sub_domains)),
@@ -152,32 +147,7 @@ class _Page:
             "sets": ordered(r.fid.fid, SETS[:2]),
             "real": [name for name in SETS[:2] if name in r.fid.fid],
             "checks": image_checks(r),
-            "captioned": self.captioned,
-            "weighed": self.weighed,
             "closest": self.picture(Path("memorization", "closest.png")) if closest.is_file() else None,
-        }
-
-    def filters(self) -> dict[str, Callable[..., Any]]:
-        """Filters of the template."""
-        numbers = {"fixed": fixed, "percent": percent, "duration": naming.duration}
-        return numbers | {
-            "named": self.name,
-            "here": self.here,
-            "short": lambda value: MISSING if value is None else f"{value:g}",
-            "ends": lambda ends: f"{ends[0]:.3f}\u2013{ends[1]:.3f}" if ends else MISSING,
-            "between": _between,
-            "counted": lambda share: _below(f"{fixed(share.count, 0)} of {fixed(share.n, 0)}", _between(share.ci95)),
-            "of_label": lambda scores, i: _at(scores.iou, i),
-            "extract": lambda key, table: table[key],
-            "of_domain": lambda scores, name: scores.sub_domains.get(name, Overlap()).mean_iou,
-            "of_surface": lambda b, i: " / ".join(fixed(_at(errors, i), 1) for errors in (b.mean_um, b.p95_um)),
-            "minus": lambda name: f"minus {name}",
-            "to": lambda name: f"to {name}",
-            "difference": self.difference,
-            "distance": self.distance,
-            "breakable": lambda key: Markup("_<wbr>").join(str(key).split("_")),
-            # Quotes within a text as they are, so that a command can be copied.
-            "as_json": lambda part: json.dumps(part, indent=2, ensure_ascii=False).replace('\\"', '"'),
         }
 
     def here(self, text: str) -> str:
@@ -228,7 +198,7 @@ class _Page:
     def picture(self, file: Path) -> Picture:
         """A PNG file of the run."""
         data = (self.folder / file).read_bytes()
-        if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        if len(data) < 24 or not data.startswith(b"\x89PNG\r\n\x1a\n"):
             raise ValueError(f"'{self.folder / file}' is not a PNG picture. Write the pictures again.")
         within(self.folder, file)
         width, height = struct.unpack(">II", data[16:24])
@@ -259,6 +229,42 @@ class _Page:
             "control": figures.curve(curves) if curves else "",
             "curves": list(curves),
         }
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: MISSING_HTML if value == MISSING else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for method in ("name", "here", "difference", "distance"):  # of the page that is made
+        environment.filters[method] = _of_page(method)
+    environment.filters |= {
+        "fixed": fixed,
+        "percent": percent,
+        "duration": naming.duration,
+        "short": lambda value: MISSING if value is None else f"{value:g}",
+        "ends": lambda ends: f"{ends[0]:.3f}\u2013{ends[1]:.3f}" if ends else MISSING,
+        "between": _between,
+        "counted": lambda share: _below(f"{fixed(share.count, 0)} of {fixed(share.n, 0)}", _between(share.ci95)),
+        "of_label": lambda scores, i: _at(scores.iou, i),
+        "extract": lambda key, table: table[key],
+        "of_domain": lambda scores, name: scores.sub_domains.get(name, Overlap()).mean_iou,
+        "of_surface": lambda b, i: " / ".join(fixed(_at(errors, i), 1) for errors in (b.mean_um, b.p95_um)),
+        "after": lambda name, word: f"{word} {name}",
+        "breakable": lambda key: Markup("_<wbr>").join(str(key).split("_")),
+        # Quotes within a text as they are, so that a command can be copied.
+        "as_json": lambda part: json.dumps(part, indent=2, ensure_ascii=False).replace('\\"', '"'),
+    }
+    return environment
+
+
+def _of_page(method: str) -> Callable[..., Any]:
+    return pass_context(lambda context, *arguments: getattr(context["page"], method)(*arguments))
 
 
 def _load(folder: Path, name: str, kind: Any) -> Any:

@@ -129,17 +129,6 @@ def log_to_console() -> None:
 
 
 @contextmanager
-def unsaid() -> Iterator[None]:
-    """Keep the package's messages to itself, but warnings: they have been shown already."""
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-@contextmanager
 def ends_with_its_reader() -> Iterator[None]:
     """End quietly, with status 141, when whoever reads the output has gone, as in ``... | head``.
 
