@@ -27,6 +27,7 @@ from unicorn_monai.bundle.references import from_bundle
 from unicorn_monai.system.errors import NotFinite
 from unicorn_monai.training.budget import TimeBudget
 from unicorn_monai.training.handlers import Progress
+from unicorn_monai.training.settings import TranslationSettings
 
 LAYERS = [0, 2, 3, 4]
 
@@ -335,13 +336,10 @@ def train(
         for i, item in enumerate(domain):
             item["image_path"] = f"{name}{i}.png"  # type: ignore[assignment]
     trainer = TranslationTrainer(
-        torch.device("cpu"),
-        epochs,
+        TranslationSettings(max_epochs=epochs, precision=precision),
         UnpairedLoader(UnpairedDataset(dark, bright), 2, 4),
-        objective.generator,
         objective,
-        [torch.optim.Adam(part.parameters(), 0.002) for part in (objective.trained, objective.judges)],
-        precision,
+        *(torch.optim.Adam(part.parameters(), 0.002) for part in (objective.trained, objective.judges)),
     )
     return objective, trainer
 
@@ -450,8 +448,5 @@ def test_a_fault_is_refused_by_name(fault):
 
 
 def test_an_unknown_precision_is_refused():
-    objective = cut()
-    optimizer = torch.optim.Adam(objective.trained.parameters())
-    loader = UnpairedLoader(UnpairedDataset(images(1, 0), images(1, 0)), 1, 1)
     with pytest.raises(ValueError, match="Unknown precision 'half'"):
-        TranslationTrainer(torch.device("cpu"), 1, loader, objective.generator, objective, [optimizer] * 2, "half")
+        TranslationSettings(precision="half")

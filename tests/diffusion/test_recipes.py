@@ -125,8 +125,9 @@ def diffusion(data: Path, root: Path, settings: DiffusionSettings, inferer=Noise
     task = DiffusionTask(ldm, settings)
     evaluator = diffusion_evaluator(task, averaged, LatentDataset(data, "validation", autoencoder, root / "cache"))
     optimizer = torch.optim.AdamW(network.parameters(), 1e-2)
+    sheets = SampleImages(lambda: torch.zeros(1, 2, 1, 4, 4), Path(settings.output_dir) / task.samples, 1)
     trainer = diffusion_trainer(
-        task, network, optimizer, inferer(task), dataset, evaluator, lambda: torch.zeros(1, 2, 1, 4, 4), handlers
+        task, settings.max_epochs, network, optimizer, inferer(task), dataset, evaluator, [sheets, *handlers]
     )
     return trainer, evaluator, task, averaged
 
@@ -136,23 +137,25 @@ def autoencoder(data: Path, settings: AutoencoderSettings, handlers=(), evaluati
     torch.manual_seed(0)
     network = build_autoencoder().requires_grad_(True).train()
     judge = PatchDiscriminator(spatial_dims=2, in_channels=1, channels=4, num_layers_d=1)
-    adversary = Adversary(judge, torch.optim.SGD(judge.parameters(), lr=0.01))
+    adversary = Adversary(judge, torch.optim.SGD(judge.parameters(), lr=0.01), autoencoder_loss(settings))
     images = [
         CacheDataset(datalist(data, split), LoadPixelsd(["image"]), progress=False)
         for split in ("training", "validation")
     ]
     evaluator = autoencoder_evaluator(settings, network, images[1], evaluating)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
-    loss = autoencoder_loss(settings)
-    return autoencoder_trainer(settings, network, adversary, optimizer, loss, images[0], evaluator, handlers), evaluator
+    trained = autoencoder_trainer(
+        settings, settings.max_epochs, network, adversary, optimizer, images[0], evaluator, handlers
+    )
+    return trained, evaluator
 
 
 # ---------------------------------------------------------------- noise predictors
 
 
-def test_handlers_are_attached_in_order_and_those_given_come_last(data, tmp_path, settings, attached):
+def test_handlers_are_attached_in_order_and_those_given_come_before_what_saves(data, tmp_path, settings, attached):
     diffusion(data, tmp_path, settings(), handlers=[Noted()])
-    assert attached == [*DIFFUSION, "Noted"]
+    assert attached == [*DIFFUSION[:-1], "Noted", DIFFUSION[-1]]
 
 
 def test_a_training_leaves_averaged_weights_a_state_and_sheets(data, tmp_path, settings):
@@ -220,7 +223,7 @@ def test_a_controlnet_is_validated_with_its_unet(data, tmp_path, settings):
 @pytest.mark.usefixtures("one_of_several")
 def test_several_processes_share_the_images_and_draw_other_numbers(data, tmp_path, settings, attached):
     trainer, evaluator, *_ = diffusion(data, tmp_path, settings(seed=5), handlers=[Noted()])
-    assert attached == [*DIFFUSION, "RankSeeds", "Noted"]
+    assert attached == [*DIFFUSION[:-1], "Noted", DIFFUSION[-1], "RankSeeds"]
     assert isinstance(trainer.network, DistributedDataParallel)
     assert isinstance(trainer.data_loader.sampler, SharedOrder)
     assert len(trainer.data_loader) == 3
@@ -233,9 +236,11 @@ def test_several_processes_share_the_images_and_draw_other_numbers(data, tmp_pat
 # ---------------------------------------------------------------- the autoencoder
 
 
-def test_handlers_of_an_autoencoder_are_attached_in_order_and_those_given_come_last(data, settings, attached):
+def test_handlers_of_an_autoencoder_are_attached_in_order_and_those_given_come_before_what_saves(
+    data, settings, attached
+):
     trainer, _ = autoencoder(data, settings(AutoencoderSettings), [own := Noted()], [evaluating := Noted()])
-    assert attached == [*AUTOENCODER, "Noted"]
+    assert attached == [*AUTOENCODER[:-1], "Noted", AUTOENCODER[-1]]
     trainer.run()
     assert (own.seen, evaluating.seen) == ([1, 2], [1, 2])
 
@@ -260,7 +265,7 @@ def test_an_autoencoder_leaves_its_newest_weights_a_state_and_sheets(data, tmp_p
 @pytest.mark.usefixtures("one_of_several")
 def test_several_processes_train_an_autoencoder_and_its_opponent_together(data, tmp_path, settings, attached):
     trainer, _ = autoencoder(data, settings(AutoencoderSettings), [Noted()])
-    assert attached == [*AUTOENCODER, "RankSeeds", "Noted"]
+    assert attached == [*AUTOENCODER[:-1], "Noted", AUTOENCODER[-1], "RankSeeds"]
     for network in (trainer.network, trainer.discriminator):
         assert isinstance(network, DistributedDataParallel)
     assert isinstance(trainer.data_loader.sampler, SharedOrder)

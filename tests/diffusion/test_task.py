@@ -74,7 +74,7 @@ def test_a_controlnet_is_trained_on_a_model_put_together_by_hand(ldm, data, tmp_
     assert trainer.state.iteration == 2
     assert any(not torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert all(torch.equal(value, frozen[key]) for key, value in ldm.unet.state_dict().items())
-    assert samples_of(task, network, data if condition == "semantic" else None)().shape == (1, 8, 1, SIZE, SIZE)
+    assert samples_of(task, network, data if condition == "semantic" else None).sampler().shape == (1, 8, 1, SIZE, SIZE)
 
 
 def test_a_task_gives_its_latents_with_what_its_network_sees(ldm, data, tmp_path):
@@ -159,7 +159,7 @@ def test_samples_are_drawn_with_the_network_in_training_on_top_of_the_frozen_one
 def test_samples_of_a_unet_are_those_of_the_averaged_one(ldm, unet):
     other = build_ldm().unet
     assert DiffusionTask(ldm, settings()).inferer(other).ldm == replace(ldm, unet=other)
-    sheet = samples_of(DiffusionTask(ldm, settings(seed=3)), unet)
+    sheet = samples_of(DiffusionTask(ldm, settings(seed=3)), unet).sampler
     assert [request.uncertainty for request in sheet.requests] == [None] * 8
     assert sheet.requests.seed == 3
     assert sheet.generator.steps == 2
@@ -168,10 +168,10 @@ def test_samples_of_a_unet_are_those_of_the_averaged_one(ldm, unet):
 def test_a_sheet_asks_for_rising_uncertainties_or_for_label_maps_of_the_validation(ldm, data):
     style = samples_of(
         ControlNetTask(ldm, "uncertainty", settings(), prior=PRIOR), controlnet_for(ldm.unet, 1, (4, 8, 8))
-    )
+    ).sampler
     assert [request.uncertainty for request in style.requests] == list(RISING) == sorted(RISING)
     semantic = controlnet_for(ldm.unet, LABELS, (4, 8, 8))
-    maps = samples_of(ControlNetTask(ldm, "semantic", settings(), LABELS, PRIOR), semantic, data)
+    maps = samples_of(ControlNetTask(ldm, "semantic", settings(), LABELS, PRIOR), semantic, data).sampler
     known = {item["label"] for item in datalist(data, "validation", ("image", "label"))}
     assert {request.label for request in maps.requests} <= known
     assert len({request.uncertainty for request in maps.requests}) == 8  # drawn from the prior
@@ -179,7 +179,7 @@ def test_a_sheet_asks_for_rising_uncertainties_or_for_label_maps_of_the_validati
 
 def test_a_sheet_names_the_sub_domains_in_turn(unet, autoencoder):
     words = Words(torch.zeros(1, 2, 3), template=lambda _, subdomain: f"a {subdomain}", subdomains=["fog", "night"])
-    sheet = samples_of(DiffusionTask(build_ldm(unet, autoencoder, text=words), settings()), unet)
+    sheet = samples_of(DiffusionTask(build_ldm(unet, autoencoder, text=words), settings()), unet).sampler
     assert [request.prompt for request in sheet.requests] == ["a fog", "a night"] * 4
 
 

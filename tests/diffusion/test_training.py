@@ -289,16 +289,17 @@ def test_the_context_reaches_every_network_in_training(label_maps, noised):
 # ---------------------------------------------------------------- the autoencoder
 
 
-def trainer(adversarial_start: int, **changes) -> AutoencoderTrainer:
+def trainer(adversarial_start: int, loss: nn.Module | None = None, **changes) -> AutoencoderTrainer:
     network = build_autoencoder().requires_grad_(True)
     discriminator = PatchDiscriminator(spatial_dims=2, in_channels=1, channels=4, num_layers_d=1)
     arguments = {
         "settings": AutoencoderSettings(adversarial_start=adversarial_start),
         "train_data_loader": [{"image": torch.rand(2, 1, IMAGE, IMAGE)} for _ in range(2)],
         "network": network,
-        "adversary": Adversary(discriminator, torch.optim.SGD(discriminator.parameters(), lr=0.1)),
+        "adversary": Adversary(
+            discriminator, torch.optim.SGD(discriminator.parameters(), lr=0.1), loss or AutoencoderLoss()
+        ),
         "optimizer": torch.optim.SGD(network.parameters(), lr=0.1),
-        "loss_function": AutoencoderLoss(),
     }
     return AutoencoderTrainer(**(arguments | changes))
 
@@ -339,7 +340,7 @@ class NoGradient(nn.Module):
 
 
 def test_a_gradient_of_nan_does_not_get_into_the_autoencoder():
-    engine = trainer(1, loss_function=NoGradient())
+    engine = trainer(1, NoGradient())
     before = weights(engine.network)
     with pytest.raises(NotFinite, match="The gradient holds NaN or infinite values at iteration 1"):
         engine.run()

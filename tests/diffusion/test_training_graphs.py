@@ -128,8 +128,8 @@ def test_an_autoencoder_draws_the_same_latents_from_a_graph(precision):
         settings = AutoencoderSettings(
             device=torch.device("cuda"), adversarial_start=1, precision=precision, cuda_graphs=graphs
         )
-        adversary = Adversary(discriminator, others)
-        trainer = AutoencoderTrainer(settings, batches(STEPS), network, adversary, own, loss)
+        adversary = Adversary(discriminator, others, loss)
+        trainer = AutoencoderTrainer(settings, batches(STEPS), network, adversary, own)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(e.state.output[0]["loss"]))
         trainer.run()
         return losses

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from monai.networks.nets import AutoencoderKL, ControlNet, DiffusionModelUNet
-from torch import nn
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
+from monai.networks.nets import AutoencoderKL, ControlNet, DiffusionModelUNet
+from monai.networks.schedulers import DDPMScheduler
+from torch import Tensor, nn
+
+from unicorn_monai.diffusion.text import PromptTemplate
+from unicorn_monai.latent_diffusion import LatentDiffusion, Text
+from unicorn_monai.schedulers import DDIM
 from unicorn_monai.system.networks import freeze
 
 LABELS = 4
@@ -89,3 +97,43 @@ def wake(controlnet: ControlNet, std: float = 0.3) -> ControlNet:
         for weight in module.parameters():
             nn.init.normal_(weight, std=std)
     return freeze(controlnet)
+
+
+class Words:
+    """Text of which only the encoding of the empty prompt matters, unless told what encodes the others."""
+
+    def __init__(
+        self,
+        null: Tensor,
+        encode: Callable[[Sequence[str]], Tensor] | None = None,
+        template: Callable[..., str] | None = None,
+        subdomains: Sequence[str] = (),
+    ) -> None:
+        self.null, self.encode, self.subdomains = null, encode, subdomains
+        self.template: Callable[..., str] = template or PromptTemplate()
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        return self.null.expand(len(prompts), -1, -1) if self.encode is None else self.encode(prompts)
+
+
+def build_ldm(
+    unet: nn.Module | None = None,
+    autoencoder: AutoencoderKL | None = None,
+    scheduler: Any = None,
+    train_scheduler: DDPMScheduler | None = None,
+    scale_factor: float = 1.0,
+    latent_shape: Sequence[int] = (LATENT, 4, 4),
+    text: Text | None = None,
+    bundle_root: Path | None = None,
+) -> LatentDiffusion:
+    """A latent diffusion model put together by hand; parts that are not given have random weights."""
+    return LatentDiffusion(
+        build_autoencoder() if autoencoder is None else autoencoder,
+        build_unet() if unet is None else unet,
+        scheduler or DDIM(1000, **COARSE),
+        train_scheduler or DDPMScheduler(1000, clip_sample=False, **SCHEDULE),
+        scale_factor,
+        tuple(latent_shape),
+        text,
+        bundle_root,
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -125,6 +126,7 @@ class TranslationTrainer(Trainer):
 
 def translation_trainer(
     settings: TranslationSettings,
+    max_epochs: int,
     objective: Any,
     optimizer: torch.optim.Optimizer,
     discriminator_optimizer: torch.optim.Optimizer,
@@ -136,6 +138,7 @@ def translation_trainer(
 
     Args:
         settings: of the training.
+        max_epochs: its length; an argument of its own, since MONAI looks for it here.
         objective: ``CycleGAN`` or ``CUT``.
         optimizer: of ``objective.trained``.
         discriminator_optimizer: of ``objective.judges``.
@@ -173,6 +176,7 @@ def translation_trainer(
         *handlers,
     ]
     loader = UnpairedLoader(dataset, settings.batch_size, per_epoch, settings.num_workers)
+    settings = replace(settings, max_epochs=max_epochs)
     return TranslationTrainer(settings, loader, objective, optimizer, discriminator_optimizer, train_handlers)
 
 

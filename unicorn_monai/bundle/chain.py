@@ -53,7 +53,7 @@ def trained_on(
         latent_diffusion: bundle of the U-Net.
         uncertainty_controlnet: bundle of the ControlNet it is trained on top of.
         mode: of the Semantic-ControlNet; in ``paper`` mode it is trained on its own.
-        prior: of the Uncertainty-ControlNet; how it made a hint of an uncertainty.
+        prior: of the Uncertainty-ControlNet; how it made a hint of an uncertainty. It must be that of the one below.
     """
     if mode is not None:
         _check_value("mode", mode)
@@ -64,7 +64,7 @@ def trained_on(
         found["mode"] = mode
     if uncertainty_controlnet is not None and mode != "paper":
         found["base_sha256"] = metadata_of(uncertainty_controlnet)["sha256"]
-    if prior is not None:
+    if prior is not None and uncertainty_controlnet is None:
         found["hint"] = _hint(prior)
     return found
 

@@ -3,9 +3,9 @@ from .autoencoder import narrow_posterior as narrow_posterior
 from .bundle_models import base_controlnet as base_controlnet
 from .bundle_models import load_latent_diffusion as load_latent_diffusion
 from .bundle_models import load_prior as load_prior
+from .bundle_models import load_uncertainties as load_uncertainties
 from .bundle_models import network_to_train as network_to_train
 from .bundle_models import start_controlnet as start_controlnet
-from .bundle_models import uncertainties as uncertainties
 from .latents import LatentDataset as LatentDataset
 from .latents import LatentLoader as LatentLoader
 from .latents import latent_diffusion_of as latent_diffusion_of

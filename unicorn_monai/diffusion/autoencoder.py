@@ -138,9 +138,8 @@ class AutoencoderTrainer(Trainer):
         settings: of the training.
         train_data_loader: batches with "image".
         network: ``AutoencoderKL``: image -> (reconstruction, mean, std).
-        adversary: ``PatchDiscriminator``.
+        adversary: discriminator and loss.
         optimizer: of the autoencoder.
-        loss_function: ``unicorn_monai.diffusion.AutoencoderLoss``.
         train_handlers: Ignite handlers.
     """
 
@@ -151,7 +150,6 @@ class AutoencoderTrainer(Trainer):
         network: nn.Module,
         adversary: Adversary,
         optimizer: torch.optim.Optimizer,
-        loss_function: nn.Module,
         train_handlers: list | None = None,
     ) -> None:
         if isinstance(train_data_loader, Sized) and len(train_data_loader) == 0:
@@ -166,7 +164,7 @@ class AutoencoderTrainer(Trainer):
         )
         self.network, self.discriminator = network, adversary.network
         self.optimizer, self.discriminator_optimizer = optimizer, adversary.optimizer
-        self.loss_function, self.adversarial_start = loss_function, settings.adversarial_start
+        self.loss_function, self.adversarial_start = adversary.loss, settings.adversarial_start
         self.autocast = autocast_settings(settings.device, settings.precision)
         self.reconstruct = TrainingGraphs(_reconstruct) if settings.cuda_graphs else _reconstruct
 

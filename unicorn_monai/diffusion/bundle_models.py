@@ -55,15 +55,8 @@ def load_latent_diffusion(
     return ldm if scheduler is None else replace(ldm, scheduler=scheduler)
 
 
-def base_controlnet(
-    mode: str, bundle_root: PathLike, ldm: LatentDiffusion, prior: UncertaintyPrior
-) -> nn.Module | None:
-    """The frozen Uncertainty-ControlNet that another is trained on top of; none in ``paper`` mode.
-
-    Raises:
-        ValueError: it was trained for another U-Net, or with other hints than this prior's.
-    """
-    check_chain(str(ldm.bundle_root), uncertainty_controlnet=bundle_root, mode=mode, prior=prior)
+def base_controlnet(mode: str, bundle_root: PathLike, ldm: LatentDiffusion) -> nn.Module | None:
+    """The frozen Uncertainty-ControlNet that another is trained on top of; none in ``paper`` mode."""
     if mode == "paper":
         return None
     settings = {"latent_diffusion": str(ldm.bundle_root)}
@@ -99,6 +92,6 @@ def load_prior(path: PathLike, retinal_unet: PathLike) -> UncertaintyPrior:
     return UncertaintyPrior.load(path, weights_metadata(retinal_unet, "model.pt", "sha256"))
 
 
-def uncertainties(path: PathLike, retinal_unet: PathLike) -> Uncertainties:
+def load_uncertainties(path: PathLike, retinal_unet: PathLike) -> Uncertainties:
     """What a segmentation network's ``uncertainty`` has measured; another network's is refused."""
     return Uncertainties(path, weights_metadata(retinal_unet, "model.pt", "sha256"))

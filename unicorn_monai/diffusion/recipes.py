@@ -7,7 +7,7 @@ The order matters: what is saved comes before what saves it. Started by ``torchr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from monai.data import DataLoader, Dataset, DistributedSampler
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import LrScheduleHandler, ValidationHandler
-from torch import Tensor, nn
+from torch import nn
 
 from unicorn_monai.diffusion.autoencoder import (
     AutoencoderLoss,
@@ -74,10 +74,10 @@ def autoencoder_evaluator(
 
 def autoencoder_trainer(
     settings: AutoencoderSettings,
+    max_epochs: int,
     network: nn.Module,
     adversary: Adversary,
     optimizer: torch.optim.Optimizer,
-    loss: nn.Module,
     dataset: Dataset,
     evaluator: SupervisedEvaluator,
     handlers: Sequence[Any] = (),
@@ -86,10 +86,10 @@ def autoencoder_trainer(
 
     Args:
         settings: of the training.
+        max_epochs: its length; an argument of its own, since MONAI looks for it here.
         network: being trained.
-        adversary: its discriminator.
+        adversary: discriminator and loss.
         optimizer: of the autoencoder's weights.
-        loss: of :func:`autoencoder_loss`.
         dataset: training images.
         evaluator: of :func:`autoencoder_evaluator`; sheets show images of its data set above their reconstructions.
         handlers: more Ignite handlers.
@@ -104,7 +104,7 @@ def autoencoder_trainer(
         drop_last=True,
         num_workers=settings.num_workers,
     )
-    schedule, models = WarmupCosine(optimizer, settings.max_epochs, loader), Path(settings.ckpt_dir)
+    schedule, models = WarmupCosine(optimizer, max_epochs, loader), Path(settings.ckpt_dir)
     best = BestWeights(evaluator, "reconstruction", network, models / "autoencoder.pt", always=True)
     state = {
         "network": network,
@@ -121,14 +121,15 @@ def autoencoder_trainer(
         best,
         Progress("autoencoder"),
         SampleImages(sheet, Path(settings.output_dir) / "autoencoder", settings.sample_interval),
+        *handlers,
         TrainingState(models / "autoencoder_last.pt", state, settings.resume, settings.save_minutes),
         *([RankSeeds(settings.seed)] if is_active() else []),
-        *handlers,
     ]
     if is_active():
         network = parallel(network, settings.device)
         adversary = replace(adversary, network=parallel(adversary.network, settings.device))
-    return AutoencoderTrainer(settings, loader, network, adversary, optimizer, loss, train_handlers)
+    settings = replace(settings, max_epochs=max_epochs)
+    return AutoencoderTrainer(settings, loader, network, adversary, optimizer, train_handlers)
 
 
 def diffusion_evaluator(
@@ -156,31 +157,31 @@ def diffusion_evaluator(
 
 def diffusion_trainer(
     task: DiffusionTask,
+    max_epochs: int,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     inferer: NoisePredictionInferer,
     dataset: LatentDataset,
     evaluator: SupervisedEvaluator,
-    sheet: Callable[[], Tensor],
     handlers: Sequence[Any] = (),
 ) -> SupervisedTrainer:
     """The training of a noise predictor; ``models/model.pt`` holds the averaged weights of the smallest ``val_loss``.
 
     Args:
-        task: a ``DiffusionTask``.
+        task: what is trained.
+        max_epochs: its length; an argument of its own, since MONAI looks for it here.
         network: being trained.
         optimizer: of its weights.
         inferer: one noise prediction; one that can be attached takes part as a handler and is saved with the rest.
         dataset: training images.
         evaluator: of :func:`diffusion_evaluator`, whose network is the average.
-        sheet: draws samples.
-        handlers: more Ignite handlers.
+        handlers: more Ignite handlers, such as the sheets of samples (``synthesis.samples_of``).
     """
     settings, averaged = task.settings, evaluator.network
     own = {"batch_size": settings.batch_size, "iterations": settings.iterations_per_epoch}
     sampler = SharedOrder(dataset, **own) if is_active() else None
     loader = LatentLoader(dataset, shuffle=sampler is None, sampler=sampler, **own)
-    schedule = WarmupCosine(optimizer, settings.max_epochs, loader)
+    schedule = WarmupCosine(optimizer, max_epochs, loader)
     ema = EMA(network, averaged, settings.ema_decay)
     models = Path(settings.ckpt_dir)
     best = BestWeights(
@@ -190,7 +191,7 @@ def diffusion_trainer(
     beside = [inferer] if hasattr(inferer, "attach") else []
     return SupervisedTrainer(
         device=settings.device,
-        max_epochs=settings.max_epochs,
+        max_epochs=max_epochs,
         train_data_loader=loader,
         network=parallel(network, settings.device) if is_active() else network,
         optimizer=optimizer,
@@ -205,13 +206,12 @@ def diffusion_trainer(
             ValidationHandler(interval=settings.val_interval, validator=evaluator),
             best,
             Progress(task.name),
-            SampleImages(sheet, Path(settings.output_dir) / task.samples, settings.sample_interval),
+            *handlers,
             TrainingState(
                 models / "last.pt", state | getattr(inferer, "saved", {}), settings.resume, settings.save_minutes
             ),
             *beside,
             *([RankSeeds(settings.seed)] if is_active() else []),
-            *handlers,
         ],
     )
 

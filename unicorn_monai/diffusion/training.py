@@ -156,10 +156,17 @@ class ControlNetInferer(NoisePredictionInferer):
 
 @dataclass(frozen=True)
 class Adversary:
-    """A discriminator and the optimizer of its weights."""
+    """What an autoencoder is trained against.
+
+    Args:
+        network: the discriminator, a ``PatchDiscriminator``.
+        optimizer: of its weights.
+        loss: an ``AutoencoderLoss``, the objective of both.
+    """
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
+    loss: nn.Module
 
 
 class ReconstructionSheet:

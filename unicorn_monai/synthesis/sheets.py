@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from unicorn_monai.diffusion.task import DiffusionTask
 from unicorn_monai.synthesis.generator import RISING, Generator
 from unicorn_monai.synthesis.requests import Requests
 from unicorn_monai.system.files import PathLike
+from unicorn_monai.training.handlers import SampleImages
 
 
 class SampleSheet:
@@ -31,8 +34,8 @@ class SampleSheet:
                 network.train(training)
 
 
-def samples_of(task: DiffusionTask, network: nn.Module, label_dir: PathLike | None = None) -> SampleSheet:
-    """The sheet of samples of a training: eight of its label maps, or of rising uncertainties, or without a condition.
+def samples_of(task: DiffusionTask, network: nn.Module, label_dir: PathLike | None = None) -> SampleImages:
+    """The sheets of samples of a training: eight of its label maps, or of rising uncertainties, or without a condition.
 
     Args:
         task: the training.
@@ -51,7 +54,8 @@ def samples_of(task: DiffusionTask, network: nn.Module, label_dir: PathLike | No
         subdomains=None if text is None else text.subdomains,
     )
     generator = Generator(task.inferer(network), task.prior, task.num_labels or 1, settings.num_inference_steps)
-    return SampleSheet(generator, requests)
+    folder = Path(settings.output_dir) / task.samples
+    return SampleImages(SampleSheet(generator, requests), folder, settings.sample_interval)
 
 
 def _as_sheet(images: Tensor, columns: int = 8) -> Tensor:
