@@ -236,7 +236,7 @@ def test_several_processes_share_the_images_and_draw_other_numbers(data, tmp_pat
 # ---------------------------------------------------------------- the autoencoder
 
 
-def test_handlers_of_an_autoencoder_are_attached_in_order_and_those_given_come_before_what_saves(
+def test_an_autoencoders_handlers_are_attached_in_order_those_given_before_what_saves(
     data, settings, attached
 ):
     trainer, _ = autoencoder(data, settings(AutoencoderSettings), [own := Noted()], [evaluating := Noted()])

@@ -292,6 +292,7 @@ def test_the_context_reaches_every_network_in_training(label_maps, noised):
 def trainer(adversarial_start: int, loss: nn.Module | None = None, **changes) -> AutoencoderTrainer:
     network = build_autoencoder().requires_grad_(True)
     discriminator = PatchDiscriminator(spatial_dims=2, in_channels=1, channels=4, num_layers_d=1)
+    judging = torch.optim.SGD(discriminator.parameters(), lr=0.1)
     arguments = {
         "settings": AutoencoderSettings(adversarial_start=adversarial_start),
         "train_data_loader": [{"image": torch.rand(2, 1, IMAGE, IMAGE)} for _ in range(2)],
