@@ -236,9 +236,7 @@ def test_several_processes_share_the_images_and_draw_other_numbers(data, tmp_pat
 # ---------------------------------------------------------------- the autoencoder
 
 
-def test_an_autoencoders_handlers_are_attached_in_order_those_given_before_what_saves(
-    data, settings, attached
-):
+def test_an_autoencoders_handlers_are_attached_in_order_those_given_before_what_saves(data, settings, attached):
     trainer, _ = autoencoder(data, settings(AutoencoderSettings), [own := Noted()], [evaluating := Noted()])
     assert attached == [*AUTOENCODER[:-1], "Noted", AUTOENCODER[-1]]
     trainer.run()

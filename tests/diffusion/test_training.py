@@ -297,9 +297,7 @@ def trainer(adversarial_start: int, loss: nn.Module | None = None, **changes) ->
         "settings": AutoencoderSettings(adversarial_start=adversarial_start),
         "train_data_loader": [{"image": torch.rand(2, 1, IMAGE, IMAGE)} for _ in range(2)],
         "network": network,
-        "adversary": Adversary(
-            discriminator, torch.optim.SGD(discriminator.parameters(), lr=0.1), loss or AutoencoderLoss()
-        ),
+        "adversary": Adversary(discriminator, judging, loss or AutoencoderLoss()),
         "optimizer": torch.optim.SGD(network.parameters(), lr=0.1),
     }
     return AutoencoderTrainer(**(arguments | changes))
