@@ -382,7 +382,7 @@ TEXTS = sorted(
     path
     for folder in ("unicorn_monai", "bundles", "data_prep", "tests", "docs", "benchmarks", ".ci")
     for path in (ROOT / folder).rglob("*")
-    if path.suffix in (".py", ".json", ".md", ".css", ".conf", ".sh", ".toml", ".txt", "")
+    if path.suffix in (".py", ".json", ".md", ".css", ".html", ".conf", ".sh", ".toml", ".txt", "")
     and path.is_file()
     and not {"models", "output", "__pycache__"} & set(path.parts)
 ) + [path for path in ROOT.iterdir() if path.suffix in (".md", ".toml", ".txt") or path.name == "Makefile"]

@@ -165,7 +165,6 @@ def _data_prep(name: str):
 def _run(settings: dict[str, Any], resume: bool, force: bool) -> int:
     from unicorn_monai.experiment.experiment import Experiment
     from unicorn_monai.experiment.settings import Settings
-    from unicorn_monai.report.results import Results
     from unicorn_monai.report.tables import score_table
 
     run = Experiment(Settings.from_dict(settings), resume, force=force)
@@ -174,7 +173,7 @@ def _run(settings: dict[str, Any], resume: bool, force: bool) -> int:
     except KeyboardInterrupt:
         tell("interrupted; go on with --resume", "yellow")
         return 130
-    Console().print(score_table(Results.of(run.results)))
+    Console().print(score_table(run.results))
     say(f"report: {report}")
     return 0
 

@@ -15,7 +15,6 @@ from unicorn_monai.data.layout import label_map_counts, read_header
 from unicorn_monai.data.writer import DatasetWriter
 from unicorn_monai.evaluation.comparison import by_sub_domain
 from unicorn_monai.evaluation.scoring import Counts, scored_items
-from unicorn_monai.report.results import Results
 from unicorn_monai.report.tables import score_table
 
 LABEL = np.arange(2, dtype=np.uint8).repeat(128).reshape(16, 16)
@@ -84,6 +83,6 @@ def test_a_sub_domain_without_label_maps_is_there_without_a_score():
     ("labelled", "told"), [(3, "scores are of the other 3"), (0, "nothing can be scored"), (4, None)]
 )
 def test_the_printed_table_says_how_many_test_images_have_no_label_map(labelled, told):
-    table = score_table(Results.of({"segmentation": {}, "label_maps": {"test": (labelled, 4)}}))
+    table = score_table({"segmentation": {}, "label_maps": {"test": (labelled, 4)}})
     expected = f"{4 - labelled} of 4 test images of the unlabelled domain have no label map: {told}"
     assert table.caption == (told and expected)

@@ -25,7 +25,6 @@ from unicorn_monai.evaluation.scoring import Counts, summarise
 from unicorn_monai.experiment.settings import Settings
 from unicorn_monai.images.surfaces import label_map
 from unicorn_monai.report.report import render
-from unicorn_monai.report.results import Results
 from unicorn_monai.report.tables import score_table
 
 DATA = Path(os.environ.get("UNICORN_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -291,9 +290,9 @@ def test_table_and_report_say_which_labels_the_test_set_lacks(tmp_path):
     found = summarise(counts([[9, 1, 0], [0, 5, 0], [0, 0, 0]]), seed=0)
     results = {"segmentation": {"lower_bound": found}, "labels": ["background", "fluid", "drusen"]}
     (tmp_path / "results.json").write_text(json.dumps(results))
-    assert str(score_table(Results.of(results)).caption) == "without a pixel in the test images: drusen"
+    assert str(score_table(results).caption) == "without a pixel in the test images: drusen"
     assert "drusen: without a pixel in the test images: 0 where predicted, else no score" in render(tmp_path)
     found["absent"] = []
     (tmp_path / "results.json").write_text(json.dumps(results))
-    assert score_table(Results.of(results)).caption is None
+    assert score_table(results).caption is None
     assert "without a pixel" not in render(tmp_path)

@@ -268,11 +268,13 @@ def test_a_run_says_what_its_processes_did_by_themselves_and_nothing_twice(run, 
     plan = [stage(name, result=("segmentation", name)) for name in ("one", "two", "three")]
     run.walk(plan[2:])
     caplog.clear()
+    plan += [stage("four", alone=True), stage("five", alone=True)]
     run.walk(plan, 2, partial(elsewhere, run.run_dir))
-    assert caplog.messages == ["three: finished before, skipped"]
+    assert caplog.messages[0] == "three: finished before, skipped"
+    assert [text.split(":")[0].strip() for text in caplog.messages[1:]] == ["== four", "four", "== five", "five"]
     assert list(run.results["segmentation"]) == ["one", "two", "three"], "in the order of the plan"
     there = Runner(run.run_dir, torch.device("cpu"), 0, elsewhere=True)
     caplog.clear()
-    there.run(alone("four", int))
-    assert caplog.messages[0] == "== four"
-    assert caplog.messages[1].startswith(f"   four: done by process {multiprocessing.current_process().pid} in 0.")
+    there.run(alone("six", int))
+    assert caplog.messages[0] == "== six"
+    assert caplog.messages[1].startswith(f"   six: done by process {multiprocessing.current_process().pid} in 0.")

@@ -74,21 +74,14 @@ def summary(
     ] = False,
 ) -> None:
     """Mean and spread over several finished runs, as Markdown tables."""
-    if trim is not None:
-        from unicorn_monai.experiment.settings import Settings
-        from unicorn_monai.report.trimming import trim as trim_results
+    from unicorn_monai.experiment.settings import Settings
+    from unicorn_monai.report import documents, tables, trimming
 
-        if write or more:
-            raise BadUsage("--trim takes one run, and not --write with it")
-        tell(str(trim_results(run, trim, vars(Settings("labeled", "unlabeled", "output")))))
-    elif write:
-        from unicorn_monai.report.documents import write_documents
-
-        tell("\n".join(map(str, write_documents([run, *more]))) or "no document has changed")
-    else:
-        from unicorn_monai.report.tables import summarise
-
-        say(summarise([run, *more]), LINES)
+    if trim is not None and write:
+        raise BadUsage("--trim takes one run, and not --write with it")
+    paths, defaults = [run, *more], vars(Settings("labeled", "unlabeled", "output"))
+    done = trimming.trim(paths, trim, defaults) if trim else documents.write_documents(paths) if write else None
+    say(tables.summarise(paths) if done is None else done, LINES)
 
 
 def seal(bundle: Annotated[Path, described("Folder of a bundle to be given away.")], /) -> None:

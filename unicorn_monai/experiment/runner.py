@@ -72,9 +72,9 @@ class Runner:
             jobs: stages at a time.
             task: runs the stage of a name with a number of threads in another process, which imports it by its name.
         """
-        for _, group in groupby(ordered(stages), lambda stage: stage.alone):
+        for alone, group in groupby(ordered(stages), lambda stage: stage.alone):
             part = list(group)
-            room = min(jobs, widest(part))
+            room = 1 if alone else min(jobs, widest(part))
             if room > 1 and task is not None:
                 self._side_by_side(part, room, task)
             else:

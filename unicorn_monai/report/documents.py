@@ -33,8 +33,8 @@ _MARKER = re.compile(
 )
 
 
-def write_documents(documents: Sequence[Path]) -> list[Path]:
-    """Write the tables and values of documents; returns those that were changed.
+def write_documents(documents: Sequence[Path]) -> str:
+    """Write the tables and values of documents; returns which were changed, as lines.
 
     Raises:
         ValueError: see :func:`filled`; then no document is written.
@@ -43,7 +43,7 @@ def write_documents(documents: Sequence[Path]) -> list[Path]:
     changed = [document for document, text in texts.items() if text != document.read_text(encoding="utf-8")]
     for document in changed:
         write_text(document, texts[document])
-    return changed
+    return "\n".join(map(str, changed)) or "no document has changed"
 
 
 def filled(document: Path) -> str:

@@ -119,17 +119,18 @@ def _axes(height: float, ticks: Sequence[float], square: bool = False) -> Axes:
     """
     from matplotlib.figure import Figure
 
-    left, bottom, edge = (62, 46, 8) if square else (8, 20, 8)
-    whole = edge + height + bottom
+    left, right, bottom, top = (62, 20, 46, 8) if square else (8, 8, 20, 8)
+    whole = top + height + bottom
     figure = Figure((WIDTH / 72, whole / 72), dpi=72, frameon=False)
-    box = (left / WIDTH, bottom / whole, (WIDTH - left - edge) / WIDTH, height / whole)
+    box = (left / WIDTH, bottom / whole, (WIDTH - left - right) / WIDTH, height / whole)
     axes = figure.add_axes(box, frameon=False)
     axes.set(xlim=(ticks[0], ticks[-1]), ylim=(height, 0))
     axes.set_xticks(ticks, _labels(ticks), fontsize=TEXT, color=_colour("soft"))
     axes.tick_params(left=False, bottom=False, labelleft=square)
-    axes.get_xticklabels()[0].set_horizontalalignment("center" if square else "left")
-    axes.get_xticklabels()[-1].set_horizontalalignment("right")
-    if square:
+    if not square:
+        axes.get_xticklabels()[0].set_horizontalalignment("left")
+        axes.get_xticklabels()[-1].set_horizontalalignment("right")
+    else:
         axes.set_ylim(ticks[0], ticks[-1])
         axes.set_yticks(ticks, _labels(ticks), fontsize=TEXT, color=_colour("soft"))
     axes.grid(axis="both" if square else "x", color=_colour("line"), linewidth=0.6)

@@ -243,7 +243,7 @@ def _environment() -> Environment:
     )
     for method in ("name", "here", "difference", "distance"):  # of the page that is made
         environment.filters[method] = _of_page(method)
-    environment.filters |= {
+    filters: dict[str, Callable[..., Any]] = {
         "fixed": fixed,
         "percent": percent,
         "duration": naming.duration,
@@ -260,6 +260,7 @@ def _environment() -> Environment:
         # Quotes within a text as they are, so that a command can be copied.
         "as_json": lambda part: json.dumps(part, indent=2, ensure_ascii=False).replace('\\"', '"'),
     }
+    environment.filters |= filters
     return environment
 
 

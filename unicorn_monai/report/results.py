@@ -263,15 +263,9 @@ class Results(Part):
 
     @model_validator(mode="after")
     def _lengths(self) -> Results:
-        if self.labels:
-            for name, scores in self.segmentation.items():
-                for what, found, expected in (
-                    ("IoUs", scores.iou, len(self.labels)),
-                    ("surfaces", scores.boundary.mean_um, len(self.labels) - 1),
-                    ("surfaces", scores.boundary.p95_um, len(self.labels) - 1),
-                ):
-                    if found and len(found) != expected:
-                        raise ValueError(f"'{name}' has {len(found)} {what}; expected {expected}, as there are labels")
+        for name, scores in self.segmentation.items() if self.labels else ():
+            if scores.iou and len(scores.iou) != len(self.labels):
+                raise ValueError(f"'{name}' has {len(scores.iou)} IoUs; expected {len(self.labels)}, one per label")
         return self
 
     @classmethod

@@ -7,7 +7,7 @@ The spread is that of the runs. Beside it stands the 95 % interval of every run 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from itertools import combinations
 from pathlib import Path
@@ -240,11 +240,12 @@ def _spread(values: Sequence[float | None], form: str = ".3f") -> str:
     return text if len(numbers) < 2 else f"{text} ({shown([min(numbers), max(numbers)], form)})"
 
 
-def score_table(results: Results) -> Table:
-    """The scores of a finished run, for a terminal."""
+def score_table(content: Mapping[str, Any]) -> Table:
+    """The scores of a run that has just ended, for a terminal."""
     from rich.markup import escape as plain
     from rich.table import Table
 
+    results = Results.of(content)
     table = Table(title="Mean IoU on the unlabelled domain")
     layers = results.modality == "OCT"
     for column in ("trained on", "all labels", *(["layers"] if layers else []), "95 % interval"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,11 @@ PLACES = ("labeled", "unlabeled", "output")
 DIGITS = 6  # after the point
 
 
-def trim(run: Path, output: Path, defaults: Mapping[str, Any]) -> Path:
+def trim(runs: Sequence[Path], output: Path, defaults: Mapping[str, Any]) -> Path:
     """Write the trimmed results of a finished run.
 
     Args:
-        run: its folder.
+        runs: its folder, alone.
         output: the file, ``results.json`` of a folder for it.
         defaults: of the settings; those of the run that differ are kept.
 
@@ -41,8 +41,11 @@ def trim(run: Path, output: Path, defaults: Mapping[str, Any]) -> Path:
         ``output``.
 
     Raises:
-        ValueError: no finished run.
+        ValueError: not one finished run.
     """
+    if len(runs) != 1:
+        raise ValueError(f"--trim takes one run; found {len(runs)}. Trim each into a file of its own.")
+    run = runs[0]
     if not (run / "results.json").is_file():
         raise ValueError(f"'{run}' holds no results.json; expected the folder of a finished run.")
     read(run / "results.json", Results)
@@ -60,7 +63,8 @@ def trim(run: Path, output: Path, defaults: Mapping[str, Any]) -> Path:
         "flagged": len(results.get("memorization", {}).get("flagged", [])),
     }
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_text(output, "\n".join(_lines(content)) + "\n")
+    inner = {key: _lines(value, "  ") if isinstance(value, dict) else _json(value) for key, value in content.items()}
+    write_text(output, f"{_lines(inner, ' ', str)}\n")
     return output
 
 
@@ -84,16 +88,14 @@ def _without_places(text: str) -> str:
     return re.sub(r"(?<![\w.:/~])/(?:[^\s'\",/]+/)*([^\s'\",/]+)/?", r"\1", text)
 
 
-def _lines(content: dict[str, Any]) -> Iterator[str]:
-    """JSON with a line for each entry of an entry, so that a change of it can be read."""
-    yield "{"
-    for i, (key, value) in enumerate(content.items()):
-        end = "," * (i < len(content) - 1)
-        if isinstance(value, dict):
-            yield f" {json.dumps(key)}: {{"
-            inner = [f"  {json.dumps(name)}: {json.dumps(part, ensure_ascii=False)}" for name, part in value.items()]
-            yield from (f"{line}," for line in inner[:-1])
-            yield f"{inner[-1] if inner else ''}\n }}{end}"
-        else:
-            yield f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}{end}"
-    yield "}"
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _lines(content: Mapping[str, Any], indent: str, text: Callable[[Any], str] = _json) -> str:
+    """An object of JSON with a line for each entry, so that a change of it can be read."""
+    return (
+        "{\n"
+        + ",\n".join(f"{indent}{_json(key)}: {text(value)}" for key, value in content.items())
+        + f"\n{indent[1:]}}}"
+    )
