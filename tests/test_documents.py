@@ -1,7 +1,8 @@
 """Every command of the documents runs as it is written, on data made for it, or is listed with the reason why not.
 
-A new block, or a new command within a line, that is neither listed nor runs here fails. Nothing is replaced but what
-makes a simulation small (`SMALLER`, further options behind those of the page) and, in the slow test, the trainings.
+Tables and numbers: `test_tables_in_documents.py`; links, pictures, imports, lengths: `test_readme.py`. A new block, or
+a new command within a line, that is neither listed nor runs here fails. Nothing is replaced but what makes a simulation
+small (`SMALLER`, further options) and, in the slow test, the trainings.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ DOCUMENTS = {
         ROOT / "SECURITY.md",
         ROOT / "CONTRIBUTING.md",
         ROOT / "data_prep/README.md",
-        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
     )
 }
 COMMAND = re.compile(r"(\$R|unicorn-monai|python\S*|pip|make|pytest|mlflow|torchrun|srun|source|cp|git)\s")
@@ -55,8 +56,8 @@ LISTED = {  # what a command matches -> why it does not run here
     r"^mlflow( |$)": "a server",
     r"^unicorn-monai label": "another environment and a server; tests/monailabel, `make test-label`",
     r"^unicorn-monai demo": "the smallest takes 18 minutes; tests/experiment/test_experiment.py runs experiments",
-    r"^unicorn-monai experiment .*(docs/experiments/|data/cityscapes)": "hours; the README's own runs below",
-    r"^unicorn-monai (summary|clean|synthesize) .*runs/": "needs a finished run; test_the_readme_on_your_own_data",
+    r"^unicorn-monai experiment .*(data/cityscapes|tiny.json)": "hours; the README's own runs below",
+    r"^unicorn-monai (summary|clean|synthesize) .*(runs/|--write)": "a finished run; test_the_readme_on_your_own_data",
     r"^unicorn-monai import-weights old/": "weights of another library; tests/backbones/test_legacy.py",
     r"^unicorn-monai import-weights segformer": "needs transformers; tests/experiment/test_street_commands.py",
     r"^unicorn-monai check data/synthetic": "after trainings; tests/experiment/test_street_commands.py",
@@ -69,9 +70,9 @@ LISTED = {  # what a command matches -> why it does not run here
     r"^python -c .*(stable_diffusion|segformer)": "needs diffusers; tests/experiment/test_street_commands.py",
     r"import torchvision": "another environment",
     r"^(torchrun|srun|#!|#SBATCH|host=|export RANK)|^\s+-": "several GPUs or a cluster; test_distributed.py",
-    r"^python -m (monai\.bundle( run)?|data_prep\.phantom)$": "the name of a program",
+    r"^python -m monai\.bundle run$|^git show": "the name of a program, or what a reader may look at",
     r"\.\.\.|\[--|^unicorn-monai (experiment|verify BUNDLE|seal BUNDLE)$": "a form, not a command",
-    r"--labeled A --unlabeled B|^unicorn-monai experiment --labeled gs:": "hours",
+    r"^unicorn-monai experiment --labeled gs:": "hours",
 }
 
 
