@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
+from command_line import CliRunner
 from tests.report.test_report import audit, results, write
 from unicorn_monai.cli import app
 from unicorn_monai.report.documents import filled, write_documents
@@ -171,7 +171,7 @@ def run(folder: Path) -> Path:
         "features": {"path": "/srv/f.pt"},
     }
     start = {
-        "command": "unicorn-monai experiment --config /home/x/s.json --output=/tmp/y/runs/demo",
+        "command": "unicorn-monai experiment --config /opt/x/s.json --output=/tmp/y/runs/demo",
         "settings": settings,
     }
     write(folder / "a" / "experiment.json", start | {"git_revision": "abc", "versions": {"torch": "2.13"}})
@@ -196,7 +196,7 @@ def test_trimmed_results_say_how_to_repeat_the_run_and_nothing_of_the_machine_it
     trim(run, tmp_path / "t.json", {"preset": "full", "trainings": 1, "features": None})
     text = (tmp_path / "t.json").read_text()
     assert "/srv" not in text
-    assert "/home" not in text
+    assert "/opt" not in text
     assert "/tmp" not in text
     told = json.loads(text)["run"]
     assert told["command"] == "unicorn-monai experiment --config s.json --output=demo"
