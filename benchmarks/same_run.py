@@ -6,7 +6,8 @@ BEFORE and AFTER are finished runs of the same settings, made by two commits on 
 on another), e.g. by `unicorn-monai experiment --config SETTINGS --output BEFORE` in a checkout of each. Files are
 compared by what they hold and not by their bytes, so that a new version number or another order of entries is no
 difference: tensors of every ``.safetensors``, pixels of every image, numbers and texts of ``results.json`` but those
-that tell of time, place and machine. Prints what differs, by name; exit status 1 if anything does.
+that tell of time, place and machine. What lies under ``mlartifacts`` is left out: copies, in folders that MLflow names
+at random. Prints what differs, by name; exit status 1 if anything does.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from safetensors.numpy import load_file
 
 # Entries of results.json that tell of time, place or machine.
 ELSEWHERE = ("seconds", "wall_seconds", "commands", "environment", "sha256", "budget", "without_command")
+
+COPIES = "mlartifacts"  # what MLflow keeps, in folders with random names
 
 
 def digest(array: np.ndarray) -> str:
@@ -53,6 +56,8 @@ def contents(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
+        if COPIES in path.relative_to(run).parts:
+            continue
         if path.suffix == ".safetensors":
             found |= {f"{name}: {key}": digest(value) for key, value in load_file(path).items()}
         elif path.name.endswith(".nii.gz"):

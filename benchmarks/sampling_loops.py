@@ -19,8 +19,8 @@ from unicorn_monai.bundle import arguments, definition, from_bundle, install
 from unicorn_monai.controlnets import encoded_condition
 from unicorn_monai.images import one_hot
 from unicorn_monai.inferers import DualControlNetInferer
+from unicorn_monai.latent_diffusion import LatentDiffusion, downsampling
 from unicorn_monai.schedulers import DDIM
-from unicorn_monai.synthesis import downsampling
 from unicorn_monai.system import CudaGraphs, compiled
 
 WEIGHT = 0.5
@@ -85,14 +85,6 @@ class Setup:
     def batch(self) -> int:
         """Images."""
         return len(self.label_map)
-
-
-class NoDecoder(nn.Module):
-    """Stands for the autoencoder where its time is not to count."""
-
-    def decode_stage_2_outputs(self, latents: Tensor) -> Tensor:
-        """The latents themselves."""
-        return latents
 
 
 @torch.no_grad()
@@ -169,7 +161,8 @@ def make_inferer(
     graphs: bool = False,
 ) -> DualControlNetInferer:
     """What (b) samples with."""
-    return DualControlNetInferer(s.scheduler, 1.0, weight, mode, guidance, cuda_graphs=graphs)
+    ldm = LatentDiffusion(s.autoencoder, s.unet, s.scheduler, s.scheduler, 1.0, s.latent_shape)
+    return DualControlNetInferer(ldm, s.semantic, s.uncertainty, weight, mode, guidance, cuda_graphs=graphs)
 
 
 def inferer(s: Setup, mode: str = "paper", weight: float = WEIGHT, guidance: tuple[float, float] = (1, 1)) -> Tensor:
@@ -179,18 +172,7 @@ def inferer(s: Setup, mode: str = "paper", weight: float = WEIGHT, guidance: tup
 
 def sampled(s: Setup, sampler: DualControlNetInferer) -> Tensor:
     """Latents of the batch."""
-    return sampler.sample(  # type: ignore[return-value]  # no intermediates
-        s.label_map,
-        s.hint,
-        NoDecoder(),  # type: ignore[arg-type]
-        s.unet,
-        s.semantic,
-        s.uncertainty,
-        s.latent_shape,
-        range(s.batch),
-        s.steps,
-        decode_batch_size=s.batch,
-    )
+    return sampler.sample_latents(s.label_map, s.hint, range(s.batch), s.steps)
 
 
 def bare_passes(

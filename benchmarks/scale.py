@@ -26,12 +26,21 @@ from monai.networks.schedulers import DDPMScheduler
 
 from unicorn_monai.controlnets import controlnet_for
 from unicorn_monai.data import DatasetWriter
-from unicorn_monai.diffusion import LatentDataset, LatentLoader, LatentPrepareBatch, NoisePredictionInferer
+from unicorn_monai.diffusion import (
+    ControlNetTask,
+    LatentDataset,
+    LatentLoader,
+    LatentPrepareBatch,
+    NoisePredictionInferer,
+    latent_diffusion_of,
+)
 from unicorn_monai.inferers import DualControlNetInferer
+from unicorn_monai.latent_diffusion import LatentDiffusion
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.schedulers import DPMSolverPlusPlus
 from unicorn_monai.synthesis import Generator, Requests, Synthesizer
 from unicorn_monai.system import freeze
+from unicorn_monai.training import DiffusionSettings
 
 LABELS, LATENT, BATCH, STEPS = 4, 2, 64, 2
 SCHEDULE = {"schedule": "scaled_linear_beta", "clip_sample": False}
@@ -94,7 +103,9 @@ def synthesise(folder: Path, items: int, size: int) -> None:
     autoencoder, unet = networks()
     semantic, uncertainty = (freeze(controlnet_for(unet, channels, (4, 4, 4))) for channels in (LABELS, 1))
     prior = UncertaintyPrior(0.2, 0.05, "zscore", 0.1, 0.1, "x")
-    inferer = DualControlNetInferer(DPMSolverPlusPlus(1000, coarse=True, **SCHEDULE), 1.0, 1.0, "compositional")
+    scheduler = DPMSolverPlusPlus(1000, coarse=True, **SCHEDULE)
+    ldm = LatentDiffusion(autoencoder, unet, scheduler, scheduler, 1.0, (LATENT, size // 4, size // 4))
+    inferer = DualControlNetInferer(ldm, semantic, uncertainty, 1.0, "compositional")
     meter = Meter("synthesis", items)
 
     class Metered(Generator):
@@ -102,9 +113,7 @@ def synthesise(folder: Path, items: int, size: int) -> None:
             meter(len(arguments[0]))
             return super().__call__(*arguments)
 
-    generator = Metered(
-        inferer, autoencoder, unet, (LATENT, size // 4, size // 4), STEPS, "cpu", semantic, uncertainty, LABELS, prior
-    )
+    generator = Metered(inferer, prior, LABELS, STEPS)
     maps = label_maps(folder / "maps", size)
     requests = Requests(items, 0, maps, "training", prior)
     Synthesizer(generator, requests, folder / "set", maps, batch_size=BATCH).run()
@@ -121,9 +130,7 @@ def encode(folder: Path, items: int) -> LatentDataset:
         return original(images)
 
     autoencoder.encode = metered  # type: ignore[method-assign]
-    data = LatentDataset(
-        folder / "set", "training", autoencoder, folder / "cache", 1, LABELS, mirror=True, batch_size=BATCH
-    )
+    data = LatentDataset(folder / "set", "training", autoencoder, folder / "cache", num_labels=LABELS, mirror=True)
     meter.end()
     return data
 
@@ -132,7 +139,9 @@ def train(data: LatentDataset, items: int) -> None:
     """One epoch from the latents."""
     _, unet = networks()
     unet.requires_grad_(True)
-    scheduler = DDPMScheduler(1000, **SCHEDULE)
+    sampler, scheduler = DPMSolverPlusPlus(1000, coarse=True, **SCHEDULE), DDPMScheduler(1000, **SCHEDULE)
+    ldm = latent_diffusion_of(data, unet, sampler, scheduler, "")
+    task = ControlNetTask(ldm, "semantic", DiffusionSettings(), LABELS)
     trainer = SupervisedTrainer(
         torch.device("cpu"),
         1,
@@ -140,8 +149,8 @@ def train(data: LatentDataset, items: int) -> None:
         unet,
         torch.optim.AdamW(unet.parameters(), 1e-4),
         torch.nn.MSELoss(),
-        prepare_batch=LatentPrepareBatch(data.scale_factor, 1000, LABELS),
-        inferer=NoisePredictionInferer(scheduler),
+        prepare_batch=LatentPrepareBatch(task),
+        inferer=NoisePredictionInferer(task),
         decollate=False,
     )
     meter = Meter("training", items)

@@ -13,7 +13,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,11 @@ from unicorn_monai.backbones import (
     train_scheduler,
 )
 from unicorn_monai.controlnets import copy_encoder
-from unicorn_monai.diffusion import ControlNetInferer
+from unicorn_monai.diffusion import ControlNetInferer, ControlNetTask, PromptTemplate
 from unicorn_monai.inferers import DualControlNetInferer
+from unicorn_monai.latent_diffusion import LatentDiffusion
 from unicorn_monai.system import finite, freeze
+from unicorn_monai.training import DiffusionSettings
 
 LABELS, TOKENS = 20, 77
 FULL = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8}
@@ -63,6 +65,34 @@ def write_folder(root: Path, tiny: bool) -> None:
     (root / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
 
 
+class RandomWords:
+    """Stands for the text: random embeddings, since the folder has no text encoder."""
+
+    template, subdomains = PromptTemplate(), ()
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self.width, self.device = width, device
+        self.null = self([""])
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """(prompts, tokens, dimensions)."""
+        return torch.randn(len(prompts), TOKENS, self.width, device=self.device)
+
+
+def ldm_of(folder: Path, o: argparse.Namespace, words: RandomWords) -> LatentDiffusion:
+    """The folder's model on the device of the options."""
+    device = torch.device(o.device)
+    return LatentDiffusion(
+        load_autoencoder(folder, device=device),
+        load_unet(folder, device=device),
+        sampler(folder, "DDIM", coarse=True),
+        train_scheduler(folder),
+        scale_factor(folder),
+        latent_shape(folder, (o.size, o.size)),
+        words,
+    )
+
+
 def timed(run: Callable[[], Any], repeats: int, device: torch.device) -> dict[str, float]:
     """Seconds of the fastest of several runs after one to warm up, and the largest memory used."""
     run()
@@ -81,22 +111,20 @@ def timed(run: Callable[[], Any], repeats: int, device: torch.device) -> dict[st
 
 def sampling(folder: Path, controlnets: list[nn.Module], o: argparse.Namespace) -> dict[str, Any]:
     """A batch of images with both ControlNets and classifier-free guidance: ours, theirs."""
-    device, width = torch.device(o.device), (TINY if o.tiny else FULL)["cross_attention_dim"]
+    device = torch.device(o.device)
     label_map = torch.nn.functional.one_hot(torch.randint(0, LABELS, (o.batch, o.size, o.size)), LABELS)
     label_map, hint = label_map.movedim(-1, 1).float().to(device), torch.randn(o.batch, device=device)
-    context, null = torch.randn(o.batch, TOKENS, width, device=device), torch.randn(1, TOKENS, width, device=device)
+    words = RandomWords((TINY if o.tiny else FULL)["cross_attention_dim"], device)
+    ldm = ldm_of(folder, o, words)
+    context, null = words([""] * o.batch), words.null
     seeds = list(range(o.batch))
-    unet, autoencoder = load_unet(folder, device=device), load_autoencoder(folder, device=device)
-    inferer = DualControlNetInferer(
-        sampler(folder, "DDIM", coarse=True), scale_factor(folder), 0.5, "paper", (1, 1, o.guidance), null
-    )
+    inferer = DualControlNetInferer(ldm, *controlnets, 0.5, "paper", (1, 1, o.guidance))
 
     def ours() -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=o.bfloat16):
-            return inferer.sample(
-                label_map, hint, autoencoder, unet, *controlnets, latent_shape(folder, (o.size, o.size)), seeds,
-                o.steps, context=context, decode_batch_size=o.batch,
-            )  # type: ignore[return-value]  # fmt: skip
+            latents = inferer.sample_latents(label_map, hint, seeds, o.steps, context=context)
+            with torch.no_grad():
+                return ldm.decode(latents, o.batch)
 
     result: dict[str, Any] = {"ours": timed(ours, o.repeats, device)}
     dtype = torch.bfloat16 if o.bfloat16 else torch.float32
@@ -129,17 +157,17 @@ def sampling(folder: Path, controlnets: list[nn.Module], o: argparse.Namespace) 
 
 def training(folder: Path, o: argparse.Namespace) -> dict[str, float]:
     """One step of AdamW for the Semantic-ControlNet: forward, backward, update."""
-    device, width = torch.device(o.device), (TINY if o.tiny else FULL)["cross_attention_dim"]
-    unet = load_unet(folder, device=device)
-    net = copy_encoder(new_controlnet(folder, LABELS).to(device), unet)
+    device = torch.device(o.device)
+    words = RandomWords((TINY if o.tiny else FULL)["cross_attention_dim"], device)
+    ldm = ldm_of(folder, o, words)
+    net = copy_encoder(new_controlnet(folder, LABELS).to(device), ldm.unet)  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-5)
-    inferer = ControlNetInferer(
-        train_scheduler(folder), unet, "semantic", precision="bfloat16" if o.bfloat16 else "float32"
-    )
-    latents = torch.randn(o.batch, *latent_shape(folder, (o.size, o.size)), device=device)
+    settings = DiffusionSettings(device=device, precision="bfloat16" if o.bfloat16 else "float32")
+    inferer = ControlNetInferer(ControlNetTask(ldm, "semantic", settings, LABELS))
+    latents = torch.randn(o.batch, *ldm.latent_shape, device=device)
     conditions = {
         "semantic": torch.rand(o.batch, LABELS, o.size, o.size, device=device),
-        "context": torch.randn(o.batch, TOKENS, width, device=device),
+        "context": words([""] * o.batch),
         "timesteps": torch.randint(0, 1000, (o.batch,), device=device),
     }
 

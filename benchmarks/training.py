@@ -153,7 +153,7 @@ class Loop:
         elif stage != "segmentation":
             self.scheduler: Scheduler = from_bundle(ldm, "train_scheduler")
             self.autoencoder = from_bundle(ldm, "autoencoder_def", "autoencoder.pt", device)
-            self.scale_factor = trainer.prepare_batch.scale_factor
+            self.scale_factor = trainer.prepare_batch.ldm.scale_factor
         if stage.endswith("controlnet"):
             self.unet = from_bundle(ldm, "network_def", "model.pt", device)
             self.segmentation_network = from_bundle(segmentation, weights="model.pt", device=device)

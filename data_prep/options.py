@@ -91,7 +91,7 @@ class Options:
             raise ValueError(f"--size {[*self.size]}: expected one number or two, 8 to 4096, e.g. --size 256")
         if self.spacing_mm and min(self.spacing_mm) <= 0:
             raise ValueError(
-                f"--spacing-mm {self.spacing_mm}: expected two positive numbers, mm per pixel of the input"
+                f"--spacing-mm {[*self.spacing_mm]}: expected two positive numbers, mm per pixel of the input"
             )
         if not self.input.exists():
             raise ValueError(f"INPUT '{self.input}' does not exist.")

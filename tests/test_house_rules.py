@@ -21,7 +21,6 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "bundles").glob("*/configs/*.json"))
 PRESETS = sorted((ROOT / "bundles").glob("*/presets/*.json"))
 SOURCES = sorted([*(ROOT / "unicorn_monai").rglob("*.py"), *(ROOT / "data_prep").rglob("*.py")])
-METHOD = ("uncertainty.py", "prior.py", "fusion.py", "inferers.py")
 NETWORKS = ("AutoencoderKL", "DiffusionModelUNet", "UNet", "ControlNet", "ResnetGenerator", "PatchProjection")
 SCHEDULERS = re.compile(r"(Scheduler|\.DDIM|\.DPMSolverPlusPlus|\.UniPC)$")
 
@@ -152,7 +151,10 @@ def foundation(path: Path) -> Path:
 def test_every_training_has_a_form_for_several_processes(path):
     beneath = foundation(path)
     changes, base = read(beneath.with_name(f"multi_gpu_{beneath.name}")), load_config(path.parent.parent, path.name)
-    assert changes["+train::handlers"], "handlers are added, the single-process ones stay"
+    target = base["train"]["trainer"]["_target_"]
+    makes = resolve(target) if target.startswith("unicorn_monai.") else None
+    by_recipe = inspect.isfunction(makes) and "is_active" in inspect.getclosurevars(makes).globals
+    assert by_recipe or changes["+train::handlers"], "handlers are added, the single-process ones stay"
     new = {key for key in changes if "::" not in key and key not in base}
     assert all(f"@{key}" in json.dumps(changes) for key in new - {"finalize"}), "nothing is defined in vain"
     for key in changes:
@@ -217,43 +219,11 @@ def test_every_preset_can_be_installed(path, tmp_path):
 # ---------------------------------------------------------------- the library
 
 
-@pytest.mark.parametrize("file", METHOD)
-def test_the_method_fits_on_a_page(file):
-    assert len((ROOT / "unicorn_monai" / file).read_text().splitlines()) <= 150
-
-
 LONGEST, MOST_PARAMETERS, MOST_MODULES = 60, 8, 14
 ROOMS = sorted(path.parent for path in (ROOT / "unicorn_monai").rglob("__init__.py"))
 # What is longer or takes more still: may shrink, and leaves this table when it is within the limits.
-LONG = {
-    "data_prep.convert.convert": 106,
-    "data_prep.home_oct.write_home_oct": 70,
-    "data_prep.phantom.write_phantom": 75,
-    "data_prep.spectralis_healthy.write_spectralis_healthy": 71,
-    "unicorn_monai.evaluation.copies.audit": 71,
-    "unicorn_monai.evaluation.fusion_weight.control_over_weights": 64,
-    "unicorn_monai.monailabel.app_folder.make_app": 68,
-}
-MANY = {
-    "data_prep.home_oct.write_home_oct": 9,
-    "data_prep.phantom.write_phantom": 10,
-    "data_prep.spectralis_healthy.write_spectralis_healthy": 9,
-    "data_prep.street_phantom.write_streets": 9,
-    "unicorn_monai.baselines.adversarial.TranslationTrainer.__init__": 9,
-    "unicorn_monai.baselines.translation.Translator.__init__": 11,
-    "unicorn_monai.data.writer.DatasetWriter.__init__": 13,
-    "unicorn_monai.diffusion.autoencoder.AutoencoderTrainer.__init__": 13,
-    "unicorn_monai.diffusion.latents.LatentDataset.__init__": 12,
-    "unicorn_monai.diffusion.layout_supervision.LayoutSupervision.__init__": 12,
-    "unicorn_monai.diffusion.training.LatentPrepareBatch.__init__": 10,
-    "unicorn_monai.evaluation.copies.audit": 10,
-    "unicorn_monai.inferers.DualControlNetInferer.__call__": 9,
-    "unicorn_monai.inferers.DualControlNetInferer.sample": 15,
-    "unicorn_monai.segmentation.pseudo_labels.PseudoLabeller.__init__": 11,
-    "unicorn_monai.synthesis.generator.Generator.__init__": 13,
-    "unicorn_monai.synthesis.requests.Requests.__init__": 9,
-    "unicorn_monai.synthesis.writer.Synthesizer.__init__": 10,
-}
+LONG: dict[str, int] = {}
+MANY = {"unicorn_monai.data.writer.DatasetWriter.__init__": 12}
 
 
 def functions(path: Path) -> Iterator[tuple[str, ast.FunctionDef]]:
@@ -308,7 +278,7 @@ def test_a_room_offers_what_it_names(room):
     package = resolve(name(room).replace("/", "."))
     for offered in getattr(package, "__all__", ()):
         assert getattr(package, offered) is not None
-    with pytest.raises(AttributeError, match="no attribute 'cellar'"):
+    with pytest.raises(AttributeError, match="cellar"):
         package.cellar  # noqa: B018
 
 

@@ -1,3 +1,7 @@
 """UnIACorN, the uncertainty-aware ControlNet: labelled synthetic images of a device nobody has labelled."""
 
+import lazy_loader
+
 __version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -102,13 +102,14 @@ def experiment(
 ) -> int:
     """Run the whole method on two data sets of your own."""
     from unicorn_monai.commands.asked import settings_asked
-    from unicorn_monai.data.layout import read_header
 
     given = {"labeled": labeled, "unlabeled": unlabeled, "output": output, "preset": preset, "seed": seed}
     given |= {"device": device, "samples_per_label": samples_per_label, "rounds": rounds}
     settings = settings_asked(config, given, weight)
     if missing := [name for name in ("labeled", "unlabeled") if name not in settings]:
         raise BadUsage(f"missing --{' and --'.join(missing)}, on the command line or in --config")
+    from unicorn_monai.data.layout import read_header
+
     for folder in (labeled, unlabeled):  # one that is not there is told before PyTorch is loaded
         if folder is not None:
             read_header(folder)
@@ -151,7 +152,9 @@ def check(
     as_json: Annotated[bool, described("One JSON document instead of lines.", "--json")] = False,
 ) -> int:
     """Look for what would poison an experiment: = python -m data_prep.check DATASET."""
-    return _data_prep("check").main([str(dataset), *["--labels"] * labels, *["--json"] * as_json])
+    return _data_prep("check").main(
+        [str(dataset), *["--labels"] * labels, *["--json"] * as_json], "unicorn-monai check"
+    )
 
 
 def _data_prep(name: str):

@@ -12,6 +12,7 @@ from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from monai.networks.nets import ControlNet, DiffusionModelUNet
 
+from tiny_networks import Words
 from unicorn_monai.backbones.stable_diffusion import (
     export_diffusers,
     latent_shape,
@@ -29,14 +30,17 @@ from unicorn_monai.controlnets import controlnet_for, copy_encoder
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.writer import DatasetWriter
 from unicorn_monai.diffusion.latents import LatentDataset, LatentLoader
-from unicorn_monai.diffusion.text import ClipTextEncoder, PromptEmbeddings, PromptTemplate, null_context
+from unicorn_monai.diffusion.task import ControlNetTask
+from unicorn_monai.diffusion.text import ClipTextEncoder, PromptEmbeddings, PromptTemplate, Text
 from unicorn_monai.diffusion.training import ControlNetInferer, LatentPrepareBatch
 from unicorn_monai.images.transforms import read_image
 from unicorn_monai.inferers import DualControlNetInferer
+from unicorn_monai.latent_diffusion import LatentDiffusion
 from unicorn_monai.synthesis.generator import Generator
 from unicorn_monai.synthesis.requests import Requests
 from unicorn_monai.synthesis.writer import Synthesizer
 from unicorn_monai.system.networks import freeze
+from unicorn_monai.training.settings import DiffusionSettings
 
 diffusers = pytest.importorskip("diffusers", reason="needs diffusers: make test-street")
 pytest.importorskip("transformers", reason="needs transformers: make test-street")
@@ -114,6 +118,19 @@ def assert_equal(ours, theirs, dtype=torch.float32):
     assert (ours - theirs).abs().max().item() <= PRECISION[dtype] * scale
 
 
+def model(folder, scheduler=None, text=None, unet=None) -> LatentDiffusion:
+    """The folder's model, for images of the size of the tests."""
+    return LatentDiffusion(
+        load_autoencoder(folder),
+        unet or load_unet(folder),
+        scheduler or sampler(folder, coarse=True),
+        train_scheduler(folder),
+        scale_factor(folder),
+        latent_shape(folder, (SIZE, SIZE)),
+        text,
+    )
+
+
 # ---------------------------------------------------------------- exactness
 
 
@@ -150,8 +167,8 @@ def test_the_controlnets_are_those_of_diffusers(controlnets, dtype):
 def test_the_fused_step_is_the_multi_controlnet_of_diffusers(folder, controlnets, dtype, w):
     x, t, context, (label_map, hint) = inputs(dtype)
     theirs, ours = ([net.to(dtype) for net in nets] for nets in controlnets)
-    inferer = DualControlNetInferer(train_scheduler(folder), uncertainty_weight=w, mode="paper")
-    prediction = inferer(x, load_unet(folder).to(dtype), *ours, t, label_map, hint, context)
+    ldm = model(folder, unet=load_unet(folder).to(dtype))
+    prediction = DualControlNetInferer(ldm, *ours, w, "paper")(x, t, label_map, hint, context)
     both = diffusers.MultiControlNetModel(theirs)
     down, mid = both(x, t, context, [label_map, hint], [1 - w, w], return_dict=False)
     unet = reference(folder, "unet", "UNet2DConditionModel", dtype)
@@ -190,13 +207,9 @@ def test_a_whole_run_is_that_of_the_pipeline(folder, controlnets, w, scale):
         expected = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample / 2 + 0.5
 
     clip = ClipTextEncoder(folder)
-    inferer = DualControlNetInferer(
-        sampler(folder, "DDIM"), scale_factor(folder), w, "paper", (1.0, 1.0, scale), clip.encode([""])
-    )
-    images = inferer.sample(
-        label_map, hint, load_autoencoder(folder), load_unet(folder), semantic, uncertainty,
-        latent_shape(folder, (SIZE, SIZE)), seeds, n, context=clip.encode(prompts),
-    )  # fmt: skip
+    ldm = model(folder, sampler(folder, "DDIM"), Words(clip.encode([""]), clip.encode))
+    inferer = DualControlNetInferer(ldm, semantic, uncertainty, w, "paper", (1.0, 1.0, scale))
+    images = inferer.sample(label_map, hint, seeds, n, context=ldm.text(prompts))
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-4)
 
 
@@ -291,24 +304,23 @@ def test_training_needs_neither_clip_nor_the_autoencoder_once_both_have_been_use
     data = street(tmp_path / "data")
 
     def losses():
-        prompts = PromptEmbeddings(ClipTextEncoder(own), tmp_path / "cache")
-        dataset = LatentDataset(
-            data, "training", stored_autoencoder(own), tmp_path / "cache", num_channels=3, num_labels=LABELS,
-            prompts=prompts, template=PromptTemplate("a street, {words}"),
+        text = Text(PromptEmbeddings(ClipTextEncoder(own), tmp_path / "cache"), PromptTemplate("a street, {words}"))
+        dataset = LatentDataset(data, "training", stored_autoencoder(own), tmp_path / "cache", text, LABELS)
+        unet = load_unet(own)
+        ldm = LatentDiffusion(
+            dataset.autoencoder, unet, sampler(own, coarse=True), train_scheduler(own), scale_factor(own),
+            dataset.latent_shape, text,
         )  # fmt: skip
-        unet, scheduler, null = load_unet(own), train_scheduler(own), null_context(prompts)
+        assert ldm.image_size == (SIZE, SIZE)
+        task = ControlNetTask(ldm, "semantic", DiffusionSettings(prompt_dropout=0.5), LABELS)
         torch.manual_seed(0)
         network = copy_encoder(new_controlnet(own, LABELS), unet)
         trainer = SupervisedTrainer(
             device=torch.device("cpu"), max_epochs=1, train_data_loader=LatentLoader(dataset, 2), network=network,
             optimizer=torch.optim.AdamW(network.parameters(), 1e-3), loss_function=torch.nn.MSELoss(), decollate=False,
-            prepare_batch=LatentPrepareBatch(
-                scale_factor(own), num_labels=LABELS, scheduler=scheduler, null_context=null,
-                prompt_dropout=0.5,
-            ),
-            inferer=ControlNetInferer(scheduler, unet, "semantic"),
+            prepare_batch=LatentPrepareBatch(task), inferer=ControlNetInferer(task),
         )  # fmt: skip
-        assert set(prompts._known) == {"a street", "a street, foggy scene", ""}
+        assert set(text.embeddings._known) == {"a street", "a street, foggy scene", ""}
         values = []
         trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: values.append(e.state.output["loss"].item()))
         trainer.run()
@@ -325,14 +337,9 @@ def test_training_needs_neither_clip_nor_the_autoencoder_once_both_have_been_use
 
 def test_a_run_makes_a_data_set_with_prompts(own, tmp_path):
     data, semantic = street(tmp_path / "data"), randomize(new_controlnet(own, LABELS), std=0.05)
-    prompts = PromptEmbeddings(ClipTextEncoder(own), tmp_path / "cache")
-    inferer = DualControlNetInferer(
-        sampler(own, coarse=True), scale_factor(own), 1.0, "compositional", (1.0, 1.0, 3.0), null_context(prompts)
-    )
-    generator = Generator(
-        inferer, load_autoencoder(own), load_unet(own), latent_shape(own, (SIZE, SIZE)), 2, semantic=semantic,
-        num_labels=LABELS, prompts=prompts,
-    )  # fmt: skip
+    text = Text(PromptEmbeddings(ClipTextEncoder(own), tmp_path / "cache"), PromptTemplate())
+    inferer = DualControlNetInferer(model(own, text=text), semantic, None, 1.0, "compositional", (1.0, 1.0, 3.0))
+    generator = Generator(inferer, None, LABELS, 2)
     requests = Requests(label_dir=data, template=PromptTemplate(prompt="a street"), subdomains=["rain", "fog"])
     Synthesizer(generator, requests, tmp_path / "made", data).run()
     made = datalist(tmp_path / "made", "training", ("image", "label"))
@@ -341,10 +348,7 @@ def test_a_run_makes_a_data_set_with_prompts(own, tmp_path):
     before = generator(requests[:1])
     changed = Requests(label_dir=data, template=PromptTemplate(prompt="a photo of a street"), subdomains=["snow"])
     assert not torch.equal(generator(changed[:1]), before)
-    rough = Generator(
-        inferer, generator.autoencoder, generator.unet, generator.latent_shape, 2, semantic=semantic,
-        num_labels=LABELS, prompts=prompts, precision="bfloat16",
-    )(requests[:1])  # fmt: skip
+    rough = Generator(inferer, None, LABELS, 2, "bfloat16")(requests[:1])
     assert rough.dtype == torch.float32
     assert not torch.equal(rough, before)
     assert (rough - before).abs().mean() < 0.05

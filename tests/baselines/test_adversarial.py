@@ -340,8 +340,7 @@ def train(
         UnpairedLoader(UnpairedDataset(dark, bright), 2, 4),
         objective.generator,
         objective,
-        torch.optim.Adam(objective.trained.parameters(), 0.002),
-        torch.optim.Adam(objective.judges.parameters(), 0.002),
+        [torch.optim.Adam(part.parameters(), 0.002) for part in (objective.trained, objective.judges)],
         precision,
     )
     return objective, trainer
@@ -455,6 +454,4 @@ def test_an_unknown_precision_is_refused():
     optimizer = torch.optim.Adam(objective.trained.parameters())
     loader = UnpairedLoader(UnpairedDataset(images(1, 0), images(1, 0)), 1, 1)
     with pytest.raises(ValueError, match="Unknown precision 'half'"):
-        TranslationTrainer(
-            torch.device("cpu"), 1, loader, objective.generator, objective, optimizer, optimizer, precision="half"
-        )
+        TranslationTrainer(torch.device("cpu"), 1, loader, objective.generator, objective, [optimizer] * 2, "half")

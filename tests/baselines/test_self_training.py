@@ -17,6 +17,7 @@ from unicorn_monai.data.layout import label_names, read_header
 from unicorn_monai.data.writer import DatasetWriter
 from unicorn_monai.images.files import IGNORE_LABEL, read_array
 from unicorn_monai.segmentation.pseudo_labels import PseudoLabeller, pseudo_label
+from unicorn_monai.system.applied import AppliedNetwork
 from unicorn_monai.system.weights import save_weights, sha256
 
 LABELS = {0: "above", 1: "below"}
@@ -105,9 +106,9 @@ def labeller(tmp_path):
     save_weights(network, tmp_path / "model.pt")
 
     def make(**settings):
-        arguments = {"dataset_dir": tmp_path / "b", "output_dir": tmp_path / "c", "inferer": SimpleInferer()}
-        arguments["labeled_dir"] = tmp_path / "a"
-        return PseudoLabeller(network, tmp_path / "model.pt", **(arguments | settings))
+        arguments = {"dataset_dir": tmp_path / "b", "output_dir": tmp_path / "c", "labeled_dir": tmp_path / "a"}
+        applied = AppliedNetwork(network, tmp_path / "model.pt", SimpleInferer())
+        return PseudoLabeller(applied, **(arguments | settings))
 
     return make
 

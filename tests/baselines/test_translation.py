@@ -14,6 +14,7 @@ from unicorn_monai.data.checks import check
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.writer import DatasetWriter
 from unicorn_monai.images.files import read_array
+from unicorn_monai.system.applied import AppliedNetwork
 from unicorn_monai.system.weights import save_weights
 
 LABELS = {0: "above", 1: "below"}
@@ -46,7 +47,8 @@ def translator(tmp_path, network=None, inferer=None, **settings):
     network = network or Negative()
     save_weights(network, tmp_path / "model.pt", method="negative")
     arguments = {"dataset_dir": tmp_path / "a", "output_dir": tmp_path / "b", "split": "training"}
-    return Translator(network, tmp_path / "model.pt", inferer=inferer or SimpleInferer(), **(arguments | settings))
+    applied = AppliedNetwork(network, tmp_path / "model.pt", inferer or SimpleInferer())
+    return Translator(applied, **(arguments | settings))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -1090,18 +1090,6 @@ SETTING_FAULTS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "loaders": ("retinal_unet", "train", {"num_workers": -1}, "num_workers is -1; expected 0 or more, a whole"),
     "half a count": ("latent_diffusion", "inference", {"count": 1.5}, "count is 1.5; expected at least one, a whole"),
     "one wrong split": ("synthesis", "inference", {"split": ["training", "valid"]}, "Unknown split 'valid'; expected"),
-    "other scale factor": (
-        "uncertainty_controlnet",
-        "train",
-        {"scale_factor": 123.0},
-        r"was trained with scale_factor [\d.]+, in use is 123.0",
-    ),
-    "other scale factor, synthesis": (
-        "synthesis",
-        "inference",
-        {"inferer::scale_factor": 123.0},
-        r"was trained with scale_factor [\d.]+, in use is 123.0",
-    ),
     "mode of another training": (
         "synthesis",
         "inference",
@@ -1136,6 +1124,17 @@ def test_a_faulty_setting_is_refused(world, synthetic, fault, tmp_path):
     folders = {"output_dir": tmp_path / "output"} | ({"ckpt_dir": tmp_path} if name.startswith("train") else {})
     with refused(message):
         world.run(bundle, name, **(folders | overrides))
+    assert not (tmp_path / "model.pt").exists()
+
+
+@pytest.mark.parametrize(("bundle", "name"), [("uncertainty_controlnet", "train"), ("synthesis", "inference")])
+def test_another_scale_factor_than_that_of_the_training_is_refused(world, synthetic, bundle, name, tmp_path):
+    other = shutil.copytree(world.bundles / "latent_diffusion", tmp_path / "latent_diffusion")
+    config = read_json(other / "configs" / "inference.json")
+    (other / "configs" / "inference.json").write_text(json.dumps(config | {"scale_factor": 123.0}))
+    folders = {"output_dir": tmp_path / "output"} | ({"ckpt_dir": tmp_path} if name == "train" else {})
+    with refused(r"was trained with scale_factor [\d.]+, in use is 123.0"):
+        world.run(bundle, name, latent_diffusion=other, **folders)
     assert not (tmp_path / "model.pt").exists()
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from pydoc import locate
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,15 +17,27 @@ import pytest
 from torch import nn
 
 from unicorn_monai.bundle.chain import check_chain, check_labels, trained_on
-from unicorn_monai.bundle.installation import BUNDLES, bundle_root, install
+from unicorn_monai.bundle.installation import BUNDLES, bundle_root, install, load_config
+from unicorn_monai.bundle.run import run_bundle
 from unicorn_monai.bundle.settings import CHOICES, RULES, check_device, check_settings, refuse_unknown_options
 from unicorn_monai.data.writer import DatasetWriter
 from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.system.errors import root_cause
 from unicorn_monai.system.weights import save_weights
+from unicorn_monai.training.settings import (
+    AutoencoderSettings,
+    DiffusionSettings,
+    TrainingSettings,
+    TranslationSettings,
+)
 
 ROOT = Path(__file__).parents[2]
 ENDING = {"_target_": "unicorn_monai.system.end_in_one_sentence"}  # even the checks' errors
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+
+
+def configs_of(bundle: str) -> list[Path]:
+    return sorted((Path(bundle_root(bundle)) / "configs").glob("*.json"))
 
 
 def configs() -> list[Path]:
@@ -31,7 +45,7 @@ def configs() -> list[Path]:
         path
         for bundle in BUNDLES
         if bundle != "rgb_2d"  # which has those of latent_diffusion
-        for path in (Path(bundle_root(bundle)) / "configs").glob("*.json")
+        for path in configs_of(bundle)
         if path.name not in ("metadata.json", "layout_supervision.json")  # the second only adds to train.json
         and not path.name.startswith("multi_gpu")
     ]
@@ -43,16 +57,70 @@ def name(path: Path) -> str:
 
 @pytest.mark.parametrize("path", configs(), ids=name)
 def test_every_configuration_checks_its_own_settings_first(path):
-    config = json.loads(path.read_text())
-    check = config["checks"][0]
-    assert check["_target_"] == "unicorn_monai.bundle.check_settings"
-    assert config["initialize"][:2] == [ENDING, "@checks"]
+    config, checked = json.loads(path.read_text()), set()
+    first = [ENDING, "@settings" if "settings" in config else "@checks"]
+    if "settings" in config:
+        assert issubclass(locate(config["settings"]["_target_"]), TrainingSettings)
+        assert {k: v for k, v in config["settings"].items() if v != f"@{k}"}.keys() == {"_target_"}
+        checked |= config["settings"].keys()
+    if config.get("checks", [{}])[0].get("_target_") == "unicorn_monai.bundle.check_settings":
+        first += [] if "@checks" in first else ["@checks"]
+        assert {k: v for k, v in config["checks"][0].items() if v != f"@{k}"}.keys() == {"_target_"}
+        checked |= config["checks"][0].keys()
+    if "trained_on" in config:  # which checks the mode before it reads anything
+        first += ["@trained_on"]
+        checked |= {k for k in config["trained_on"] if k == "mode" and config["trained_on"][k] == "@mode"}
+    assert config["initialize"][: len(first)] == first
     own = {key for key in config if key in RULES.keys() | CHOICES.keys()}
-    assert own <= set(check), "a setting that has a rule is checked"
-    assert {key: value for key, value in check.items() if value != f"@{key}"}.keys() == {"_target_"}
+    assert own <= checked, "a setting that has a rule is checked"
     parallel = path.with_name(f"multi_gpu_{path.name}")
     if parallel.is_file():
-        assert json.loads(parallel.read_text())["initialize"][:2] == [ENDING, "@checks"]
+        assert json.loads(parallel.read_text())["initialize"][: len(first)] == first
+
+
+@pytest.mark.parametrize("kind", [DiffusionSettings, AutoencoderSettings, TranslationSettings])
+def test_every_setting_of_a_training_that_has_a_rule_is_refused_where_it_is_wrong(kind):
+    wrong = dict.fromkeys(RULES, "wrong") | dict.fromkeys(CHOICES, "wrong")
+    names = {one.name for one in fields(kind)} - {"device", "output_dir", "ckpt_dir"}
+    assert names <= wrong.keys()
+    for setting in names:
+        with pytest.raises(ValueError, match=rf"^(Unknown {setting} 'wrong'|{setting} is 'wrong'); expected"):
+            kind(**{setting: "wrong"})
+    with pytest.raises(ValueError, match="device is 'wrong'; expected cpu, cuda or cuda:0"):
+        kind(device="wrong")
+
+
+TRAININGS = [(bundle, path.name) for bundle in BUNDLES for path in configs_of(bundle) if path.name.startswith("train")]
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory) -> Path:
+    """All bundles, side by side, without any weights."""
+    folder = tmp_path_factory.mktemp("untrained")
+    for bundle in BUNDLES:
+        install(bundle, folder)
+    return folder
+
+
+@pytest.mark.parametrize(("bundle", "file"), TRAININGS)
+def test_a_wrong_setting_is_refused_before_data_or_weights_are_missed(untrained, bundle, file):
+    path, config = untrained / bundle / "configs" / file, load_config(untrained / bundle, file)
+    places = {key: str(untrained / "nowhere") for key in ("dataset_dir", "unlabeled_dir") if key in config}
+    for setting in sorted(config.keys() & (RULES | CHOICES)):
+        with pytest.raises((ValueError, RuntimeError)) as caught:
+            run_bundle(path, "train", device="cpu", **places, **{setting: "wrong"})
+        assert re.match(rf"(Unknown {setting} 'wrong'|{setting} is 'wrong'); expected", str(root_cause(caught.value)))
+    with pytest.raises((ValueError, RuntimeError)) as caught:
+        run_bundle(path, "train", device="cpu", **places, max_epoch=3)
+    assert "has no entry 'max_epoch'" in str(root_cause(caught.value))
+    with pytest.raises((ValueError, RuntimeError)) as caught:
+        run_bundle(path, "train", device="wrong", **places)
+    assert "device is 'wrong'; expected cpu, cuda or cuda:0" in str(root_cause(caught.value))
+
+
+def test_a_mode_that_is_unknown_is_refused_before_any_weights_are_read(tmp_path):
+    with pytest.raises(ValueError, match="Unknown mode 'papr'; expected one of"):
+        trained_on(tmp_path / "nowhere", tmp_path / "nowhere", "papr")
 
 
 def test_in_paper_mode_a_weight_is_a_share():

@@ -18,6 +18,7 @@ from unicorn_monai.data.items import datalist
 from unicorn_monai.diffusion.word_vectors import WordVectors
 from unicorn_monai.experiment.settings import Settings
 from unicorn_monai.segmentation.pseudo_labels import PseudoLabeller
+from unicorn_monai.system.applied import AppliedNetwork
 from unicorn_monai.system.weights import save_weights
 
 PLAIN, FOG, NIGHT = "an image", "an image, foggy scene", "an image, night scene"
@@ -49,7 +50,8 @@ def test_every_training_sees_words_and_drops_some(name, expected, trained):
         dataset = config.get_parsed_content(f"{phase}::dataset")
         seen = {tuple(image["context"].flatten().tolist()) for image in dataset}
         assert seen == {tuple(context.flatten().tolist()) for context in encoder.encode(sorted(prompts))}
-        prepare = config.get_parsed_content(f"{phase}::prepare_batch")
+        engine = config.get_parsed_content({"train": "train::trainer", "validate": "validate::evaluator"}[phase])
+        prepare = engine.prepare_batch
         assert prepare.prompt_dropout == dropout
         assert torch.equal(prepare.null_context, torch.zeros(1, encoder.tokens, encoder.dimensions))
 
@@ -83,10 +85,10 @@ def test_every_part_samples_by_itself(part, trained, streets, tmp_path):
 
 
 def test_the_words_change_the_image(trained):
-    generator = trained[1]["train_diffusion"].get_parsed_content("generator")
-    requests = trained[1]["train_diffusion"].get_parsed_content("train::handlers")[6].sampler.requests[:2]
+    sheet = trained[1]["train_diffusion"].get_parsed_content("train::sheet")
+    generator, requests = sheet.generator, sheet.requests[:2]
     assert [request.prompt for request in requests] == [FOG, NIGHT]
-    for module in generator.unet.modules():  # one epoch is too short for its last, zeroed convolutions
+    for module in generator.ldm.unet.modules():  # one epoch is too short for its last, zeroed convolutions
         if getattr(module, "bias", None) is not None and not module.weight.any():
             torch.nn.init.normal_(module.weight)
     fog, night = (replace(requests[0], prompt=prompt) for prompt in (FOG, NIGHT))
@@ -100,7 +102,8 @@ def test_the_words_change_the_image(trained):
 @pytest.mark.parametrize("bundle", ["semantic_controlnet", "uncertainty_controlnet", "synthesis", "latent_diffusion"])
 def test_without_the_preset_nobody_has_words(bundle):
     root = bundle_root(bundle)
-    assert [from_bundle(root, key) for key in ("prompts", "template", "null_context", "subdomains")] == [None] * 4
+    words = ["template", "subdomains"] + (["prompts", "text"] if bundle == "latent_diffusion" else [])
+    assert [from_bundle(root, key) for key in words] == [None] * len(words)
     if bundle == "latent_diffusion":
         assert not from_bundle(root).with_conditioning
 
@@ -122,10 +125,8 @@ def test_copies_of_a_data_set_keep_the_sub_domain(streets, tmp_path):
     assert {item["sub_domain"] for item in datalist(tmp_path / "augmented", "training")} == {"clear"}
     save_weights(UNet(2, 3, 10, (4, 8), (2,)), tmp_path / "model.pt")
     network = UNet(2, 3, 10, (4, 8), (2,))
-    PseudoLabeller(
-        network, tmp_path / "model.pt", streets["B"], tmp_path / "guessed", lambda x, net: net(x), threshold=0.0,
-        num_channels=3,
-    ).run()  # fmt: skip
+    applied = AppliedNetwork(network, tmp_path / "model.pt", lambda x, net: net(x))
+    PseudoLabeller(applied, streets["B"], tmp_path / "guessed", threshold=0.0, num_channels=3).run()
     own, copied = (datalist(folder, "training") for folder in (streets["B"], tmp_path / "guessed"))
     assert [item["sub_domain"] for item in copied] == [item["sub_domain"] for item in own]
 

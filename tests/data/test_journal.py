@@ -85,6 +85,37 @@ def test_two_that_finish_at_the_same_time_write_the_same_header(alone, tmp_path)
     assert content(root) == alone
 
 
+def test_one_that_is_overtaken_while_it_reads_the_journals_leaves_the_header_to_the_other(alone, tmp_path, monkeypatch):
+    root = tmp_path / "set"
+    in_order = DatasetWriter._in_order
+
+    def overtaken(self):
+        monkeypatch.setattr(DatasetWriter, "_in_order", in_order)
+        with writer(root, 1):
+            pass
+        return in_order(self)
+
+    with contextlib.suppress(KeyboardInterrupt), writer(root, 1) as second:
+        write(second, range(1, TOTAL, 2))
+        raise KeyboardInterrupt
+    with writer(root, 0) as first:
+        write(first, range(0, TOTAL, 2))
+        monkeypatch.setattr(DatasetWriter, "_in_order", overtaken)
+    assert first.finished
+    assert content(root) == alone
+
+
+def test_a_journal_that_somebody_removed_is_missed(tmp_path):
+    with writer(tmp_path, 0, 1, total=None) as part:
+        write(part, [0, 1])
+        part.commit()
+        (tmp_path / JOURNAL).unlink()
+        with pytest.raises(FileNotFoundError, match=JOURNAL):
+            part.close()
+        part.finished = True  # nothing to write any more
+    assert not (tmp_path / HEADER).exists()
+
+
 def test_a_process_that_comes_when_all_is_done_leaves_it_alone(alone, tmp_path):
     with writer(tmp_path / "alone", 1) as late:
         assert write(late, range(TOTAL)) == []

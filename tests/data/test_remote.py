@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tiny_synthesis import label_maps, synthesizer
-from unicorn_monai.data import remote
+from unicorn_monai.data import remote as storage
 from unicorn_monai.data.checks import check, problems
 from unicorn_monai.data.items import datalist, image_size
 from unicorn_monai.data.layout import HEADER, label_names
@@ -26,7 +26,7 @@ LABELS = {0: "vitreous", 1: "retina"}
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv(remote.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setenv(storage.CACHE, str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -94,6 +94,44 @@ def test_what_is_there_is_not_fetched_again_and_what_changed_is(memory, url):
     assert [local.stat().st_mtime_ns for local in map(type(local_side(url)), first)] == times
     other = memory.cat_file(f"{url}/images/000002.nii.gz")
     memory.pipe_file(f"{url}/images/000000.nii.gz", other)
+    assert np.array_equal(read_array(datalist(url, "training")[0]["image"]), image(2))
+
+
+def test_looking_again_asks_for_one_list_and_not_for_every_file(memory, url, monkeypatch):
+    def asked() -> list[str]:
+        told: list[str] = []
+        with monkeypatch.context() as patch:
+            for name in ("find", "info", "get_file"):
+                method = getattr(type(memory), name)
+                patch.setattr(type(memory), name, lambda *a, m=method, n=name, **k: told.append(n) or m(*a, **k))
+            datalist(url, "training")
+        return told
+
+    write(url, range(5))
+    assert asked().count("get_file") == 11, "images, label maps and the header"
+    again = asked()
+    assert again.count("find") <= 2, "the header, then the files it names"
+    assert "get_file" not in again
+    assert again.count("info") <= 2
+
+
+def test_a_download_that_is_interrupted_leaves_what_was_there_before(memory, url, monkeypatch):
+    write(url)
+    local = local_side(url) / "images" / "000000.nii.gz"
+    datalist(url, "training")
+    before = local.read_bytes()
+    memory.pipe_file(f"{url}/images/000000.nii.gz", memory.cat_file(f"{url}/images/000002.nii.gz"))
+
+    def torn(self, remote, path, **options):
+        type(local)(path).write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(memory), "get_file", torn)
+        with pytest.raises(KeyboardInterrupt):
+            datalist(url, "training")
+    assert local.read_bytes() == before
+    assert not [path for path in local.parent.iterdir() if path.name.startswith(".tmp")]
     assert np.array_equal(read_array(datalist(url, "training")[0]["image"]), image(2))
 
 
@@ -231,7 +269,7 @@ def test_a_finished_synthesis_is_left_as_it_is_on_a_machine_that_has_not_seen_it
 
 
 def test_a_header_that_never_left_is_sent_later(memory, url, monkeypatch):
-    send = remote.Remote.send
+    send = storage.Remote.send
 
     def stopped(self, entries, keep=False):
         if HEADER in entries:
@@ -239,7 +277,7 @@ def test_a_header_that_never_left_is_sent_later(memory, url, monkeypatch):
         send(self, entries, keep)
 
     with monkeypatch.context() as until_then:
-        until_then.setattr(remote.Remote, "send", stopped)
+        until_then.setattr(storage.Remote, "send", stopped)
         with pytest.raises(KeyboardInterrupt):
             write(url, total=3)
     assert HEADER not in files(memory, url)

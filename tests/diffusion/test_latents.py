@@ -8,18 +8,21 @@ import os
 import numpy as np
 import pytest
 import torch
+from monai.networks.schedulers import DDPMScheduler
 from torch import nn
 from torch.utils.data import SequentialSampler
 
-from tiny_networks import LATENT
+from tiny_networks import LATENT, SCHEDULE, build_unet
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.uncertainties import read_uncertainties
 from unicorn_monai.data.writer import DatasetWriter
-from unicorn_monai.diffusion.latents import LatentDataset, LatentLoader, latents_scale_factor, latents_shape
-from unicorn_monai.diffusion.text import PromptEmbeddings, PromptTemplate
+from unicorn_monai.diffusion.latents import LatentDataset, LatentLoader, Uncertainties, latent_diffusion_of
+from unicorn_monai.diffusion.text import PromptEmbeddings, PromptTemplate, Text
+from unicorn_monai.diffusion.word_vectors import WordVectors
 from unicorn_monai.images.files import write_array
 from unicorn_monai.images.transforms import read_image
 from unicorn_monai.latent_diffusion import StoredAutoencoder
+from unicorn_monai.schedulers import DDIM
 
 SIZE, LABELS = 16, {0: "vitreous", 1: "RNFL", 2: "choroid"}
 
@@ -64,7 +67,7 @@ def test_latents_are_those_of_the_autoencoder(data, encoder, make):
         mean, std = encoder.encode(read_image(datalist(data, "training")[2]["image"])[None])
     torch.testing.assert_close(item["mean"], mean[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(item["std"], std[0], rtol=1e-4, atol=1e-5)
-    assert latents_shape(make()) == [LATENT, SIZE // 4, SIZE // 4]
+    assert make().latent_shape == (LATENT, SIZE // 4, SIZE // 4)
 
 
 def test_images_are_encoded_once(encoder, make, monkeypatch):
@@ -87,7 +90,7 @@ def test_another_autoencoder_or_another_image_is_encoded_anew(data, encoder, mak
 
 def test_an_interrupted_encoding_leaves_nothing_behind(make, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "unicorn_monai.training.state.save_file", lambda _, path, metadata: (path.write_bytes(b"half"), forbid())
+        "unicorn_monai.system.weights.save_file", lambda _, path, metadata: (path.write_bytes(b"half"), forbid())
     )
     with pytest.raises(AssertionError):
         make()
@@ -97,7 +100,7 @@ def test_an_interrupted_encoding_leaves_nothing_behind(make, tmp_path, monkeypat
 def test_the_scale_factor_gives_unit_variance(make):
     dataset = make()
     z = dataset.mean[0] + dataset.std[0] * torch.randn(200, *dataset.std[0].shape)
-    assert (z * latents_scale_factor(dataset)).std().item() == pytest.approx(1, rel=0.02)
+    assert (z * dataset.scale_factor).std().item() == pytest.approx(1, rel=0.02)
     assert dataset.std.mean() > dataset.mean.std() / 2, "the deviation of the latents has a part in it"
 
 
@@ -156,7 +159,7 @@ def test_uncertainties_are_found_by_the_path_of_the_image(data, make, tmp_path):
     items = datalist(data, "training")
     table = {item["image"]: i / 10 for i, item in enumerate(items)}
     (tmp_path / "u.json").write_text(json.dumps({"segmentation_sha256": "x", "images": table}))
-    dataset = make(uncertainties=tmp_path / "u.json")
+    dataset = make(uncertainties=Uncertainties(tmp_path / "u.json"))
     assert dataset.__getitems__([4, 1])["uncertainty"].tolist() == pytest.approx([0.4, 0.1])
     other = datalist(write(tmp_path / "other"), "training")
     with pytest.raises(ValueError, match="lacks 6 of 6 images"):
@@ -166,16 +169,16 @@ def test_uncertainties_are_found_by_the_path_of_the_image(data, make, tmp_path):
 def test_uncertainties_of_another_segmentation_network_are_refused(data, make, tmp_path):
     table = {item["image"]: 0.1 for item in datalist(data, "training")}
     (tmp_path / "u.json").write_text(json.dumps({"segmentation_sha256": "a" * 64, "images": table}))
-    assert len(make(uncertainties=tmp_path / "u.json", segmentation_sha256="a" * 64).uncertainty) == 6
+    assert len(make(uncertainties=Uncertainties(tmp_path / "u.json", "a" * 64)).uncertainty) == 6
     with pytest.raises(ValueError, match=r"u.json' was measured with .*aaaa\.\.\., expected bbbb.*not comparable"):
-        make(uncertainties=tmp_path / "u.json", segmentation_sha256="b" * 64)
+        make(uncertainties=Uncertainties(tmp_path / "u.json", "b" * 64))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", json.dumps({"images": {}})])
 def test_a_file_without_uncertainties_is_refused(data, make, tmp_path, content):
     (tmp_path / "u.json").write_text(content)
     with pytest.raises(ValueError, match=r"u.json' holds no uncertainties"):
-        make(uncertainties=tmp_path / "u.json")
+        make(uncertainties=Uncertainties(tmp_path / "u.json"))
 
 
 def test_images_of_different_sizes_are_refused(data, make, tmp_path):
@@ -184,7 +187,7 @@ def test_images_of_different_sizes_are_refused(data, make, tmp_path):
         make([data, large])
     write_array(data / "images" / "000005.nii.gz", np.zeros((SIZE, 2 * SIZE), np.uint8))
     with pytest.raises(ValueError, match=r"000005.*found shape \(16, 16\); expected that of its image, \(16, 32\)"):
-        make(batch_size=2)
+        make()
 
 
 def test_label_maps_of_different_sizes_are_refused(data, make):
@@ -197,7 +200,7 @@ def test_a_stored_autoencoder_is_loaded_only_if_there_is_something_to_encode(dat
     loaded = []
 
     def dataset(identity):
-        stored = StoredAutoencoder(identity, lambda: loaded.append(identity) or encoder)
+        stored = StoredAutoencoder(identity, lambda: loaded.append(identity) or encoder, 1, 4)
         return LatentDataset(data, "training", stored, tmp_path / "cache")
 
     first = dataset("a")
@@ -220,10 +223,22 @@ def test_every_image_has_the_embedding_of_its_prompt(data, make, tmp_path):
     for i, item in enumerate(header["training"]):
         item["sub_domain"] = ["clear", "fog", "night"][i % 3]
     (data / "dataset.json").write_text(json.dumps(header))
-    dataset = make(prompts=prompts, template=PromptTemplate("a street, {words}"))
+    dataset = make(text=Text(prompts, PromptTemplate("a street, {words}")))
     assert len(dataset.context) == 3
     batch = dataset.__getitems__([1, 0, 5])
     texts = ["a street, foggy scene", "a street", "a street, night scene"]
     assert torch.equal(batch["context"], prompts(texts))
-    assert torch.equal(make(prompts=prompts).context, prompts([""]))  # items without a prompt of their own
+    assert torch.equal(
+        make(text=Text(prompts, PromptTemplate("{prompt}"))).context, prompts([""])
+    )  # items without a prompt of their own
     assert "context" not in make()[0]
+
+
+def test_a_model_trained_on_latents_has_their_scale_and_shape_and_the_text_of_their_prompts(make, encoder, tmp_path):
+    text = Text(PromptEmbeddings(WordVectors(8, 2), tmp_path / "prompts"), PromptTemplate())
+    dataset, unet = make(text=text), build_unet()
+    sampler, noise = DDIM(1000, **SCHEDULE), DDPMScheduler(1000, **SCHEDULE)
+    ldm = latent_diffusion_of(dataset, unet, sampler, noise, tmp_path)
+    assert (ldm.scale_factor, ldm.latent_shape) == (dataset.scale_factor, (LATENT, SIZE // 4, SIZE // 4))
+    parts = (ldm.autoencoder, ldm.unet, ldm.scheduler, ldm.train_scheduler, ldm.text, ldm.bundle_root)
+    assert all(one is other for one, other in zip(parts, (encoder, unet, sampler, noise, text, tmp_path), strict=True))

@@ -13,12 +13,20 @@ from monai.networks.schedulers import DDPMScheduler
 from torch import nn
 from torch.nn import functional
 
-from tiny_networks import LABELS, LATENT, SCHEDULE, build_autoencoder, build_unet
+from tiny_networks import LABELS, LATENT, SCHEDULE, build_autoencoder, build_ldm, build_unet
 from unicorn_monai.bundle.installation import bundle_root
 from unicorn_monai.controlnets import controlnet_for
-from unicorn_monai.diffusion.layout_supervision import LayoutSupervision, discriminator_for, label_of, layout_mean
+from unicorn_monai.diffusion.layout_supervision import (
+    Layout,
+    LayoutSupervision,
+    discriminator_for,
+    label_of,
+    layout_mean,
+)
+from unicorn_monai.diffusion.task import ControlNetTask
 from unicorn_monai.diffusion.training import ControlNetInferer, LatentPrepareBatch
 from unicorn_monai.schedulers import DDIM, x0_and_noise
+from unicorn_monai.training.settings import DiffusionSettings
 
 BATCH, SIDE, IMAGE = 2, 4, 16
 
@@ -54,20 +62,22 @@ def batches(count=1):
     ]
 
 
+def task_of(parts, schedule=None):
+    ldm = build_ldm(parts["unet"], parts["autoencoder"], train_scheduler=schedule or scheduler())
+    return ControlNetTask(ldm, "semantic", DiffusionSettings(), LABELS)
+
+
 def train(parts, count=1, supervised=True, seed=3, **options):
     """Train for ``count`` iterations; returns the losses, and what each iteration was."""
     torch.manual_seed(seed)
-    schedule = options.pop("schedule", scheduler())
-    common = {"scheduler": schedule, "unet": parts["unet"], "condition": "semantic"}
-    inferer = ControlNetInferer(**common)
+    task = task_of(parts, options.pop("schedule", None))
+    inferer = ControlNetInferer(task)
     if supervised:
-        inferer = LayoutSupervision(
-            parts["autoencoder"], parts["discriminator"], parts["optimizer"], 1.0, **options, **common
-        )
+        inferer = LayoutSupervision(task, parts["discriminator"], parts["optimizer"], Layout(**options))
     trainer = SupervisedTrainer(
         device=torch.device("cpu"), max_epochs=1, train_data_loader=batches(count), network=parts["network"],
         optimizer=torch.optim.SGD(parts["network"].parameters(), 0.1), loss_function=nn.MSELoss(), inferer=inferer,
-        prepare_batch=LatentPrepareBatch(1.0, num_labels=LABELS, scheduler=schedule, fixed=True), decollate=False,
+        prepare_batch=LatentPrepareBatch(task, fixed=True), decollate=False,
     )  # fmt: skip
     losses, asked = [], []
     trainer.add_event_handler(
@@ -140,14 +150,15 @@ def test_the_discriminator_learns_the_labels_and_what_is_fake(parts):
     assert trainer.state.metrics["discriminator_loss"] < 0.8 * first
 
 
-def test_the_weight_rises_after_the_start(parts):
-    supervision = LayoutSupervision(
-        parts["autoencoder"], parts["discriminator"], parts["optimizer"], 1.0, weight=0.2, start=10, ramp=20,
-        scheduler=scheduler(), unet=parts["unet"], condition="semantic",
-    )  # fmt: skip
-    assert [supervision.weight_at(i) for i in (1, 10, 20, 30, 100)] == pytest.approx([0, 0, 0.1, 0.2, 0.2])
-    supervision.ramp = 0
-    assert [supervision.weight_at(i) for i in (10, 11)] == [0, 0.2]
+def test_the_weight_rises_after_the_start():
+    layout = Layout(weight=0.2, start=10, ramp=20)
+    assert [layout.weight_at(i) for i in (1, 10, 20, 30, 100)] == pytest.approx([0, 0, 0.1, 0.2, 0.2])
+    assert [Layout(weight=0.2, start=10, ramp=0).weight_at(i) for i in (10, 11)] == [0, 0.2]
+
+
+def test_the_discriminator_is_saved_with_the_training(parts):
+    inferer = LayoutSupervision(task_of(parts), parts["discriminator"], parts["optimizer"])
+    assert inferer.saved == {"discriminator": parts["discriminator"], "discriminator_optimizer": parts["optimizer"]}
 
 
 # ---------------------------------------------------------------- unrolling
@@ -160,7 +171,7 @@ def test_unrolled_predictions_are_those_of_ddim(parts):
     losses, ((noisy, timesteps, conditions, _),), _ = train(parts, weight=1.0, balanced=False, unroll=k, stride=stride)
     label, entropies = label_of(conditions["semantic"]), []
     ddim = [DDIM(1000, **SCHEDULE) for _ in range(BATCH)]
-    inferer = ControlNetInferer(scheduler(), parts["unet"], "semantic")
+    inferer = ControlNetInferer(task_of(parts))
     with torch.no_grad():
         for _ in range(k):
             output = inferer.predict(noisy, network, timesteps, conditions)

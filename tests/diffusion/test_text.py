@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from unicorn_monai.diffusion.text import ClipTextEncoder, PromptEmbeddings, PromptTemplate, null_context
+from unicorn_monai.diffusion.text import ClipTextEncoder, PromptEmbeddings, PromptTemplate, Text
 
 
 class Letters:
@@ -71,8 +71,9 @@ def test_prompts_are_encoded_once(tmp_path):
 
 
 def test_the_null_context_is_the_encoding_of_the_empty_prompt(tmp_path):
-    prompts = PromptEmbeddings(Letters(), tmp_path)
-    assert torch.equal(null_context(prompts), Letters().encode([""]))
+    text = Text(PromptEmbeddings(Letters(), tmp_path), PromptTemplate(), ["fog"])
+    assert torch.equal(text.null, Letters().encode([""]))
+    assert torch.equal(text(["fog", ""]), Letters().encode(["fog", ""]))
 
 
 def test_another_text_encoder_has_a_cache_of_its_own(tmp_path):

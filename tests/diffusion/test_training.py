@@ -13,14 +13,16 @@ from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from tiny_networks import LABELS, LATENT, SCHEDULE, build_autoencoder, build_unet
+from tiny_networks import LABELS, LATENT, SCHEDULE, Words, build_autoencoder, build_ldm, build_unet
 from unicorn_monai.controlnets import controlnet_for
 from unicorn_monai.diffusion.autoencoder import AutoencoderLoss, AutoencoderTrainer, reconstruction_metric
-from unicorn_monai.diffusion.training import ControlNetInferer, LatentPrepareBatch, NoisePredictionInferer
+from unicorn_monai.diffusion.task import ControlNetTask, DiffusionTask
+from unicorn_monai.diffusion.training import Adversary, ControlNetInferer, LatentPrepareBatch, NoisePredictionInferer
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.system.errors import NotFinite
 from unicorn_monai.training.kept_weights import EMA
-from unicorn_monai.training.steps import ClipGradients, WarmupCosine, loss_metric
+from unicorn_monai.training.settings import AutoencoderSettings, DiffusionSettings
+from unicorn_monai.training.steps import ClipGradients, WarmupCosine, autocast_settings, loss_metric
 
 BATCH, SIDE, IMAGE = 4, 4, 16
 PRIOR = UncertaintyPrior(mean=0.2, std=0.05, scaling="zscore", offset=0.1, scale=0.05, segmentation_sha256="x")
@@ -28,6 +30,23 @@ PRIOR = UncertaintyPrior(mean=0.2, std=0.05, scaling="zscore", offset=0.1, scale
 
 def scheduler(**changes) -> DDPMScheduler:
     return DDPMScheduler(num_train_timesteps=1000, clip_sample=False, **(SCHEDULE | changes))
+
+
+def task_of(unet=None, condition=None, text=None, noise=None, scale=1.0, parts=None, **settings) -> DiffusionTask:
+    """A training of a model put together by hand; ``parts`` are those of a ControlNet's."""
+    ldm = build_ldm(unet, train_scheduler=noise or scheduler(), scale_factor=scale, text=text)
+    if condition is None:
+        return DiffusionTask(ldm, DiffusionSettings(**settings))
+    return ControlNetTask(ldm, condition, DiffusionSettings(**settings), **(parts or {}))
+
+
+def prepare_of(fixed: bool = False, **options) -> LatentPrepareBatch:
+    return LatentPrepareBatch(task_of(**options), fixed)
+
+
+SEMANTIC = {"condition": "semantic", "parts": {"num_labels": LABELS}}
+STYLE = {"condition": "uncertainty", "parts": {"prior": PRIOR}}
+BOTH = {"condition": "semantic", "parts": {"num_labels": LABELS, "prior": PRIOR}}
 
 
 def batch(std: float = 0.0) -> dict[str, Tensor]:
@@ -46,7 +65,7 @@ def batch(std: float = 0.0) -> dict[str, Tensor]:
 
 def test_latents_are_scaled_and_the_noise_is_the_target():
     data = batch()
-    latents, target, args, extra = LatentPrepareBatch(scale_factor=2.5)(data)
+    latents, target, args, extra = prepare_of(scale=2.5)(data)
     assert torch.equal(latents, data["mean"] * 2.5)
     assert target is extra["noise"]
     assert args == ()
@@ -55,32 +74,32 @@ def test_latents_are_scaled_and_the_noise_is_the_target():
 
 def test_latents_vary_as_much_as_the_autoencoder_says():
     data = batch() | {"mean": torch.zeros(BATCH, LATENT, 64, 64), "std": torch.full((BATCH, LATENT, 64, 64), 0.3)}
-    latents = LatentPrepareBatch(scale_factor=2.0)(data)[0]
+    latents = prepare_of(scale=2.0)(data)[0]
     assert latents.std().item() == pytest.approx(0.6, rel=0.02)
 
 
 def test_timesteps_cover_the_whole_range_and_no_more():
-    prepare = LatentPrepareBatch(1.0, num_train_timesteps=5)
+    prepare = LatentPrepareBatch(task_of(noise=DDPMScheduler(num_train_timesteps=5, clip_sample=False, **SCHEDULE)))
     drawn = torch.cat([prepare(batch())[3]["timesteps"] for _ in range(100)])
     assert set(drawn.tolist()) == {0, 1, 2, 3, 4}
 
 
 def test_a_timestep_shift_moves_the_median_to_s_over_s_plus_1():
     for shift in (1.0, 2.0, 3.0):
-        prepare = LatentPrepareBatch(1.0, num_train_timesteps=1000, timestep_shift=shift)
+        prepare = prepare_of(timestep_shift=shift)
         drawn = torch.cat([prepare(batch())[3]["timesteps"] for _ in range(1000)]).float()
         assert drawn.median().item() / 1000 == pytest.approx(shift / (shift + 1), abs=0.04)
         assert drawn.min() >= 0
         assert drawn.max() <= 999
     torch.manual_seed(0)  # a large shift rounds to T, where there is no timestep
     many = {key: torch.zeros(4096, 1, 1, 1) for key in ("mean", "std")} | {"index": torch.arange(4096)}
-    assert LatentPrepareBatch(1.0, 1000, timestep_shift=1e5)(many)[3]["timesteps"].max() == 999
-    with pytest.raises(ValueError, match="timestep_shift is 0; expected above 0"):
-        LatentPrepareBatch(1.0, timestep_shift=0)
+    assert prepare_of(timestep_shift=1e5)(many)[3]["timesteps"].max() == 999
+    with pytest.raises(ValueError, match="timestep_shift is 0; expected a number above 0"):
+        prepare_of(timestep_shift=0)
 
 
 def test_a_validation_batch_has_the_same_noise_at_every_call_and_evenly_spread_timesteps():
-    prepare, data = LatentPrepareBatch(1.0, fixed=True), batch(std=0.5)
+    prepare, data = prepare_of(fixed=True), batch(std=0.5)
     (first, noise, _, extra), (again, same_noise, _, _) = prepare(data), prepare(data)
     assert torch.equal(first, again)
     assert torch.equal(noise, same_noise)
@@ -90,14 +109,16 @@ def test_a_validation_batch_has_the_same_noise_at_every_call_and_evenly_spread_t
 
 
 def test_a_validation_batch_leaves_the_random_numbers_of_the_training_alone():
-    data, before = batch(), torch.get_rng_state()
-    LatentPrepareBatch(1.0, fixed=True)(data)
+    prepare, data = prepare_of(fixed=True), batch()
+    before = torch.get_rng_state()
+    prepare(data)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_label_maps_become_one_hot_and_uncertainties_constant_images():
     data = batch()
-    extra = LatentPrepareBatch(1.0, num_labels=LABELS, prior=PRIOR, image_size=(IMAGE, 2 * IMAGE))(data)[3]
+    data |= {key: data[key].repeat(1, 1, 1, 2) for key in ("mean", "std", "label")}
+    extra = prepare_of(**BOTH)(data)[3]
     assert torch.equal(extra["semantic"].argmax(dim=1, keepdim=True), data["label"].long())
     assert extra["uncertainty"].shape == (BATCH, 1, IMAGE, 2 * IMAGE)
     wanted = PRIOR.hint(data["uncertainty"]).reshape(-1, 1, 1, 1)
@@ -106,7 +127,7 @@ def test_label_maps_become_one_hot_and_uncertainties_constant_images():
 
 def test_the_target_of_a_velocity_scheduler_is_the_velocity():
     velocity = scheduler(prediction_type="v_prediction")
-    latents, target, _, extra = LatentPrepareBatch(1.0, scheduler=velocity)(batch())
+    latents, target, _, extra = prepare_of(noise=velocity)(batch())
     alpha = velocity.alphas_cumprod[extra["timesteps"]].reshape(-1, 1, 1, 1)
     wanted = alpha.sqrt() * extra["noise"] - (1 - alpha).sqrt() * latents
     torch.testing.assert_close(target, wanted)
@@ -114,7 +135,7 @@ def test_the_target_of_a_velocity_scheduler_is_the_velocity():
 
 def test_a_scheduler_that_predicts_images_is_refused():
     with pytest.raises(ValueError, match="prediction_type is 'sample'; expected 'epsilon' or 'v_prediction'"):
-        LatentPrepareBatch(1.0, scheduler=scheduler(prediction_type="sample"))(batch())
+        prepare_of(noise=scheduler(prediction_type="sample"))(batch())
 
 
 # ---------------------------------------------------------------- predictions
@@ -130,14 +151,14 @@ def test_the_noise_predictor_sees_the_noised_latent(unet, noised):
     latents, noise, timesteps = noised
     alpha = scheduler().alphas_cumprod[timesteps].reshape(-1, 1, 1, 1)
     wanted = unet(alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, timesteps)
-    prediction = NoisePredictionInferer(scheduler())(latents, unet, noise=noise, timesteps=timesteps)
+    prediction = NoisePredictionInferer(task_of(unet))(latents, unet, noise=noise, timesteps=timesteps)
     torch.testing.assert_close(prediction, wanted)
 
 
 def test_half_precision_is_used_inside_only(unet, noised):
     latents, noise, timesteps = noised
     exact, rough = (
-        NoisePredictionInferer(scheduler(), precision)(latents, unet, noise=noise, timesteps=timesteps)
+        NoisePredictionInferer(task_of(unet, precision=precision))(latents, unet, noise=noise, timesteps=timesteps)
         for precision in ("float32", "bfloat16")
     )
     assert rough.dtype == torch.float32
@@ -146,25 +167,27 @@ def test_half_precision_is_used_inside_only(unet, noised):
 
 
 def test_an_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match=r"Unknown precision 'float16'; expected one of \['float32', 'bfloat16'\]"):
+        NoisePredictionInferer(task_of(precision="float16"))
     with pytest.raises(ValueError, match="Unknown precision 'float16'; expected 'float32' or 'bfloat16'"):
-        NoisePredictionInferer(scheduler(), "float16")
+        autocast_settings("cpu", "float16")
 
 
 def test_a_fresh_controlnet_changes_nothing(unet, noised, label_maps):
     latents, noise, timesteps = noised
     fresh = controlnet_for(unet, LABELS, (4, 8, 8))
-    inferer = ControlNetInferer(scheduler(), unet, "semantic")
+    inferer = ControlNetInferer(task_of(unet, "semantic"))
     conditions = {"semantic": label_maps(BATCH), "uncertainty": torch.zeros(BATCH, 1, IMAGE, IMAGE)}
     with torch.no_grad():
         prediction = inferer(latents, fresh, noise=noise, timesteps=timesteps, **conditions)
-        alone = NoisePredictionInferer(scheduler())(latents, unet, noise=noise, timesteps=timesteps)
+        alone = NoisePredictionInferer(task_of(unet))(latents, unet, noise=noise, timesteps=timesteps)
     assert torch.equal(prediction, alone)
 
 
 def test_the_residuals_of_a_frozen_controlnet_are_added(unet, semantic, uncertainty, noised, label_maps):
     latents, noise, timesteps = noised
     conditions = {"semantic": label_maps(BATCH), "uncertainty": torch.full((BATCH, 1, IMAGE, IMAGE), 0.7)}
-    inferer = ControlNetInferer(scheduler(), unet, "semantic", base=uncertainty)
+    inferer = ControlNetInferer(task_of(unet, "semantic", parts={"base": uncertainty}))
     prediction = inferer(latents, semantic, noise=noise, timesteps=timesteps, **conditions)
 
     noisy = scheduler().add_noise(latents, noise, timesteps)
@@ -177,7 +200,7 @@ def test_the_residuals_of_a_frozen_controlnet_are_added(unet, semantic, uncertai
         mid_block_additional_residual=mid + mid_u,
     )
     torch.testing.assert_close(prediction, wanted)
-    alone = ControlNetInferer(scheduler(), unet, "semantic")(
+    alone = ControlNetInferer(task_of(unet, "semantic"))(
         latents, semantic, noise=noise, timesteps=timesteps, **conditions
     )
     assert not torch.allclose(prediction, alone)
@@ -187,7 +210,7 @@ def test_only_the_controlnet_in_training_gets_gradients(unet, uncertainty, noise
     latents, noise, timesteps = noised
     net = controlnet_for(unet, LABELS, (4, 8, 8))
     conditions = {"semantic": label_maps(BATCH), "uncertainty": torch.ones(BATCH, 1, IMAGE, IMAGE)}
-    inferer = ControlNetInferer(scheduler(), unet, "semantic", base=uncertainty)
+    inferer = ControlNetInferer(task_of(unet, "semantic", parts={"base": uncertainty}))
     inferer(latents, net, noise=noise, timesteps=timesteps, **conditions).square().mean().backward()
     assert all(weight.grad is None for frozen in (unet, uncertainty) for weight in frozen.parameters())
     assert any(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in net.parameters())
@@ -203,11 +226,14 @@ def prompted(count: int = BATCH) -> dict[str, Tensor]:
     return data | {"context": torch.rand(count, TOKENS, WIDTH)}
 
 
+def words() -> Words:
+    return Words(torch.full((1, TOKENS, WIDTH), NULL))
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_dropped_prompts_become_the_empty_prompt(share):
-    null = torch.full((1, TOKENS, WIDTH), NULL)
     data = prompted(4000)
-    context = LatentPrepareBatch(1.0, null_context=null, prompt_dropout=share)(data)[3]["context"]
+    context = prepare_of(text=words(), prompt_dropout=share)(data)[3]["context"]
     dropped = (context == NULL).flatten(1)
     assert torch.equal(dropped.any(1), dropped.all(1))  # a prompt is dropped as a whole
     assert dropped.all(1).float().mean().item() == pytest.approx(share, abs=0.03)
@@ -215,33 +241,31 @@ def test_dropped_prompts_become_the_empty_prompt(share):
 
 
 def test_half_of_the_uncertainty_controlnets_prompts_are_dropped_unless_told_otherwise():
-    null = torch.full((1, TOKENS, WIDTH), NULL)
-    both = {"null_context": null, "prior": PRIOR, "image_size": (IMAGE, IMAGE)}
-    assert LatentPrepareBatch(1.0, **both).prompt_dropout == 0.5
-    assert LatentPrepareBatch(1.0, **both, prompt_dropout=0.1).prompt_dropout == 0.1
-    assert LatentPrepareBatch(1.0, **both, num_labels=LABELS).prompt_dropout == 0.0
+    assert prepare_of(**STYLE, text=words()).prompt_dropout == 0.5
+    assert prepare_of(**STYLE, text=words(), prompt_dropout=0.1).prompt_dropout == 0.1
+    assert prepare_of(**BOTH, text=words()).prompt_dropout == 0.0
+    assert prepare_of(text=words()).prompt_dropout == 0.0
 
 
 def test_the_uncertainty_controlnets_prompts_are_not_kept_in_silence():
-    own = {"prior": PRIOR, "image_size": (IMAGE, IMAGE)}
-    assert "context" not in LatentPrepareBatch(1.0, **own)(batch())[3]  # no prompts, nothing to drop
-    with pytest.raises(ValueError, match=r"prompt_dropout is 0\.5, but there is no null_context"):
-        LatentPrepareBatch(1.0, **own)(prompted())
-    LatentPrepareBatch(1.0, **own, prompt_dropout=0)(prompted())
+    assert "context" not in prepare_of(**STYLE)(batch())[3]  # no prompts, nothing to drop
+    with pytest.raises(ValueError, match=r"prompt_dropout is 0\.5, but there are no words, so no empty prompt"):
+        prepare_of(**STYLE)(prompted())
+    prepare_of(**STYLE, prompt_dropout=0)(prompted())
 
 
 def test_a_validation_batch_drops_the_same_prompts_at_every_call():
-    prepare = LatentPrepareBatch(1.0, fixed=True, null_context=torch.full((1, TOKENS, WIDTH), NULL), prompt_dropout=0.5)
+    prepare = prepare_of(fixed=True, text=words(), prompt_dropout=0.5)
     data = prompted()
     assert torch.equal(prepare(data)[3]["context"], prepare(data)[3]["context"])
-    assert torch.equal(prepare(data)[0], LatentPrepareBatch(1.0, fixed=True)(data)[0])  # and the noise stays as it was
+    assert torch.equal(prepare(data)[0], prepare_of(fixed=True)(data)[0])  # and the noise stays as it was
 
 
 def test_prompts_cannot_be_dropped_without_an_empty_one():
-    with pytest.raises(ValueError, match=r"prompt_dropout is 0\.5, but there is no null_context"):
-        LatentPrepareBatch(1.0, prompt_dropout=0.5)
-    with pytest.raises(ValueError, match=r"prompt_dropout is 1\.5; expected a share"):
-        LatentPrepareBatch(1.0, null_context=torch.zeros(1, TOKENS, WIDTH), prompt_dropout=1.5)
+    with pytest.raises(ValueError, match=r"prompt_dropout is 0\.5, but there are no words, so no empty prompt"):
+        prepare_of(prompt_dropout=0.5)
+    with pytest.raises(ValueError, match=r"prompt_dropout is 1\.5; expected a share in \[0, 1\], or null"):
+        prepare_of(text=words(), prompt_dropout=1.5)
 
 
 def test_the_context_reaches_every_network_in_training(label_maps, noised):
@@ -253,9 +277,9 @@ def test_the_context_reaches_every_network_in_training(label_maps, noised):
     latents, noise, timesteps = noised
     conditions = {"semantic": label_maps(BATCH), "uncertainty": torch.ones(BATCH, 1, IMAGE, IMAGE)}
     context = torch.randn(BATCH, TOKENS, WIDTH)
-    inferer = ControlNetInferer(scheduler(), unet, "semantic", base=base)
+    inferer = ControlNetInferer(task_of(unet, "semantic", parts={"base": base}))
     inferer(latents, net, noise=noise, timesteps=timesteps, context=context, **conditions)
-    NoisePredictionInferer(scheduler())(latents, unet, noise=noise, timesteps=timesteps, context=context)
+    NoisePredictionInferer(task_of(unet))(latents, unet, noise=noise, timesteps=timesteps, context=context)
     assert len(seen) == 4
     assert all(one is context for one in seen)
     with pytest.raises(ValueError, match="network was made for prompts, but there is no context"):
@@ -269,15 +293,12 @@ def trainer(adversarial_start: int, **changes) -> AutoencoderTrainer:
     network = build_autoencoder().requires_grad_(True)
     discriminator = PatchDiscriminator(spatial_dims=2, in_channels=1, channels=4, num_layers_d=1)
     arguments = {
-        "device": torch.device("cpu"),
-        "max_epochs": 1,
+        "settings": AutoencoderSettings(adversarial_start=adversarial_start),
         "train_data_loader": [{"image": torch.rand(2, 1, IMAGE, IMAGE)} for _ in range(2)],
         "network": network,
-        "discriminator": discriminator,
+        "adversary": Adversary(discriminator, torch.optim.SGD(discriminator.parameters(), lr=0.1)),
         "optimizer": torch.optim.SGD(network.parameters(), lr=0.1),
-        "discriminator_optimizer": torch.optim.SGD(discriminator.parameters(), lr=0.1),
         "loss_function": AutoencoderLoss(),
-        "adversarial_start": adversarial_start,
     }
     return AutoencoderTrainer(**(arguments | changes))
 

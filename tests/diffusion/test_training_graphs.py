@@ -7,17 +7,18 @@ import torch
 from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from monai.networks.nets import PatchDiscriminator, UNet
-from monai.networks.schedulers import DDPMScheduler
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tiny_networks import LABELS, LATENT, SCHEDULE, build_autoencoder, build_unet
+from tiny_networks import LABELS, LATENT, build_autoencoder, build_ldm, build_unet
 from unicorn_monai.controlnets import controlnet_for
 from unicorn_monai.diffusion.autoencoder import AutoencoderLoss, AutoencoderTrainer
 from unicorn_monai.diffusion.layout_supervision import LayoutSupervision
-from unicorn_monai.diffusion.training import ControlNetInferer, NoisePredictionInferer
+from unicorn_monai.diffusion.task import ControlNetTask, DiffusionTask
+from unicorn_monai.diffusion.training import Adversary, ControlNetInferer, NoisePredictionInferer
 from unicorn_monai.segmentation.training import SegmentationInferer
 from unicorn_monai.system.cuda_graphs import TrainingGraphs
+from unicorn_monai.training.settings import AutoencoderSettings, DiffusionSettings
 
 BATCH, SIDE, IMAGE, STEPS = 4, 8, 32, 4
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
@@ -55,17 +56,18 @@ def labelled(batch, device, non_blocking, **_):
 
 
 def diffusion(**options):
-    unet = build_unet().requires_grad_(True)
-    return unet, NoisePredictionInferer(DDPMScheduler(1000, **SCHEDULE), **options), noised, nn.MSELoss()
+    unet, settings = build_unet().requires_grad_(True), DiffusionSettings(device=torch.device("cuda"), **options)
+    return unet, NoisePredictionInferer(DiffusionTask(build_ldm(unet), settings)), noised, nn.MSELoss()
 
 
 def controlnet(**options):
-    unet, scheduler = build_unet(), DDPMScheduler(1000, **SCHEDULE)
+    unet, settings = build_unet(), DiffusionSettings(device=torch.device("cuda"), **options)
     base, network = controlnet_for(unet, 1, (4, 8, 8)), controlnet_for(unet, LABELS, (4, 8, 8))
     for zero in (*base.parameters(), *network.parameters()):
         nn.init.normal_(zero, std=0.05)  # their last convolutions start at zero, which would hide the rest
     unet, base = unet.to("cuda"), base.to("cuda").requires_grad_(False)
-    return network, ControlNetInferer(scheduler, unet, "semantic", base, **options), noised, nn.MSELoss()
+    task = ControlNetTask(build_ldm(unet), "semantic", settings, LABELS, base=base)
+    return network, ControlNetInferer(task), noised, nn.MSELoss()
 
 
 def segmentation(**options):
@@ -104,7 +106,9 @@ def train(make, accumulation: int = 1, forget: bool = False, **options) -> tuple
 @pytest.mark.parametrize("make", [diffusion, controlnet, segmentation])
 @pytest.mark.parametrize("options", [{}, {"accumulation": 2}, {"forget": True}, {"forget": True, "accumulation": 2}])
 def test_a_replayed_training_step_is_the_step(make, precision, options):
-    (losses, weights), (wanted, same) = (train(make, precision=precision, cuda_graphs=g, **options) for g in (1, 0))
+    (losses, weights), (wanted, same) = (
+        train(make, precision=precision, cuda_graphs=g, **options) for g in (True, False)
+    )
     assert len(losses) == STEPS * options.get("accumulation", 1)
     torch.testing.assert_close(losses, wanted, rtol=2e-3, atol=1e-5)
     for found, expected in zip(weights, same, strict=True):
@@ -118,12 +122,14 @@ def test_an_autoencoder_draws_the_same_latents_from_a_graph(precision):
         torch.manual_seed(0)
         network = build_autoencoder().to("cuda").requires_grad_(True)
         discriminator = PatchDiscriminator(2, 4, 1, num_layers_d=1).to("cuda")
-        optimizers = [torch.optim.SGD(n.parameters(), 0.01) for n in (network, discriminator)]
+        own, others = (torch.optim.SGD(n.parameters(), 0.01) for n in (network, discriminator))
         losses = list[float]()
         loss = AutoencoderLoss(speckle_weight=0.0)
-        data = batches(STEPS)
-        parts = (torch.device("cuda"), 1, data, network, discriminator, *optimizers, loss, 1, precision, graphs)
-        trainer = AutoencoderTrainer(*parts)
+        settings = AutoencoderSettings(
+            device=torch.device("cuda"), adversarial_start=1, precision=precision, cuda_graphs=graphs
+        )
+        adversary = Adversary(discriminator, others)
+        trainer = AutoencoderTrainer(settings, batches(STEPS), network, adversary, own, loss)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(e.state.output[0]["loss"]))
         trainer.run()
         return losses
@@ -174,6 +180,8 @@ def test_several_processes_are_refused():
         TrainingGraphs(lambda inputs, net: net(inputs))(torch.rand(4, 3), wrapped)
 
 
-def test_layout_supervision_is_refused():
+def test_layout_supervision_is_refused(monkeypatch):
+    monkeypatch.setattr("unicorn_monai.training.settings.check_settings", lambda **_: None)  # graphs need a GPU
+    task = ControlNetTask(build_ldm(), "semantic", DiffusionSettings(cuda_graphs=True), LABELS)
     with pytest.raises(ValueError, match="layout supervision decides anew at every step"):
-        LayoutSupervision(*[None] * 3, scale_factor=1.0, cuda_graphs=True)
+        LayoutSupervision(task, nn.Linear(1, 1), torch.optim.SGD([torch.zeros(1)]))

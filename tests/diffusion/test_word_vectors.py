@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from unicorn_monai.data.layout import WEATHER
-from unicorn_monai.diffusion.text import PromptEmbeddings, null_context
+from unicorn_monai.diffusion.text import PromptEmbeddings, PromptTemplate, Text
 from unicorn_monai.diffusion.word_vectors import WordVectors, split, vector
 
 
@@ -48,9 +48,8 @@ def test_every_weather_has_a_context_of_its_own():
 
 
 def test_the_empty_prompt_is_zero(tmp_path):
-    null = null_context(PromptEmbeddings(WordVectors(8, tokens=3), tmp_path))
-    assert torch.equal(null, torch.zeros(1, 3, 8))
-    assert null_context(None) is None
+    text = Text(PromptEmbeddings(WordVectors(8, tokens=3), tmp_path), PromptTemplate())
+    assert torch.equal(text.null, torch.zeros(1, 3, 8))
 
 
 @pytest.mark.parametrize(("count", "warned"), [(4, False), (5, True)])

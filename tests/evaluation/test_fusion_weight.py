@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tiny_networks import LABELS, LATENT, SCHEDULE
+from tiny_networks import LABELS, LATENT, SCHEDULE, build_ldm
 from unicorn_monai.bundle.installation import install
 from unicorn_monai.bundle.references import from_bundle
 from unicorn_monai.evaluation.fusion_weight import (
@@ -47,9 +47,9 @@ def segmentation():
 def make(unet, autoencoder, semantic, uncertainty):
     def build(mode="compositional", **changes):
         networks = {"semantic": semantic, "uncertainty": uncertainty} | changes
-        inferer = DualControlNetInferer(DDIM(1000, coarse=True, **SCHEDULE), mode=mode)
         shape = (LATENT, SIZE // 4, SIZE // 4)
-        return Generator(inferer, autoencoder, unet, shape, 2, num_labels=LABELS, prior=PRIOR, **networks)
+        ldm = build_ldm(unet, autoencoder, DDIM(1000, coarse=True, **SCHEDULE), latent_shape=shape)
+        return Generator(DualControlNetInferer(ldm, **networks, mode=mode), PRIOR, LABELS, 2)
 
     return build
 

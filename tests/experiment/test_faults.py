@@ -182,14 +182,15 @@ def test_a_damaged_cache_of_latents_is_made_again(labels, autoencoder, tmp_path,
 def test_memory_that_runs_out_in_the_decoder_costs_time_but_no_image(labels, tmp_path, messages):
     synthesizer(labels, tmp_path / "whole").run()
     work = synthesizer(labels, tmp_path / "set")
-    decode = work.generator.autoencoder.decode_stage_2_outputs
+    autoencoder = work.generator.ldm.autoencoder
+    decode = autoencoder.decode_stage_2_outputs
 
     def crowded(z: torch.Tensor) -> torch.Tensor:
         if len(z) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return decode(z)
 
-    work.generator.autoencoder.decode_stage_2_outputs = crowded
+    autoencoder.decode_stage_2_outputs = crowded
     work.run()
     assert "going on with 1 image(s) at a time" in messages()
     splits = ("training", "validation")

@@ -129,7 +129,8 @@ def test_the_order_is_that_of_the_needs_and_else_as_declared():
     [
         ([stage("a", "b"), stage("b", "a")], r"or only after them: \{'a': \['b'\], 'b': \['a'\]\}"),
         ([stage("a"), stage("b", "c")], r"No stage makes what these need.*\{'b': \['c'\]\}"),
-        ([stage("a"), stage("a")], "Two stages have one name"),
+        ([stage("a"), stage("a")], r"\['a'\] are each the name of, or made by, two stages"),
+        ([stage("a", makes=("c",)), stage("b"), stage("c", "b")], r"\['c'\] are each the name of, or made by"),
     ],
 )
 def test_a_plan_that_cannot_be_walked_is_refused(plan, message):
@@ -208,13 +209,16 @@ def no_gate(gate: Stage) -> None:
     raise AssertionError(gate.name)
 
 
-def test_each_waits_for_what_it_needs_and_for_nothing_else(tmp_path):
+def test_each_waits_for_what_it_needs_and_for_nothing_else_and_cores_are_shared(tmp_path):
     plan = [stage("patient"), stage("after", "patient"), stage("first"), stage("second", "first")]
     side_by_side(partial(note, tmp_path), plan, 2, no_gate)
     there = {path.name: set(path.read_text().split()[2:]) for path in tmp_path.iterdir()}
     assert there.keys() == {one.name for one in plan}
     assert "patient" in there["after"]
     assert there["second"] == {"first"}
+    method, threads = (tmp_path / "first").read_text().split()[:2]
+    assert threads == str(max(1, torch.get_num_threads() // 2))
+    assert method == multiprocessing.get_start_method(), "the process was spawned; what it starts is not"
 
 
 def test_the_first_that_can_run_is_begun_and_gates_are_looked_at_here(tmp_path):
@@ -225,14 +229,9 @@ def test_the_first_that_can_run_is_begun_and_gates_are_looked_at_here(tmp_path):
     assert [(tmp_path / name).read_text().split()[2:] for name in ("two", "three")] == [["one"], ["one", "two"]]
 
 
-def test_cores_are_shared_among_the_processes(tmp_path):
-    side_by_side(partial(note, tmp_path), [stage("one"), stage("two")], 2, no_gate)
-    assert (tmp_path / "one").read_text().split()[1] == str(max(1, torch.get_num_threads() // 2))
-
-
-def test_a_process_starts_processes_of_its_own_as_any_program_does(tmp_path):
-    side_by_side(partial(note, tmp_path), [stage("one")], 1, no_gate)  # the process itself is spawned
-    assert (tmp_path / "one").read_text().split()[0] == multiprocessing.get_start_method()
+def test_stages_that_wait_for_each_other_are_told(tmp_path):
+    with pytest.raises(ValueError, match=r"\['one', 'two'\] wait for each other"):
+        side_by_side(partial(note, tmp_path), [stage("one", "two"), stage("two", "one")], 2, no_gate)
 
 
 def test_the_first_failure_ends_all_and_its_error_arrives(tmp_path):

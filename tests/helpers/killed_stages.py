@@ -43,7 +43,7 @@ def synthesise(data: Path, folder: Path) -> None:
 
         class Logged:
             inferer, steps, labels = work.generator.inferer, work.generator.steps, work.generator.labels
-            autocast, compile = work.generator.autocast, work.generator.compile
+            autocast = work.generator.autocast
 
             def __call__(self, requests, labels):
                 log.write(b"%d\n" % requests[0].index)

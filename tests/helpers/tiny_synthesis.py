@@ -9,7 +9,7 @@ import torch
 from monai.networks.schedulers import DDPMScheduler
 from torch import nn
 
-from tiny_networks import LABELS, LATENT, build_autoencoder, build_unet, wake
+from tiny_networks import LABELS, build_autoencoder, build_ldm, build_unet, wake
 from unicorn_monai.controlnets import controlnet_for
 from unicorn_monai.data.writer import DatasetWriter
 from unicorn_monai.inferers import DualControlNetInferer
@@ -48,10 +48,9 @@ def synthesizer(
     semantic, uncertainty = (wake(controlnet_for(unet, channels, (4, 8, 8)), 0.1) for channels in (LABELS, 1))
     schedule = {"schedule": "scaled_linear_beta", "clip_sample": False}
     scheduler = DDPMScheduler(STEPS, **schedule) if stochastic else DPMSolverPlusPlus(1000, coarse=True, **schedule)
-    inferer = DualControlNetInferer(scheduler, 1.0, 1.0, "compositional", (1.5, 1.0))
-    generator = Generator(
-        inferer, autoencoder, unet, (LATENT, 4, 4), STEPS, "cpu", semantic, uncertainty, LABELS, PRIOR
-    )
+    ldm = build_ldm(unet, autoencoder, scheduler)
+    inferer = DualControlNetInferer(ldm, semantic, uncertainty, 1.0, "compositional", (1.5, 1.0))
+    generator = Generator(inferer, PRIOR, LABELS, STEPS)
     requests = Requests(count, 3, labels, ["training", "validation"], PRIOR, augment=True)
     models = {"diffusion": "a" * 64}
-    return Synthesizer(generator, requests, output, labels, "home", models, 1.0, (1.5, 1.0), batch_size, resume)
+    return Synthesizer(generator, requests, output, labels, "home", models, batch_size, resume)

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from tiny_synthesis import STEPS, label_maps, synthesizer
 from unicorn_monai.data.writer import DatasetWriter
 from unicorn_monai.diffusion.text import PromptTemplate
 from unicorn_monai.images.warping import augment_label
 from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.synthesis.generator import Generator
 from unicorn_monai.synthesis.requests import Request, Requests, derive_seed, with_uncertainty
 
 PRIOR = UncertaintyPrior(mean=0.2, std=0.05, scaling="paper", offset=0.0, scale=1.0, segmentation_sha256="x")
@@ -72,7 +74,7 @@ def test_seeds_derived_from_different_numbers_differ():
 
 
 def test_every_label_map_gets_an_image_and_an_uncertainty_of_its_own(data):
-    requests = Requests(label_dir=data, split=["training", "validation"], prior=PRIOR)
+    requests = Requests(label_dir=data, split=["training", "validation"], uncertainty=PRIOR)
     assert [request.split for request in requests] == ["training"] * 4 + ["validation"] * 2
     assert [request.index for request in requests] == list(range(6))
     assert len({request.label for request in requests}) == 6
@@ -89,13 +91,13 @@ def test_more_images_take_the_label_maps_in_turn_and_every_split_in_proportion(d
 
 
 def test_a_request_does_not_depend_on_how_many_are_made(data):
-    few, many = (Requests(count=n, seed=3, label_dir=data, prior=PRIOR, augment=True) for n in (2, 6))
+    few, many = (Requests(count=n, seed=3, label_dir=data, uncertainty=PRIOR, augment=True) for n in (2, 6))
     assert list(few) == list(many)[:2]
-    assert list(few) != list(Requests(count=2, seed=4, label_dir=data, prior=PRIOR, augment=True))
+    assert list(few) != list(Requests(count=2, seed=4, label_dir=data, uncertainty=PRIOR, augment=True))
 
 
 def test_uncertainties_can_be_chosen():
-    requests = Requests(count=3, uncertainties=[0.1, 0.3])
+    requests = Requests(count=3, uncertainty=[0.1, 0.3])
     assert [request.uncertainty for request in requests] == [0.1, 0.3, 0.1]
     assert [request.uncertainty for request in with_uncertainty(requests, 0.2)] == [0.2] * 3
     assert [request.uncertainty for request in Requests(count=2)] == [None, None]
@@ -103,8 +105,8 @@ def test_uncertainties_can_be_chosen():
 
 @pytest.mark.parametrize("wrong", [[], [0.1, 15], [-0.1], [float("nan")]])
 def test_chosen_uncertainties_are_shares(wrong):
-    with pytest.raises(ValueError, match=r"uncertainties is \[.*expected at least one number, each in \[0, 1\]"):
-        Requests(count=3, uncertainties=wrong)
+    with pytest.raises(ValueError, match=r"uncertainty is \[.*expected at least one number, each in \[0, 1\]"):
+        Requests(count=3, uncertainty=wrong)
 
 
 def test_no_image_is_no_request():
@@ -130,3 +132,53 @@ def test_a_prompt_names_the_scene_of_the_label_map_and_each_weather_in_turn(data
         "street of training1",
     ]
     assert Requests(count=1, label_dir=data)[0].prompt is None
+
+
+# ---------------------------------------------------------------- the generator
+
+
+@pytest.fixture
+def work(tmp_path):
+    return synthesizer(label_maps(tmp_path / "labels"), tmp_path / "set")
+
+
+def test_images_are_the_decoded_latents(work):
+    generator, requests = work.generator, work.requests[:3]
+    latents = generator.latents(requests)
+    assert latents.shape == (3, *generator.ldm.latent_shape)
+    images = generator(requests)
+    assert images.shape == (3, 1, *generator.ldm.image_size)
+    assert torch.equal(images, generator.ldm.decode(latents).clamp(0, 1))
+    assert images.std() > 0.05  # large enough for that to mean something
+
+
+def test_label_maps_weight_and_steps_of_a_call_are_those_of_latents_and_images(work):
+    generator, requests = work.generator, work.requests[:2]
+    usual, labels = generator.latents(requests), generator.labels(requests)
+    assert torch.equal(generator.latents(requests, labels, 1.0, STEPS), usual)  # those of the generator
+    for changed in ((labels.flip(2),), (labels, 0.2), (labels, None, STEPS + 1)):
+        latents = generator.latents(requests, *changed)
+        assert not torch.equal(latents, usual)
+        assert torch.equal(generator(requests, *changed), generator.ldm.decode(latents).clamp(0, 1))
+    assert torch.equal(generator.latents(requests), usual)  # and stay those of the call
+
+
+def test_a_generator_in_half_precision_gives_other_latents_of_the_same_image(work):
+    exact, requests = work.generator, work.requests[:2]
+    rough = Generator(exact.inferer, exact.prior, exact.num_labels, exact.steps, "bfloat16")(requests)
+    assert rough.dtype == torch.float32
+    assert not torch.equal(rough, exact(requests))
+    assert (rough - exact(requests)).abs().mean() < 0.05
+
+
+def test_every_request_needs_an_uncertainty_where_there_is_a_net_for_it(work):
+    with pytest.raises(ValueError, match=r"No uncertainty to ask the Uncertainty-ControlNet for"):
+        work.generator(with_uncertainty(work.requests[:2], None))
+
+
+def test_the_data_set_remembers_the_weight_and_the_guidance_of_the_inferer(work):
+    assert (work.settings()["weight"], work.settings()["guidance"], work.settings()["mode"]) == (
+        1.0,
+        [1.5, 1.0],
+        "compositional",
+    )

@@ -7,17 +7,19 @@ import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import data_prep
 from command_line import CliRunner
+from data_prep import acdc
 from data_prep.privacy import read_key
 from data_prep.splits import split_by_subject
 from unicorn_monai.cli import app
 from unicorn_monai.data.writer import DatasetWriter
-from unicorn_monai.system.console import CLOSED_PIPE, unsaid
+from unicorn_monai.system.console import BAD_USAGE, CLOSED_PIPE, run_commands, unsaid
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
@@ -52,7 +54,7 @@ USAGE = {  # words, exit status, what is said
     "no such scene": (["demo", "--scene", "mars"], 2, '"mars" for --scene'),
     "no such source": (["prepare", "polaroid", "A", "B"], 2, "unknown source 'polaroid'; expected one of heidelberg"),
     "no source": (["prepare", "options", "A", "B"], 2, "unknown source 'options'"),
-    "no output": (["prepare", "image_folder", "A"], 2, "prepare image_folder: error: required: --output"),
+    "no output": (["prepare", "image_folder", "A"], 2, "prepare image_folder: error: required: OUTPUT"),
     "size": (["prepare", "image_folder", "A", "B", "--size", "7"], 1, r"--size \[7\]: expected one number or two"),
     "pattern": (["prepare", "volumes", ".", "../B", "--subject-pattern", "("], 1, "is no regular expression"),
     "no input": (["prepare", "rgb_folder", "A", "B"], 1, "INPUT 'A' does not exist"),
@@ -75,6 +77,47 @@ def test_prepare_lists_every_source_of_the_documentation():
     listed = CliRunner().invoke(app, ["prepare", "--help"]).output
     assert re.findall(r"^(\w+): ", listed, re.MULTILINE) == rows
     assert all(f"    unicorn-monai prepare {source} " in listed for source in rows)
+
+
+@pytest.mark.parametrize("source", data_prep.SOURCES)
+def test_every_source_has_a_help_and_calls_itself_as_it_was_called(source, capsys):
+    main = import_module(f"data_prep.{source}").main
+    for name, start in ((f"python -m data_prep.{source}", main), (f"unicorn-monai prepare {source}", None)):
+        words = ["--help"] if start else ["prepare", source, "--help"]
+        assert (start or (lambda words: run_commands(app, words)))(words) == 0
+        told = capsys.readouterr().out
+        assert told.startswith(f"Usage: {name} ")
+        assert "OUTPUT" in told
+        assert "--seed INT" in told
+        assert (start or (lambda words: run_commands(app, ["prepare", source, *words])))(["--nonsense"]) == BAD_USAGE
+        assert capsys.readouterr().err.startswith(f"{name}: error: Unknown option: --nonsense.")
+
+
+TAKEN = {  # words behind INPUT OUTPUT -> what becomes of them
+    "one number": (["--size", "64"], {"size": (64,), "shape": (64, 64)}),
+    "two": (["--size", "64", "96"], {"size": (64, 96), "shape": (64, 96)}),
+    "the last time counts": (["--size", "64", "96", "--size=128"], {"size": (128,)}),
+    "of a single value too": (["--seed", "1", "--seed", "2"], {"seed": 2}),
+    "negative and small": (["--split", "1", "-0.5", "1e-3"], {"split": (1.0, -0.5, 0.001)}),
+    "some weather": (["--weather", "fog", "night"], {"weather": ("fog", "night")}),
+    "defaults": ([], {"size": (512, 1024), "split": (0.9, 0.1, 0.0), "keep_original_ids": True, "seed": 0}),
+}
+
+
+@pytest.mark.parametrize(("words", "expected"), TAKEN.values(), ids=TAKEN.keys())
+def test_options_take_what_is_written(monkeypatch, words, expected):
+    seen = []
+    monkeypatch.setattr(acdc.AcdcOptions, "check", lambda self: seen.append(self))
+    monkeypatch.setattr(acdc, "find", lambda *_: [])
+    assert acdc.main(["in", "out", *words]) == 1  # nothing to convert
+    assert {name: getattr(seen[0], name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "words", [["--size"], ["--size", "64.5"], ["--seed", "1.0"], ["--split", "1", "0"], ["--weather", "hail"], ["more"]]
+)
+def test_options_do_not_take_what_they_would_have_to_change(words):
+    assert acdc.main(["in", "out", *words]) == BAD_USAGE
 
 
 # ---------------------------------------------------------------- readers that leave

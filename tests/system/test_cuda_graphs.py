@@ -3,32 +3,44 @@
 import pytest
 import torch
 
-from tiny_networks import COARSE, LATENT
+from tiny_networks import COARSE, build_ldm
 from unicorn_monai.bundle.settings import check_settings
 from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.schedulers import DDIM, UniPC
 from unicorn_monai.system.cuda_graphs import CudaGraphs
 
-SHAPE = (LATENT, 4, 4)
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 
 
 @pytest.fixture
-def images(autoencoder, unet, semantic, uncertainty, label_maps):
+def images(label_maps):
     """Draws images on the GPU: f(inferer, seeds, hints, weight) -> tensor."""
-    nets = [n.to("cuda") for n in (autoencoder, unet, semantic, uncertainty)]
 
     def draw(inferer, seeds, hints, weight=None):
         maps = label_maps(len(seeds)).to("cuda")
         maps = maps.roll(seeds[0], dims=2)
-        return inferer.sample(maps, torch.tensor(hints), *nets, SHAPE, seeds, 5, weight)
+        return inferer.sample(maps, torch.tensor(hints), seeds, 5, weight)
 
     return draw
 
 
-def both(scheduler=DDIM, **options):
-    """An inferer with and one without graphs."""
-    return [DualControlNetInferer(scheduler(50, **COARSE), 0.7, cuda_graphs=g, **options) for g in (True, False)]
+@pytest.fixture
+def both(autoencoder, unet, semantic, uncertainty):
+    """An inferer with and one without graphs: f(scheduler, ...)."""
+    decoder, predictor, *nets = (n.to("cuda") for n in (autoencoder, unet, semantic, uncertainty))
+
+    def build(scheduler=DDIM, **options):
+        return [
+            DualControlNetInferer(
+                build_ldm(predictor, decoder, scheduler(50, **COARSE), scale_factor=0.7),
+                *nets,
+                cuda_graphs=g,
+                **options,
+            )
+            for g in (True, False)
+        ]
+
+    return build
 
 
 CASES = {
@@ -41,7 +53,7 @@ CASES = {
 @gpu
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
-def test_a_replayed_step_is_the_step(images, options, precision):
+def test_a_replayed_step_is_the_step(images, both, options, precision):
     graphs, plain = both(**options)
     batches = [([0, 1], [-0.5, 1.2]), ([7, 8], [2.0, 0.1]), ([3, 4, 5], [0.0, 1.0, -1.0])]  # the last: another shape
     with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, precision == torch.bfloat16):
@@ -51,7 +63,7 @@ def test_a_replayed_step_is_the_step(images, options, precision):
 
 
 @gpu
-def test_another_weight_is_another_recording(images):
+def test_another_weight_is_another_recording(images, both):
     graphs, plain = both(mode="compositional")
     found = [images(graphs, [0, 1], [1.0, 1.0], weight) for weight in (0.0, 0.5, 2.0)]
     for weight, image in zip((0.0, 0.5, 2.0), found, strict=True):
@@ -60,7 +72,7 @@ def test_another_weight_is_another_recording(images):
 
 
 @gpu
-def test_weights_of_single_images_may_change_without_another_recording(images):
+def test_weights_of_single_images_may_change_without_another_recording(images, both):
     graphs, plain = both(mode="compositional")
     for weights in ([0.5, 1.0], [2.0, 0.0]):
         given = torch.tensor(weights)
@@ -69,7 +81,7 @@ def test_weights_of_single_images_may_change_without_another_recording(images):
 
 
 @gpu
-def test_weights_changed_in_place_are_read_anew(images, unet):
+def test_weights_changed_in_place_are_read_anew(images, both, unet):
     graphs, plain = both()
     before = images(graphs, [0, 1], [1.0, 1.0])
     with torch.no_grad():

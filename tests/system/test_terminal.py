@@ -118,6 +118,29 @@ def test_verify_tells_names_and_contents_as_text_line_by_line(tmp_path):
     assert not [line for line in result.output.splitlines() if line.startswith("no findings")]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        [EVIL],
+        [f"--{EVIL}"],
+        ["demo", "--scene", EVIL],
+        ["demo", f"--{EVIL}"],
+        ["experiment", "--rounds", EVIL],
+        ["import-weights", "x", "--bundle", "y", "--set", EVIL],
+        ["prepare", EVIL],
+        ["prepare", "image_folder", "a", "b", EVIL],
+        ["prepare", "image_folder", "a", "b", "--size", "8", EVIL],
+        ["prepare", "acdc", "a", "b", "--weather", EVIL],
+    ],
+)
+def test_a_usage_error_of_any_command_is_text_on_a_line(words):
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == BAD_USAGE
+    assert is_text(done.output)
+    assert repr(EVIL)[1:9] in done.output
+    assert len(done.output.splitlines()) == 2
+
+
 def test_names_in_a_summary_stay_in_their_cells():
     assert cell(f"a|b\n|{EVIL}<script>") == rf"a\|b\n\|{SEEN}&lt;script&gt;"
 

@@ -5,12 +5,12 @@ The label map is the source image's, which is true as far as the translation lea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from unicorn_monai.data.items import datalist
@@ -21,6 +21,7 @@ from unicorn_monai.data.writer import DatasetWriter, require_same_origin
 from unicorn_monai.images.files import read_array
 from unicorn_monai.images.pictures import to_uint8
 from unicorn_monai.images.transforms import read_image
+from unicorn_monai.system.applied import AppliedNetwork
 from unicorn_monai.system.files import PathLike
 from unicorn_monai.system.networks import require_finite
 from unicorn_monai.system.weights import read_metadata
@@ -30,12 +31,9 @@ class Translator:
     """Write the translated data set, streamed and resumable.
 
     Args:
-        network: the generator, its weights loaded.
-        weights: file of these weights; method and sha256 are kept as provenance.
+        network: the generator, images -> images; method and sha256 of its weights are kept as provenance.
         dataset_dir: data set of the labelled domain.
         output_dir: the new data set; an interrupted one is continued, a finished one refused.
-        inferer: ``(images, network) -> images``; MONAI's sliding window where images do not fit into memory.
-        device: where to run.
         split: splits to translate.
         device_name: device the images look like.
         num_channels: of the images.
@@ -45,25 +43,21 @@ class Translator:
 
     def __init__(
         self,
-        network: nn.Module,
-        weights: PathLike,
+        network: AppliedNetwork,
         dataset_dir: PathLike,
         output_dir: PathLike,
-        inferer: Callable[[Tensor, nn.Module], Tensor],
-        device: torch.device | str = "cpu",
         split: str | Sequence[str] = ("training", "validation"),
         device_name: str = "synthetic",
         num_channels: int = 1,
         batch_size: int = 16,
         resume: bool = False,
     ) -> None:
-        self.resume = resume
+        self.network, self.resume = network, resume
         splits = [split] if isinstance(split, str) else list(split)
         self.items = [(s, item) for s in splits for item in datalist(dataset_dir, s, ("image", "label"))]
-        self.network, self.inferer, self.device = network, inferer, torch.device(device)
         self.dataset_dir, self.output_dir = dataset_dir, Path(output_dir)
         self.device_name, self.num_channels, self.batch_size = device_name, num_channels, batch_size
-        metadata = read_metadata(weights)
+        metadata = read_metadata(network.weights)
         self.provenance = {"method": metadata.get("method"), "models": {"generator": metadata["sha256"]}}
 
     @torch.no_grad()
@@ -92,8 +86,7 @@ class Translator:
         result: list[Tensor] = []
         one_size = len({image.shape for image in images}) == 1
         for batch in [images] if one_size else [[image] for image in images]:
-            output = self.inferer(torch.stack(list(batch)).to(self.device), self.network)
-            result += list(require_finite("A translated image", output).float().clamp(0, 1).cpu())
+            result += list(require_finite("A translated image", self.network(batch)).float().clamp(0, 1).cpu())
         return result
 
     def _write(self, writer: DatasetWriter, index: int, image: Tensor) -> None:

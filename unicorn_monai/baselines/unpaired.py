@@ -41,7 +41,7 @@ class UnpairedDataset(Dataset):
         return {**{name: _image(item) for name, item in pair.items()}, "image_path": paths}
 
 
-def unpaired(
+def unpaired_images(
     domains: tuple[PathLike, PathLike], split: str, transform: Callable, cache_num: int = 0
 ) -> UnpairedDataset:
     """The images of a split of two data sets.

@@ -4,6 +4,9 @@
     write    a local folder holds the journal; files leave it as they are finished, ``dataset.json`` last
 
 Readers, latents and journals need files with a path, so they see local ones. A plain path never comes near fsspec.
+
+fsspec's own whole-file cache does not do: it writes a download under its final name, not on the disk before it counts,
+and asks for every file anew, where one list tells of all.
 """
 
 from __future__ import annotations

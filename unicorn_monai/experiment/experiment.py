@@ -102,7 +102,7 @@ class Experiment:
         results["without_command"] = [name for name, stage in kept.items() if not stage["commands"]]
         written = write_results(run.run_dir, results)
         report = write_report(run.run_dir)
-        scores = {f"{k}.mean_iou".replace("+", "_"): v.mean_iou for k, v in written.segmentation.items()}
+        scores = {f"{k}.mean_iou".replace("+", "_"): score for k, score in written.scores.items()}
         self.runner.tracker.close(scores, [run.run_dir / "results.json", report])
         return report
 

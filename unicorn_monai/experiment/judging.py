@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ from unicorn_monai.data.layout import read_header
 from unicorn_monai.data.uncertainties import read_uncertainties
 from unicorn_monai.diffusion.latents import LatentDataset
 from unicorn_monai.evaluation.comparison import score_trainings, sub_domain_scores
-from unicorn_monai.evaluation.copies import gather
+from unicorn_monai.evaluation.copies import Audited, Material, TooFewImages, audit, gather
+from unicorn_monai.evaluation.distribution import FeatureSet, distances
 from unicorn_monai.evaluation.features import Features, train_encoder
-from unicorn_monai.evaluation.fusion_weight import measure_of
+from unicorn_monai.evaluation.fusion_weight import NoWeight, choose_weight, control_over_weights, measure_of
 from unicorn_monai.evaluation.scoring import score_images
 from unicorn_monai.experiment import measures, pictures, reconstructions
 from unicorn_monai.experiment.run import Run
@@ -35,6 +35,9 @@ from unicorn_monai.system.files import read_json, write_json
 logger = logging.getLogger("unicorn_monai")
 
 LATENTS = 64  # sampled for their spread
+MAPS = 12  # label maps at each uncertainty of a grid
+WEIGHT_MAPS = 32  # label maps at each fusion weight
+CONTROL = 128  # images from label maps that no network was trained on
 
 
 class Judging:
@@ -165,36 +168,51 @@ class Judging:
     # ------------------------------------------------------------------ control
 
     def fusion_weight(self, variant: str) -> dict[str, Any]:
-        """Control and label fidelity against the fusion weight, and the weight to take."""
-        run = self.run
-        prior = self.prior(variant)
-        judges = dict.fromkeys(["augmentation", *["upper_bound"] * run.has_upper])
-        return measures.over_weights(
-            self.generator(variant, weight=0.0),
-            self.requests(measures.WEIGHT_MAPS, prior)[:],
-            self.uncertainty(prior, variant),
-            {setup: self.network(setup) for setup in judges},
-            run.run_dir / "pictures" / f"weights_{run.setup(variant)}",
-            required=run.settings.weight(run.mode(variant)) == "auto",
-        )
+        """Control and label fidelity against the fusion weight, and the weight to take (see ``weights.py``).
+
+        Returns:
+            "table" of :func:`control_over_weights` (empty where all label maps are the same), "weight" and "reason" of
+            :func:`choose_weight`, "judge", "oracle".
+        """
+        run, prior = self.run, self.prior(variant)
+        oracle = "upper_bound" if run.has_upper else None
+        found: dict[str, Any] = {"table": [], "judge": "augmentation", "oracle": oracle}
+        try:
+            found["table"] = control_over_weights(
+                self.generator(variant, weight=0.0),
+                self.requests(WEIGHT_MAPS, prior)[:],
+                self.uncertainty(prior, variant),
+                self.network("augmentation"),
+                folder=run.run_dir / "pictures" / f"weights_{run.setup(variant)}",
+                oracle=None if oracle is None else self.network(oracle),
+            )
+            weight, reason = choose_weight(found["table"])
+        except NoWeight as error:
+            if run.settings.weight(run.mode(variant)) == "auto":
+                raise
+            return found | {"weight": None, "reason": f"no weight: {error}"}
+        logger.info(f"   without labels one would take {reason}")
+        return found | {"weight": weight, "reason": reason}
 
     def control(self, variant: str) -> dict[str, Any]:
         """Requested against measured uncertainty, and label fidelity of the synthetic data set."""
         run, prior, oracle = self.run, self.prior(variant), self.run.oracle
         found = measures.measure(
             self.generator(variant),
-            self.requests(measures.MAPS)[:],
+            self.requests(MAPS)[:],
             self.uncertainty(prior, variant),
             least=self.known(run.labeled, variant).mean(),
             most=min(1.0, prior.mean + 2 * prior.std),
         )
-        labels, channels = len(run.results["labels"]), run.num_channels
+        images, labels, channels = run.synthetic(variant), len(run.results["labels"]), run.num_channels
+        scores = run.results["segmentation"].get(oracle, {})  # the judge is the network of the first training
+        each = scores.get("trainings", {}).get("mean_iou", [scores.get("mean_iou")])
         return found | {
             "label_fidelity_mean_iou": measures.label_fidelity(
-                self.network(oracle), run.synthetic(variant), labels, channels, run.device
+                self.network(oracle), images, labels, channels, run.device
             ),
             "oracle": f"segmentation network of '{oracle}'",
-            "oracle_mean_iou": measures.own_score(run.results["segmentation"].get(oracle, {})),
+            "oracle_mean_iou": each[0],
         }
 
     # ------------------------------------------------------------------ sets of images
@@ -226,33 +244,48 @@ class Judging:
 
     def distances(self) -> dict[str, Any]:
         """Table 2: FID and KID between every pair of the run's sets of training images."""
-        run = self.run
-        sets = run.domains | run.synthetic_sets
-        return measures.distances_of(sets, self.features(), run.num_channels, run.settings.seed)
+        run, features, found = self.run, self.features(), {}
+        for name, folder in (run.domains | run.synthetic_sets).items():
+            items = datalist(folder, "training")
+            subjects = [str(item.get("subject")) for item in items]
+            found[name] = FeatureSet(features.of(items, run.num_channels), subjects)
+        return distances(found, features.name, list(run.domains), run.settings.seed)
 
     def copies(self) -> dict[str, Any]:
         """Audit the main synthetic data set against every real image a generative network has seen.
 
-        The control set is made here from the labelled domain's validation label maps. Where the search needs a label of
-        the unlabelled domain, the retrained segmentation network gives it.
+        Held out are the validation images of both domains, and the test images of those that have some; the control set
+        is made here from the labelled domain's validation label maps. No label of the unlabelled domain is looked at:
+        the retrained segmentation network gives one where it is needed.
         """
-        run, features = self.run, self.features()
+        run, features, both = self.run, self.features(), ("image", "label")
+        labels, channels, network = len(run.results["labels"]), run.num_channels, self.network("unicorn+real")
+
+        def read(items: list[dict[str, Any]]) -> Material:
+            return gather(items, features, labels, channels, network, run.device)
+
+        def real(ours: list[str], theirs: list[str]) -> Material:
+            others = [{k: v for k, v in item.items() if k != "label"} for item in datalist(run.unlabeled, theirs)]
+            return read(datalist(run.labeled, ours, both) + others)
+
+        ours, theirs = (
+            [split for split in ("validation", "test") if read_header(folder).get(split)]
+            for folder in run.domains.values()
+        )
         main, augment, seed = run.settings.modes[0], run.settings.changes_geometry(), run.settings.seed
-        generator = self.generator(main)
-        count = measures.CONTROL if augment else min(measures.CONTROL, len(datalist(run.labeled, "validation")))
-        held_out = Requests(
-            count, seed + 1, run.labeled, "validation", uncertainty=generator.prior, augment=augment, **self.words()
-        )
-        read = partial(
-            gather,
-            features=features,
-            num_labels=len(run.results["labels"]),
-            num_channels=run.num_channels,
-            segmentation=self.network("unicorn+real"),
-            device=run.device,
-        )
-        unseen, folder = measures.control_set(generator, held_out, features), run.run_dir / "memorization"
-        return measures.search_copies(run.synthetic(main), run.domains, read, unseen, features, folder, seed)
+        count = CONTROL if augment else min(CONTROL, len(datalist(run.labeled, "validation")))
+        words, prior = self.words(), self.prior(main)
+        unseen = Requests(count, seed + 1, run.labeled, "validation", uncertainty=prior, augment=augment, **words)
+        try:
+            sets = Audited(
+                read(datalist(run.synthetic(main), "training", both)),
+                real(["training"], ["training"]),
+                real(ours, theirs),
+                measures.control_set(self.generator(main), unseen, features),
+            )
+            return audit(sets, features, run.run_dir / "memorization", seed=seed)
+        except TooFewImages as reason:
+            return {"not_computed": str(reason)}
 
     def pictures(self) -> None:
         """Write RUN/pictures/*.png and captions.json."""

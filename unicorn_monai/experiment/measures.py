@@ -1,16 +1,13 @@
-"""Does the method do what it says? What an experiment measures of its images, from networks, a generator and folders.
+"""Does the method do what it says? What is measured of a generator's images, from networks, a generator and folders.
 
 The autoencoder's speckle and the latents' spread. The control of the uncertainty: for a grid of requested uncertainties
 the same label maps are synthesised and the uncertainty of the images is measured with the segmentation network the
 prior belongs to. Label fidelity: the mean IoU between the label maps asked for and what an oracle (the network trained
-on the unlabelled domain's real labels where there are any) sees in the synthetic images. The sets of images as wholes:
-their distances (Table 2), and whether synthetic images copy training images; nothing there reads a true label of the
-unlabelled domain.
+on the unlabelled domain's real labels where there are any) sees in the synthetic images.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +19,10 @@ from torch import Tensor, nn
 
 from unicorn_monai.bundle.sampling_steps import describe
 from unicorn_monai.data.items import datalist
-from unicorn_monai.data.layout import read_header
 from unicorn_monai.diffusion.latents import LatentDataset
-from unicorn_monai.evaluation.copies import Audited, Material, TooFewImages, audit
-from unicorn_monai.evaluation.distribution import FeatureSet, distances
+from unicorn_monai.evaluation.copies import Material
 from unicorn_monai.evaluation.features import Features
-from unicorn_monai.evaluation.fusion_weight import NoWeight, agreement, choose_weight, control_over_weights
+from unicorn_monai.evaluation.fusion_weight import agreement
 from unicorn_monai.evaluation.scoring import confusion_matrix, scores
 from unicorn_monai.images.speckle import high_pass_std
 from unicorn_monai.images.transforms import LoadPixelsd, read_image
@@ -37,13 +32,8 @@ from unicorn_monai.synthesis.requests import Request, Requests, with_uncertainty
 from unicorn_monai.uncertainty import image_uncertainty
 
 GRID = 8  # requested uncertainties
-MAPS = 12  # label maps at each
-WEIGHT_MAPS = 32  # label maps at each fusion weight
-CONTROL = 128  # images from label maps that no network was trained on
 BATCH = 32
 SAMPLED = 16  # images sampled at a time
-
-logger = logging.getLogger("unicorn_monai")
 
 Measured = Callable[[Tensor], Tensor]  # images (batch, channels, rows, columns) -> uncertainties (batch,)
 
@@ -100,52 +90,6 @@ def latent_statistics(generator: Generator, requests: Sequence[Request], dataset
 
 
 @torch.no_grad()
-def over_weights(
-    generator: Generator,
-    requests: Sequence[Request],
-    uncertainty: Measured,
-    judges: Mapping[str, nn.Module],
-    folder: Path,
-    required: bool,
-) -> dict[str, Any]:
-    """Control and label fidelity against the fusion weight, and the weight to take (see ``weights.py``).
-
-    Args:
-        generator: with both ControlNets.
-        requests: of different label maps, each with an uncertainty drawn from the prior.
-        uncertainty: of images, as it was measured for the prior.
-        judges: networks by the names of their set-ups: the judge and, where there is one, the oracle.
-        folder: gets the pictures.
-        required: the run cannot go on without a weight.
-
-    Returns:
-        "table" of :func:`control_over_weights` (empty where all label maps are the same), "weight" and "reason" of
-        :func:`choose_weight`, "judge", "oracle".
-
-    Raises:
-        NoWeight: at no weight are the label maps obeyed, or nobody can tell, and one is required.
-    """
-    judge, oracle = (*judges, None)[:2]
-    found: dict[str, Any] = {"table": [], "judge": judge, "oracle": oracle}
-    try:
-        found["table"] = control_over_weights(
-            generator,
-            requests,
-            uncertainty,
-            judges[str(judge)],
-            folder=folder,
-            oracle=None if oracle is None else judges[oracle],
-        )
-        weight, reason = choose_weight(found["table"])
-    except NoWeight as error:
-        if required:
-            raise
-        return found | {"weight": None, "reason": f"no weight: {error}"}
-    logger.info(f"   without labels one would take {reason}")
-    return found | {"weight": weight, "reason": reason}
-
-
-@torch.no_grad()
 def measure(
     generator: Generator, maps: Sequence[Request], uncertainty: Measured, least: float, most: float
 ) -> dict[str, Any]:
@@ -172,12 +116,6 @@ def label_fidelity(
     return scores(confusion_matrix(prediction, truth, num_labels))["mean_iou"]
 
 
-def own_score(scores: dict[str, Any]) -> float | None:
-    """Mean IoU of the first training of a set-up, whose network it is that judges; that of the set-up is over all."""
-    trainings = scores.get("trainings")
-    return trainings["mean_iou"][0] if trainings else scores.get("mean_iou")
-
-
 @torch.no_grad()
 def measured_in(dataset_dir: Path, uncertainty: Measured, channels: int, device: torch.device) -> np.ndarray:
     """Uncertainty of every training image of a data set: (images,)."""
@@ -186,65 +124,6 @@ def measured_in(dataset_dir: Path, uncertainty: Measured, channels: int, device:
         images = torch.stack([read_image(path, channels) for path in paths[start : start + BATCH]])
         parts.append(uncertainty(images.to(device)).cpu())
     return torch.cat(parts).numpy()
-
-
-# ---------------------------------------------------------------- sets of images
-
-
-def distances_of(sets: Mapping[str, Path], features: Features, channels: int, seed: int) -> dict[str, Any]:
-    """Table 2: FID and KID between every pair of sets of training images; those of both real domains come first."""
-    found = {}
-    for name, folder in sets.items():
-        items = datalist(folder, "training")
-        subjects = [str(item.get("subject")) for item in items]
-        found[name] = FeatureSet(features.of(items, channels), subjects)
-    return distances(found, features.name, ["labeled", "unlabeled"], seed)
-
-
-def search_copies(
-    synthetic: Path,
-    domains: Mapping[str, Path],
-    read: Callable[[list[dict[str, Any]]], Material],
-    control: Material,
-    features: Features,
-    folder: Path,
-    seed: int,
-) -> dict[str, Any]:
-    """Audit a synthetic data set against every real image a generative network has seen.
-
-    Held out are the validation images of both domains, and the test images of those that have some.
-
-    Args:
-        synthetic: the data set to audit.
-        domains: the real data sets, "labeled" and "unlabeled".
-        read: :func:`gather` with its networks, for images that may have no label map.
-        control: the control set (:func:`control_set`).
-        features: the feature network of both.
-        folder: gets pictures and a table.
-        seed: of the planted copies.
-    """
-    labeled, unlabeled = domains["labeled"], domains["unlabeled"]
-
-    def unlabelled(splits: Sequence[str]) -> list[dict[str, Any]]:  # whatever labels there are, nobody looks at them
-        return [{k: v for k, v in item.items() if k != "label"} for item in datalist(unlabeled, splits)]
-
-    ours, theirs = (
-        [split for split in ("validation", "test") if read_header(place).get(split)] for place in (labeled, unlabeled)
-    )
-    try:
-        return audit(
-            Audited(
-                read(datalist(synthetic, "training", ("image", "label"))),
-                read(datalist(labeled, "training", ("image", "label")) + unlabelled(["training"])),
-                read(datalist(labeled, ours, ("image", "label")) + unlabelled(theirs)),
-                control,
-            ),
-            features,
-            folder,
-            seed=seed,
-        )
-    except TooFewImages as reason:
-        return {"not_computed": str(reason)}
 
 
 @torch.no_grad()

@@ -285,8 +285,8 @@ class Plan:
         )
         train = partial(self.train_style_transfer, name, spent)
         return [
-            Stage(f"{name}_training", spent, (name,), train, result=("budget", name)),
-            Stage(f"{name}_translation", (name,), (data.name,), translate),
+            Stage(f"{name}_training", spent, (f"{name}_networks",), train, result=("budget", name)),
+            Stage(f"{name}_translation", (f"{name}_networks",), (data.name,), translate),
             *self.retrained(name, data),
         ]
 

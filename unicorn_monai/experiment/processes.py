@@ -75,6 +75,8 @@ def _walk(submit: Callable[[Stage], Future], stages: Sequence[Stage], jobs: int,
         for stage in ready[: jobs - len(running)]:
             running[submit(stage)] = stage
             waiting.remove(stage)
+        if not running:
+            raise ValueError(f"{[stage.name for stage in waiting]} wait for each other; the order of stages is wrong.")
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             future.result()
             del running[future]

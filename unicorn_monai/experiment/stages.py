@@ -8,6 +8,7 @@ the resumption   a finished stage has left a marker and is not run again; a meas
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,10 +56,11 @@ def ordered(stages: Sequence[Stage]) -> list[Stage]:
     """The order in which one process runs them: the first declared stage comes next whose needs are there.
 
     Raises:
-        ValueError: two stages of one name, or a stage that needs what no other makes before it.
+        ValueError: two stages of one name or that make the same, or one that needs what no other makes before it.
     """
-    if len({stage.name for stage in stages}) < len(stages):
-        raise ValueError(f"Two stages have one name: {sorted(stage.name for stage in stages)}. Rename one.")
+    made = Counter(thing for stage in stages for thing in stage.things)
+    if twice := [thing for thing, times in made.items() if times > 1]:
+        raise ValueError(f"{twice} are each the name of, or made by, two stages. Rename one, or what it makes.")
     found, there, left = list[Stage](), set[str](), list(stages)
     while left:
         ready = next((stage for stage in left if there.issuperset(stage.needs)), None)

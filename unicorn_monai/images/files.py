@@ -176,7 +176,9 @@ def _require_plane(path: Path, array: np.ndarray) -> np.ndarray:
     return array
 
 
-def write_array(path: Path, array: np.ndarray, spacing_mm: Sequence[float] | None = None, lasting: bool = True) -> None:
+def write_array(
+    path: PathLike, array: np.ndarray, spacing_mm: Sequence[float] | None = None, lasting: bool = True
+) -> None:
     """Write one image or label file atomically: a temporary name first, then renamed.
 
     Args:
@@ -185,6 +187,7 @@ def write_array(path: Path, array: np.ndarray, spacing_mm: Sequence[float] | Non
         spacing_mm: (axial, lateral) pixel spacing in millimetres.
         lasting: see `system.files.atomic`.
     """
+    path = Path(path)
     suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
     if suffix not in (".nii.gz", ".png"):  # JPEG would change label values
         raise ValueError(f"Cannot write '{path}': expected a name that ends in .nii.gz or .png.")

@@ -43,20 +43,8 @@ def make_app(app_dir: PathLike, run: PathLike | None, setup: str | None = None) 
         ValueError: no run, an unfinished one, an unknown set-up, or an app that was made from another run.
     """
     app_dir = Path(app_dir).resolve()
-    record = app_dir / RECORD
-    if record.is_file():
-        before = read_json(record)
-        if run is not None and before["run"] != str(Path(run).resolve()):
-            raise ValueError(
-                f"The app in '{app_dir}' was made from the run '{before['run']}', not '{run}'. Leave out --run to go "
-                "on with it, or give another folder by --app."
-            )
-        if setup is not None and before["setup"] != setup:
-            raise ValueError(
-                f"The app in '{app_dir}' started with the weights '{before['setup']}', not '{setup}'. Leave out "
-                "--setup to go on with it, or give another folder by --app."
-            )
-        return before
+    if (app_dir / RECORD).is_file():
+        return _begun(app_dir, run, setup)
     if run is None:
         raise ValueError(f"There is no app in '{app_dir}' yet. Give a finished run by --run.")
     run = Path(run).resolve()
@@ -95,6 +83,22 @@ def make_app(app_dir: PathLike, run: PathLike | None, setup: str | None = None) 
         path.rename(target)
     temporary.rmdir()
     return content
+
+
+def _begun(app_dir: Path, run: PathLike | None, setup: str | None) -> dict[str, Any]:
+    """What the app in a folder was made of, if it is what is asked for now."""
+    before = read_json(app_dir / RECORD)
+    if run is not None and before["run"] != str(Path(run).resolve()):
+        raise ValueError(
+            f"The app in '{app_dir}' was made from the run '{before['run']}', not '{run}'. Leave out --run to go "
+            "on with it, or give another folder by --app."
+        )
+    if setup is not None and before["setup"] != setup:
+        raise ValueError(
+            f"The app in '{app_dir}' started with the weights '{before['setup']}', not '{setup}'. Leave out "
+            "--setup to go on with it, or give another folder by --app."
+        )
+    return before
 
 
 def _weights(run: Path, setup: str) -> Path:

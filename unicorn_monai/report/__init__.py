@@ -1,24 +1,5 @@
 """What a run found, for people: the report, tables, figures."""
 
-from __future__ import annotations
+import lazy_loader
 
-from typing import TYPE_CHECKING, Any
-
-from unicorn_monai.system.lazy import offered
-
-if TYPE_CHECKING:
-    from unicorn_monai.report.report import write_report
-    from unicorn_monai.report.tables import summarise
-
-__all__ = [
-    "summarise",
-    "write_report",
-]
-_HOMES = {
-    "summarise": "report.tables",
-    "write_report": "report.report",
-}
-
-
-def __getattr__(name: str) -> Any:
-    return offered(__name__, _HOMES, name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

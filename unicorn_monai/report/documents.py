@@ -26,7 +26,8 @@ from unicorn_monai.system.files import parse_json, write_text
 
 _MARKER = re.compile(
     r"```.*?```|`[^`\n]*`"  # code
-    r"|(?P<head><!-- (?P<what>table|value): (?P<order>.*?)-->)(?P<body>(?:(?!<!-- ).)*)(?P<tail><!-- /(?P=what) -->)"
+    r"|(?P<head><!-- (?P<what>table|value): (?P<order>(?:(?!-->|<!--).)*)-->)"
+    r"(?:(?!<!-- ).)*(?P<tail><!-- /(?P=what) -->)"
     r"|<!-- /?(?:table|value)\b",  # one without the other
     re.DOTALL,
 )

@@ -12,13 +12,14 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from markupsafe import Markup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTH = 400
 BINS = 48
@@ -80,11 +81,7 @@ def curve(series: Mapping[str, Sequence[tuple[float, float, float]]]) -> Markup:
     """
     values = [v for points in series.values() for x, mean, std in points for v in (x, mean - std, mean + std)]
     ticks = _ticks([max(0.0, min(values)), *(max(v, 0.0) for v in values)])
-    axes = _axes(264, ticks, left=62, bottom=46)
-    axes.set_ylim(ticks[0], ticks[-1])
-    for tick in ticks:
-        _line(axes, (ticks[0], ticks[-1]), (tick, tick), "line", 0.6)
-    axes.set_yticks(ticks, _labels(ticks), fontsize=TEXT, color=_colour("soft"))
+    axes = _axes(264, ticks, square=True)
     axes.set_xlabel("requested", fontsize=TEXT, color=_colour("soft"))
     axes.set_ylabel("measured, mean \u00b1 std", fontsize=TEXT, color=_colour("soft"))
     _line(axes, (ticks[0], ticks[-1]), (ticks[0], ticks[-1]), "ink", 1, "--")
@@ -104,7 +101,7 @@ def _ticks(values: Sequence[float]) -> list[float]:
 
     least, most = min(values), max(values)
     more = max(0.0, 1e-3 - (most - least)) / 2
-    return MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(least - more * (least > 0), most + more).tolist()
+    return list(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(least - more * (least > 0), most + more))
 
 
 def _labels(ticks: Sequence[float]) -> list[str]:
@@ -112,31 +109,33 @@ def _labels(ticks: Sequence[float]) -> list[str]:
     return [f"{tick:.{digits}f}" for tick in ticks]
 
 
-def _axes(height: float, ticks: Sequence[float], left: float = 8, bottom: float = 20) -> Axes:
-    """Axes whose rows are units from the top, with a grid of columns and the ticks' texts below, inside the chart."""
+def _axes(height: float, ticks: Sequence[float], square: bool = False) -> Axes:
+    """Axes with a grid, whose ends stay inside the chart.
+
+    Args:
+        height: of the axes.
+        ticks: of the columns.
+        square: the rows have the same ticks; else rows are units from the top.
+    """
     from matplotlib.figure import Figure
 
-    top, right = 8, 8
-    whole = top + height + bottom
+    left, bottom, edge = (62, 46, 8) if square else (8, 20, 8)
+    whole = edge + height + bottom
     figure = Figure((WIDTH / 72, whole / 72), dpi=72, frameon=False)
-    axes = figure.add_axes(
-        (left / WIDTH, bottom / whole, (WIDTH - left - right) / WIDTH, height / whole), frameon=False
-    )
+    box = (left / WIDTH, bottom / whole, (WIDTH - left - edge) / WIDTH, height / whole)
+    axes = figure.add_axes(box, frameon=False)
     axes.set(xlim=(ticks[0], ticks[-1]), ylim=(height, 0))
     axes.set_xticks(ticks, _labels(ticks), fontsize=TEXT, color=_colour("soft"))
-    axes.tick_params(left=False, bottom=False, labelleft=left > 8)
-    axes.get_xticklabels()[0].set_ha("left" if left == 8 else "center")
-    axes.get_xticklabels()[-1].set_ha("right")
-    for tick in ticks:
-        axes.plot(
-            (tick, tick),
-            (0, 1),
-            transform=axes.get_xaxis_transform(),
-            color=_colour("line"),
-            lw=0.6,
-            zorder=0,
-            clip_on=False,
-        )
+    axes.tick_params(left=False, bottom=False, labelleft=square)
+    axes.get_xticklabels()[0].set_horizontalalignment("center" if square else "left")
+    axes.get_xticklabels()[-1].set_horizontalalignment("right")
+    if square:
+        axes.set_ylim(ticks[0], ticks[-1])
+        axes.set_yticks(ticks, _labels(ticks), fontsize=TEXT, color=_colour("soft"))
+    axes.grid(axis="both" if square else "x", color=_colour("line"), linewidth=0.6)
+    axes.set_axisbelow(True)
+    for line in (*axes.get_xgridlines(), *axes.get_ygridlines()):
+        line.set_clip_on(False)
     return axes
 
 
@@ -168,17 +167,13 @@ def _svg(axes: Axes, label: str) -> Markup:
     """The drawing as a part of a page: without what a file of its own needs, texts as texts, colours by name."""
     from matplotlib import rc_context
 
-    figure, file = axes.get_figure(), io.StringIO()
+    figure, file = cast("Figure", axes.figure), io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "unicorn"}), warnings.catch_warnings(action="ignore"):
         figure.savefig(file, format="svg", metadata={"Date": None})  # it warns of letters its own font has not
     width, height = (72 * side for side in figure.get_size_inches())
     body = file.getvalue().partition("<svg")[2].partition(">")[2]
-    body = re.sub(
-        r"<(metadata|defs)>.*?</\1>|<!--.*?-->|(?<=px; )font-family: [^;]*; | id=\"[^\"]*\"|\n\s*",
-        "",
-        body,
-        flags=re.DOTALL,
-    )
+    body = re.sub(r"<(metadata|defs)>.*?</\1>|<!--.*?-->| id=\"[^\"]*\"|\n\s*", "", body, flags=re.DOTALL)
+    body = re.sub(r"(?<=px; )font-family: [^;]*; ", "", body)
     body = re.sub(r"(?<=: )#f0d0([0-9a-f]{2})", lambda code: f"var(--{COLOURS[int(code[1], 16)]})", body)
     head = f'<svg class="chart" role="img" aria-label="{label}" viewBox="0 0 {width:g} {height:g}">'
     return Markup(head + body.strip())

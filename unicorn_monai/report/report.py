@@ -86,12 +86,6 @@ def render(folder: Path) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= page.filters()
-    environment.tests |= {
-        "measured": lambda key: (
-            bool(results.segmentation[key].boundary.mean_um) if key in results.segmentation else False
-        ),
-        "compared": lambda key: bool(results.differences[key]),
-    }
     try:
         return environment.get_template("report.html").render(
             page.values(),
@@ -127,8 +121,8 @@ class _Page:
         self.folder, self.results = folder, results
         self.scenes = results.modality != "OCT"
         others = sorted(results.segmentation.keys() - set(CORE), key=lambda key: -results.scores.get(key, 0.0))
-        given = [*CORE, *sorted(others, key=lambda key: -results.scores.get(key, 0.0))]
-        self.setups = {key: results.segmentation.get(key, Scores()) for key in given} if results.segmentation else {}
+        given = [*CORE, *others] if results.segmentation else []
+        self.setups = {key: results.segmentation.get(key, Scores()) for key in given}
 
     def values(self) -> dict[str, Any]:
         """Variables and functions of the template."""
@@ -149,6 +143,8 @@ class _Page:
             "labels": r.labels or [str(i) for i in range(most)],
             "sub_domains": list(dict.fromkeys(name for s in self.setups.values() for name in s.sub_domains)),
             "budgets": {key: budget for key, budget in r.budget.items() if budget},
+            "measured": [key for key, scores in self.setups.items() if scores.boundary.mean_um],
+            "references": [key for key, part in r.differences.items() if part],
             "compared": list(dict.fromkeys(setup for part in r.differences.values() for setup in part)),
             "image_sets": ordered({**r.uncertainty, **r.fid.fid.get("unlabeled", {})}, SETS),
             "nothing": Spread(),
@@ -172,10 +168,9 @@ class _Page:
             "between": _between,
             "counted": lambda share: _below(f"{fixed(share.count, 0)} of {fixed(share.n, 0)}", _between(share.ci95)),
             "of_label": lambda scores, i: _at(scores.iou, i),
+            "extract": lambda key, table: table[key],
             "of_domain": lambda scores, name: scores.sub_domains.get(name, Overlap()).mean_iou,
-            "of_surface": lambda s, i: " / ".join(
-                fixed(_at(of, i), 1) for of in (s.boundary.mean_um, s.boundary.p95_um)
-            ),
+            "of_surface": lambda b, i: " / ".join(fixed(_at(errors, i), 1) for errors in (b.mean_um, b.p95_um)),
             "minus": lambda name: f"minus {name}",
             "to": lambda name: f"to {name}",
             "difference": self.difference,
@@ -209,14 +204,11 @@ class _Page:
 
     def distance(self, other: str, name: str) -> str:
         """FID, and KID below it, of a set to another; a synthetic set with itself has neither."""
-        fid, (kid, std) = (
-            self.results.fid,
-            (part.get(name, {}) for part in (self.results.fid.kid, self.results.fid.kid_std)),
-        )
+        fid = self.results.fid
         if name == other and other not in fid.fid[name]:
             return ""
-        known, spread = kid.get(other), std.get(other)
-        small = f"{fixed(1000 * known, 1)} \u00b1 {fixed(1000 * spread, 1)}" if None not in (known, spread) else ""
+        kid, std = (part.get(name, {}).get(other) for part in (fid.kid, fid.kid_std))
+        small = "" if kid is None or std is None else f"{fixed(1000 * kid, 1)} \u00b1 {fixed(1000 * std, 1)}"
         return _below(fixed(fid.fid[name].get(other), 2), small)
 
     def captioned(self, one: Caption) -> Picture | None:
@@ -246,7 +238,8 @@ class _Page:
     def charts(self, uncertainties: Uncertainties) -> dict[str, Any]:
         """The three charts, empty where there is nothing to draw, and what their captions say."""
         r = self.results
-        rows = [(self.name(key), r.scores[key], r.segmentation[key].ci95) for key in sorted(r.scores, key=r.scores.get)]
+        rising = sorted(r.scores, key=r.scores.__getitem__)
+        rows = [(self.name(key), r.scores[key], r.segmentation[key].ci95) for key in rising]
         gap = [r.scores[key] for key in (LOWER, UPPER)] if {LOWER, UPPER} <= r.scores.keys() else []
         sets = {self.name(key): uncertainties[key] for key in ordered(uncertainties, SETS) if uncertainties[key]}
         aim = uncertainties.get("unlabeled")

@@ -67,9 +67,10 @@ class Part(BaseModel):
         return {k: v for k, v in content.items() if v is not None} if isinstance(content, dict) else content
 
 
-class Share(Part):
-    """A share of something, with its interval."""
+class Estimate(Part):
+    """A difference of mean IoUs, a share of the gap or of n images: with its interval."""
 
+    difference: Number = None
     share: Number = None
     ci95: Interval = None
     count: Number = None
@@ -108,19 +109,12 @@ class Scores(Overlap):
     mean_dice: Number = None
     per_image: Overlap = Overlap()
     boundary: Boundary = Boundary()
-    broken_columns: Share = Share()
+    broken_columns: Estimate = Estimate()
     trainings: Spread = Spread()
     sub_domains: dict[str, Overlap] = {}
     absent: list[Index] = []
     n_test: Number = None
     n_subjects: Number = None
-
-
-class Difference(Part):
-    """Mean IoU minus that of a reference, on the same subjects."""
-
-    difference: Number = None
-    ci95: Interval = None
 
 
 class Point(Part):
@@ -202,7 +196,7 @@ class Distances(Part):
     """FID and KID between sets of images; the sets' names stand beside the other entries."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, dict[str, Number]]
+    __pydantic_extra__: dict[str, dict[str, Number]]  # type: ignore[misc]
 
     kid: dict[str, dict[str, Number]] = {}
     kid_std: dict[str, dict[str, Number]] = {}
@@ -216,30 +210,7 @@ class Distances(Part):
         return self.__pydantic_extra__ or {}
 
 
-class Level(Part):
-    """What is nearer to training images than 99 % of something."""
-
-    share: Share = Field(Share(), alias="99")
-
-
-class Levels(Part):
-    """By speckle and by features."""
-
-    residual: Level = Level()
-    embedding: Level = Level()
-
-
-class Threshold(Part):
-    """Of speckle."""
-
-    value: Number = Field(None, alias="99")
-
-
-class Thresholds(Part):
-    """From where on an image is too near, and what lies there."""
-
-    residual: Threshold = Threshold()
-    synthetic: Levels = Levels()
+Levels = dict[str, dict[str, Estimate]]  # "residual" (speckle), "embedding" (features) -> "99" -> what is nearer
 
 
 class Audit(Part):
@@ -249,8 +220,8 @@ class Audit(Part):
     sets: dict[str, Levels] = {}
     planted: dict[str, Levels] = {}
     flagged: list[str] = []
-    thresholds: Thresholds = Thresholds()
-    held_out_thresholds: Thresholds | None = None
+    thresholds: dict[str, dict[str, Number]] = {}
+    held_out_thresholds: dict[str, dict[str, Number | dict[str, Estimate]]] = {}
     expected_by_chance: Number = None
     n_training: Number = None
 
@@ -274,8 +245,8 @@ class Results(Part):
     control: dict[str, Control] = {}  # by name: "control", "control_paper", "control_round2", ...
     fid: Distances = Distances()
     memorization: Audit = Audit()
-    differences: dict[str, dict[str, Difference]] = {}
-    gap: dict[str, Share] = {}
+    differences: dict[str, dict[str, Estimate]] = {}
+    gap: dict[str, Estimate] = {}
     not_computed: dict[str, str] = {}
     label_maps: dict[str, Pair] = {}
     simulated: str | None = None
@@ -319,8 +290,8 @@ class Results(Part):
         first = next(iter(self.segmentation.values()), Scores())
         return [self.labels[i] if i < len(self.labels) else str(i) for i in first.absent]
 
-    def gap_closed(self, setup: str = MAIN) -> Share | None:
-        """Share of the gap between lower and upper bound that a set-up closed.
+    def gap_closed(self, setup: str = MAIN) -> Estimate | None:
+        """Estimate of the gap between lower and upper bound that a set-up closed.
 
         Returns:
             The share (0 at the lower bound, 1 at the upper) and, where it was computed, its 95 % interval over the
@@ -330,8 +301,8 @@ class Results(Part):
         lower, upper, score = (self.scores.get(key) for key in (LOWER, UPPER, setup))
         if lower is None or upper is None or score is None or upper <= lower:
             return None
-        known = self.gap.get(setup, Share())
-        return Share(share=(score - lower) / (upper - lower), ci95=known.ci95) if known.share is None else known
+        known = self.gap.get(setup, Estimate())
+        return Estimate(share=(score - lower) / (upper - lower), ci95=known.ci95) if known.share is None else known
 
 
 class Start(Part):

@@ -23,7 +23,7 @@ KEPT = (  # of the results, as they are
 )
 LEFT_OUT = (
     *("per_image", "mean_um", "p95_um", "closest", "flagged", "picture", "features_sha256", "dice", "95", "kid_std"),
-    *("measured_std", "chance_mean_iou", "label_fidelity_mean_iou", "mean_absolute_error", "judge"),  # of each weight
+    *("measured_std", "chance_mean_iou", "judge"),
 )
 PLACES = ("labeled", "unlabeled", "output")
 DIGITS = 6  # after the point
@@ -56,7 +56,7 @@ def trim(run: Path, output: Path, defaults: Mapping[str, Any]) -> Path:
         "git_revision": record.git_revision,
         "settings": _small(settings | {"seed": record.chosen.seed}),
         "versions": record.versions,
-        "machine": {key: results.get("environment", {}).get(key) for key in ("machine", "cpus")},
+        "machine": {k: v for k, v in results.get("environment", {}).items() if k in ("machine", "cpus")},
         "flagged": len(results.get("memorization", {}).get("flagged", [])),
     }
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -8,12 +8,12 @@ True labels of the images, where there are any, are not read.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from unicorn_monai.data.items import datalist
@@ -23,6 +23,7 @@ from unicorn_monai.data.writer import DatasetWriter, require_same_origin
 from unicorn_monai.images.files import IGNORE_LABEL
 from unicorn_monai.images.pictures import to_uint8
 from unicorn_monai.images.transforms import read_image
+from unicorn_monai.system.applied import AppliedNetwork
 from unicorn_monai.system.files import PathLike
 from unicorn_monai.system.networks import require_finite
 from unicorn_monai.system.weights import read_metadata
@@ -50,15 +51,12 @@ class PseudoLabeller:
     """Write a copy of a data set with pseudo-labels in place of labels; what is finished already is left alone.
 
     Args:
-        network: the segmentation network, its weights loaded.
-        weights: file of these weights; their sha256 is kept as provenance.
+        network: the segmentation network, images -> logits; the sha256 of its weights is kept as provenance.
         dataset_dir: data set of the unlabelled domain.
         output_dir: the new data set.
-        inferer: ``(images, network) -> logits``.
         labeled_dir: data set of the labelled domain, whose labels the network knows; by default they are those of
             ``dataset_dir``, if it has any.
         threshold: see :func:`pseudo_label`.
-        device: where to run.
         split: splits to label.
         num_channels: of the images.
         batch_size: images at a time.
@@ -66,14 +64,11 @@ class PseudoLabeller:
 
     def __init__(
         self,
-        network: nn.Module,
-        weights: PathLike,
+        network: AppliedNetwork,
         dataset_dir: PathLike,
         output_dir: PathLike,
-        inferer: Callable[[Tensor, nn.Module], Tensor],
         labeled_dir: PathLike | None = None,
         threshold: float = 0.9,
-        device: torch.device | str = "cpu",
         split: str | Sequence[str] = ("training", "validation"),
         num_channels: int = 1,
         batch_size: int = 16,
@@ -81,7 +76,7 @@ class PseudoLabeller:
         pseudo_label(torch.zeros(1, 2, 1), threshold)  # refuses what is no probability
         splits = [split] if isinstance(split, str) else list(split)
         self.items = [(s, item) for s in splits for item in datalist(dataset_dir, s)]
-        self.network, self.inferer, self.device = network, inferer, torch.device(device)
+        self.network = network
         self.dataset_dir, self.output_dir = dataset_dir, Path(output_dir)
         self.names = label_names(dataset_dir if labeled_dir is None else labeled_dir)
         if not self.names:
@@ -90,7 +85,7 @@ class PseudoLabeller:
                 "labeled_dir, the data set that the segmentation network was trained on."
             )
         self.threshold, self.num_channels, self.batch_size = threshold, num_channels, batch_size
-        self.origin = {"threshold": threshold, "segmentation_sha256": read_metadata(weights)["sha256"]}
+        self.origin = {"threshold": threshold, "segmentation_sha256": read_metadata(network.weights)["sha256"]}
 
     @torch.no_grad()
     def run(self) -> None:
@@ -127,7 +122,7 @@ class PseudoLabeller:
         images = [read_image(self.items[i][1]["image"], self.num_channels) for i in batch]
         if len({image.shape for image in images}) > 1:
             raise ValueError(f"Images of '{self.dataset_dir}' differ in size. Resample with the `--size` of data_prep.")
-        logits = self.inferer(torch.stack(images).to(self.device), self.network)
+        logits = self.network(images)
         for i, image, label in zip(batch, images, pseudo_label(logits, self.threshold).cpu().numpy(), strict=True):
             split, item = self.items[i]
             confident = round(float((label != IGNORE_LABEL).mean()), 4)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
-from cyclopts import App, CoercionError, CycloptsError, MissingArgumentError, Parameter, Token
+from cyclopts import App, CoercionError, CycloptsError, MissingArgumentError, Parameter, Token, convert
 from rich.console import Console
 from rich.logging import RichHandler
 
@@ -24,20 +24,26 @@ logger = logging.getLogger("unicorn_monai")
 
 
 def _converter(number: Callable[[str], Any], expected: str) -> Parameter:
-    def convert(_: object, tokens: Sequence[Token]) -> Any:
+    def converted(_: object, tokens: Sequence[Token]) -> Any:
         try:
             return number(tokens[0].value)
         except ValueError:
             told = f"found {tokens[0].value}; expected {expected}"
             raise CoercionError(msg=told, token=tokens[0]) from None
 
-    return Parameter(converter=convert)
+    return Parameter(converter=converted)
+
+
+def _last(kind: Any, tokens: Sequence[Token]) -> Any:
+    """The values of the last time an option is given, as of one with a single value; else they would add up."""
+    begin = max(i for i, token in enumerate(tokens) if token.index == 0)
+    return convert(kind, tokens[begin:])
 
 
 # Types of options. The library by itself would round 1.5 to a whole number, and take NaN and infinity.
 Whole = Annotated[int, _converter(int, "a whole number")]
 Finite = Annotated[float, _converter(finite, "a finite number")]
-MANY = Parameter(consume_multiple=1, allow_repeating=False)  # an option of one value or more
+MANY = Parameter(consume_multiple=1, converter=_last)  # an option of one value or more
 
 
 def described(text: str, *names: str, **how: Any) -> Parameter:
@@ -100,7 +106,8 @@ def run_commands(app: App, words: Sequence[str] | None = None) -> int:
 
 def _complaint(error: Exception) -> str:
     if isinstance(error, MissingArgumentError) and error.argument and not (error.keyword or error.argument.tokens):
-        return f"required: {error.argument.name}"
+        positional = error.argument.index is not None
+        return f"required: {error.argument.name.lstrip('-').upper() if positional else error.argument.name}"
     return str(error)
 
 

@@ -16,10 +16,11 @@ from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from datetime import timedelta
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from torch import distributed, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data.distributed import DistributedSampler
 
@@ -36,22 +37,25 @@ def start(hours: float = 6.0) -> None:
             f"This configuration is for several processes, and {', '.join(missing)} are not in the environment; start "
             "it with `torchrun --nproc_per_node=N`."
         )
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_device())
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, timeout=timedelta(hours=hours))
+    gpus = local_device().type == "cuda"
+    idist.initialize("nccl" if gpus else "gloo", timeout=timedelta(hours=hours))
 
 
 def stop() -> None:
     """Leave the other processes, all at once: one that goes while another still receives breaks the connection."""
     if is_active():
-        distributed.barrier()
-        distributed.destroy_process_group()
+        idist.barrier()
+        idist.finalize()
 
 
 def rank() -> int:
     """Number of this process; 0 where there is only one."""
-    return distributed.get_rank() if is_active() else 0
+    return idist.get_rank()
+
+
+def is_active() -> bool:
+    """Whether this process has joined others, or could have: ``torchrun`` may start a single one."""
+    return idist.backend() is not None
 
 
 def share() -> tuple[int, int]:
@@ -124,11 +128,8 @@ def bare(network: nn.Module) -> nn.Module:
 @contextmanager
 def main_first() -> Iterator[None]:
     """Run a block in the first process before the others, which then find the files it wrote."""
-    if is_active() and not is_main():
-        distributed.barrier()
-    yield
-    if is_active() and is_main():
-        distributed.barrier()
+    with idist.one_rank_first():
+        yield
 
 
 class SharedOrder(DistributedSampler):
@@ -202,11 +203,8 @@ class RankSeeds:
 
 def from_main(value: float) -> float:
     """The first process's number, in every process."""
-    if not is_active():
-        return value
-    number = torch.tensor([value], dtype=torch.float64, device=local_device())
-    distributed.broadcast(number, src=0)
-    return number.item()
+    number = torch.tensor(value, dtype=torch.float64)  # a bare one would travel with 32 bits
+    return torch.as_tensor(idist.broadcast(number)).item()
 
 
 def average_gradients(network: nn.Module) -> None:
@@ -217,20 +215,13 @@ def average_gradients(network: nn.Module) -> None:
     gradients = [weight.grad for weight in network.parameters() if weight.grad is not None]
     if not is_active() or not gradients:
         return
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    distributed.all_reduce(flat)
-    flat /= distributed.get_world_size()
+    flat = torch.as_tensor(idist.all_reduce(torch.cat([gradient.flatten() for gradient in gradients])))
+    flat /= idist.get_world_size()
     for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))
 
 
 def same_weights(network: nn.Module) -> None:
     """Give every process the first process's weights."""
-    if is_active():
-        for value in network.state_dict().values():
-            distributed.broadcast(value, src=0)
-
-
-def is_active() -> bool:
-    """Whether several processes train together."""
-    return distributed.is_available() and distributed.is_initialized()
+    for value in network.state_dict().values():
+        value.copy_(idist.broadcast(value))

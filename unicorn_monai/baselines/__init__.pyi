@@ -1,0 +1,9 @@
+from .adversarial import translation_trainer as translation_trainer
+from .cut import CUT as CUT
+from .cut import PatchProjection as PatchProjection
+from .cyclegan import CycleGAN as CycleGAN
+from .networks import ResnetGenerator as ResnetGenerator
+from .networks import feature_channels as feature_channels
+from .self_training import self_train as self_train
+from .translation import Translator as Translator
+from .unpaired import unpaired_images as unpaired_images

@@ -1,0 +1,2 @@
+from .report import write_report as write_report
+from .tables import summarise as summarise
