@@ -1,7 +1,8 @@
 """Every command of the documents runs as it is written, on data made for it, or is listed with the reason why not.
 
-A new block, or a new command within a line, that is neither listed nor runs here fails. Nothing is replaced but what
-makes a simulation small (`SMALLER`, further options behind those of the page) and, in the slow test, the trainings.
+Tables and numbers: `test_tables_in_documents.py`; links, pictures, imports, lengths: `test_readme.py`. A new block, or
+a new command within a line, that is neither listed nor runs here fails. Nothing is replaced but what makes a simulation
+small (`SMALLER`, further options) and, in the slow test, the trainings.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -42,7 +44,7 @@ DOCUMENTS = {
         ROOT / "SECURITY.md",
         ROOT / "CONTRIBUTING.md",
         ROOT / "data_prep/README.md",
-        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
     )
 }
 COMMAND = re.compile(r"(\$R|unicorn-monai|python\S*|pip|make|pytest|mlflow|torchrun|srun|source|cp|git)\s")
@@ -55,8 +57,8 @@ LISTED = {  # what a command matches -> why it does not run here
     r"^mlflow( |$)": "a server",
     r"^unicorn-monai label": "another environment and a server; tests/monailabel, `make test-label`",
     r"^unicorn-monai demo": "the smallest takes 18 minutes; tests/experiment/test_experiment.py runs experiments",
-    r"^unicorn-monai experiment .*(docs/experiments/|data/cityscapes)": "hours; the README's own runs below",
-    r"^unicorn-monai (summary|clean|synthesize) .*runs/": "needs a finished run; test_the_readme_on_your_own_data",
+    r"^unicorn-monai experiment .*(data/cityscapes|tiny.json)": "hours; the README's own runs below",
+    r"^unicorn-monai (summary|clean|synthesize) .*(runs/|--write)": "a finished run; test_the_readme_on_your_own_data",
     r"^unicorn-monai import-weights old/": "weights of another library; tests/backbones/test_legacy.py",
     r"^unicorn-monai import-weights segformer": "needs transformers; tests/experiment/test_street_commands.py",
     r"^unicorn-monai check data/synthetic": "after trainings; tests/experiment/test_street_commands.py",
@@ -66,12 +68,13 @@ LISTED = {  # what a command matches -> why it does not run here
     r"^python -m monai\.bundle run .*(streets/|RUN/|<name>)": "test_street_commands.py, test_bundle_readmes.py",
     r"^(R=|\$R )": "trainings; test_every_stage_by_hand",
     r"write_augmented": "within it",
+    r"^python -m monai\.bundle run .*--scheduler": "after trainings; test_every_stage_by_hand",
     r"^python -c .*(stable_diffusion|segformer)": "needs diffusers; tests/experiment/test_street_commands.py",
     r"import torchvision": "another environment",
     r"^(torchrun|srun|#!|#SBATCH|host=|export RANK)|^\s+-": "several GPUs or a cluster; test_distributed.py",
-    r"^python -m (monai\.bundle( run)?|data_prep\.phantom)$": "the name of a program",
+    r"^python -m monai\.bundle run$|^git show": "the name of a program, or what a reader may look at",
     r"\.\.\.|\[--|^unicorn-monai (experiment|verify BUNDLE|seal BUNDLE)$": "a form, not a command",
-    r"--labeled A --unlabeled B|^unicorn-monai experiment --labeled gs:": "hours",
+    r"^unicorn-monai experiment --labeled gs:": "hours",
 }
 
 
@@ -194,6 +197,8 @@ def run(line: str) -> None:
     if words[0] == "unicorn-monai":
         done = CliRunner().invoke(app, words[1:])
         assert done.exit_code == 0 or isinstance(done.exception, Begun), f"{line}\n{done.output}\n{done.exception}"
+    elif words[:2] == ["python", "-c"]:
+        subprocess.run([sys.executable, "-c", words[2]], env=ENVIRONMENT, check=True)
     else:
         assert words[:2] == ["python", "-m"], f"neither listed nor runnable: {line}"
         assert import_module(words[2]).main([*words[3:], *SMALLER.get(words[2], [])]) == 0, line
@@ -238,6 +243,9 @@ def test_what_is_listed_is_still_there():
     assert len(RUN) > 15
 
 
+PYTHON = re.search(r"^```python\n(.*?)^```", DOCUMENTS["README.md"], re.DOTALL | re.MULTILINE)[1]
+
+
 @pytest.mark.slow
 def test_the_readme_on_your_own_data(sandbox):
     page = "README.md"
@@ -250,28 +258,37 @@ def test_the_readme_on_your_own_data(sandbox):
         json.dumps({"preset": "quick", "device": "cpu", "overrides": tiny, "features": {"iterations": 5}, "jobs": 1})
     )
     for line in text.splitlines():
-        smaller = line.replace("--size 256", "--size 64")
-        run(f"{smaller} --config tiny.json --force" if "experiment" in line else smaller)
+        if not is_listed(line):
+            smaller = line.replace("--size 256", "--size 64")
+            run(f"{smaller} --config tiny.json --force" if "experiment" in line else smaller)
     for _, line in blocks():
-        if re.match(r"unicorn-monai (clean|synthesize|label) .*runs/mine", line) and " label " not in line:
+        if re.match(r"unicorn-monai (clean|synthesize) .*runs/mine", line):
             run(line.replace("--count 5000", "--count 5"))
-    run("unicorn-monai summary runs/mine")
-    run("unicorn-monai report runs/mine")
+    for line in ("summary runs/mine", "report runs/mine", "summary runs/mine --trim docs/results/mine/results.json"):
+        run(f"unicorn-monai {line}")
     assert check(sandbox / "data/clean", need_labels=True) == []
     assert len(datalist(sandbox / "data/more", "training", ("image", "label"))) == 5
+    own = PYTHON.replace("runs/demo/data/labeled", "data/labelled").replace("runs/demo", "runs/mine")
+    subprocess.run([sys.executable, "-c", own], env=ENVIRONMENT, check=True)
+    with Image.open(sandbox / "first.png") as picture:
+        assert (picture.size, picture.mode) == ((64, 64), "L")
 
 
 @pytest.mark.slow
 def test_every_stage_by_hand(sandbox):
-    text = next(text for name, text in blocks() if name == "docs/bundles.md" and text.startswith("R="))
+    pages = [text for name, text in blocks() if name == "docs/bundles.md"]
+    text = next(text for text in pages if text.startswith("R="))
+    other = next(text for text in pages if "--scheduler" in text and text.startswith("python"))
     for name, device in (("A", "spectralis"), ("B", "home_oct")):
         write_phantom(sandbox / name, device, 6, 2, 32, split=(0.5, 0.25, 0.25))
     for bundle in ORDER:
         tiny, smaller = TINY.get(bundle, {}), SHORTER.get(bundle, {})
         settings = {file: tiny.get(file, {}) | smaller.get(file, {}) for file in tiny | smaller}
         install(bundle, sandbox / "bundles", "small", settings)
+    script = f"set -e\n{text}\n{other.replace('epsilon', 'v_prediction')}"
     done = subprocess.run(
-        ["bash", "-c", f"set -e\n{text}"], cwd=sandbox, env=ENVIRONMENT, capture_output=True, text=True, check=False
+        ["bash", "-c", script], cwd=sandbox, env=ENVIRONMENT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert (sandbox / "retrained" / "model.pt").is_file()
+    assert len(datalist(sandbox / "other_sampler", "training")) == len(datalist(sandbox / "synthetic", "training"))

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
+from command_line import CliRunner
 from tests.report.test_report import audit, results, write
 from unicorn_monai.cli import app
 from unicorn_monai.report.documents import filled, write_documents
