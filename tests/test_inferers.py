@@ -320,7 +320,7 @@ def test_a_run_may_start_from_a_noised_real_latent(networks, conditions, sampler
     inferer = inferer_of(networks, scheduler, 0.4)
     real = networks["autoencoder"].encode_stage_2_inputs(torch.rand(2, 1, 16, 16))
     common = conditions | {"seeds": [3, 4], "num_inference_steps": n}
-    images = inferer.sample(**common, start=(real, skip))
+    images = inferer.sample(**common, start=(real * SCALE, skip))
 
     generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
     noise = torch.stack([torch.randn(SHAPE, generator=generator) for generator in generators])
@@ -341,8 +341,8 @@ def test_a_run_may_start_from_a_noised_real_latent(networks, conditions, sampler
 
 def test_the_more_steps_are_skipped_the_closer_the_image_is_to_the_real_one(networks, conditions):
     inferer = inferer_of(networks, DDIM(1000, **COARSE))
-    real = networks["autoencoder"].encode_stage_2_inputs(torch.rand(2, 1, 16, 16))
-    target = networks["autoencoder"].decode_stage_2_outputs(real)
+    real = inferer.ldm.encode(torch.rand(2, 1, 16, 16))
+    target = inferer.ldm.decode(real)
     common = conditions | {"seeds": [3, 4], "num_inference_steps": 20}
     distances = [(inferer.sample(**common, start=(real, skip)) - target).square().mean().item() for skip in (0, 12, 19)]
     assert distances[0] > distances[1] > distances[2]

@@ -186,7 +186,7 @@ def main() -> None:
         from unicorn_monai.system.errors import NOT_FINITE, NotFinite, explain, root_cause
 
         if os.environ.get("UNICORN_DEBUG"):
-            install()  # after typer, which has a hook of its own
+            install()
             raise
         cause = root_cause(error)
         tell(f"error: {explain(cause)}", "red")

@@ -145,7 +145,7 @@ class DualControlNetInferer:
             num_inference_steps: denoising steps.
             uncertainty_weight: a number, one per image as a tensor (batch,), or a list with one of these per step.
             context: cross-attention context (prompts), (batch, tokens, dimensions).
-            start: (latents of real images as the autoencoder encodes them, number of steps to skip) instead of noise.
+            start: (scaled latents of real images, e.g. of ``LatentDiffusion.encode``, steps to skip) instead of noise.
             on_step: told the number of every step and the x_0 predicted there, as scaled latents.
         """
         n, shape, device, dims = len(label_map), self.ldm.latent_shape, label_map.device, label_map.ndim - 2
@@ -163,8 +163,7 @@ class DualControlNetInferer:
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
         if start is not None:
-            real = real.cpu().float() * self.ldm.scale_factor
-            latents = scheduler.add_noise(real, latents, torch.tensor([steps[skip]]))
+            latents = scheduler.add_noise(real.cpu().float(), latents, torch.tensor([steps[skip]]))
         latents, label_map, hint = latents.to(device), label_map.float(), hint.float().to(device)
         if hint.ndim == 1:
             hint = hint.reshape(-1, *[1] * (label_map.ndim - 1)).expand(-1, 1, *label_map.shape[2:])

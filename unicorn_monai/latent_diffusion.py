@@ -1,8 +1,10 @@
 """A latent diffusion model (Rombach et al. 2022) as one object: what every stage after its training is handed.
 
-z = s E(x)                 the autoencoder's latents, scaled to a standard deviation of 1
-x = D(z / s)
-z_t = sqrt(a_t) z + sqrt(1 - a_t) eps,   eps = unet(z_t, t)
+    z   = s E(x)                                     x = D(z / s)
+    z_t = sqrt(a_t) z + sqrt(1 - a_t) eps            unet(z_t, t) = eps, or v = sqrt(a_t) eps - sqrt(1 - a_t) z
+
+Encoder E and decoder D are the autoencoder's; s brings its latents to a standard deviation of 1. What the U-Net
+predicts, noise or velocity, is the ``prediction_type`` of both schedules.
 """
 
 from __future__ import annotations

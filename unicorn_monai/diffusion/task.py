@@ -3,7 +3,8 @@
     U-Net        || eps - unet(z_t, t) ||^2                                                   (1)
     ControlNet   || eps - unet(z_t, t, controlnet(z_t, t, c)) ||^2                            (2), (5)
 
-with c the label map or the uncertainty's hint; on top of another ControlNet (compositional) its residuals are added.
+or the same on the velocity, as the noise schedule says; c is the label map or the uncertainty's hint. On top of another
+ControlNet (compositional) its residuals are added.
 """
 
 from __future__ import annotations

@@ -10,10 +10,11 @@ import numpy as np
 from monai.networks.nets import AutoencoderKL
 from torch import nn
 
-from unicorn_monai.bundle.references import from_bundle, weights_metadata
+from unicorn_monai.bundle.references import from_bundle
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import read_header
 from unicorn_monai.data.uncertainties import read_uncertainties
+from unicorn_monai.diffusion.bundle_models import load_prior
 from unicorn_monai.diffusion.latents import LatentDataset
 from unicorn_monai.evaluation.comparison import score_trainings, sub_domain_scores
 from unicorn_monai.evaluation.copies import Audited, Material, TooFewImages, audit, gather
@@ -73,8 +74,7 @@ class Judging:
 
     def prior(self, variant: str) -> UncertaintyPrior:
         """The prior of a variant; one that another segmentation network measured is refused."""
-        sha256 = weights_metadata(self.run.bundle_dir("retinal_unet", variant), "model.pt", "sha256")
-        return UncertaintyPrior.load(self.run.prior(variant), sha256)
+        return load_prior(self.run.prior(variant), self.run.bundle_dir("retinal_unet", variant))
 
     def features(self) -> Features:
         """The feature network: the file that was given, or the one trained here."""
@@ -168,7 +168,7 @@ class Judging:
     # ------------------------------------------------------------------ control
 
     def fusion_weight(self, variant: str) -> dict[str, Any]:
-        """Control and label fidelity against the fusion weight, and the weight to take (see ``weights.py``).
+        """Control and label fidelity against the fusion weight, and the weight to take (see ``fusion_weight.py``).
 
         Returns:
             "table" of :func:`control_over_weights` (empty where all label maps are the same), "weight" and "reason" of

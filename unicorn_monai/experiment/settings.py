@@ -86,7 +86,7 @@ class Settings:
         seed: of everything.
         modes: what to train and compare; the first is the main one, its results carry the plain names.
         uncertainty_weight: weight of the Uncertainty-ControlNet in ``compositional`` mode; "auto": the one that
-            ``evaluation.weights.choose_weight`` takes.
+            ``evaluation.fusion_weight.choose_weight`` takes.
         paper_weight: w in ``paper`` mode, (1 - w, w), or "auto".
         baselines: what else to compare with, some of "augmentation", "augmentation+geometry" (OCT only, since streets
             do not bend), "self_training", "self_training+geometry" (the same from the network of

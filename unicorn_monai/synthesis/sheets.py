@@ -1,4 +1,4 @@
-"""Sheets of samples and reconstructions for the eye, during a training."""
+"""Sheets of samples for the eye, during a training."""
 
 from __future__ import annotations
 
