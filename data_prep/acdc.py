@@ -23,10 +23,11 @@ from typing import Annotated, Literal, get_args
 
 from cyclopts import Parameter
 
-from data_prep.convert import Report, Source, convert
+from data_prep.convert import convert
 from data_prep.files import any_files_below
 from data_prep.label_schemes import LABEL_IDS, TRAIN_IDS
 from data_prep.options import command
+from data_prep.scan import Report, Source
 from data_prep.street_frames import SPLIT_OF, Layout, StreetOptions, read_frames
 from unicorn_monai.system.console import MANY
 from unicorn_monai.system.intake import read_text

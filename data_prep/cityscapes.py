@@ -15,10 +15,11 @@ import sys
 from functools import partial
 from itertools import groupby
 
-from data_prep.convert import Report, Source, convert
+from data_prep.convert import convert
 from data_prep.files import files_below
 from data_prep.label_schemes import LABEL_IDS, TRAIN_IDS
 from data_prep.options import command
+from data_prep.scan import Report, Source
 from data_prep.street_frames import SPLIT_OF, Layout, StreetOptions, read_frames
 
 LAYOUT = Layout(

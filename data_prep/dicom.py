@@ -24,7 +24,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut
 from pydicom.uid import JPEGBaseline8Bit
 
-from data_prep.convert import LATERALITIES, Report, Scan, Source, convert
+from data_prep.convert import LATERALITIES, convert
 from data_prep.dicom_labels import LABEL_OBJECTS, Labels, read_labels
 from data_prep.dicom_sizes import read_dicom, require_unpackable_pixels
 from data_prep.dicom_values import as_stated, first_of, functional_groups, padding_left_out, view_of, window_stated
@@ -32,6 +32,7 @@ from data_prep.files import files_below
 from data_prep.grey import require_range_used, to_grey
 from data_prep.options import Options, Window, command, subject_of
 from data_prep.privacy import Refused, told
+from data_prep.scan import Report, Scan, Source
 from unicorn_monai.images.faithful_pictures import require_not_filled
 from unicorn_monai.system.intake import Untaken
 

@@ -17,10 +17,10 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from data_prep.convert import Report
 from data_prep.dicom_sizes import read_dicom, require_unpackable_pixels
 from data_prep.label_schemes import Scheme
 from data_prep.privacy import Refused, told
+from data_prep.scan import Report
 from unicorn_monai.images.files import IGNORE_LABEL
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"

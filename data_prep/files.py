@@ -10,13 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from data_prep.options import natural
+from data_prep.scan import Report
 from unicorn_monai.data.clutter import is_clutter
-
-if TYPE_CHECKING:
-    from data_prep.convert import Report
 
 
 def files_below(root: Path, suffixes: Sequence[str], report: Report, within: Path | None = None) -> list[Path]:

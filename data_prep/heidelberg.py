@@ -22,13 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.convert import LATERALITIES, Report, Scan, Source, convert
+from data_prep.convert import LATERALITIES, convert
 from data_prep.files import files_below
 from data_prep.grey import INVALID, from_reflectivity, mask_white_border, to_grey
 from data_prep.heidelberg_sizes import require_ending_directory
 from data_prep.label_schemes import PAPER
 from data_prep.options import Options, command, subject_of
 from data_prep.privacy import Refused, told
+from data_prep.scan import Report, Scan, Source
 from unicorn_monai.images.files import open_picture
 from unicorn_monai.system.intake import require_parsable, require_unpackable
 

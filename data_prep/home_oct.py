@@ -21,8 +21,9 @@ from cyclopts import Parameter
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data_prep.convert import Report, summarise
+from data_prep.convert import summarise
 from data_prep.options import SHARES, Shares, command
+from data_prep.scan import Report
 from data_prep.splits import split_by_subject
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import SPLITS, read_header

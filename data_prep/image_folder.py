@@ -25,7 +25,7 @@ from cyclopts import Parameter
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.convert import Report, Scan, Source, convert
+from data_prep.convert import convert
 from data_prep.files import any_files_below, files_below
 from data_prep.grey import INVALID, from_reflectivity, mask_white_border, to_grey
 from data_prep.label_files import LOSSY, LabelFiles, by_subject, folder_name, images_and_labels, require_no_labels
@@ -33,6 +33,7 @@ from data_prep.label_images import read_label_image, require_pages
 from data_prep.label_schemes import Scheme, numbered, read_scheme
 from data_prep.options import Options, Window, command, relative, subject_of
 from data_prep.privacy import reason
+from data_prep.scan import Report, Scan, Source
 from data_prep.surface_files import KINDS, load_mat, read_surfaces
 from unicorn_monai.images.faithful_pictures import is_turned
 from unicorn_monai.images.files import open_picture, turn_to

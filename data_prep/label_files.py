@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from data_prep.convert import Report
 from data_prep.files import any_files_below
 from data_prep.options import Options, relative
 from data_prep.privacy import one_form
+from data_prep.scan import Report
 from unicorn_monai.data.clutter import is_clutter
 
 LOSSY = (".jpg", ".jpeg")  # found, and then refused by name

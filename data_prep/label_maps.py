@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.grey import resize_nearest
 from data_prep.label_schemes import Scheme
+from data_prep.scan import Report, Scan
 from unicorn_monai.images.surfaces import IGNORE, label_map, order_surfaces, resize_surfaces
-
-if TYPE_CHECKING:
-    from data_prep.convert import Report, Scan
 
 
 def draw(

@@ -22,13 +22,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from data_prep.colour import ColourOptions, fitted, read_colours
-from data_prep.convert import Report, Scan, Source, convert
+from data_prep.convert import convert
 from data_prep.files import files_below
 from data_prep.label_files import LOSSY, LabelFiles, by_subject, folder_name, images_and_labels, require_no_labels
 from data_prep.label_images import read_label_image
 from data_prep.label_schemes import Scheme, read_scheme
 from data_prep.options import command, subject_of
 from data_prep.privacy import reason
+from data_prep.scan import Report, Scan, Source
 from unicorn_monai.images.faithful_pictures import is_turned
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")

@@ -14,12 +14,12 @@ from cyclopts import Parameter
 from numpy.typing import NDArray
 
 from data_prep.colour import ColourOptions, fitted, read_colours
-from data_prep.convert import Scan
 from data_prep.files import require_label_below
 from data_prep.label_images import read_label_image
 from data_prep.label_schemes import Scheme
 from data_prep.options import OriginalIds, Size, Split
 from data_prep.privacy import reason
+from data_prep.scan import Scan
 from unicorn_monai.images.faithful_pictures import is_turned
 from unicorn_monai.system.intake import lies_there
 

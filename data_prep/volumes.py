@@ -27,12 +27,13 @@ import numpy as np
 from cyclopts import Parameter
 from numpy.typing import NDArray
 
-from data_prep.convert import Report, Scan, Source, convert
+from data_prep.convert import convert
 from data_prep.files import files_below
 from data_prep.grey import to_grey
 from data_prep.label_files import LabelFiles, folder_name, images_and_labels, require_no_labels
 from data_prep.options import Options, Window, command, relative, subject_of
 from data_prep.privacy import one_form, told
+from data_prep.scan import Report, Scan, Source
 from unicorn_monai.images.files import MILLIMETRES
 from unicorn_monai.images.isolated import Unreadable
 from unicorn_monai.images.volume_files import data_entries, open_nifti, read_itk

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from data_prep import dicom, image_folder, rgb_folder, volumes
-from data_prep.convert import Report
 from data_prep.files import any_files_below, files_below
+from data_prep.scan import Report
 from oct_files import bscan, nifti, opt, picture, save
 from unicorn_monai.data.clutter import is_clutter
 from unicorn_monai.data.layout import SPLITS, read_header
