@@ -7,7 +7,8 @@ on another), e.g. by `unicorn-monai experiment --config SETTINGS --output BEFORE
 compared by what they hold and not by their bytes, so that a new version number or another order of entries is no
 difference: tensors of every ``.safetensors``, pixels of every image, numbers and texts of ``results.json`` but those
 that tell of time, place and machine. What lies under ``mlartifacts`` is left out: copies, in folders that MLflow names
-at random. Prints what differs, by name; exit status 1 if anything does.
+at random. Caches of latents have names that come from the folders of their images and are compared without. Prints
+what differs, by name; exit status 1 if anything does. CycleGAN and CUT train by the clock, so they always differ.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from safetensors.numpy import load_file
 ELSEWHERE = ("seconds", "wall_seconds", "commands", "environment", "sha256", "budget", "without_command")
 
 COPIES = "mlartifacts"  # what MLflow keeps, in folders with random names
+CACHE = "latents"  # files named after the folders of their images: compared by what they hold
 
 
 def digest(array: np.ndarray) -> str:
@@ -58,7 +60,9 @@ def contents(run: Path) -> dict[str, Any]:
         name = path.relative_to(run).as_posix()
         if COPIES in path.relative_to(run).parts:
             continue
-        if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors" and CACHE in path.parts:
+            found |= {f"{path.parent.relative_to(run)}: {digest(v)}": True for v in load_file(path).values()}
+        elif path.suffix == ".safetensors":
             found |= {f"{name}: {key}": digest(value) for key, value in load_file(path).items()}
         elif path.name.endswith(".nii.gz"):
             found[name] = digest(np.asanyarray(nibabel.load(path).dataobj))
