@@ -341,7 +341,7 @@ def test_a_run_may_start_from_a_noised_real_latent(networks, conditions, sampler
 
 def test_the_more_steps_are_skipped_the_closer_the_image_is_to_the_real_one(networks, conditions):
     inferer = inferer_of(networks, DDIM(1000, **COARSE))
-    real = inferer.ldm.encode(torch.rand(2, 1, 16, 16))
+    real = networks["autoencoder"].encode_stage_2_inputs(torch.rand(2, 1, 16, 16)) * SCALE
     target = inferer.ldm.decode(real)
     common = conditions | {"seeds": [3, 4], "num_inference_steps": 20}
     distances = [(inferer.sample(**common, start=(real, skip)) - target).square().mean().item() for skip in (0, 12, 19)]

@@ -754,7 +754,7 @@ BUNDLES = {
         "calls 'monai.bundle.run'",
     ),
     "a text that is written": (
-        edited(INFERENCE, lambda c, root: c.update(more={"_target_": "unicorn_monai.system.write_text"})),
+        edited(INFERENCE, lambda c, root: c.update(more={"_target_": "unicorn_monai.system.files.write_text"})),
         "calls 'unicorn_monai.system.files.write_text'",
     ),
     "a debugger": (

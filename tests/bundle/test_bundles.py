@@ -329,7 +329,7 @@ class FeatureLoss(nn.Module):
 
 def test_a_perceptual_network_is_a_term_of_the_autoencoders_loss_by_its_definition(world, autoencoder, tmp_path):
     network = {"_target_": "torch.nn.Conv2d", "in_channels": 1, "out_channels": 4, "kernel_size": 3}
-    features = {"_target_": "test_bundles.FeatureLoss", "network": network}
+    features = {"_target_": f"{__name__}.FeatureLoss", "network": network}
     trained = world.run("latent_diffusion", "train_autoencoder", ckpt_dir=tmp_path, output_dir=tmp_path,
                         perceptual=features, perceptual_weight=3.0)  # fmt: skip
     loss, trainer = (trained.parser.get_parsed_content(id) for id in ("loss", "train::trainer"))

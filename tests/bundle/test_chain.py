@@ -67,9 +67,8 @@ def test_every_configuration_checks_its_own_settings_first(path):
         first += [] if "@checks" in first else ["@checks"]
         assert {k: v for k, v in config["checks"][0].items() if v != f"@{k}"}.keys() == {"_target_"}
         checked |= config["checks"][0].keys()
-    if "trained_on" in config:  # which checks the mode before it reads anything
-        first += ["@trained_on"]
-        checked |= {k for k in config["trained_on"] if k == "mode" and config["trained_on"][k] == "@mode"}
+    if "trained_on" in config:  # which reads the descriptions of weights
+        first += ["@trained_on"] if "@checks" in first else ["@checks", "@trained_on"]
     assert config["initialize"][: len(first)] == first
     own = {key for key in config if key in RULES.keys() | CHOICES.keys()}
     assert own <= checked, "a setting that has a rule is checked"

@@ -85,7 +85,8 @@ def test_every_part_samples_by_itself(part, trained, streets, tmp_path):
 
 
 def test_the_words_change_the_image(trained):
-    sheet = trained[1]["train_diffusion"].get_parsed_content("train::sheet")
+    (sheets,) = trained[1]["train_diffusion"].get_parsed_content("train::handlers")
+    sheet = sheets.sampler
     generator, requests = sheet.generator, sheet.requests[:2]
     assert [request.prompt for request in requests] == [FOG, NIGHT]
     for module in generator.ldm.unet.modules():  # one epoch is too short for its last, zeroed convolutions
