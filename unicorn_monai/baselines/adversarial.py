@@ -175,7 +175,8 @@ def translation_trainer(
         *([RankSeeds(settings.seed)] if is_active() else []),
         *handlers,
     ]
-    loader = UnpairedLoader(dataset, settings.batch_size, per_epoch, settings.num_workers)
+    with torch.random.fork_rng(devices=[]):  # MONAI's loader seeds PyTorch anew: the networks' numbers would come again
+        loader = UnpairedLoader(dataset, settings.batch_size, per_epoch, settings.num_workers)
     settings = replace(settings, max_epochs=max_epochs)
     return TranslationTrainer(settings, loader, objective, optimizer, discriminator_optimizer, train_handlers)
 
