@@ -21,6 +21,7 @@ from unicorn_monai.controlnets import controlnet_for
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.writer import DatasetWriter
 from unicorn_monai.diffusion import recipes
+from unicorn_monai.diffusion.autoencoder import Adversary, ReconstructionSheet
 from unicorn_monai.diffusion.latents import LatentDataset, latent_diffusion_of
 from unicorn_monai.diffusion.recipes import (
     autoencoder_evaluator,
@@ -30,7 +31,7 @@ from unicorn_monai.diffusion.recipes import (
     diffusion_trainer,
 )
 from unicorn_monai.diffusion.task import ControlNetTask, DiffusionTask, task_latents
-from unicorn_monai.diffusion.training import Adversary, ControlNetInferer, NoisePredictionInferer, ReconstructionSheet
+from unicorn_monai.diffusion.training import ControlNetInferer, NoisePredictionInferer
 from unicorn_monai.images.transforms import LoadPixelsd
 from unicorn_monai.system.distributed import RankSeeds, SharedOrder
 from unicorn_monai.system.weights import load_weights, read_metadata, save_weights

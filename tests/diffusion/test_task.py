@@ -20,8 +20,7 @@ from unicorn_monai.diffusion.task import ControlNetTask, DiffusionTask, task_lat
 from unicorn_monai.diffusion.training import ControlNetInferer, LatentPrepareBatch
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.schedulers import DDIM
-from unicorn_monai.synthesis.generator import RISING
-from unicorn_monai.synthesis.sheets import samples_of
+from unicorn_monai.synthesis.sheets import RISING, samples_of
 from unicorn_monai.system.files import write_json
 from unicorn_monai.system.weights import save_weights, sha256
 from unicorn_monai.training.settings import DiffusionSettings

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 
 from tiny_networks import LABELS, LATENT, SCHEDULE, Words, build_autoencoder, build_ldm, build_unet
 from unicorn_monai.controlnets import controlnet_for
-from unicorn_monai.diffusion.autoencoder import AutoencoderLoss, AutoencoderTrainer, reconstruction_metric
+from unicorn_monai.diffusion.autoencoder import Adversary, AutoencoderLoss, AutoencoderTrainer, reconstruction_metric
 from unicorn_monai.diffusion.task import ControlNetTask, DiffusionTask
-from unicorn_monai.diffusion.training import Adversary, ControlNetInferer, LatentPrepareBatch, NoisePredictionInferer
+from unicorn_monai.diffusion.training import ControlNetInferer, LatentPrepareBatch, NoisePredictionInferer
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.system.errors import NotFinite
 from unicorn_monai.training.kept_weights import EMA

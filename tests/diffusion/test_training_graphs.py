@@ -12,10 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tiny_networks import LABELS, LATENT, build_autoencoder, build_ldm, build_unet
 from unicorn_monai.controlnets import controlnet_for
-from unicorn_monai.diffusion.autoencoder import AutoencoderLoss, AutoencoderTrainer
+from unicorn_monai.diffusion.autoencoder import Adversary, AutoencoderLoss, AutoencoderTrainer
 from unicorn_monai.diffusion.layout_supervision import LayoutSupervision
 from unicorn_monai.diffusion.task import ControlNetTask, DiffusionTask
-from unicorn_monai.diffusion.training import Adversary, ControlNetInferer, NoisePredictionInferer
+from unicorn_monai.diffusion.training import ControlNetInferer, NoisePredictionInferer
 from unicorn_monai.segmentation.training import SegmentationInferer
 from unicorn_monai.system.cuda_graphs import TrainingGraphs
 from unicorn_monai.training.settings import AutoencoderSettings, DiffusionSettings

@@ -1,3 +1,4 @@
+from .autoencoder import Adversary as Adversary
 from .autoencoder import AutoencoderLoss as AutoencoderLoss
 from .autoencoder import narrow_posterior as narrow_posterior
 from .bundle_models import base_controlnet as base_controlnet
@@ -24,7 +25,6 @@ from .text import ClipTextEncoder as ClipTextEncoder
 from .text import PromptEmbeddings as PromptEmbeddings
 from .text import PromptTemplate as PromptTemplate
 from .text import Text as Text
-from .training import Adversary as Adversary
 from .training import ControlNetInferer as ControlNetInferer
 from .training import LatentPrepareBatch as LatentPrepareBatch
 from .training import NoisePredictionInferer as NoisePredictionInferer

@@ -12,7 +12,8 @@ P is a perceptual network, where one is given.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Sequence, Sized
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unicorn_monai.diffusion.training import Adversary
+from unicorn_monai.images.pictures import evenly
 from unicorn_monai.images.speckle import speckle_contrast
 from unicorn_monai.system.cuda_graphs import TrainingGraphs
 from unicorn_monai.system.distributed import bare
@@ -131,6 +132,21 @@ def narrow_posterior(autoencoder: nn.Module, log_variance: float = -6.0) -> nn.M
     return autoencoder
 
 
+@dataclass(frozen=True)
+class Adversary:
+    """What an autoencoder is trained against.
+
+    Args:
+        network: the discriminator, a ``PatchDiscriminator``.
+        optimizer: of its weights.
+        loss: an ``AutoencoderLoss``, the objective of both.
+    """
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss: nn.Module
+
+
 class AutoencoderTrainer(Trainer):
     """Train a KL autoencoder against a patch discriminator.
 
@@ -204,6 +220,26 @@ class ReconstructionInferer(Inferer):
     def __call__(self, images: Tensor, network: AutoencoderKL) -> Tensor:  # type: ignore[override]
         """(batch, channels, *spatial)."""
         return network.reconstruct(images)
+
+
+class ReconstructionSheet:
+    """Images of a data set above their reconstructions.
+
+    Args:
+        autoencoder: the network.
+        dataset: gives "image".
+        count: images, evenly spread over the data set.
+    """
+
+    def __init__(self, autoencoder: AutoencoderKL, dataset: Sequence[dict[str, Any]], count: int = 8) -> None:
+        self.autoencoder, self.dataset, self.count = autoencoder, dataset, count
+
+    @torch.no_grad()
+    def __call__(self) -> Tensor:
+        """(2, columns, channels, height, width)."""
+        images = torch.stack([self.dataset[i]["image"] for i in evenly(len(self.dataset), self.count)])
+        reconstructed = self.autoencoder.reconstruct(images.to(next(self.autoencoder.parameters()).device))
+        return torch.stack([images, reconstructed.cpu().float()])
 
 
 def reconstruction_metric(spectral_weight: float = 1.0) -> Loss:

@@ -19,19 +19,19 @@ from monai.handlers import LrScheduleHandler, ValidationHandler
 from torch import nn
 
 from unicorn_monai.diffusion.autoencoder import (
+    Adversary,
     AutoencoderLoss,
     AutoencoderTrainer,
     ReconstructionInferer,
+    ReconstructionSheet,
     reconstruction_metric,
 )
 from unicorn_monai.diffusion.latents import LatentDataset, LatentLoader
 from unicorn_monai.diffusion.task import DiffusionTask
 from unicorn_monai.diffusion.training import (
-    Adversary,
     ControlNetInferer,
     LatentPrepareBatch,
     NoisePredictionInferer,
-    ReconstructionSheet,
     mean_squared_error,
 )
 from unicorn_monai.images.transforms import collate

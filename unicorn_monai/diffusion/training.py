@@ -9,18 +9,14 @@ timesteps, conditions) and an inferer (one noise prediction).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from monai.inferers import Inferer
-from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 
 from unicorn_monai.diffusion.task import DiffusionTask
 from unicorn_monai.fusion import control, controlled
-from unicorn_monai.images.pictures import evenly
 from unicorn_monai.images.transforms import one_hot
 from unicorn_monai.latent_diffusion import downsampling
 from unicorn_monai.system.cuda_graphs import TrainingGraphs
@@ -152,41 +148,6 @@ class ControlNetInferer(NoisePredictionInferer):
             with torch.no_grad():
                 controls += control(self.task.base, 1.0, conditions["uncertainty"], noisy, timesteps, context)
         return controlled(self.task.ldm.unet, controls, noisy, timesteps, context)
-
-
-@dataclass(frozen=True)
-class Adversary:
-    """What an autoencoder is trained against.
-
-    Args:
-        network: the discriminator, a ``PatchDiscriminator``.
-        optimizer: of its weights.
-        loss: an ``AutoencoderLoss``, the objective of both.
-    """
-
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-    loss: nn.Module
-
-
-class ReconstructionSheet:
-    """Images of a data set above their reconstructions.
-
-    Args:
-        autoencoder: the network.
-        dataset: gives "image".
-        count: images, evenly spread over the data set.
-    """
-
-    def __init__(self, autoencoder: AutoencoderKL, dataset: Sequence[dict[str, Any]], count: int = 8) -> None:
-        self.autoencoder, self.dataset, self.count = autoencoder, dataset, count
-
-    @torch.no_grad()
-    def __call__(self) -> Tensor:
-        """(2, columns, channels, height, width)."""
-        images = torch.stack([self.dataset[i]["image"] for i in evenly(len(self.dataset), self.count)])
-        reconstructed = self.autoencoder.reconstruct(images.to(next(self.autoencoder.parameters()).device))
-        return torch.stack([images, reconstructed.cpu().float()])
 
 
 def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:

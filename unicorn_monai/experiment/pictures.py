@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unicorn_monai.data.items import datalist
-from unicorn_monai.diffusion.training import ReconstructionSheet
+from unicorn_monai.diffusion.autoencoder import ReconstructionSheet
 from unicorn_monai.images.files import write_array
 from unicorn_monai.images.pictures import evenly, paint, tile
 from unicorn_monai.images.transforms import read_image

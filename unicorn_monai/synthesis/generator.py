@@ -25,8 +25,6 @@ from unicorn_monai.training.steps import autocast_settings
 
 logger = logging.getLogger("unicorn_monai")
 
-RISING = (0.02, 0.05, 0.08, 0.11, 0.14, 0.17, 0.2, 0.23)  # uncertainties of a sheet of samples
-
 
 class Generator:
     """The networks, ready to make images.

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from unicorn_monai.diffusion.task import DiffusionTask
-from unicorn_monai.synthesis.generator import RISING, Generator
+from unicorn_monai.synthesis.generator import Generator
 from unicorn_monai.synthesis.requests import Requests
 from unicorn_monai.system.files import PathLike
 from unicorn_monai.training.handlers import SampleImages
+
+RISING = (0.02, 0.05, 0.08, 0.11, 0.14, 0.17, 0.2, 0.23)  # uncertainties of a sheet of samples
 
 
 class SampleSheet:
