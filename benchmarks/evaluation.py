@@ -23,7 +23,7 @@ from scipy import linalg, ndimage
 
 from data_prep.phantom import write_phantom
 from unicorn_monai.bundle import from_bundle, install
-from unicorn_monai.data import DatasetWriter, datalist, label_names
+from unicorn_monai.data import About, DatasetWriter, datalist, label_names
 from unicorn_monai.evaluation import (
     Audited,
     Features,
@@ -47,7 +47,7 @@ def with_new_speckle(real: Path, split: str, output: Path, seed: int) -> Path:
     """A data set with the label maps of another: every layer's local mean times speckle that is drawn anew."""
     random = np.random.default_rng(seed)
     labels = dict(enumerate(label_names(real)))
-    with DatasetWriter(output, name="synthetic", device="home_oct", labels=labels, synthetic=True) as writer:
+    with DatasetWriter(output, About(name="synthetic", device="home_oct", labels=labels), synthetic=True) as writer:
         for item in datalist(real, split, ("image", "label")):
             image, label = read_array(item["image"]) / 255, read_array(item["label"])
             smooth = np.zeros(image.shape)

@@ -25,7 +25,7 @@ from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from monai.networks.schedulers import DDPMScheduler
 
 from unicorn_monai.controlnets import controlnet_for
-from unicorn_monai.data import DatasetWriter
+from unicorn_monai.data import About, DatasetWriter
 from unicorn_monai.diffusion import (
     ControlNetTask,
     LatentDataset,
@@ -91,7 +91,7 @@ def networks() -> tuple[AutoencoderKL, DiffusionModelUNet]:
 def label_maps(root: Path, size: int, count: int = 100) -> Path:
     """The labelled data set whose label maps are used again and again."""
     labels = {i: str(i) for i in range(LABELS)}
-    with DatasetWriter(root, name="maps", device="d", labels=labels) as writer:
+    with DatasetWriter(root, About(name="maps", device="d", labels=labels)) as writer:
         for i in range(count):
             label = np.repeat((np.arange(size)[:, None] * LABELS // size + i % 2).clip(max=LABELS - 1), size, axis=1)
             writer.add("training", label.astype(np.uint8) * 50, label.astype(np.uint8), subject=str(i))

@@ -26,7 +26,7 @@ from data_prep.scan import SHOWN, Report, Scan, Source
 from data_prep.splits import split_by_subject, split_like
 from unicorn_monai.data.checks import problems
 from unicorn_monai.data.layout import SPLITS
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.images.files import read_array
 from unicorn_monai.images.surfaces import IGNORE
 from unicorn_monai.system.terminal import printable, say
@@ -68,11 +68,13 @@ def convert(
     parts = _split(options, names, {source.subject: source.split for source in sources if source.split is not None})
     with DatasetWriter(
         options.output,
-        name=name,
-        device=options.device_name or "unknown",
-        labels=(scheme or PAPER).labels,
-        modality=modality,
-        suffix=".png" if modality == "RGB" else ".nii.gz",
+        About(
+            name=name,
+            device=options.device_name or "unknown",
+            labels=(scheme or PAPER).labels,
+            modality=modality,
+            suffix=".png" if modality == "RGB" else ".nii.gz",
+        ),
         resume=options.resume,
         settings=_settings(sources, options, scheme, names, report, parts),
     ) as writer:

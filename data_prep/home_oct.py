@@ -27,7 +27,7 @@ from data_prep.scan import Report
 from data_prep.splits import split_by_subject
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import SPLITS, read_header
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.images.files import read_array
 from unicorn_monai.images.surfaces import label_map, resize_weights, surfaces_from_labels
 from unicorn_monai.simulation.devices import HOME_OCT, degrade
@@ -121,10 +121,12 @@ def write_home_oct(dataset: str | Path, output: str | Path, how: HomeDevice = PL
     names = {int(k): v for k, v in header["labels"].items()}
     with DatasetWriter(
         output,
-        name=f"{header.get('name', 'oct')}{SUFFIX}",
-        device=how.device_name,
-        labels=names,
-        spacing_mm=[min(s * n, m) / (how.size or n) for s, n, m in _extent(dataset, header)],
+        About(
+            name=f"{header.get('name', 'oct')}{SUFFIX}",
+            device=how.device_name,
+            labels=names,
+            spacing_mm=[min(s * n, m) / (how.size or n) for s, n, m in _extent(dataset, header)],
+        ),
         simulated_device=True,
         simulated_anatomy=bool(header.get("simulated_anatomy", False)),
         source=header.get("source"),

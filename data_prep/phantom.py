@@ -21,7 +21,7 @@ from cyclopts import Parameter
 from data_prep.options import SHARES, Shares, command
 from data_prep.splits import split_by_subject
 from unicorn_monai.data.journal import begun
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.simulation.devices import DEVICES, HOME_OCT, SPECTRALIS, Device
 from unicorn_monai.simulation.retina import LABELS
 from unicorn_monai.simulation.scans import simulate
@@ -107,11 +107,13 @@ def write_phantom(
     phantom = {"preset": exam.preset, "seed": seed, "subjects": n_subjects, "scans_per_subject": scans_per_subject}
     with DatasetWriter(
         output,
-        name=f"phantom-{device}-{exam.preset}-{size}",
-        device=device,
-        labels=LABELS,
-        modality="OCT",
-        spacing_mm=nominal,
+        About(
+            name=f"phantom-{device}-{exam.preset}-{size}",
+            device=device,
+            labels=LABELS,
+            modality="OCT",
+            spacing_mm=nominal,
+        ),
         simulated_device=True,
         simulated_anatomy=True,
         phantom=phantom,

@@ -28,7 +28,7 @@ from data_prep.options import SHARES, Shares, command
 from data_prep.scan import Report
 from data_prep.splits import split_by_subject
 from unicorn_monai.data.layout import SPLITS
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.images.files import open_picture
 from unicorn_monai.images.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
 from unicorn_monai.system.console import MANY, Finite, Whole
@@ -178,7 +178,9 @@ def write_spectralis_healthy(
     nominal = ((how.crop_um or 496 * AXIAL_UM) * 1e-3 / size, width / size)
     fields = {"source": SOURCE, "lateral_spacing": "estimated", "simulated_device": False, "simulated_anatomy": False}
     with DatasetWriter(
-        output, name=f"spectralis-healthy-{size}", device=how.device_name, labels=LABELS, spacing_mm=nominal, **fields
+        output,
+        About(name=f"spectralis-healthy-{size}", device=how.device_name, labels=LABELS, spacing_mm=nominal),
+        **fields,
     ) as writer:
         for subject, part in parts.items():
             for bscan in tqdm(

@@ -16,7 +16,7 @@ from cyclopts import Parameter
 
 from data_prep.options import SHARES, Shares, command
 from data_prep.splits import split_by_subject
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.simulation.drives import simulate_drives
 from unicorn_monai.simulation.street import CLASSES, STREET_LABELS
 from unicorn_monai.simulation.weather import WEATHERS
@@ -69,11 +69,13 @@ def write_streets(
         parts |= split_by_subject(names[k :: len(weather)], split, seed)
     with DatasetWriter(
         output,
-        name=f"streets-{'-'.join(weather)}-{size}",
-        device=f"simulated camera, {', '.join(weather)}",
-        labels=STREET_LABELS,
-        modality="RGB",
-        suffix=".png",
+        About(
+            name=f"streets-{'-'.join(weather)}-{size}",
+            device=f"simulated camera, {', '.join(weather)}",
+            labels=STREET_LABELS,
+            modality="RGB",
+            suffix=".png",
+        ),
         simulated_device=True,
         simulated_anatomy=True,
         simulated="streets and weather",

@@ -41,7 +41,7 @@ from unicorn_monai.data.items import datalist
 from unicorn_monai.data.journal import JOURNAL
 from unicorn_monai.data.layout import HEADER, inside
 from unicorn_monai.data.uncertainties import read_uncertainties
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.experiment.settings import Settings
 from unicorn_monai.images.files import MOST_PIXELS, read_array, read_shape, write_array
 from unicorn_monai.prior import UncertaintyPrior
@@ -326,7 +326,7 @@ def test_a_header_that_lies_is_refused(root, probe):
 def dataset(root, name="set", **changes):
     """A data set of two images with labels; the header, or fields of its first item, changed."""
     labels = {0: "vitreous", 1: "retina"}
-    with DatasetWriter(root / name, name=name, device="d", labels=labels, suffix=".png") as writer:
+    with DatasetWriter(root / name, About(name=name, device="d", labels=labels, suffix=".png")) as writer:
         for k in range(2):
             label = np.tile(np.arange(8, dtype=np.uint8)[:, None] // 4, (1, 9))
             image = (40 * label + np.arange(9, dtype=np.uint8) + k).astype(np.uint8)
@@ -515,7 +515,7 @@ def test_a_writer_follows_no_link_out_of_its_folder(root, outside, name):
     (root / "set").mkdir()
     (root / "set" / name).symlink_to(outside / "secret.txt" if name == JOURNAL else outside)
     with pytest.raises(ValueError, match=f"'{name}' of '.*' leaves the data set folder"):
-        DatasetWriter(root / "set", name="n", device="d", labels={0: "a"}, resume=True)
+        DatasetWriter(root / "set", About(name="n", device="d", labels={0: "a"}), resume=True)
 
 
 def test_a_journal_of_other_people_writes_nothing_elsewhere(root):
@@ -526,7 +526,7 @@ def test_a_journal_of_other_people_writes_nothing_elsewhere(root):
     ]
     (root / "set" / JOURNAL).write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ValueError, match="expected an item with"):
-        DatasetWriter(root / "set", name="n", device="d", labels={0: "a"}, resume=True)
+        DatasetWriter(root / "set", About(name="n", device="d", labels={0: "a"}), resume=True)
     assert [path.name for path in (root / "set").glob("[!.]*")] == [JOURNAL]
 
 
@@ -545,7 +545,7 @@ def test_names_of_inputs_make_no_names_of_outputs(root):
 
 def test_a_subject_makes_no_name_of_a_file(root):
     folder = root / "set"
-    with DatasetWriter(folder, name="../x", device="../y", labels={0: "a"}, suffix=".png") as writer:
+    with DatasetWriter(folder, About(name="../x", device="../y", labels={0: "a"}, suffix=".png")) as writer:
         writer.add("test", np.zeros((4, 5), np.uint8), subject="../../outside/secret", synthetic={"seed": "../z"})
     assert [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.png"))] == ["images/000000.png"]
 

@@ -28,7 +28,7 @@ from unicorn_monai.backbones.stable_diffusion import (
 )
 from unicorn_monai.controlnets import controlnet_for, copy_encoder
 from unicorn_monai.data.items import datalist
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.diffusion.latents import LatentDataset, LatentLoader
 from unicorn_monai.diffusion.task import ControlNetTask
 from unicorn_monai.diffusion.text import ClipTextEncoder, PromptEmbeddings, PromptTemplate, Text
@@ -102,8 +102,8 @@ def inputs(dtype=torch.float32, batch=2, latent=(LATENT, LATENT)):
 
 def street(root):
     """Four RGB images with label maps, of two sub-domains."""
-    with DatasetWriter(root, name="s", device="camera", labels=dict(enumerate("abcde")), modality="RGB",
-                       suffix=".png") as writer:  # fmt: skip
+    about = About(name="s", device="camera", labels=dict(enumerate("abcde")), modality="RGB", suffix=".png")
+    with DatasetWriter(root, about) as writer:
         for i in range(4):
             random = np.random.default_rng(i)
             image = random.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)

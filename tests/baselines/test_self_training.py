@@ -14,7 +14,7 @@ from unicorn_monai.baselines.self_training import steps
 from unicorn_monai.data.checks import check
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import label_names, read_header
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.images.files import IGNORE_LABEL, read_array
 from unicorn_monai.segmentation.pseudo_labels import PseudoLabeller, pseudo_label
 from unicorn_monai.system.applied import AppliedNetwork
@@ -95,12 +95,14 @@ def bright_is_below() -> nn.Conv2d:
 
 @pytest.fixture
 def labeller(tmp_path):
-    with DatasetWriter(tmp_path / "b", name="b", device="home", labels=LABELS, spacing_mm=(0.01, 0.02)) as writer:
+    with DatasetWriter(
+        tmp_path / "b", About(name="b", device="home", labels=LABELS, spacing_mm=(0.01, 0.02))
+    ) as writer:
         for i, split in enumerate(("training", "training", "validation", "test")):
             image = np.full((4, 4), 10 * i, np.uint8)
             image[2], image[3] = 250, 127  # certain, uncertain
             writer.add(split, image, subject=f"s{i}")
-    with DatasetWriter(tmp_path / "a", name="a", device="clinic", labels=LABELS) as writer:
+    with DatasetWriter(tmp_path / "a", About(name="a", device="clinic", labels=LABELS)) as writer:
         writer.add("training", np.eye(4, dtype=np.uint8), np.eye(4, dtype=np.uint8), subject="other")
     network = bright_is_below()
     save_weights(network, tmp_path / "model.pt")

@@ -12,7 +12,7 @@ from unicorn_monai.baselines.networks import ResnetGenerator
 from unicorn_monai.baselines.translation import Translator
 from unicorn_monai.data.checks import check
 from unicorn_monai.data.items import datalist
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.images.files import read_array
 from unicorn_monai.system.applied import AppliedNetwork
 from unicorn_monai.system.weights import save_weights
@@ -34,7 +34,7 @@ class Negative(nn.Module):
 def write(root, sizes=((8, 8), (8, 8)), channels=1, labelled=True):
     random = np.random.default_rng(0)
     colour = {"modality": "RGB", "suffix": ".png"} if channels == 3 else {"spacing_mm": (0.01, 0.02)}
-    with DatasetWriter(root, name="a", device="a", labels=LABELS, **colour) as writer:
+    with DatasetWriter(root, About(name="a", device="a", labels=LABELS, **colour)) as writer:
         for i, size in enumerate(sizes):
             image = random.integers(0, 256, (*size, 3) if channels == 3 else size, dtype=np.uint8)
             label = random.integers(0, 2, size, dtype=np.uint8) if labelled else None

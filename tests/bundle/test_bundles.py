@@ -32,7 +32,7 @@ from unicorn_monai.bundle.run import run_bundle
 from unicorn_monai.data.checks import check
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import read_header
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.evaluation.scoring import scores
 from unicorn_monai.images.files import IGNORE_LABEL, read_array, write_array
 from unicorn_monai.synthesis import writer as synthesis
@@ -101,7 +101,9 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
 def write_dataset(root: Path, device: str, noise: float, seed: int) -> Path:
     """A data set of layers with borders of their own in every column, as noisy as the device is."""
     random = np.random.default_rng(seed)
-    with DatasetWriter(root, name=f"tiny {device}", device=device, labels=LABELS, spacing_mm=(0.004, 0.012)) as writer:
+    with DatasetWriter(
+        root, About(name=f"tiny {device}", device=device, labels=LABELS, spacing_mm=(0.004, 0.012))
+    ) as writer:
         for split, count in COUNTS.items():
             for i in range(count):
                 borders = np.sort(random.integers(4, SIZE - 4, (3, 1)), axis=0) + random.integers(-1, 2, (1, SIZE))

@@ -20,7 +20,7 @@ from unicorn_monai.bundle.chain import check_chain, check_labels, trained_on
 from unicorn_monai.bundle.installation import BUNDLES, bundle_root, install, load_config
 from unicorn_monai.bundle.run import run_bundle
 from unicorn_monai.bundle.settings import CHOICES, RULES, check_device, check_settings, refuse_unknown_options
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.system.errors import root_cause
 from unicorn_monai.system.weights import save_weights
@@ -208,7 +208,7 @@ def test_the_shell_refuses_a_misspelt_option_before_anything_is_read(tmp_path):
 def test_another_number_of_labels_is_refused(tmp_path):
     for count in (2, 3):
         with DatasetWriter(
-            tmp_path / str(count), name="n", device="d", labels={i: "abc"[i] for i in range(count)}
+            tmp_path / str(count), About(name="n", device="d", labels={i: "abc"[i] for i in range(count)})
         ) as writer:
             writer.add("training", *np.eye(2, dtype=np.uint8)[None].repeat(2, 0), subject="s")
     check_labels([tmp_path / "2", [tmp_path / "2"]], 2)

@@ -18,7 +18,7 @@ from unicorn_monai.bundle.run import run_bundle
 from unicorn_monai.bundle.run_bundles import GENERATOR, require_own_bundles
 from unicorn_monai.bundle.settings import check_overrides, refuse_unknown_options
 from unicorn_monai.cli import app
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.experiment.settings import Settings, prior_place, settings_of
 
 CALL = {"_target_": "os.system", "command": "touch witness"}
@@ -238,7 +238,7 @@ def test_other_characters_are_letters_like_any(text):
 
 
 def domain(folder: Path, device: str = "d") -> Path:
-    with DatasetWriter(folder, name="n", device=device, labels={0: "a", 1: "b"}, suffix=".png") as writer:
+    with DatasetWriter(folder, About(name="n", device=device, labels={0: "a", 1: "b"}, suffix=".png")) as writer:
         for i, split in enumerate(("training", "validation", "test")):
             image = np.random.default_rng([i, ord(folder.name)]).integers(0, 255, (16, 16), dtype=np.uint8)
             writer.add(split, image, image // 128, subject=f"{folder.name}{i}")

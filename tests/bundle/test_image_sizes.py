@@ -19,7 +19,7 @@ from unicorn_monai.bundle.installation import bundle_root, install
 from unicorn_monai.bundle.references import from_bundle
 from unicorn_monai.bundle.run import run_bundle
 from unicorn_monai.data.layout import SPLITS
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.experiment.settings import Settings
 from unicorn_monai.system.errors import root_cause
 
@@ -31,7 +31,7 @@ def write(
     root: Path, size: tuple[int, ...] = (32, 64), labels: dict[int, str] = LABELS, traced: bool = True, **more
 ) -> Path:
     random = np.random.default_rng(list(root.name.encode()))
-    with DatasetWriter(root, name="n", device=root.name, labels=labels, **more) as writer:
+    with DatasetWriter(root, About(name="n", device=root.name, labels=labels, **more)) as writer:
         for split in SPLITS:
             for i in range(2):
                 image = random.integers(0, 256, size, dtype=np.uint8)

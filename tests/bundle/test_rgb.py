@@ -16,7 +16,7 @@ from unicorn_monai.bundle.run import run_bundle
 from unicorn_monai.data.checks import check
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import read_header
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.images.files import read_array
 from unicorn_monai.simulation.street import STREET_LABELS
 from unicorn_monai.system.weights import read_metadata
@@ -163,7 +163,7 @@ def test_both_files_on_the_command_line_run_from_any_folder(split, streets, tmp_
 
 def test_gray_images_are_refused(trained, tmp_path):
     gray = tmp_path / "gray"
-    with DatasetWriter(gray, name="g", device="d", labels={0: "a", 1: "b"}, suffix=".png") as writer:
+    with DatasetWriter(gray, About(name="g", device="d", labels={0: "a", 1: "b"}, suffix=".png")) as writer:
         for split in ("training", "validation"):
             writer.add(split, np.arange(1024, dtype=np.uint8).reshape(32, 32), subject=split)
     with pytest.raises(RuntimeError) as caught:

@@ -15,7 +15,7 @@ from data_prep import image_folder
 from data_prep.splits import split_like
 from unicorn_monai.data.domain_pair import require_people_apart, splits_by_subject
 from unicorn_monai.data.layout import SPLITS, read_header
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.experiment.settings import Settings
 
 LABELS = {0: "vitreous", 1: "retina"}
@@ -24,7 +24,7 @@ LABELS = {0: "vitreous", 1: "retina"}
 def write(root: Path, subjects: dict[str, str], seed: int = 0, side: int = 32, suffix: str = ".png") -> Path:
     """A data set with one image and label map of each subject, in the split given."""
     rng = np.random.default_rng(seed)
-    with DatasetWriter(root, name=root.name, device=root.name, labels=LABELS, suffix=suffix) as writer:
+    with DatasetWriter(root, About(name=root.name, device=root.name, labels=LABELS, suffix=suffix)) as writer:
         for subject, split in subjects.items():
             image = rng.integers(0, 255, (side, side), dtype=np.uint8)
             label = (np.arange(side)[:, None] >= rng.integers(8, side - 8, side)).astype(np.uint8)

@@ -12,7 +12,7 @@ from data_prep.check import main as check_main
 from unicorn_monai.bundle.installation import load_config
 from unicorn_monai.data.checks import problems
 from unicorn_monai.data.layout import label_map_counts, read_header
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.evaluation.comparison import by_sub_domain
 from unicorn_monai.evaluation.scoring import Counts, scored_items
 from unicorn_monai.report.tables import score_table
@@ -24,7 +24,7 @@ SPLITS = ("training", "validation", "test")
 def write(root: Path, lacking: dict[str, int], names: tuple[str, ...] = ("a", "b")) -> Path:
     """Four images a split, of which the first ones lack a label map."""
     rng = np.random.default_rng(0)
-    with DatasetWriter(root, name="few", device="d", labels=dict(enumerate(names))) as writer:
+    with DatasetWriter(root, About(name="few", device="d", labels=dict(enumerate(names)))) as writer:
         for split in SPLITS:
             for k in range(4):
                 image = rng.integers(0, 255, (16, 16), np.uint8)

@@ -16,7 +16,7 @@ from unicorn_monai.data.checks import check, problems
 from unicorn_monai.data.items import datalist, folders_of, image_size, num_labels
 from unicorn_monai.data.journal import JOURNAL
 from unicorn_monai.data.layout import HEADER, SPLITS, label_names, read_header
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.images.files import read_array, read_spacing, write_array
 from unicorn_monai.system.errors import NotFinite
 from unicorn_monai.system.files import _HOST, write_json
@@ -37,7 +37,7 @@ def labelling(seed, shape=(12, 8)):
 def write(root, n=6, labelled=True, suffix=".nii.gz", shape=(12, 8), **options):
     """A data set of ``n`` images: training, then one of validation, then one of test, each of its own subject."""
     arguments = {"name": "tiny", "device": "Spectralis", "labels": LABELS, "spacing_mm": (0.004, 0.012)} | options
-    with DatasetWriter(root, suffix=suffix, **arguments) as writer:
+    with DatasetWriter(root, About(suffix=suffix, **arguments)) as writer:
         for i in range(n):
             split = {n - 1: "test", n - 2: "validation"}.get(i, "training")
             label = labelling(i, shape[:2]) if labelled else None
@@ -89,7 +89,7 @@ def test_the_header_says_what_was_told(tmp_path):
 
 def test_labels_are_ordered_by_value_not_by_text(tmp_path):
     names = [f"layer {i}" for i in range(12)]
-    with DatasetWriter(tmp_path, name="n", device="d", labels=dict(reversed(list(enumerate(names))))) as writer:
+    with DatasetWriter(tmp_path, About(name="n", device="d", labels=dict(reversed(list(enumerate(names)))))) as writer:
         writer.add("training", picture(0), picture(0) // 255, subject="a")
     assert label_names(tmp_path) == names
 
@@ -97,7 +97,7 @@ def test_labels_are_ordered_by_value_not_by_text(tmp_path):
 def test_nifti_keeps_the_spacing(tmp_path):
     root = write(tmp_path / "set", 3)
     assert nib.load(root / "images" / "000000.nii.gz").header.get_zooms()[:2] == pytest.approx((0.004, 0.012))
-    with DatasetWriter(tmp_path / "own", name="n", device="d", labels=LABELS, spacing_mm=(1, 1)) as writer:
+    with DatasetWriter(tmp_path / "own", About(name="n", device="d", labels=LABELS, spacing_mm=(1, 1))) as writer:
         writer.add("training", picture(0), subject="a", spacing_mm=[0.5, 0.25])
     assert nib.load(tmp_path / "own" / "images" / "000000.nii.gz").header.get_zooms()[:2] == (0.5, 0.25)
 
@@ -160,7 +160,7 @@ def interrupted(root, n=4, **options):
     """Write items until there are ``n``, and fail then."""
     with (
         contextlib.suppress(KeyboardInterrupt),
-        DatasetWriter(root, name="tiny", device="d", labels=LABELS, **options) as writer,
+        DatasetWriter(root, About(name="tiny", device="d", labels=LABELS, **options)) as writer,
     ):
         for i in range(len(writer), n):
             writer.add("training", picture(i), labelling(i), subject=f"s{i}", index=i)
@@ -171,7 +171,7 @@ def resume(root, n=6, **options):
     """Write what is missing of ``n`` items; which ones that was."""
     arguments = {"name": "tiny", "device": "d", "labels": LABELS} | options
     written = []
-    with DatasetWriter(root, resume=True, **arguments) as writer:
+    with DatasetWriter(root, About(**arguments), resume=True) as writer:
         for i in range(n):
             if i not in writer:
                 writer.add("training", picture(i), labelling(i), subject=f"s{i}", index=i)
@@ -249,11 +249,11 @@ def test_a_data_set_is_not_resumed_with_other_labels(tmp_path, finished):
 def test_a_folder_in_use_is_refused(tmp_path, finished):
     resume(tmp_path, 2) if finished else interrupted(tmp_path)
     with pytest.raises(ValueError, match=r"already holds a data set\. Choose another folder, or remove it first"):
-        DatasetWriter(tmp_path, name="n", device="d", labels=LABELS)
+        DatasetWriter(tmp_path, About(name="n", device="d", labels=LABELS))
 
 
 def test_an_item_is_not_overwritten(tmp_path):
-    with DatasetWriter(tmp_path, name="n", device="d", labels=LABELS) as writer:
+    with DatasetWriter(tmp_path, About(name="n", device="d", labels=LABELS)) as writer:
         writer.add("training", picture(0), subject="a", index=1)
         with pytest.raises(ValueError, match=r"Item 1 of .* is written already"):
             writer.add("training", picture(1), subject="b", index=1)
@@ -387,7 +387,7 @@ def test_a_bad_data_set_is_refused_by_name(dataset, damage, listing, message):
 
 @pytest.mark.parametrize("labels", [{}, {"0": "a", "1": "b"}, None], ids=["empty", "of others", "no table"])
 def test_labels_mean_nothing_where_no_image_has_a_label_map(tmp_path, dataset, labels):
-    with DatasetWriter(tmp_path / "bare", name="n", device="d", labels=LABELS) as writer:
+    with DatasetWriter(tmp_path / "bare", About(name="n", device="d", labels=LABELS)) as writer:
         writer.add("training", picture(7), subject="x")
     assert json.loads((tmp_path / "bare" / HEADER).read_text())["labels"] == {}
     edit(tmp_path / "bare", lambda h: h.update(labels=labels) if labels is not None else h.pop("labels"))
@@ -402,7 +402,7 @@ def test_labels_mean_nothing_where_no_image_has_a_label_map(tmp_path, dataset, l
 
 def test_a_data_set_without_label_maps_is_resumed_with_the_labels_it_was_begun_with(tmp_path):
     def write_one(labels, index, label=None):
-        with DatasetWriter(tmp_path / "d", name="n", device="d", labels=labels, resume=True) as writer:
+        with DatasetWriter(tmp_path / "d", About(name="n", device="d", labels=labels), resume=True) as writer:
             if index not in writer:
                 writer.add("training", picture(index), label, subject=f"s{index}", index=index)
 
@@ -440,7 +440,7 @@ BAD_ITEMS = {
 @pytest.mark.parametrize(("change", "message"), BAD_ITEMS.values(), ids=BAD_ITEMS.keys())
 def test_a_bad_item_is_not_written(tmp_path, change, message):
     item = {"split": "training", "image": picture(0), "label": labelling(0), "subject": "a"} | change
-    with DatasetWriter(tmp_path, name="n", device="d", labels=LABELS) as writer:
+    with DatasetWriter(tmp_path, About(name="n", device="d", labels=LABELS)) as writer:
         with pytest.raises(ValueError, match=message):
             writer.add(**item)
         assert len(writer) == 0
@@ -449,7 +449,7 @@ def test_a_bad_item_is_not_written(tmp_path, change, message):
 
 def test_labels_with_a_gap_are_not_written(tmp_path):
     with pytest.raises(ValueError, match="without gaps"):
-        DatasetWriter(tmp_path / "set", name="n", device="d", labels={1: "RNFL", 2: "GCL"})
+        DatasetWriter(tmp_path / "set", About(name="n", device="d", labels={1: "RNFL", 2: "GCL"}))
     assert not (tmp_path / "set").exists()
 
 
@@ -574,7 +574,7 @@ def test_check_finds_everything_at_once(dataset):
 
 
 def test_check_of_a_set_without_images_says_so(tmp_path):
-    with DatasetWriter(tmp_path, name="n", device="d", labels=LABELS):
+    with DatasetWriter(tmp_path, About(name="n", device="d", labels=LABELS)):
         pass
     assert len(check(tmp_path)) == 1
     assert "dataset.json: items: found no images" in check(tmp_path)[0]
@@ -587,7 +587,7 @@ def test_check_refuses_what_is_no_data_set(tmp_path):
 
 @pytest.mark.parametrize("spacing", [["a", 0.01], [{}, 0.01], [True, 0.01]])
 def test_a_spacing_that_is_no_numbers_is_one_problem(tmp_path, spacing):
-    with DatasetWriter(tmp_path, name="n", device="d", labels={0: "a"}, spacing_mm=(0.004, 0.01)) as writer:
+    with DatasetWriter(tmp_path, About(name="n", device="d", labels={0: "a"}, spacing_mm=(0.004, 0.01))) as writer:
         for k in range(2):
             image = np.random.default_rng(k).integers(0, 255, (8, 8)).astype(np.uint8)
             writer.add("training", image, subject=f"s{k}")

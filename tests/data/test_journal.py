@@ -13,14 +13,14 @@ import pytest
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.journal import JOURNAL, MOST_ITEMS, Rows, begun, cut_torn_line
 from unicorn_monai.data.layout import HEADER
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 
 ARGUMENTS = {"name": "n", "device": "d", "labels": {0: "a", 1: "b"}, "settings": {"seed": 1}}
 TOTAL = 7
 
 
 def writer(root: Path, rank: int, processes: int = 2, **changes) -> DatasetWriter:
-    return DatasetWriter(root, resume=True, share=(rank, processes), **({"total": TOTAL} | ARGUMENTS | changes))
+    return DatasetWriter(root, About(**{"total": TOTAL} | ARGUMENTS | changes), resume=True, share=(rank, processes))
 
 
 def write(writer: DatasetWriter, indices) -> list[int]:

@@ -17,7 +17,7 @@ from unicorn_monai.data.checks import check, problems
 from unicorn_monai.data.items import datalist, image_size
 from unicorn_monai.data.layout import HEADER, label_names
 from unicorn_monai.data.remote import absolute, is_url, local_side
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.images.files import read_array
 from unicorn_monai.synthesis.writer import Synthesizer
 
@@ -46,7 +46,7 @@ def image(k):
 
 def write(root, indices=range(3), **options):
     label = np.tile(np.arange(8, dtype=np.uint8)[:, None] // 4, (1, 9))
-    with DatasetWriter(root, name="n", device="d", labels=LABELS, **options) as writer:
+    with DatasetWriter(root, About(name="n", device="d", labels=LABELS, **options)) as writer:
         for k in indices:
             if k not in writer:
                 writer.add("training", image(k), label, subject=f"s{k}", index=k)
@@ -136,7 +136,7 @@ def test_a_download_that_is_interrupted_leaves_what_was_there_before(memory, url
 
 
 def interrupted(root):
-    with DatasetWriter(root, name="n", device="d", labels=LABELS) as writer:
+    with DatasetWriter(root, About(name="n", device="d", labels=LABELS)) as writer:
         writer.add("training", image(0), subject="s0")
         raise RuntimeError("power cut")
 

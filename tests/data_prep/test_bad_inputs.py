@@ -36,7 +36,7 @@ from oct_files import (
 from unicorn_monai.data.checks import problems
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import HEADER, SPLITS, read_header
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.images.files import read_array
 
 SOURCES = {"image_folder": image_folder, "volumes": volumes, "dicom": dicom, "heidelberg": heidelberg}
@@ -702,7 +702,7 @@ def data_set(root: Path, n: int = 6, **options: Any) -> Path:
         "labels": {int(k): v for k, v in FOUR.items()},
         "spacing_mm": (0.004, 0.012),
     }
-    with DatasetWriter(root, **(arguments | options)) as writer:
+    with DatasetWriter(root, About(**arguments | options)) as writer:
         for k in range(n):
             split = {n - 1: "test", n - 2: "validation"}.get(k, "training")
             writer.add(split, bscan(k), label(k), subject=f"s{k}")

@@ -19,7 +19,7 @@ from oct_files import bscan, picture
 from unicorn_monai.data.checks import check, problems
 from unicorn_monai.data.label_checks import LabelSurvey
 from unicorn_monai.data.layout import read_header
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.evaluation.comparison import score_trainings
 from unicorn_monai.evaluation.scoring import Counts, summarise
 from unicorn_monai.experiment.settings import Settings
@@ -202,7 +202,7 @@ def test_a_table_that_cannot_be_meant_is_refused_wherever_it_is_read(tmp_path, t
     with pytest.raises(ValueError, match=message):
         read_header(tmp_path)
     with pytest.raises(ValueError, match=message):
-        DatasetWriter(tmp_path / "new", name="x", device="x", labels={int(k): v for k, v in table.items()})
+        DatasetWriter(tmp_path / "new", About(name="x", device="x", labels={int(k): v for k, v in table.items()}))
 
 
 def test_a_table_of_255_labels_is_one(tmp_path):
@@ -248,7 +248,7 @@ def test_prepare_and_check_refuse_masks_of_0_and_255(tmp_path, monkeypatch, caps
 
 def written(folder: Path, labels: dict[int, str], values) -> Path:
     rng = np.random.default_rng(len(folder.name))
-    with DatasetWriter(folder, name="x", device=folder.name, labels=labels, modality="other") as writer:
+    with DatasetWriter(folder, About(name="x", device=folder.name, labels=labels, modality="other")) as writer:
         for k, split in enumerate(("training", "validation", "test")):
             label = blobs(values, k)
             writer.add(split, rng.integers(0, 256, label.shape, dtype=np.uint8), label, subject=f"{folder.name}{k}")

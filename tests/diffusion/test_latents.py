@@ -15,7 +15,7 @@ from torch.utils.data import SequentialSampler
 from tiny_networks import LATENT, SCHEDULE, build_unet
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.uncertainties import read_uncertainties
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.diffusion.latents import LatentDataset, LatentLoader, Uncertainties, latent_diffusion_of
 from unicorn_monai.diffusion.text import PromptEmbeddings, PromptTemplate, Text
 from unicorn_monai.diffusion.word_vectors import WordVectors
@@ -29,7 +29,7 @@ SIZE, LABELS = 16, {0: "vitreous", 1: "RNFL", 2: "choroid"}
 
 def write(root, count=6, size=SIZE, seed=0):
     random = np.random.default_rng(seed)
-    with DatasetWriter(root, name="tiny", device="d", labels=LABELS) as writer:
+    with DatasetWriter(root, About(name="tiny", device="d", labels=LABELS)) as writer:
         for i in range(count):
             label = random.integers(0, len(LABELS), (size, size), dtype=np.uint8)
             writer.add("training", random.integers(0, 255, (size, size), dtype=np.uint8), label, subject=f"s{i}")

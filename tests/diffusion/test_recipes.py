@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tiny_networks import LABELS, build_autoencoder, build_ldm, build_unet
 from unicorn_monai.controlnets import controlnet_for
 from unicorn_monai.data.items import datalist
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.diffusion import recipes
 from unicorn_monai.diffusion.autoencoder import Adversary, ReconstructionSheet
 from unicorn_monai.diffusion.latents import LatentDataset, latent_diffusion_of
@@ -71,7 +71,7 @@ class OwnInferer(NoisePredictionInferer):
 @pytest.fixture
 def data(tmp_path):
     labels, random = {i: str(i) for i in range(LABELS)}, np.random.default_rng(0)
-    with DatasetWriter(tmp_path / "data", name="n", device="d", labels=labels) as writer:
+    with DatasetWriter(tmp_path / "data", About(name="n", device="d", labels=labels)) as writer:
         for split, count in (("training", 6), ("validation", 3)):
             for i in range(count):
                 image, label = (random.integers(0, high, (SIZE, SIZE), np.uint8) for high in (255, LABELS))

@@ -14,7 +14,7 @@ from torch import nn
 from tiny_networks import COARSE, LABELS, LATENT, SCHEDULE, Words, build_ldm
 from unicorn_monai.controlnets import controlnet_for
 from unicorn_monai.data.items import datalist
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.diffusion.latents import LatentLoader, Uncertainties
 from unicorn_monai.diffusion.task import ControlNetTask, DiffusionTask, task_latents
 from unicorn_monai.diffusion.training import ControlNetInferer, LatentPrepareBatch
@@ -33,7 +33,7 @@ PRIOR = UncertaintyPrior(mean=0.2, std=0.05, scaling="zscore", offset=0.1, scale
 def data(tmp_path):
     """Six labelled images for training, nine for validation, and the uncertainty of each."""
     labels, random = {i: str(i) for i in range(LABELS)}, np.random.default_rng(0)
-    with DatasetWriter(tmp_path / "data", name="n", device="d", labels=labels) as writer:
+    with DatasetWriter(tmp_path / "data", About(name="n", device="d", labels=labels)) as writer:
         for split, count in (("training", 6), ("validation", 9)):
             for i in range(count):
                 image, label = (random.integers(0, high, (SIZE, SIZE), np.uint8) for high in (255, LABELS))

@@ -15,7 +15,7 @@ from torch.nn import functional
 from unicorn_monai.data.checks import check
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import read_header
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.evaluation.copies import (
     Audited,
     Nearest,
@@ -47,7 +47,7 @@ def speckled(label, random):
 
 def write(root, images, split, labels=None, subject="s", **fields):
     names = {i: f"label {i}" for i in range(LABELS)}
-    with DatasetWriter(root, name="x", device="y", labels=names, spacing_mm=(0.004, 0.01)) as writer:
+    with DatasetWriter(root, About(name="x", device="y", labels=names, spacing_mm=(0.004, 0.01))) as writer:
         for i, image in enumerate(images):
             own = {key: value[i] for key, value in fields.items()}
             label = None if labels is None else labels[i]

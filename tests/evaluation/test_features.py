@@ -7,7 +7,7 @@ from monai.networks.nets import AutoencoderKL, UNet
 from torch import nn
 
 from unicorn_monai.data.items import datalist
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.evaluation.distribution import kid
 from unicorn_monai.evaluation.features import ARCHITECTURE, Encoder, Features, train_encoder
 from unicorn_monai.images.transforms import read_image
@@ -32,7 +32,7 @@ def script(tmp_path):
 
 def write(root, noise, seed, count=48):
     random = np.random.default_rng(seed)
-    with DatasetWriter(root, name="x", device="y", labels={0: "a", 1: "b"}) as writer:
+    with DatasetWriter(root, About(name="x", device="y", labels={0: "a", 1: "b"})) as writer:
         for split in ("training", "test"):
             for i in range(count):
                 rows = np.arange(SIZE)[:, None] > random.integers(8, 24) + np.zeros(SIZE)
@@ -168,7 +168,7 @@ def test_no_images_or_images_of_two_sizes_are_refused(tmp_path, script):
     features = Features.from_file(script, sha256(script), "unit")
     with pytest.raises(ValueError, match="No images"):
         features.of([])
-    with DatasetWriter(tmp_path / "set", name="x", device="y", labels={0: "a"}) as writer:
+    with DatasetWriter(tmp_path / "set", About(name="x", device="y", labels={0: "a"})) as writer:
         for size in (8, 16):
             writer.add("test", np.zeros((size, size), np.uint8), subject="s")
     with pytest.raises(ValueError, match="Images differ in size"):
@@ -176,7 +176,7 @@ def test_no_images_or_images_of_two_sizes_are_refused(tmp_path, script):
 
 
 def test_images_too_small_to_train_on_are_refused(tmp_path):
-    with DatasetWriter(tmp_path / "set", name="x", device="y", labels={0: "a"}) as writer:
+    with DatasetWriter(tmp_path / "set", About(name="x", device="y", labels={0: "a"})) as writer:
         writer.add("training", np.zeros((12, 12), np.uint8), subject="s")
     with pytest.raises(ValueError, match="12 pixels are too small"):
         train_encoder([tmp_path / "set"], tmp_path / "model.pt")

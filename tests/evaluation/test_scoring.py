@@ -12,7 +12,7 @@ from torch.nn import functional
 from unicorn_monai.bundle.installation import install
 from unicorn_monai.bundle.references import from_bundle
 from unicorn_monai.data.layout import read_header
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.evaluation.comparison import closed_gaps, compare, over_seeds, score_trainings
 from unicorn_monai.evaluation.scoring import (
     Counts,
@@ -189,7 +189,9 @@ def truth(depth):
 
 def dataset(root, labels, modality="OCT", spacing=SPACING, subjects=("a", "a", "b", "b")):
     names = {i: f"label {i}" for i in range(LABELS)}
-    with DatasetWriter(root, name="x", device="y", labels=names, modality=modality, spacing_mm=spacing) as writer:
+    with DatasetWriter(
+        root, About(name="x", device="y", labels=names, modality=modality, spacing_mm=spacing)
+    ) as writer:
         for label, subject in zip(labels, subjects, strict=True):
             writer.add("test", (60 * label).astype(np.uint8), label, subject=subject)
     return root
@@ -394,7 +396,7 @@ def test_pictures_of_streets_have_no_surfaces(bundle, tmp_path):
 
 
 def test_a_network_with_other_labels_is_refused(bundle, tmp_path):
-    with DatasetWriter(tmp_path / "set", name="x", device="y", labels={0: "a", 1: "b"}) as writer:
+    with DatasetWriter(tmp_path / "set", About(name="x", device="y", labels={0: "a", 1: "b"})) as writer:
         writer.add("test", np.zeros((16, 16), np.uint8), np.zeros((16, 16), np.uint8), subject="s")
     with pytest.raises(ValueError, match="has 2 labels, the network 4"):
         score_images(bundle, bundle / "models" / "model.pt", tmp_path / "set", "test", 0, torch.device("cpu"))

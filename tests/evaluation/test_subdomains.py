@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from unicorn_monai.data.items import datalist
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.evaluation.comparison import by_sub_domain, sub_domain_table
 from unicorn_monai.evaluation.scoring import Counts, count, scores
 from unicorn_monai.images.files import read_array
@@ -17,7 +17,7 @@ from unicorn_monai.images.pictures import paint, palette
 @pytest.fixture
 def data(tmp_path):
     with DatasetWriter(
-        tmp_path / "d", name="d", device="c", labels={0: "a", 1: "b", 2: "c"}, modality="RGB", suffix=".png"
+        tmp_path / "d", About(name="d", device="c", labels={0: "a", 1: "b", 2: "c"}, modality="RGB", suffix=".png")
     ) as writer:
         for k in range(6):
             label = np.repeat(np.array([0, 1, 2, 255], np.uint8), 4)[None].repeat(16, axis=0)

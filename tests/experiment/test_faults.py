@@ -25,7 +25,7 @@ from tests.training.test_resume import Training, read_whole, same
 from tiny_synthesis import label_maps, synthesizer
 from unicorn_monai.bundle.settings import check_settings
 from unicorn_monai.data.items import datalist
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.diffusion.latents import LatentDataset
 from unicorn_monai.experiment.tracking import Tracker
 from unicorn_monai.images.files import read_array, write_array
@@ -141,7 +141,7 @@ def test_a_place_that_cannot_be_written_is_named(labels, autoencoder):
 
 
 def test_a_file_that_vanishes_meanwhile_is_named(labels, tmp_path):
-    with DatasetWriter(tmp_path / "set", name="n", device="d", labels={0: "a", 1: "b"}) as writer:
+    with DatasetWriter(tmp_path / "set", About(name="n", device="d", labels={0: "a", 1: "b"})) as writer:
         writer.add("training", np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8), subject="s")
     work = synthesizer(labels, tmp_path / "out")
     gone = Path(datalist(labels, "training", ("image", "label"))[0]["label"])

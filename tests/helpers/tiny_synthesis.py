@@ -11,7 +11,7 @@ from torch import nn
 
 from tiny_networks import LABELS, build_autoencoder, build_ldm, build_unet, wake
 from unicorn_monai.controlnets import controlnet_for
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.schedulers import DPMSolverPlusPlus
@@ -26,7 +26,7 @@ PRIOR = UncertaintyPrior(mean=0.2, std=0.05, scaling="zscore", offset=0.1, scale
 def label_maps(root: Path, count: int = 6) -> Path:
     """A labelled data set; ``count`` items for training, half as many for validation."""
     random = np.random.default_rng(0)
-    with DatasetWriter(root, name="n", device="d", labels={i: str(i) for i in range(LABELS)}) as writer:
+    with DatasetWriter(root, About(name="n", device="d", labels={i: str(i) for i in range(LABELS)})) as writer:
         for split, n in (("training", count), ("validation", count // 2)):
             for i in range(n):
                 borders = np.sort(random.integers(2, SIZE - 2, LABELS - 1))

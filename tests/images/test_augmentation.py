@@ -9,7 +9,7 @@ from monai.transforms import Compose, RandFlipd
 from unicorn_monai.data.augmented import write_augmented
 from unicorn_monai.data.checks import check
 from unicorn_monai.data.items import datalist
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.images.augmentation import RandSpeckle, RandStrongIntensityd, strong_intensity, training_augmentation
 from unicorn_monai.images.files import read_array
 from unicorn_monai.images.warping import RandGeometryd
@@ -50,7 +50,7 @@ def test_the_augmented_data_set_keeps_labels_subjects_and_splits(tmp_path, chann
     shape = (16, 16) if channels == 1 else (16, 16, 3)
     modality, suffix = ("OCT", ".nii.gz") if channels == 1 else ("RGB", ".png")
     with DatasetWriter(
-        tmp_path / "a", name="a", device="d", labels={0: "x", 1: "y"}, modality=modality, suffix=suffix
+        tmp_path / "a", About(name="a", device="d", labels={0: "x", 1: "y"}, modality=modality, suffix=suffix)
     ) as writer:
         for i in range(6):
             image = random.integers(0, 255, shape, dtype=np.uint8)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tiny_synthesis import STEPS, label_maps, synthesizer
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.diffusion.text import PromptTemplate
 from unicorn_monai.images.warping import augment_label
 from unicorn_monai.prior import UncertaintyPrior
@@ -26,7 +26,7 @@ def layers():
 
 @pytest.fixture
 def data(tmp_path):
-    with DatasetWriter(tmp_path / "data", name="n", device="d", labels={0: "a", 1: "b"}) as writer:
+    with DatasetWriter(tmp_path / "data", About(name="n", device="d", labels={0: "a", 1: "b"})) as writer:
         for split, count in COUNTS.items():
             for i in range(count):
                 pixels = np.full((4, 4), i % 2, np.uint8)

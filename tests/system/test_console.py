@@ -17,7 +17,7 @@ from data_prep import acdc
 from data_prep.privacy import read_key
 from data_prep.splits import split_by_subject
 from unicorn_monai.cli import app
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.system.console import BAD_USAGE, CLOSED_PIPE, run_commands
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +128,7 @@ def dataset(tmp_path_factory) -> Path:
 
     root = tmp_path_factory.mktemp("data") / "set"
     parts = split_by_subject([f"s{i}" for i in range(300)], (0.7, 0.1, 0.2), 0)
-    with DatasetWriter(root, name="n", device="d", labels={0: "a"}, suffix=".png") as writer:
+    with DatasetWriter(root, About(name="n", device="d", labels={0: "a"}, suffix=".png")) as writer:
         for subject, split in parts.items():
             writer.add(split, np.full((8, 8), 7, np.uint8), subject=subject)  # constant: a line for each
     return root

@@ -40,7 +40,7 @@ from unicorn_monai.bundle.installation import install
 from unicorn_monai.bundle.verify import SUMS, findings, seal
 from unicorn_monai.commands.asked import weight_asked
 from unicorn_monai.data.checks import problems
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.experiment.settings import Settings
 from unicorn_monai.images.files import read_array, read_shape
 from unicorn_monai.images.volume_files import open_nifti, read_itk
@@ -162,7 +162,7 @@ def test_a_pipe_in_place_of_a_label_is_told(tmp_path, capsys, kind):
 
 
 def test_a_pipe_in_a_data_set_is_told(tmp_path):
-    with DatasetWriter(tmp_path / "set", name="a", device="b", labels={0: "c"}) as writer:
+    with DatasetWriter(tmp_path / "set", About(name="a", device="b", labels={0: "c"})) as writer:
         for k in range(2):
             writer.add("training", bscan(k), None, subject=f"s{k}")
     pipe(next((tmp_path / "set" / "images").iterdir()))

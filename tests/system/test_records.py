@@ -13,7 +13,7 @@ from unicorn_monai.cli import app
 from unicorn_monai.data.journal import JOURNAL
 from unicorn_monai.data.layout import read_header
 from unicorn_monai.data.taken_over import index_of, layout_of
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.evaluation.copies import write_without
 from unicorn_monai.experiment.settings import settings_begun_with
 from unicorn_monai.prior import UncertaintyPrior
@@ -35,7 +35,9 @@ ARGUMENTS = {  # of the writer and of its `add`
 @pytest.fixture
 def run(tmp_path) -> Path:
     folder = tmp_path / "run"
-    with DatasetWriter(folder / "synthetic", name="n", device="d", labels={0: "a", 1: "b"}, suffix=".png") as writer:
+    with DatasetWriter(
+        folder / "synthetic", About(name="n", device="d", labels={0: "a", 1: "b"}, suffix=".png")
+    ) as writer:
         for k in range(3):
             writer.add("training", np.full((8, 8), k, np.uint8), np.zeros((8, 8), np.uint8), subject=f"s{k}", scan=k)
     write(folder / "results.json", {"memorization": {"flagged": ["images/000001.png"]}})
@@ -154,7 +156,7 @@ def test_a_line_of_a_journal_that_no_writer_wrote_is_refused(tmp_path, row):
         f"{json.dumps({'labels': {'0': 'a'}, 'settings': None})}\n{json.dumps(item | row)}\n"
     )
     with pytest.raises(ValueError, match="expected an item with"):
-        DatasetWriter(tmp_path, name="n", device="d", labels={0: "a"}, resume=True)
+        DatasetWriter(tmp_path, About(name="n", device="d", labels={0: "a"}), resume=True)
 
 
 # ---------------------------------------------------------------- records of a run

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.journal import begun
 from unicorn_monai.data.layout import read_header
-from unicorn_monai.data.taken_over import layout_of
-from unicorn_monai.data.writer import DatasetWriter, require_same_origin
+from unicorn_monai.data.taken_over import colours_of, layout_of
+from unicorn_monai.data.writer import About, DatasetWriter, require_same_origin
 from unicorn_monai.images.files import read_array
 from unicorn_monai.images.pictures import to_uint8
 from unicorn_monai.images.transforms import read_image
@@ -66,9 +66,12 @@ class Translator:
         header = read_header(self.dataset_dir)
         with DatasetWriter(
             self.output_dir,
-            name=f"synthetic {self.device_name}, {self.provenance['method']}",
-            device=self.device_name,
-            **layout_of(header),
+            About(
+                name=f"synthetic {self.device_name}, {self.provenance['method']}",
+                device=self.device_name,
+                **layout_of(header),
+            ),
+            **colours_of(header),
             resume=begun(self.output_dir, finished_too=self.resume),
             synthetic=True,
         ) as writer:

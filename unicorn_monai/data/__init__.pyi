@@ -9,5 +9,6 @@ from .items import num_labels as num_labels
 from .items import read_array as read_array
 from .layout import label_names as label_names
 from .layout import read_header as read_header
+from .writer import About as About
 from .writer import DatasetWriter as DatasetWriter
 from .writer import write_array as write_array

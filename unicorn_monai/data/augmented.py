@@ -8,8 +8,8 @@ import torch
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.journal import begun
 from unicorn_monai.data.layout import read_header
-from unicorn_monai.data.taken_over import layout_of
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.taken_over import colours_of, layout_of
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.images.augmentation import strong_intensity
 from unicorn_monai.images.files import read_array
 from unicorn_monai.images.pictures import to_uint8
@@ -31,9 +31,12 @@ def write_augmented(dataset_dir: PathLike, output: PathLike, seed: int = 0) -> N
     channels = 3 if header.get("modality") == "RGB" else 1
     with DatasetWriter(
         output,
-        name=f"{header.get('name', 'data')}, strong intensity augmentation",
-        device=f"{header.get('device', 'unknown')}, augmented",
-        **layout_of(header),
+        About(
+            name=f"{header.get('name', 'data')}, strong intensity augmentation",
+            device=f"{header.get('device', 'unknown')}, augmented",
+            **layout_of(header),
+        ),
+        **colours_of(header),
         resume=begun(output, finished_too=True),
         settings={"seed": seed},
         augmented=True,

@@ -13,19 +13,27 @@ from unicorn_monai.system.records import COLOURS, SPACING, TEXT, take
 
 
 def layout_of(header: dict[str, Any]) -> dict[str, Any]:
-    """What a data set made from another one takes over from its header: arguments of :class:`DatasetWriter`.
+    """What a data set made from another one takes over from its header: arguments of ``writer.About``.
 
     Raises:
         ValueError: one of them is of another type.
     """
-    known = take(header, {"modality": TEXT, "spacing_mm": SPACING, "colours": COLOURS}, HEADER)
+    known = take(header, {"modality": TEXT, "spacing_mm": SPACING}, HEADER)
     return {
         "labels": {int(value): name for value, name in header["labels"].items()},
         "modality": known.get("modality", "OCT"),
         "spacing_mm": known.get("spacing_mm"),
         "suffix": ".png" if known.get("modality") == "RGB" else ".nii.gz",
-        **({"colours": known["colours"]} if "colours" in known else {}),
     }
+
+
+def colours_of(header: dict[str, Any]) -> dict[str, Any]:
+    """The entry "colours" of a header, where there is one, to be taken over too.
+
+    Raises:
+        ValueError: it is something else than colours of labels.
+    """
+    return take(header, {"colours": COLOURS}, HEADER)
 
 
 def index_of(item: Mapping[str, Any], path: PathLike) -> int:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,27 @@ def require_same_origin(writer: DatasetWriter, key: str, origin: dict[str, Any])
             )
 
 
+@dataclass(frozen=True)
+class About:
+    """What a data set says of all its images.
+
+    Args:
+        name: of the data set.
+        device: the images come from, e.g. "Spectralis".
+        labels: value -> name; written only if an item has a label map.
+        modality: "OCT", "RGB", ...
+        spacing_mm: (axial, lateral) in millimetres, or None where unknown.
+        suffix: ".nii.gz" (keeps the spacing) or ".png".
+    """
+
+    name: str
+    device: str
+    labels: Mapping[int, str]
+    modality: str = "OCT"
+    spacing_mm: Sequence[float] | None = None
+    suffix: str = ".nii.gz"
+
+
 class DatasetWriter:
     """Stream a data set to disk; what is interrupted can be resumed, and nothing half-written has a final name.
 
@@ -48,12 +70,7 @@ class DatasetWriter:
 
     Args:
         root: folder of the data set, created; or a URL, see `data/remote.py`.
-        name: name of the data set.
-        device: the device the images come from, e.g. "Spectralis".
-        labels: value -> name; written only if an item has a label map.
-        modality: "OCT", "RGB", ...
-        spacing_mm: (axial, lateral) in millimetres, or None where unknown.
-        suffix: ".nii.gz" (keeps the spacing) or ".png".
+        about: what is said of all images.
         resume: go on where a writer stopped, instead of refusing a folder in use.
         settings: what decides the items (size, seed, ...); a writer with others does not go on. Kept in the header.
         share: (number of this process, processes), each of which writes other items.
@@ -69,13 +86,8 @@ class DatasetWriter:
     def __init__(
         self,
         root: PathLike,
+        about: About,
         *,
-        name: str,
-        device: str,
-        labels: dict[int, str],
-        modality: str = "OCT",
-        spacing_mm: Sequence[float] | None = None,
-        suffix: str = ".nii.gz",
         resume: bool = False,
         settings: dict[str, Any] | None = None,
         share: tuple[int, int] = (0, 1),
@@ -89,17 +101,17 @@ class DatasetWriter:
         if not self._announced and not begun(self.root):
             (self.root / HEADER).unlink(missing_ok=True)  # it was removed there
         self.header: dict[str, Any] = {
-            "name": name,
-            "modality": modality,
-            "device": device,
-            "labels": {str(value): text for value, text in sorted(labels.items())},
-            "spacing_mm": None if spacing_mm is None else [float(s) for s in spacing_mm],
+            "name": about.name,
+            "modality": about.modality,
+            "device": about.device,
+            "labels": {str(value): text for value, text in sorted(about.labels.items())},
+            "spacing_mm": None if about.spacing_mm is None else [float(s) for s in about.spacing_mm],
             **({} if settings is None else {"settings": json.loads(json.dumps(settings))}),
             **fields,
         }
         self.header |= {key: v for key, v in (entries or {}).items() if key not in (*self.header, *SPLITS, "settings")}
         require_label_table(self.header["labels"], f"'labels' of '{self.root}'")
-        self.suffix, self.share, self.total = suffix, share, total
+        self.suffix, self.share, self.total = about.suffix, share, total
         self.finished, self._committed = False, time.monotonic()  # finished by the other processes
         own = [path.name for pattern in (".*", "items*.jsonl") for path in self.root.glob(pattern)]
         for entry in ("images", "labels", *own):  # a link here would lead what is written elsewhere

@@ -36,8 +36,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from unicorn_monai.data.layout import HEADER, SPLITS, local_folder, read_header, resolve_item
-from unicorn_monai.data.taken_over import index_of, layout_of
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.taken_over import colours_of, index_of, layout_of
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.evaluation.features import Features
 from unicorn_monai.evaluation.residual import Aligned, fingerprint, speckle_residual
 from unicorn_monai.images.files import read_array, write_array
@@ -391,12 +391,15 @@ def write_without(dataset_dir: PathLike, output: PathLike, flagged: Sequence[str
     suffix = ".png" if str(kept[0][1]["image"]).endswith(".png") else ".nii.gz"
     with DatasetWriter(
         output,
-        name=own.get("name", "synthetic"),
-        device=own.get("device", "synthetic"),
-        **(layout_of(header) | {"suffix": suffix}),
+        About(
+            name=own.get("name", "synthetic"),
+            device=own.get("device", "synthetic"),
+            **(layout_of(header) | {"suffix": suffix}),
+        ),
         settings=own.get("settings"),
         entries=rest,
         without_flagged=len(drop),
+        **colours_of(header),
     ) as writer:
         for split, item in kept:
             files = resolve_item(Path(folder), item, ("image",))

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from unicorn_monai.data.journal import begun
 from unicorn_monai.data.layout import read_header
 from unicorn_monai.data.remote import local_side
-from unicorn_monai.data.taken_over import layout_of
-from unicorn_monai.data.writer import DatasetWriter
+from unicorn_monai.data.taken_over import colours_of, layout_of
+from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.images.files import write_array
 from unicorn_monai.images.pictures import tile, to_uint8
 from unicorn_monai.images.warping import augmented_spacing
@@ -83,9 +83,8 @@ class Synthesizer:
             self._tell_share(sum(min(self.batch_size, len(self.requests) - start) for start in starts))
         with DatasetWriter(
             self.output_dir,
-            name=f"synthetic {self.device_name}",
-            device=self.device_name,
-            **layout_of(self.header),
+            About(name=f"synthetic {self.device_name}", device=self.device_name, **layout_of(self.header)),
+            **colours_of(self.header),
             resume=self.resume or own[1] > 1 or begun(local_side(self.output_dir)),
             settings=self.settings(),
             share=own,
