@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates, zoom
 from scipy.signal import lfilter
 
+from unicorn_monai.simulation.effects import Effect
+
 Array = NDArray[np.floating]
 Range = tuple[float, float]
 Settings = dict[str, float]
@@ -56,6 +58,8 @@ class Device:
         saturated_line: probability that one row is saturated.
         subtract_noise: whether the mean noise power is subtracted.
         logarithmic: logarithmic instead of fourth-root display.
+        effects: what it does to the light, in this order, before speckle and noise.
+        inverted: dark on bright.
     """
 
     name: str
@@ -82,13 +86,15 @@ class Device:
     saturated_line: float
     subtract_noise: bool
     logarithmic: bool
+    effects: tuple[Effect, ...] = ()
+    inverted: bool = False
 
     def draw(self, rng: np.random.Generator) -> Settings:
         """Draw the parameters of one B-scan: a number for every range, whole numbers for looks and frames."""
         settings: Settings = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, tuple):
+            if not isinstance(value, tuple) or field.name == "effects":
                 continue
             low, high = value
             if field.name in ("looks", "frames") and math.isfinite(high):
@@ -272,7 +278,8 @@ def display(
         grey = 255 * (shown - black) / max(white - black, 1e-6)
     else:
         grey = area_average(255 * np.sqrt(np.sqrt(0.30 * np.maximum(intensity, 0.0))), factor)
-    return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+    shown = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+    return 255 - shown if device.inverted else shown
 
 
 def _db(value: Array) -> NDArray[np.float32]:
@@ -312,6 +319,11 @@ def acquire(
         )
     settings = device.draw(rng) if settings is None else settings
     fine = (spacing_um[0] / a, spacing_um[1] / b)
+    if device.effects:
+        finely = labels.repeat(a, axis=0).repeat(b, axis=1)
+        for effect in device.effects:
+            reflectivity, finely = effect(reflectivity, finely, fine, rng)
+        labels = finely[a // 2 :: a, b // 2 :: b]
     dz, dx = motion_field(settings, h, spacing_um[0], rng)
     labels = move(labels, dz / spacing_um[0], dx / spacing_um[1], order=0)
     signal = reflectivity.astype(np.float32, copy=False)
