@@ -92,7 +92,7 @@ class Choroid:
             rng.uniform(*r) for r in (self.db, self.loss_db_mm, self.thickness_um, self.sclera_db)
         )
         wave = gaussian_filter1d(rng.standard_normal(labels.shape[1]), 400.0 / spacing_um[1], mode="wrap")
-        border = thickness * (1 + 0.12 * wave / (wave.std() + 1e-9))
+        border = thickness * (1 + 0.12 * (wave - wave.mean()) / (wave.std() + 1e-9))
         deep = depth_below(labels, BELOW, spacing_um[0])
         level = linear(db - loss * deep * 1e-3 + sclera * (deep > border))
         return np.where(deep >= 0, np.maximum(light, level), light).astype(np.float32), labels
