@@ -1,0 +1,142 @@
+"""Online self-training: a network learns from its own moving average on unlabelled images, in one training.
+
+    y'(x)  = argmax_k p_k(x),  p of the averaged network w' <- d w' + (1 - d) w                 guessed labels
+    q      = r * share of pixels of x with max_k p_k > tau,   r rising from 0 to 1 in the warm-up
+    loss   = L(f(x_s), y_s) + CE(f(M x_s + (1 - M) x_t), M y_s + (1 - M) y', weight M + (1 - M) q)
+
+M is the mask of half of the classes of a labelled image (ClassMix), which is pasted onto an unlabelled one. Labelled
+images are drawn by their rare classes, P(c) ~ exp((1 - f_c) / T), f_c the share of the pixels. The form of DACS
+(Tranheden et al., WACV 2021) and DAFormer (Hoyer et al., CVPR 2022), without its feature distance, which needs a
+network pre-trained on photographs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Sampler
+
+from unicorn_monai.images.files import IGNORE_LABEL
+
+
+def rare_class_probabilities(shares: NDArray[np.floating], temperature: float = 0.1) -> NDArray[np.floating]:
+    """P(c) of every class that occurs, (classes,), from its share of all pixels; 0 of one that does not.
+
+    Args:
+        shares: f_c, (classes,), of sum 1.
+        temperature: T; small ones ask for the rarest class alone. The paper's 0.01 is for 19 classes.
+    """
+    exponent = np.where(shares > 0, (1 - shares) / temperature, -np.inf)
+    weights = np.exp(exponent - exponent.max())
+    return weights / weights.sum()
+
+
+class RareClassSampler(Sampler[int]):
+    """Indices of label maps: a class first, by :func:`rare_class_probabilities`, then one of the images that show it.
+
+    Args:
+        pixels: (images, classes), pixels of every class in every image.
+        count: of indices.
+        temperature: T.
+    """
+
+    def __init__(self, pixels: NDArray[np.integer], count: int, temperature: float = 0.1) -> None:
+        if not pixels.sum():
+            raise ValueError("No labelled pixel in any image; expected at least one. Check the label maps.")
+        self.shown = [np.flatnonzero(column) for column in pixels.T]
+        self.probabilities = rare_class_probabilities(pixels.sum(axis=0) / pixels.sum(), temperature)
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        random = np.random.default_rng(int(torch.randint(2**62, ()).item()))
+        for label in random.choice(len(self.shown), self.count, p=self.probabilities):
+            yield int(random.choice(self.shown[label]))
+
+
+def class_mask(label: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """M of a label map (1, rows, columns): true in half of its classes, rounded up, chosen at random."""
+    classes = label.unique()
+    classes = classes[classes != IGNORE_LABEL]
+    chosen = classes[torch.randperm(len(classes), generator=generator)[: (len(classes) + 1) // 2]]
+    return torch.isin(label, chosen)
+
+
+class MixedBatches:
+    """``prepare_batch`` of a trainer: each labelled batch is followed by one of mixed images with guessed labels.
+
+    Target and weight of every pixel are the two channels of what the loss is given: (2 batch, 2, rows, columns).
+
+    Args:
+        averaged: guesses the labels; a handler of the trainer makes it follow the network (``training.EMA``).
+        unlabeled: batches of images, drawn in turn, each of as many as a labelled batch has.
+        iterations: of the training.
+        threshold: tau.
+        warmup: share of the iterations in which r rises.
+    """
+
+    def __init__(
+        self, averaged: nn.Module, unlabeled: DataLoader, iterations: int, threshold: float = 0.9, warmup: float = 0.2
+    ) -> None:
+        self.averaged, self.unlabeled, self.threshold = averaged.eval().requires_grad_(False), unlabeled, threshold
+        self.rising, self.iteration, self._waiting = max(1.0, warmup * iterations), 0, iter(())
+
+    def _images(self, device: torch.device) -> Tensor:
+        batch: Any = next(self._waiting, None)
+        if batch is None:
+            self._waiting = iter(self.unlabeled)
+            batch = next(self._waiting)
+        return batch["image"].to(device)
+
+    @torch.no_grad()
+    def guesses(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels (batch, 1, rows, columns) and weight q (batch,) without the warm-up of unlabelled images."""
+        confidence, label = self.averaged(images).softmax(dim=1).max(dim=1, keepdim=True)
+        return label, (confidence > self.threshold).flatten(1).float().mean(dim=1)
+
+    def __call__(
+        self, batch: dict[str, Tensor], device: torch.device, non_blocking: bool = False, **_: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Images (2 batch, channels, rows, columns) and targets with weights."""
+        images, labels = (batch[key].to(device, non_blocking=non_blocking) for key in ("image", "label"))
+        other = self._images(images.device)
+        guessed, share = self.guesses(other)
+        self.iteration += 1
+        weight = (share * min(1.0, self.iteration / self.rising)).reshape(-1, 1, 1, 1)
+        mask = torch.stack([class_mask(label) for label in labels])
+        mixed, label = torch.where(mask, images, other), torch.where(mask, labels, guessed)
+        weights = torch.cat([torch.ones_like(labels, dtype=torch.float), torch.where(mask, 1.0, weight)])
+        return torch.cat([images, mixed]), torch.cat([torch.cat([labels, label]).float(), weights], dim=1)
+
+
+class SelfTrainingLoss(nn.Module):
+    """The supervised loss of the labelled half, and the weighted cross-entropy of the mixed one.
+
+    Args:
+        supervised: of logits (batch, labels, rows, columns) and label maps (batch, 1, rows, columns).
+    """
+
+    def __init__(self, supervised: nn.Module) -> None:
+        super().__init__()
+        self.supervised = supervised
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Args: logits of both halves, targets of :class:`MixedBatches`. Returns a scalar."""
+        half = len(logits) // 2
+        labels, weights = targets[:, 0].long(), targets[:, 1]
+        entropy = functional.cross_entropy(logits[half:], labels[half:], ignore_index=IGNORE_LABEL, reduction="none")
+        counted = (labels[half:] != IGNORE_LABEL).sum().clamp(min=1)
+        return self.supervised(logits[:half], labels[:half, None]) + (entropy * weights[half:]).sum() / counted
+
+
+def pixels_of(labels: Sequence[Tensor], num_labels: int) -> NDArray[np.integer]:
+    """(images, classes): how many pixels of every class every label map has."""
+    return np.stack([torch.bincount(x[x != IGNORE_LABEL].long(), minlength=num_labels).numpy() for x in labels])
