@@ -58,7 +58,7 @@ def test_the_original_gets_no_gradient():
 def test_cycada_is_cyclegan_with_one_term_more_in_both_directions():
     torch.manual_seed(0)
     networks = generator(), generator(), judge(), judge()
-    objective = CyCADA(*networks, segmenter=Threshold(), semantic_weight=2.0, pool_size=0)
+    objective = CyCADA(*networks, Threshold(), semantic_weight=2.0)
     x, y = torch.rand(1, 1, 16, 16), torch.rand(1, 1, 16, 16)
     terms, (there, back) = objective.generator_terms(x, y)
     both = semantic_consistency(Threshold(), there, x) + semantic_consistency(Threshold(), back, y)

@@ -20,7 +20,7 @@ from monai.networks.utils import normal_init
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unicorn_monai.baselines.cut import CUT
+from unicorn_monai.baselines.cut import CUT, PatchProjection
 from unicorn_monai.baselines.networks import ResnetGenerator
 from unicorn_monai.images.files import IGNORE_LABEL
 
@@ -29,15 +29,22 @@ class SegmentingGenerator(ResnetGenerator):
     """Image -> image of the same size, with the labels that it sees on the way.
 
     Args:
+        spatial_dims: as the next four, of :class:`ResnetGenerator`, whose encoder and residual units this has.
         num_labels: of the label maps.
-        **size: of :class:`ResnetGenerator`, whose encoder and residual units this is.
     """
 
-    def __init__(self, num_labels: int, **size: Any) -> None:
-        super().__init__(**size)
-        dims, downs = size.get("spatial_dims", 2), size.get("num_downs", 2)
-        narrowing = list(itertools.pairwise(self.widths[-2 - downs : -1]))  # (wide, narrow) of every doubling
-        self.stages = self.stages[: len(self.stages) - downs - 1]
+    def __init__(
+        self,
+        spatial_dims: int = 2,
+        in_channels: int = 1,
+        channels: int = 64,
+        num_blocks: int = 9,
+        num_downs: int = 2,
+        num_labels: int = 2,
+    ) -> None:
+        super().__init__(spatial_dims, in_channels, channels, num_blocks, num_downs)
+        dims, narrowing = spatial_dims, list(itertools.pairwise(self.widths[-2 - num_downs : -1]))  # (wide, narrow)
+        self.stages = self.stages[: len(self.stages) - num_downs - 1]
         self.widths = self.widths[: len(self.stages) + 1]
         wide, narrow = self.widths[-1], narrowing[-1][1] if narrowing else self.widths[-1]
         shared: dict[str, Any] = {"act": "relu", "norm": "instance"}
@@ -70,10 +77,10 @@ class SegmentingGenerator(ResnetGenerator):
 
 
 class ACCUT(CUT):
-    """The objective; weights of :class:`CUT` as ``options``.
+    """The objective.
 
     Args:
-        generator: G.
+        generator: G, and what else :class:`CUT` has.
         segmentation_weight: of the cross-entropy; in the paper a step of its own.
     """
 
@@ -81,9 +88,17 @@ class ACCUT(CUT):
     generator: SegmentingGenerator
 
     def __init__(
-        self, generator: SegmentingGenerator, *networks: Any, segmentation_weight: float = 1.0, **options: Any
-    ):
-        super().__init__(generator, *networks, **options)
+        self,
+        generator: SegmentingGenerator,
+        discriminator: nn.Module,
+        projection: PatchProjection,
+        layers: Sequence[int],
+        nce_weight: float = 1.0,
+        identity_weight: float = 1.0,
+        temperature: float = 0.07,
+        segmentation_weight: float = 1.0,
+    ) -> None:
+        super().__init__(generator, discriminator, projection, layers, nce_weight, identity_weight, temperature)
         self.segmentation_weight = segmentation_weight
 
     def generator_terms(
