@@ -33,14 +33,11 @@ def simulate_frame(
     """Simulate one picture; it depends on (seed, drive, frame), the weather and the size.
 
     Args:
-        weather: "clear", "fog", "night", "rain" or "snow".
-        drive: number of the street, at least 0.
-        frame: number of the place on it, at least 0; the street is long enough for 40.
+        weather: one of ``WEATHERS``.
+        drive: number of the street.
+        frame: number of the place on it; the street is long enough for 40.
         size: rows and columns, or one number.
         seed: of the whole data set.
-
-    Raises:
-        ValueError: unknown weather, a frame beyond the end of the street, fewer than 16 pixels.
     """
     rows, columns = (size, size) if isinstance(size, int) else size
     if weather not in WEATHERS:
