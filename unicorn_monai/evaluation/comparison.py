@@ -51,15 +51,9 @@ def differences(
 def closed_gaps(
     records: Mapping[str, Sequence[PathLike]], seed: int, key: str = "mean_iou"
 ) -> dict[str, dict[str, Any]]:
-    """Share of the gap between both bounds that each set-up closes (see ``bootstrap.closed_gap``).
+    """Share of the gap between both bounds that every other set-up closes (see ``bootstrap.closed_gap``).
 
-    Args:
-        records: set-up -> the records of its trainings.
-        seed: of the resampling.
-        key: the pooled mean.
-
-    Returns:
-        set-up -> "share", "ci95", "n_subjects", of every set-up but the bounds; empty without one of the bounds.
+    ``records`` has those of a set-up's trainings; the result is empty without one of the bounds.
     """
     if not {LOWER, UPPER} <= records.keys():
         return {}
@@ -80,7 +74,7 @@ def score_trainings(each: Sequence[dict[str, Any]], records: Sequence[PathLike],
         seed: of the resampling.
 
     Returns:
-        As ``evaluation.scoring.summarise``, with "trainings": {"mean_iou": [of each], "std": their spread}.
+        As :func:`summarise`, with "trainings": {"mean_iou": [of each], "std": their spread}.
     """
     pooled = {key: over_seeds(records, seed, key) for key in MEANS}
     result: dict[str, Any] = {key: mean_of([one[key] for one in each]) for key in ("iou", "dice")}
@@ -155,7 +149,7 @@ def sub_domain_table(dataset_dir: PathLike | Sequence[PathLike], split: str | Se
 
 
 def by_sub_domain(each: Sequence[Counts], table: Mapping[str, str], seed: int) -> dict[str, dict[str, Any]]:
-    """Scores of each sub-domain from what was counted, means over the trainings, with 95 % intervals over subjects.
+    """Scores of each sub-domain from the counts of each training, means over them, with 95 % intervals over subjects.
 
     Args:
         each: counts of a test set, one for each training.
@@ -173,12 +167,8 @@ def by_sub_domain(each: Sequence[Counts], table: Mapping[str, str], seed: int) -
             continue
         subjects = [_subjects_in(counts, table, name) for counts in each]
         found = [overlap(counted.sum(axis=0)) for counted in subjects]
-        if len(subjects) == 1:
-            interval = bootstrap.confidence(subjects[0], statistic("mean_iou"), seed)
-        else:
-            interval = bootstrap.over_seeds(subjects, statistic("mean_iou"), seed)["ci95"]
         result[name] = {key: mean_of([or_none(one[key]) for one in found]) for key in SHOWN} | {
-            "ci95": interval,
+            "ci95": bootstrap.over_seeds(subjects, statistic("mean_iou"), seed)["ci95"],
             "n_test": sum(table[image] == name for image in each[0].images),
             "n_subjects": len(subjects[0]),
         }
@@ -200,14 +190,7 @@ def sub_domain_scores(
 
 
 class SubDomainWriter:
-    """Ignite handler: write the scores of each sub-domain when an evaluator has finished.
-
-    Args:
-        path: the JSON file; {} without sub-domains.
-        dataset_dir: the data set evaluated.
-        split: its split.
-        num_labels: number of labels.
-    """
+    """Ignite handler: write the scores of each sub-domain of ``split``, {} without, when an evaluator has finished."""
 
     def __init__(
         self, path: PathLike, dataset_dir: PathLike | Sequence[PathLike], split: str | Sequence[str], num_labels: int

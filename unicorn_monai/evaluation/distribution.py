@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,7 @@ class FeatureSet:
 
 
 def fid(a: Tensor, b: Tensor) -> float:
-    """Frechet distance between the Gaussians of two sets of features, each (N, D); computed in float64.
-
-    Raises:
-        ValueError: fewer than two images, other numbers of images or features, NaN.
-    """
+    """Frechet distance between the Gaussians of two sets of features, each (N, D); computed in float64."""
     a, b = _require_pair(a, b)
     mean = (a.mean(dim=0) - b.mean(dim=0)).square().sum()
     roots = [(x - x.mean(dim=0)) / (len(x) - 1) ** 0.5 for x in (a, b)]
@@ -87,9 +84,6 @@ def distances(
         SET -> {SET: FID} for every pair; a real set with itself is the floor, two halves of other subjects (None where
         it has fewer than two). "kid" and "kid_std" likewise; "n" images of each set, "features". Without features
         {"not_computed": why}.
-
-    Raises:
-        ValueError: a set with fewer than two images, features of other widths.
     """
     if sets is None or features is None:
         return {"not_computed": "no feature network was given"}
@@ -108,24 +102,20 @@ def distances(
         name: one.features[np.random.default_rng([seed, i]).permutation(len(one.features))[:n]]
         for i, (name, one) in enumerate(sets.items())
     }
-    table: dict[str, Any] = {name: {} for name in sets}
-    kids: dict[str, dict] = {name: {} for name in sets}
-    stds: dict[str, dict] = {name: {} for name in sets}
-    names = list(sets)
-    for i, one in enumerate(names):
-        if one in halves:
-            pair = halves[one]
-            possible = pair is not None and min(map(len, pair)) >= n
-            table[one][one] = kids[one][one] = stds[one][one] = None
-            if pair is not None and possible:
-                a, b = (sets[one].features[half[:n]] for half in pair)
-                table[one][one] = fid(a, b)
-                kids[one][one], stds[one][one] = kid(a, b, seed)
-        for other in names[i + 1 :]:
-            table[one][other] = table[other][one] = fid(chosen[one], chosen[other])
-            kids[one][other], stds[one][other] = kid(chosen[one], chosen[other], seed)
-            kids[other][one], stds[other][one] = kids[one][other], stds[one][other]
-    return table | {"kid": kids, "kid_std": stds, "n": n, "features": features}
+    pairs: dict[tuple[str, str], tuple[Tensor, Tensor] | None] = {}
+    for one, other in combinations_with_replacement(sets, 2):
+        if one != other:
+            pairs[one, other] = chosen[one], chosen[other]
+        elif one in halves:
+            first, second = halves[one] or ((), ())
+            enough = min(len(first), len(second)) >= n
+            pairs[one, one] = (sets[one].features[first[:n]], sets[one].features[second[:n]]) if enough else None
+    fids, kids, stds = ({name: {} for name in sets} for _ in range(3))
+    for (one, other), pair in pairs.items():
+        found = (fid(*pair), *kid(*pair, seed)) if pair else (None, None, None)
+        for table, value in zip((fids, kids, stds), found, strict=True):
+            table[one][other] = table[other][one] = value
+    return fids | {"kid": kids, "kid_std": stds, "n": n, "features": features}
 
 
 def split_subjects(subjects: Sequence[str], seed: int = 0) -> tuple[NDArray, NDArray] | None:

@@ -102,7 +102,7 @@ WEATHERS: dict[str, Weather] = {
 def photograph(
     scene: Scene, weather: Weather, rng: np.random.Generator, settings: dict[str, float] | None = None
 ) -> NDArray[np.uint8]:
-    """Take a picture of a scene: (rows, columns, 3) uint8, sRGB; by default with ``settings`` drawn from the weather."""
+    """Take a picture of a scene: (rows, columns, 3) uint8, sRGB; ``settings`` are drawn from the weather by default."""
     s = weather.draw(rng) if settings is None else settings
     dark = s["sky_klx"] < 0.1
     albedo = snow_cover(scene, s["snow"], rng) if s["snow"] > 0 else scene.albedo
