@@ -152,7 +152,7 @@ class Nearest:
 
 
 class Searcher:
-    """Finds the nearest training images; ``candidates`` have their speckle compared, half by features or spectrum."""
+    """Finds the nearest training images, of both domains; the speckle of ``candidates`` of them is compared."""
 
     def __init__(self, training: Material, candidates: int = 20) -> None:
         self.training, self.candidates = training, min(candidates, len(training.items))

@@ -64,23 +64,14 @@ PREPROCESSING: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Features:
-    """A feature network.
+    """A feature network."""
 
-    Args:
-        name: for the report.
-        sha256: of its file.
-        preprocessing: one of ``PREPROCESSING``.
-        network: (batch, channels, rows, columns) -> (batch, D), or (batch, D, *spatial), which is averaged.
-        arguments: further keyword arguments of the network, e.g. ``{"return_features": True}`` for the TorchScript
-            Inception of 2015 (``rgb255``).
-    """
-
-    name: str
-    sha256: str
-    preprocessing: str
-    network: Callable[..., Tensor]
+    name: str  # for the report
+    sha256: str  # of its file
+    preprocessing: str  # one of ``PREPROCESSING``
+    network: Callable[..., Tensor]  # -> (batch, D), or (batch, D, *spatial), which is averaged
     device: torch.device
-    arguments: dict[str, Any]
+    arguments: dict[str, Any]  # of the network, as {"return_features": True} for the Inception of 2015 (``rgb255``)
 
     @classmethod
     def from_file(
@@ -91,11 +82,7 @@ class Features:
         device: torch.device | str = "cpu",
         arguments: dict[str, Any] | None = None,
     ) -> Features:
-        """Load a TorchScript file. It is a program: its sha256 must be the expected one before it is opened.
-
-        Raises:
-            ValueError: no such file, another sha256, an unknown preprocessing, or no TorchScript.
-        """
+        """Load a TorchScript file. It is a program: its sha256 must be the expected one before it is opened."""
         require_file(path, expected_sha256, preprocessing)
         try:
             network = torch.jit.load(str(path), map_location=device)
@@ -155,11 +142,7 @@ class Features:
 
 
 def require_file(path: PathLike, expected_sha256: str, preprocessing: str) -> None:
-    """Refuse a feature network by what can be known without opening its file.
-
-    Raises:
-        ValueError: no such file, another sha256, or an unknown preprocessing.
-    """
+    """Refuse a feature network by what can be known without opening its file."""
     if preprocessing not in PREPROCESSING:
         raise ValueError(f"Unknown preprocessing '{preprocessing}'; expected one of {sorted(PREPROCESSING)}.")
     if not Path(path).is_file():
@@ -219,7 +202,7 @@ def train_encoder(
     Returns:
         Mean absolute error of the grey values in the masked patches over the last tenth of the training.
     """
-    images = [_load([item["image"] for item in datalist(d, "training")], num_channels) for d in dataset_dirs]
+    images = [[read_image(item["image"], num_channels) for item in datalist(d, "training")] for d in dataset_dirs]
     sides = {min(min(image.shape[1:]) for image in domain) for domain in images}
     crop = min(crop, *sides) // 8 * 8
     if crop < 16:
@@ -250,10 +233,6 @@ def train_encoder(
         raise ValueError(f"The feature network diverged (loss {losses[-1]}). Check the images for extreme values.")
     save_weights(network, path, name=DEFAULT_NAME, architecture_arguments=arguments, iterations=iterations, seed=seed)
     return float(np.mean(losses[-max(1, iterations // 10) :]))
-
-
-def _load(paths: Sequence[str], num_channels: int) -> list[Tensor]:
-    return [read_image(path, num_channels) for path in paths]
 
 
 def _crop(images: list[Tensor], size: int, random: np.random.Generator) -> Tensor:

@@ -80,8 +80,8 @@ class UncertaintyRecorder:
         weights: of the segmentation network; their sha256 is kept: uncertainties of two networks cannot be compared.
         acquisition: what is measured per pixel, see ``segmentation/acquisition.py``; "entropy" is Eq. 3.
         aggregation: how an image's pixels are summed up; "mean" is Eq. 4.
-        ensemble: weights of the further networks of an ensemble, their sha256 are kept too.
-        samples: predictions with dropout, kept too.
+        ensemble: weights of the further networks of an ensemble.
+        samples: predictions with dropout.
     """
 
     def __init__(
@@ -147,10 +147,8 @@ class PriorFitter:
         labeled, unlabeled = (read_uncertainties(self.uncertainties, datalist(f, self.split)) for f in self.folders)
         record = read_json(self.uncertainties)
         measure = {key: record[key] for key in ("acquisition", "aggregation", "samples", "ensemble") if key in record}
-        weights = record["segmentation_sha256"]
-        prior = UncertaintyPrior.fit(
-            labeled, unlabeled, weights, self.scaling, distribution=self.distribution, **measure
-        )
+        measure |= {"distribution": self.distribution}
+        prior = UncertaintyPrior.fit(labeled, unlabeled, record["segmentation_sha256"], self.scaling, **measure)
         prior.save(self.path)
         low, high = unlabeled.min(), unlabeled.max()
         logger.info(
@@ -160,12 +158,7 @@ class PriorFitter:
 
 
 class MetricsWriter:
-    """Write an evaluator's metrics as JSON when it has finished; null for what it could not compute.
-
-    Args:
-        path: the file.
-        metrics: names of the metrics to write.
-    """
+    """Write an evaluator's metrics as JSON when it has finished; null for what it could not compute."""
 
     def __init__(self, path: PathLike, metrics: list[str]) -> None:
         self.path, self.metrics = Path(path), metrics
