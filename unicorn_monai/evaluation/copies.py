@@ -1,14 +1,12 @@
 """Does a synthetic image copy a training image? An audit that knows what images of one label map share by construction.
 
 1. Nearest training image by the features of a network (cosine, standardised), and the largest correlation of the
-   label-controlled speckle (``residual.py``) with ``candidates`` training images: half of them the nearest by features,
+   label-controlled speckle (``residual.py``) with ``CANDIDATES`` training images: half of them the nearest by features,
    half by the spectrum of the speckle (which finds copies of changed contrast, shifted and mirrored ones), and always
    the training image whose label map was used.
 2. How near is too near? The same search in held-out real images, which no generative network was trained on, gives
-   what the synthetic images reach without copying: the 95th and the 99th percentile of it are the thresholds. (Real
-   images against training images would be no measure: synthetic speckle has another texture, on which it depends how
-   much strangers correlate.)
-   A synthetic image whose speckle lies above the 99th percentile is FLAGGED. An honest generator has about one in a
+   what the synthetic images reach without copying: the 95th and the 99th percentile of it are the thresholds. A
+   synthetic image whose speckle lies above the 99th percentile is FLAGGED. An honest generator has about one in a
    hundred flagged for every held-out set's worth of training images.
 3. Images made from a training image's label map share its anatomy. The same numbers for images made from held-out label
    maps (the control set) say how much of it is the label map's part.
@@ -50,7 +48,8 @@ from unicorn_monai.system.records import KNOWN, TABLE, TEXT, take, tell_unread
 LEVELS = (95, 99)  # percentiles of the held-out images
 FLAG = 99  # the one above which an image is flagged
 LEAST = 40  # held-out images
-SHOWN = 8  # pairs on the sheet
+CANDIDATES = 20  # training images whose speckle is compared with that of each image
+CLOSEST, SHOWN = 50, 8  # pairs listed, and on the sheet
 
 TRANSFORMS: dict[str, Callable[[NDArray, np.random.Generator], NDArray]] = {
     "exact": lambda image, random: image,
@@ -152,10 +151,10 @@ class Nearest:
 
 
 class Searcher:
-    """Finds the nearest training images, of both domains; the speckle of ``candidates`` of them is compared."""
+    """Finds the nearest training images, of both domains."""
 
-    def __init__(self, training: Material, candidates: int = 20) -> None:
-        self.training, self.candidates = training, min(candidates, len(training.items))
+    def __init__(self, training: Material) -> None:
+        self.training, self.candidates = training, min(CANDIDATES, len(training.items))
         self.residuals = torch.stack([training.residual(i).half() for i in range(len(training.items))])
         spectra = torch.cat([fingerprint(part) for part in self.residuals.split(64)])
         self.by_features, self.by_spectrum = Nearest(training.features), Nearest(spectra)
@@ -186,34 +185,20 @@ class Searcher:
         return Matches(similarity[:, 0].numpy(), residual, training, shift, mirror)
 
 
-def audit(
-    sets: Audited,
-    features: Features,
-    folder: PathLike,
-    candidates: int = 20,
-    planted: int = 50,
-    top: int = 50,
-    seed: int = 0,
-) -> dict[str, Any]:
+def audit(sets: Audited, features: Features, folder: PathLike, planted: int = 50, seed: int = 0) -> dict[str, Any]:
     """Compare synthetic with training images; see the head of this file.
 
     Args:
         sets: what is compared.
         features: the feature network all were gathered with.
         folder: gets ``closest.png`` (the pairs, their differences below) and ``audit.json`` (what is returned).
-        candidates: training images whose speckle is compared with that of each image.
         planted: copies planted of each kind.
-        top: closest pairs listed.
         seed: of the copies.
 
     Returns:
         "thresholds", "held_out_thresholds" (those that real images would give, and the synthetic images above them),
         "sets" (SET -> quantity -> level -> count, n, share, ci95), "planted" (the same per kind of copy),
         "flagged" (images, as ``dataset.json`` names them), "closest" pairs, and what it was done with.
-
-    Raises:
-        TooFewImages: too few held-out images.
-        ValueError: images or features that do not fit.
     """
     synthetic, training, held_out = sets.synthetic, sets.training, sets.held_out
     if len(held_out.items) < LEAST:
@@ -221,13 +206,13 @@ def audit(
             f"{len(held_out.items)} held-out image(s); expected at least {LEAST}, validation and test images of "
             "subjects that no network has seen. Hold more real images out"
         )
-    search, unseen = Searcher(training, candidates), Searcher(held_out, candidates)
+    search, unseen = Searcher(training), Searcher(held_out)
     thresholds = _thresholds(unseen(synthetic, "audit: against held-out images"))
     ours, real = search(synthetic, "audit: synthetic images"), search(held_out, "audit: held-out images")
     found, of_real = {"synthetic": _shares(ours, thresholds), "held_out": _shares(real, thresholds)}, _thresholds(real)
     if sets.control is not None:
         found["control"] = _shares(search(sets.control, "audit: control images"), thresholds)
-    flagged, order = ours.residual > thresholds["residual"][str(FLAG)], np.argsort(-ours.residual)[:top]
+    flagged, order = ours.residual > thresholds["residual"][str(FLAG)], np.argsort(-ours.residual)[:CLOSEST]
     result = {
         "features": features.name,
         "features_sha256": features.sha256,

@@ -7,8 +7,7 @@
 ||.||_* is the sum of the singular values: of an N x N matrix, no square root of a D x D one (Heusel et al. 2017 write
 tr (S_a S_b)^(1/2), which is the same). KID (Binkowski et al. 2018) has no bias; FID's falls with N, so all numbers of a
 table are computed from equal numbers of images, and between two halves of the same real set, split by subject, stands
-the smallest value to be expected. In retinal OCT both rank generators differently from what a network trained on the
-images is worth: they describe, they do not decide.
+the smallest value to be expected.
 """
 
 from __future__ import annotations
@@ -69,24 +68,19 @@ def _unbiased(k_aa: Tensor, k_bb: Tensor, k_ab: Tensor) -> float:
     return float(within - 2 * k_ab.mean())
 
 
-def distances(
-    sets: Mapping[str, FeatureSet] | None, features: str | None, real: Sequence[str], seed: int = 0
-) -> dict[str, Any]:
+def distances(sets: Mapping[str, FeatureSet], features: str, real: Sequence[str], seed: int = 0) -> dict[str, Any]:
     """Table 2: FID and KID between every pair of sets, from equal numbers of images of each.
 
     Args:
-        sets: name -> features; None without a feature network.
+        sets: name -> features.
         features: name of the feature network.
         real: names of the sets of real images.
         seed: of the choice of images.
 
     Returns:
         SET -> {SET: FID} for every pair; a real set with itself is the floor, two halves of other subjects (None where
-        it has fewer than two). "kid" and "kid_std" likewise; "n" images of each set, "features". Without features
-        {"not_computed": why}.
+        it has fewer than two). "kid" and "kid_std" likewise; "n" images of each set, "features".
     """
-    if sets is None or features is None:
-        return {"not_computed": "no feature network was given"}
     for name, one in sets.items():
         if len(one.features) < 2 or len(one.features) != len(one.subjects):
             raise ValueError(

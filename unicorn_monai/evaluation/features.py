@@ -34,6 +34,7 @@ from unicorn_monai.system.records import COUNT, take
 from unicorn_monai.system.weights import load_weights, read_metadata, save_weights, sha256
 
 DEFAULT_NAME = "encoder of a MONAI U-Net trained to fill in masked patches of the real images of both domains"
+BATCH = 16  # images in a training step
 SPECKLE_WEIGHT = 5.0  # brings the error of the speckle to that of the grey values
 ARCHITECTURE: dict[str, Any] = {
     "spatial_dims": 2,
@@ -126,14 +127,14 @@ class Features:
         pooled = found.flatten(2).mean(dim=2) if found.ndim > 2 else found
         return require_finite(f"A feature vector of '{self.name}'", pooled)
 
-    def of(self, items: Sequence[dict[str, Any]], num_channels: int = 1, batch: int = 32) -> Tensor:
+    def of(self, items: Sequence[dict[str, Any]], num_channels: int = 1) -> Tensor:
         """Features of the images of a data set: (items, D)."""
         paths = [str(item["image"]) for item in items]
         if not paths:
             raise ValueError("No images to compute features of; expected at least one.")
         parts = []
-        for start in tqdm(range(0, len(paths), batch), desc="features", disable=None, leave=False):
-            images = [read_image(path, num_channels) for path in paths[start : start + batch]]
+        for start in tqdm(range(0, len(paths), 32), desc="features", disable=None, leave=False):
+            images = [read_image(path, num_channels) for path in paths[start : start + 32]]
             sizes = {tuple(image.shape[1:]): path for image, path in zip(images, paths[start:], strict=False)}
             if len(sizes) > 1:
                 raise ValueError(f"Images differ in size: {sizes}. Expected one size; resample them.")
@@ -178,7 +179,6 @@ def train_encoder(
     path: PathLike,
     num_channels: int = 1,
     iterations: int = 1000,
-    batch_size: int = 16,
     crop: int = 128,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -189,15 +189,8 @@ def train_encoder(
     the patches (an eighth of the crop wide) were set to the mean grey value. What a patch held can only be known from
     the bottleneck, not from the skip connections; the grey values alone would not need to know how noisy the device is.
 
-    Args:
-        dataset_dirs: the real data sets, both domains.
-        path: the weights are written here, with their description beside them.
-        num_channels: of the images.
-        iterations: training steps.
-        batch_size: images in a step.
-        crop: side of the squares seen in training; the image's shorter side where that is smaller.
-        seed: of everything random here; the global generator is left alone.
-        device: where to train.
+    The weights are written to ``path``, their description beside them. ``crop`` is the side of the squares seen in
+    training, or the images' shorter side where that is smaller. The global generator is left alone.
 
     Returns:
         Mean absolute error of the grey values in the masked patches over the last tenth of the training.
@@ -216,8 +209,8 @@ def train_encoder(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: (1 + math.cos(math.pi * i / iterations)) / 2)
     losses: list[float] = []
     for _ in tqdm(range(iterations), desc="feature network", disable=None, leave=False):
-        batch = torch.stack([_crop(images[i % len(images)], crop, random) for i in range(batch_size)]).to(device)
-        coarse = torch.from_numpy(random.random((batch_size, 1, 8, 8)) < 0.5)
+        batch = torch.stack([_crop(images[i % len(images)], crop, random) for i in range(BATCH)]).to(device)
+        coarse = torch.from_numpy(random.random((BATCH, 1, 8, 8)) < 0.5)
         hidden = coarse.repeat_interleave(crop // 8, 2).repeat_interleave(crop // 8, 3).to(device)
         grey = batch.mean(dim=(2, 3), keepdim=True)
         target = torch.cat([batch, high_pass(batch).abs()], dim=1)

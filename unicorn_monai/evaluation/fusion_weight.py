@@ -51,13 +51,9 @@ class NoWeight(ValueError):
 def measure_of(
     prior: UncertaintyPrior, network: nn.Module, bundle_root: PathLike, device: torch.device | str | None = None
 ) -> Callable[[Tensor], Tensor]:
-    """Images -> uncertainties (batch,), as those of the prior were measured.
+    """Images -> uncertainties (batch,), as those of the prior were measured with the segmentation network.
 
-    Args:
-        prior: says what was measured, with how many predictions, and by which further networks.
-        network: the segmentation network it belongs to.
-        bundle_root: the bundle that defines the further networks of an ensemble.
-        device: where those run.
+    ``bundle_root`` is the bundle that defines the further networks of an ensemble, ``device`` where those run.
     """
     for path, expected in prior.ensemble.items():
         found = sha256(path) if Path(path).is_file() else "none: there is no such file"

@@ -23,12 +23,7 @@ SHIFT = 8  # largest shift, pixels
 
 
 def speckle_residual(image: NDArray, label: NDArray) -> NDArray[np.float32]:
-    """Image minus its local mean within each label, scaled to unit length (zero if nothing is left).
-
-    Args:
-        image: (rows, columns), any scale.
-        label: (rows, columns) integer; ignored pixels (255) do not count.
-    """
+    """Image (rows, columns) minus its local mean within each label, scaled to unit length (zero if nothing is left)."""
     if image.shape != label.shape or image.ndim != 2:
         raise ValueError(f"Image has shape {image.shape}, its label map {label.shape}; expected one 2D shape.")
     image, residual = image.astype(np.float32), np.zeros(image.shape, np.float32)
@@ -67,7 +62,6 @@ class Aligned:
     """
 
     def __init__(self, rows: int, columns: int) -> None:
-        self.size = (rows, columns)
         self.reach = min(SHIFT, rows // 4, columns // 4)
         shifts = torch.arange(-self.reach, self.reach + 1, dtype=torch.float64)
         down = torch.outer(shifts, torch.arange(rows, dtype=torch.float64)) / rows

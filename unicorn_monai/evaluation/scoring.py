@@ -113,9 +113,7 @@ def per_image(confusion: Array) -> dict[str, Any]:
 class PooledIoU(Metric):
     """Ignite metric: mean IoU of the pooled confusion matrix; the evaluator must not decollate.
 
-    Args:
-        num_labels: number of labels.
-        key: which entry of :func:`scores` to give, or "confusion" for the matrix itself.
+    Or ``key``, another entry of :func:`scores`, or "confusion" for the matrix itself.
     """
 
     def __init__(self, num_labels: int, key: str = "mean_iou") -> None:
@@ -175,13 +173,10 @@ class Counts:
 
 
 def count(items: Sequence[dict[str, Any]], prediction: Tensor, num_labels: int, layered: bool = True) -> Counts:
-    """Compare predicted label maps with those of a data set.
+    """Compare predicted label maps (images, rows, columns) with those of a data set.
 
-    Args:
-        items: with "image", "label", "subject" and, for micrometres, "spacing_mm" (axial, lateral).
-        prediction: (images, rows, columns) integer.
-        num_labels: number of labels.
-        layered: labels are layers from top to bottom, so that there are surfaces.
+    Items have "image", "label", "subject" and, for micrometres, "spacing_mm" (axial, lateral). ``layered``: labels are
+    layers from top to bottom, so that there are surfaces.
     """
     if not items or len(items) != len(prediction):
         raise ValueError(f"Got {len(prediction)} predictions for {len(items)} images; expected one for each, some.")
@@ -295,14 +290,8 @@ def score_images(
 ) -> dict[str, Any]:
     """Scores of a segmentation network on one split; see :func:`summarise`.
 
-    Args:
-        bundle_root: the retinal_unet bundle that defines the network.
-        weights: its weights.
-        dataset_dir: data set with labels.
-        split: usually "test".
-        seed: of the resampling.
-        device: where to run.
-        record: file for the :class:`Counts`, from which set-ups and seeds are compared.
+    ``bundle_root`` is the retinal_unet bundle that defines the network, ``record`` a file for the :class:`Counts`, from
+    which set-ups and seeds are compared.
     """
     network = from_bundle(bundle_root, weights=str(Path(weights).resolve()), device=device)
     num_labels, num_channels = definition(bundle_root, "num_labels"), definition(bundle_root, "num_channels")

@@ -88,8 +88,7 @@ class Measure:
     def __call__(self, logits: Tensor) -> Tensor:
         """One number per image, (batch,), in [0, 1].
 
-        Args:
-            logits: (batch, labels, *spatial); (batch, samples, labels, rows, columns) from a :class:`SampledInferer`.
+        Logits are (batch, labels, *spatial), or (batch, samples, labels, rows, columns) from a :class:`SampledInferer`.
         """
         if self.acquisition in SINGLE:
             pixels, mean = SINGLE[self.acquisition](logits), logits
@@ -115,13 +114,7 @@ def aggregate(pixels: Tensor, logits: Tensor, aggregation: str) -> Tensor:
 
 
 class SampledInferer(Inferer):
-    """Several predictions for each image: (batch, samples, labels, *spatial).
-
-    Args:
-        acquisition: one of ``SAMPLED``.
-        samples: predictions with dropout.
-        networks: the further networks of an ensemble.
-    """
+    """Predictions with dropout, of further networks, or of other views of each image, by one of ``SAMPLED``."""
 
     def __init__(self, acquisition: str, samples: int = 8, networks: Sequence[nn.Module] = ()) -> None:
         super().__init__()
@@ -134,7 +127,7 @@ class SampledInferer(Inferer):
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args, **kwargs) -> Tensor:
-        """Images (batch, channels, *spatial) in [0, 1]."""
+        """Images (batch, channels, *spatial) in [0, 1] -> (batch, samples, labels, *spatial)."""
         if self.acquisition == "ensemble":
             return torch.stack([net(inputs) for net in (network, *self.networks)], dim=1)
         if self.acquisition == "tta":
@@ -172,12 +165,8 @@ def make_inferer(
 ) -> Inferer:
     """The inferer an acquisition needs.
 
-    Args:
-        acquisition: see :class:`Measure`.
-        samples: predictions with dropout.
-        ensemble: weights of the further networks of an ensemble, files.
-        bundle_root: the bundle that defines them.
-        device: where they run.
+    ``samples`` are predictions with dropout; ``ensemble`` are files of the weights of the further networks that
+    ``bundle_root`` defines and ``device`` runs.
     """
     if acquisition in SINGLE:
         return SimpleInferer()

@@ -116,14 +116,8 @@ class UncertaintyRecorder:
 class PriorFitter:
     """Fit the uncertainty prior when an ``UncertaintyRecorder`` attached before it has written both domains.
 
-    Args:
-        uncertainties: file of the recorder.
-        labeled_dir: data set of the labelled domain.
-        unlabeled_dir: data set of the unlabelled domain.
-        split: splits that count.
-        scaling: of the hint, "zscore", "paper" or "quantile".
-        path: the prior is written here.
-        distribution: "gaussian" (the paper's) or "empirical".
+    ``uncertainties`` is the recorder's file, ``path`` the prior's; for scaling and distribution see
+    :class:`UncertaintyPrior`.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ holds plausible ranges chosen by physics and difficulty; it is NOT calibrated on
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,15 +59,14 @@ class Device:
     def draw(self, rng: np.random.Generator) -> Settings:
         """Draw the parameters of one B-scan: a number for every range, whole numbers for looks and frames."""
         settings: Settings = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, tuple):
+        for name, limits in vars(self).items():
+            if not isinstance(limits, tuple):
                 continue
-            low, high = value
-            if field.name in ("looks", "frames") and math.isfinite(high):
-                settings[field.name] = int(rng.integers(int(low), int(high) + 1))
+            low, high = limits
+            if name in ("looks", "frames") and math.isfinite(high):
+                settings[name] = int(rng.integers(int(low), int(high) + 1))
             else:
-                settings[field.name] = float(rng.uniform(low, high)) if high > low else float(low)
+                settings[name] = float(rng.uniform(low, high)) if high > low else float(low)
         settings["saturated_line"] = float(rng.random() < self.saturated_line)
         return settings
 
@@ -241,12 +240,9 @@ def acquire(
     Args:
         reflectivity: (rows * a, columns * b) linear reflectivity, 1 = RPE band, a and b whole numbers.
         labels: (rows, columns) label map; its shape is the size of the image.
-        spacing_um: (axial, lateral) size of an IMAGE pixel, um.
+        spacing_um: (axial, lateral) size of an IMAGE pixel.
         device: ranges of the image formation.
         rng: draws the parameters of this B-scan, speckle and noise.
-
-    Returns:
-        image and label map, (rows, columns) uint8.
     """
     h, w = labels.shape
     a, b = reflectivity.shape[0] // h, reflectivity.shape[1] // w
@@ -299,11 +295,8 @@ def degrade(
     Args:
         image: (rows, columns), 8-bit Spectralis display image, or floating-point linear reflectivity (1 = RPE band).
         labels: (rows, columns) label map; 255 is moved along like any label.
-        spacing_um: (axial, lateral) pixel size, um.
+        spacing_um: (axial, lateral) pixel size.
         rng: source of randomness.
-
-    Returns:
-        image and label map, (rows, columns) uint8.
     """
     if image.ndim != 2 or image.shape != labels.shape:
         raise ValueError(f"image {image.shape} and label map {labels.shape}: expected one shape (rows, columns)")

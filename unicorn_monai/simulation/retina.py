@@ -22,18 +22,8 @@ from scipy.ndimage import gaussian_filter1d
 
 Array = NDArray[np.floating]
 
-LABELS: dict[int, str] = {
-    0: "vitreous",
-    1: "RNFL",
-    2: "GCL+IPL",
-    3: "INL",
-    4: "OPL",
-    5: "ONL",
-    6: "IS",
-    7: "OS",
-    8: "RPE",
-    9: "choroid and below",
-}
+_LAYERS = ("vitreous", "RNFL", "GCL+IPL", "INL", "OPL", "ONL", "IS", "OS", "RPE", "choroid and below")
+LABELS: dict[int, str] = dict(enumerate(_LAYERS))
 N_SURFACES = len(LABELS) - 1  # surface k (0-based) is the upper border of label k + 1: ILM, ..., Bruch's membrane
 
 # Spread of the lognormal thickness factor of each layer RNFL..RPE between subjects (healthy ring means vary 5-25 %).
@@ -157,17 +147,7 @@ def draw_slice(rng: np.random.Generator) -> Slice:
 
 
 def thickness(subject: Subject, x_mm: Array, y_mm: float, roughness: Array | float = 0.0) -> Array:
-    """Thickness of the eight retinal layers RNFL..RPE.
-
-    Args:
-        subject: the eye.
-        x_mm: (columns,) lateral positions relative to the fovea.
-        y_mm: distance of the slice from the fovea.
-        roughness: (8, columns) relative deviation, or 0.
-
-    Returns:
-        (8, columns) in um, at least 1 um everywhere.
-    """
+    """Thickness of the layers RNFL..RPE, (8, columns) in um, at least 1 um everywhere; ``roughness`` is relative."""
     x = np.asarray(x_mm, dtype=np.float64)
     r = np.hypot(x, y_mm)
     rp = r / subject.pit
@@ -210,17 +190,10 @@ def label_map(surfaces_um: Array, depth_um: Array) -> NDArray[np.uint8]:
 
 
 def reflectivity(subject: Subject, cut: Slice, surfaces_um: Array, x_mm: Array, depth_um: Array) -> NDArray[np.float32]:
-    """Apparent reflectivity of the slice on a grid, linear, 1 = the RPE band.
+    """Apparent reflectivity of the slice on a grid, (rows, columns), linear, above zero, 1 = the RPE band.
 
-    Args:
-        subject: the eye.
-        cut: the B-scan through it.
-        surfaces_um: (9, columns) from `surfaces` plus the position of the eye in the depth window, um.
-        x_mm: (columns,) lateral positions relative to the fovea, mm.
-        depth_um: (rows,) depth of the pixel centres, um.
-
-    Returns:
-        (rows, columns) float32, above zero.
+    ``surfaces_um``: (9, columns) from `surfaces` plus the position of the eye in the depth window; ``depth_um``:
+    (rows,) of the pixel centres.
     """
     s = surfaces_um
     t = np.diff(s, axis=0)

@@ -30,13 +30,6 @@ def simulate_scan(device: Device, subject: int, scan: int, size: int | tuple[int
     """Simulate one B-scan; it depends on (seed, subject, scan), the device and the size, on nothing drawn before.
 
     The anatomy does not depend on the device or the size: both devices may look at the same eye.
-
-    Args:
-        device: image formation, field of view and depth window.
-        subject: number of the eye.
-        scan: number of the B-scan of that eye.
-        size: rows and columns, or one number.
-        seed: of the whole data set.
     """
     rows, columns = (size, size) if isinstance(size, int) else size
     if min(rows, columns) < 8:

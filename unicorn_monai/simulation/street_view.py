@@ -10,7 +10,6 @@ from unicorn_monai.simulation.zbuffer import CAMERA_HEIGHT_M, DIFFUSE, FACING, F
 
 ASPHALT, PAVING, MARKING = (0.09, 0.09, 0.095), (0.23, 0.22, 0.21), (0.55, 0.55, 0.52)
 GRASS = (0.09, 0.15, 0.045)
-FIELD_OF_VIEW = np.deg2rad(58.0)  # horizontal; of Cityscapes' camera about 50 degrees
 HORIZON = 0.46  # share of the rows above it
 
 
@@ -18,7 +17,7 @@ def render(street: Street, rng: np.random.Generator, z: float = 0.0, size: tuple
     """Look down a street from the place z on it; ``rng`` draws cars, people and where the camera looks."""
     shift = -street.road_m / 4 + rng.uniform(-0.2, 0.4)  # we drive on the right: the axis is left of us
     horizon, yaw = HORIZON + rng.uniform(-0.02, 0.02), float(rng.normal(0, 0.035))
-    scene = Scene(street, z, size, FIELD_OF_VIEW, horizon, shift, yaw)
+    scene = Scene(street, z, size, horizon, shift, yaw)
     _ground(scene, rng)
     _backdrop(scene)
     for side in (0, 1):

@@ -15,7 +15,7 @@ NOT calibrated on pictures of any camera.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,6 @@ MID_GREY = 0.2  # share of white that the mean luminance is exposed to
 class Weather:
     """Ranges of one kind of weather; a picture draws each uniformly, (log): uniformly in its logarithm."""
 
-    name: str  # of the sub-domain
     sun_klx: Range = (0.0, 0.0)  # illuminance of a surface that faces the sun. Clear noon 100, overcast 0
     sun_elevation_deg: Range = (15.0, 60.0)
     sky_klx: Range = (
@@ -58,44 +57,37 @@ class Weather:
 
     def draw(self, rng: np.random.Generator) -> dict[str, float]:
         """Draw the parameters of one picture."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
-        drawn = {name: float(rng.uniform(*limits)) for name, limits in values.items()}
+        drawn = {name: float(rng.uniform(*limits)) for name, limits in vars(self).items()}
         low, high = self.visual_range_m
         return drawn | {"visual_range_m": float(np.exp(rng.uniform(math.log(low), math.log(high))))}
 
 
-WEATHERS: dict[str, Weather] = {
-    w.name: w
-    for w in (
-        Weather("clear", sun_klx=(40.0, 100.0)),
-        Weather("fog", sky_klx=(4.0, 20.0), visual_range_m=(35.0, 150.0), wet=(0.0, 0.4), glare=(0.02, 0.05)),
-        Weather(
-            "night",
-            sky_klx=(0.0003, 0.002),
-            lamp_cd=(500.0, 1500.0),
-            headlamp_cd=(12_000.0, 25_000.0),
-            wet=(0.0, 0.3),
-            glare=(0.02, 0.05),
-        ),
-        Weather(
-            "rain",
-            sky_klx=(1.5, 8.0),
-            visual_range_m=(800.0, 5000.0),
-            rain_mm_h=(5.0, 50.0),
-            wet=(0.6, 1.0),
-            drops=(6.0, 30.0),
-            glare=(0.03, 0.08),
-        ),
-        Weather(
-            "snow",
-            sky_klx=(3.0, 15.0),
-            visual_range_m=(150.0, 1500.0),
-            snow=(0.35, 1.0),
-            flakes_mm=(2.0, 8.0),
-            wet=(0.0, 0.5),
-            glare=(0.02, 0.05),
-        ),
-    )
+WEATHERS = {
+    "clear": Weather(sun_klx=(40.0, 100.0)),
+    "fog": Weather(sky_klx=(4.0, 20.0), visual_range_m=(35.0, 150.0), wet=(0.0, 0.4), glare=(0.02, 0.05)),
+    "night": Weather(
+        sky_klx=(0.0003, 0.002),
+        lamp_cd=(500.0, 1500.0),
+        headlamp_cd=(12_000.0, 25_000.0),
+        wet=(0.0, 0.3),
+        glare=(0.02, 0.05),
+    ),
+    "rain": Weather(
+        sky_klx=(1.5, 8.0),
+        visual_range_m=(800.0, 5000.0),
+        rain_mm_h=(5.0, 50.0),
+        wet=(0.6, 1.0),
+        drops=(6.0, 30.0),
+        glare=(0.03, 0.08),
+    ),
+    "snow": Weather(
+        sky_klx=(3.0, 15.0),
+        visual_range_m=(150.0, 1500.0),
+        snow=(0.35, 1.0),
+        flakes_mm=(2.0, 8.0),
+        wet=(0.0, 0.5),
+        glare=(0.02, 0.05),
+    ),
 }
 
 

@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 from unicorn_monai.simulation.street import ID, STREET_LABELS, Array, Street
 
 CAMERA_HEIGHT_M = 1.6
+FIELD_OF_VIEW = np.deg2rad(58.0)  # horizontal; of Cityscapes' camera about 50 degrees
 SUPERSAMPLING = 3
 UP, FROM_LEFT, FROM_RIGHT, FACING, DIFFUSE = range(5)  # where a surface looks; FROM_LEFT: a wall on the left
 
@@ -29,25 +30,17 @@ class Scene:
         street: the street.
         z: place of the camera on it, metres.
         size: rows and columns of the image.
-        field_of_view: horizontal, radians.
         horizon: its row as a share of the rows.
         shift: X of the street's axis at the camera, metres.
         yaw: by how much the axis moves to the right per metre.
     """
 
     def __init__(
-        self,
-        street: Street,
-        z: float,
-        size: tuple[int, int],
-        field_of_view: float,
-        horizon: float,
-        shift: float,
-        yaw: float,
+        self, street: Street, z: float, size: tuple[int, int], horizon: float, shift: float, yaw: float
     ) -> None:
         self.street, self.z, self.size, self.shift, self.yaw = street, z, size, shift, yaw
         self.shape = rows, columns = SUPERSAMPLING * size[0], SUPERSAMPLING * size[1]
-        self.focal, self.horizon = columns / 2 / np.tan(field_of_view / 2), horizon * rows
+        self.focal, self.horizon = columns / 2 / np.tan(FIELD_OF_VIEW / 2), horizon * rows
         self.x = (np.arange(columns) + 0.5 - columns / 2)[None, :] / self.focal  # X / Z, (1, columns)
         self.y = (np.arange(rows) + 0.5 - self.horizon)[:, None] / self.focal  # Y / Z, (rows, 1)
         self.label = np.full(self.shape, ID["sky"], np.uint8)
