@@ -45,20 +45,16 @@ ARCHITECTURE: dict[str, Any] = {
 }
 
 
-def _gray_to_rgb(images: Tensor) -> Tensor:
-    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-
-
 def _imagenet(images: Tensor) -> Tensor:
     """Three channels, 224 x 224 (bilinear, antialiased), ImageNet's mean and standard deviation."""
     mean, std = (torch.tensor(v).reshape(1, 3, 1, 1).to(images) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    resized = functional.interpolate(_gray_to_rgb(images), size=(224, 224), mode="bilinear", antialias=True)
+    resized = functional.interpolate(images.expand(-1, 3, -1, -1), size=(224, 224), mode="bilinear", antialias=True)
     return (resized - mean) / std
 
 
 PREPROCESSING: dict[str, Callable[[Tensor], Tensor]] = {
     "unit": lambda images: images,  # [0, 1], as many channels as the images have
-    "rgb255": lambda images: (_gray_to_rgb(images) * 255).round(),  # three channels, 0 ... 255; the network resizes
+    "rgb255": lambda images: (images.expand(-1, 3, -1, -1) * 255).round(),  # 0 ... 255; the network resizes
     "imagenet": _imagenet,
 }
 

@@ -301,7 +301,7 @@ def score_images(
         raise ValueError(
             f"'{dataset_dir}' has {len(label_names(dataset_dir))} labels, the network {num_labels}; expected the same."
         )
-    prediction = predict_labels(network, [item["image"] for item in items], device, num_channels)
+    prediction = predict_labels(network, [str(item["image"]) for item in items], device, num_channels)
     counts = count(items, prediction, num_labels, layered=header.get("modality", "OCT") == "OCT")
     if record is not None:
         counts.save(record)

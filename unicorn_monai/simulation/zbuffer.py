@@ -66,11 +66,9 @@ class Scene:
         mask = mask & (depth < self.depth_m[at])
         if not mask.any():
             return
-        plain = ((self.label, ID[label]), (self.depth_m, depth), (self.looks, looks), (self.sheltered, sheltered))
-        for target, value in plain:
-            target[at][mask] = np.broadcast_to(value, mask.shape)[mask]
-        for colour, value in ((self.albedo, albedo), (self.glow, glow)):
-            colour[at][mask] = np.broadcast_to(value, (*mask.shape, 3))[mask]
+        fields = (self.label, self.depth_m, self.looks, self.sheltered, self.albedo, self.glow)
+        for field, value in zip(fields, (ID[label], depth, looks, sheltered, albedo, glow), strict=True):
+            field[at][mask] = np.broadcast_to(value, (*mask.shape, *field.shape[2:]))[mask]
 
     def upright(
         self, s: float, z: float, width: float, top: float, draw: Callable[[Region, Array, Array], None]
