@@ -65,11 +65,7 @@ def controlnet_for(
 
 
 def copy_encoder(controlnet: ControlNet, unet: DiffusionModelUNet) -> ControlNet:
-    """Copy every weight of the U-Net's encoder, middle block and time embedding into the ControlNet, or raise.
-
-    Raises:
-        ValueError: the architectures differ.
-    """
+    """Copy every weight of the U-Net's encoder, middle block and time embedding; other architectures are refused."""
     source, target = _encoder(unet), _encoder(controlnet)
     misfits = sorted(name for name in source.keys() | target.keys() if source.get(name) != target.get(name))
     if misfits:
@@ -98,7 +94,7 @@ def _encoder(network: nn.Module) -> dict[str, str]:
 
 
 class _Encoded(nn.Identity):
-    """Stands in for a condition embedding whose output was computed beforehand."""
+    """In place of a condition embedding whose output was computed beforehand."""
 
 
 @contextmanager
@@ -118,9 +114,6 @@ def encoded_condition(
 
     Yields:
         what to pass as ``controlnet_cond`` inside the block.
-
-    Raises:
-        ValueError: number of channels or dimensions, or size of the embedding, that do not fit.
     """
     embedding = getattr(controlnet, "controlnet_cond_embedding", None)
     if controlnet is None or not isinstance(embedding, nn.Module):

@@ -28,22 +28,18 @@ class Text(Protocol):
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> (prompts, tokens, dimensions)."""
-        ...
 
     @property
     def template(self) -> Callable[..., str]:
         """Gives the prompt of an item of a data set."""
-        ...
 
     @property
     def subdomains(self) -> Sequence[str]:
         """The prompts of synthetic images name these in turn."""
-        ...
 
     @property
     def null(self) -> Tensor:
         """The encoding of the empty prompt, (1, tokens, dimensions)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -70,15 +66,12 @@ class LatentDiffusion:
     Args:
         autoencoder: a MONAI ``AutoencoderKL``, frozen, or one that is loaded where it is needed.
         unet: the noise predictor, a MONAI ``DiffusionModelUNet``.
-        scheduler: draws samples (``set_timesteps``, ``timesteps``, ``add_noise``, ``step``).
+        scheduler: draws samples; each sampling has a copy of its own.
         train_scheduler: the noise schedule of the training.
         scale_factor: s, 1 / standard deviation of the autoencoder's latents.
         latent_shape: (channels, rows, columns) of the latents, (channels, slices, rows, columns) of volumes.
         text: gives the context, to a U-Net that attends to words.
         bundle_root: bundle that holds the weights; None for one put together by hand.
-
-    Raises:
-        ValueError: a scale factor that is not above 0, or a shape that the U-Net does not take.
     """
 
     autoencoder: AutoencoderKL | StoredAutoencoder
@@ -105,7 +98,7 @@ class LatentDiffusion:
 
     @property
     def image_size(self) -> tuple[int, ...]:
-        """Pixels of the images, (rows, columns)."""
+        """(rows, columns) of the images."""
         return tuple(side * downsampling(self.autoencoder) for side in self.latent_shape[1:])
 
     def loaded_autoencoder(self) -> AutoencoderKL:

@@ -39,7 +39,7 @@ class UncertaintyPrior:
     Args:
         mean: mean of u over the unlabelled images, in [0, 1].
         std: standard deviation of the same.
-        scaling: name of the scaling of the hint, one of ``SCALINGS``.
+        scaling: of the hint, one of ``SCALINGS``.
         offset: subtracted from u.
         scale: u - offset is divided by it.
         segmentation_sha256: sha256 of the weights of the segmentation network that measured u.
@@ -100,10 +100,9 @@ class UncertaintyPrior:
         return (uncertainty - self.offset) / self.scale
 
     def sample(self, seeds: Sequence[int]) -> Tensor:
-        """Draw one uncertainty for each seed, in [0, 1]: shape (len(seeds),).
+        """Draw one uncertainty for each seed, (seeds,) in [0, 1], which depends on this seed only.
 
-        The inverse of the distribution function is applied to one uniform number, so a draw depends on its own seed
-        only. Its stream is not the one of the latent's noise with the same seed.
+        The inverse of the distribution function is applied to one uniform number.
         """
         uniform = _uniform(seeds)
         if self.distribution == "empirical":
