@@ -31,11 +31,7 @@ def mode_weights(mode: str, uncertainty_weight: Weight) -> tuple[Weight, Weight]
 
 
 def fuse_residuals(residuals: Sequence[Residuals], weights: Sequence[Weight]) -> Residuals:
-    """Weighted sum of the residuals of several ControlNets, Eqs. (6) and (7).
-
-    Args:
-        residuals: for each ControlNet its down block residuals and its mid block residual.
-        weights: for each ControlNet a number or a tensor (batch,).
+    """Weighted sum of the residuals of several ControlNets, Eqs. (6) and (7); each has a weight, a number or (batch,).
 
     Raises:
         ValueError: the nets do not have the same number or shapes of residuals (the U-Net would silently truncate).

@@ -57,7 +57,7 @@ class UnIACorN:
 
         Args:
             bundles: folder that holds "synthesis" and the bundles that it refers to.
-            device: as there.
+            device: as of :meth:`from_run`.
             **settings: entries of that configuration, e.g. ``guidance=[3.0, 1.0]``.
 
         Raises:
@@ -84,9 +84,6 @@ class UnIACorN:
             prompts: words, for a model that was trained with some; its template's by default.
             weight: of the Uncertainty-ControlNet; that of the run by default.
             steps: denoising steps; those of the bundle by default.
-
-        Raises:
-            ValueError: naming what does not fit, with its value and what was expected.
         """
         maps = self._checked(torch.as_tensor(label_maps))
         n = len(maps)
