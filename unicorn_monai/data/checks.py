@@ -220,7 +220,6 @@ class _Survey:
     """What only the whole data set shows: sizes, channels, types, duplicates, orientation, spacing of the files."""
 
     def __init__(self, header: Mapping[str, Any], pixels: dict[bytes, tuple[str, str]]) -> None:
-        self.n_labels = len(header["labels"])
         self.meaning = LabelSurvey(header["labels"])
         self.values = {int(v) for v in header["labels"]} | {IGNORE_LABEL}
         self.spacing = header.get("spacing_mm")
@@ -258,7 +257,7 @@ class _Survey:
         if self.oct and image.ndim == 2 and self.count % self.every == 0 and np.isfinite(image).all():
             self.images.append(row_evidence(image))
             if label is not None and label.shape == image.shape:
-                self.labels.append(label_evidence(label, self.n_labels))
+                self.labels.append(label_evidence(label, len(self.meaning.names)))
 
     def _stored_spacing(self, item: Mapping[str, Any], image_file: str) -> Iterator[Problem]:
         stated, stored = item.get("spacing_mm", self.spacing), read_spacing(image_file)

@@ -67,7 +67,13 @@ def require_same(run_dir: Path, domains: Mapping[str, Path]) -> dict[str, Any]:
             "changed since. From now on they are compared with what they are today."
         )
         return {name: survey(folder) for name, folder in domains.items()}
-    before, now = _read(path, domains), {}
+    before, now = parse_json(path), {}
+    try:
+        for part in [before[name] for name in domains]:
+            if not (isinstance(part["header"], str) and all(len(found) == 3 for found in part["files"].values())):
+                raise ValueError
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"'{path}' does not tell what the data of the run were. Restore it, or {ANEW}") from error
     for name, folder in domains.items():
         now[name] = survey(folder, before[name])
         if found := changes(before[name], now[name]):
@@ -77,18 +83,6 @@ def require_same(run_dir: Path, domains: Mapping[str, Path]) -> dict[str, Any]:
                 f"{'; '.join(found[:NAMED])}{more}. Give the data it was begun with, or {ANEW}"
             )
     return now
-
-
-def _read(path: Path, domains: Mapping[str, Path]) -> dict[str, Any]:
-    content = parse_json(path)
-    try:
-        for name in domains:
-            part = content[name]
-            if not (isinstance(part["header"], str) and all(len(found) == 3 for found in part["files"].values())):
-                raise ValueError
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"'{path}' does not tell what the data of the run were. Restore it, or {ANEW}") from error
-    return content
 
 
 def keep(run_dir: Path, data: Mapping[str, Any]) -> None:
