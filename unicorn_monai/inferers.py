@@ -83,15 +83,9 @@ class DualControlNetInferer:
         context: Tensor | None = None,
         uncertainty_weight: Weight | None = None,
     ) -> Tensor:
-        """One noise prediction for noisy latents; a ControlNet that is None or of weight 0 is not run.
+        """One noise prediction for x_t, (batch, channels, *latent), at timesteps (batch,) or (1,).
 
-        Args:
-            latents: x_t, (batch, channels, *latent).
-            timesteps: (batch,) or (1,).
-            label_map: one-hot, (batch, labels, *image).
-            hint: scaled uncertainty as constant images, (batch, 1, *image).
-            context: of the prompts, (batch, tokens, dimensions).
-            uncertainty_weight: in place of the inferer's.
+        The rest is as of :meth:`sample_latents`; the hint is an image. A ControlNet of weight 0 is not run.
         """
         weight = self.uncertainty_weight if uncertainty_weight is None else uncertainty_weight
         a_sem, a_unc = mode_weights(self.mode, weight)

@@ -21,11 +21,7 @@ logger = logging.getLogger("unicorn_monai")
 
 
 def require_sound_pair(labeled: PathLike, unlabeled: PathLike) -> None:
-    """Read every file of both domains, refuse what would poison an experiment, and log what might.
-
-    Raises:
-        ValueError: fatal problems of one of them, the same people in different splits, or the same images.
-    """
+    """Read every file of both domains, refuse what would poison an experiment, and log what might."""
     require_people_apart(labeled, unlabeled)
     own: dict[bytes, tuple[str, str]] = {}  # digest of an image's pixels -> its split, its name
     other: dict[bytes, tuple[str, str]] = {}
@@ -52,11 +48,7 @@ def splits_by_subject(header: Mapping[str, Any]) -> dict[str, str]:
 
 
 def require_people_apart(labeled: PathLike, unlabeled: PathLike) -> None:
-    """Refuse one folder as both domains, and people who are in another split of the one than of the other.
-
-    Raises:
-        ValueError: naming how many, and what to do; never who.
-    """
+    """Refuse one folder as both domains, and people in another split of the one than of the other; never say who."""
     folders = [Path(list_folders(folder)[0]).resolve() for folder in (labeled, unlabeled)]
     if folders[0] == folders[1]:
         raise ValueError(

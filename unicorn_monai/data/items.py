@@ -15,15 +15,12 @@ from unicorn_monai.system.files import PathLike
 def datalist(
     dataset_dir: PathLike | Sequence[PathLike], split: str | Sequence[str], keys: Sequence[str] = ("image",)
 ) -> list[dict[str, Any]]:
-    """List the items of one or several data sets, with absolute paths.
+    """The items of one or several data sets, as in ``dataset.json``, with absolute paths and ``dataset``, the folder.
 
     Args:
         dataset_dir: one data set folder, or several (also nested lists) that are concatenated in order.
         split: "training", "validation" or "test", or several of them.
         keys: what each item must have, e.g. ``("image", "label")``.
-
-    Returns:
-        One dictionary per image: the entries of ``dataset.json`` with paths made absolute, plus ``dataset`` (folder).
     """
     folders = list_folders(dataset_dir)
     splits = [split] if isinstance(split, str) else list(split)
