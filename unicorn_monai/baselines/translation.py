@@ -15,8 +15,7 @@ from tqdm import tqdm
 
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.journal import begun
-from unicorn_monai.data.layout import read_header
-from unicorn_monai.data.taken_over import colours_of, layout_of
+from unicorn_monai.data.layout import colours_of, layout_of, read_header
 from unicorn_monai.data.writer import About, DatasetWriter, require_same_origin
 from unicorn_monai.images.files import read_array
 from unicorn_monai.images.pictures import to_uint8

@@ -33,8 +33,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from unicorn_monai.data.layout import HEADER, SPLITS, local_folder, read_header, resolve_item
-from unicorn_monai.data.taken_over import colours_of, index_of, layout_of
+from unicorn_monai.data.layout import (
+    HEADER,
+    SPLITS,
+    colours_of,
+    index_of,
+    layout_of,
+    local_folder,
+    read_header,
+    resolve_item,
+)
 from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.evaluation.features import Features
 from unicorn_monai.evaluation.residual import Aligned, fingerprint, speckle_residual
