@@ -5,18 +5,7 @@ import torch
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, PNDMScheduler
 from torch import nn
 
-from tiny_networks import (
-    COARSE,
-    LABELS,
-    LATENT,
-    SCHEDULE,
-    Words,
-    build_autoencoder,
-    build_ldm,
-    build_unet,
-    images_of,
-    wake,
-)
+from tiny_networks import COARSE, LABELS, LATENT, SCHEDULE, Words, build_autoencoder, build_ldm, build_unet, wake
 from unicorn_monai.controlnets import controlnet_for
 from unicorn_monai.diffusion.text import PromptEmbeddings, PromptTemplate, Text
 from unicorn_monai.diffusion.word_vectors import WordVectors
@@ -110,7 +99,7 @@ STOCK = {
 @pytest.mark.parametrize(("weight", "name"), [(0.0, "semantic"), (1.0, "uncertainty")])
 def test_weights_0_and_1_are_the_loop_with_a_single_controlnet(networks, conditions, build, n, weight, name):
     inferer = inferer_of(networks, build(), weight, "paper")
-    images = images_of(inferer, **conditions, seeds=[3, 4], num_inference_steps=n)
+    images = inferer.sample(**conditions, seeds=[3, 4], num_inference_steps=n)
     label_map, hint = conditions["label_map"], spread(conditions["hint"], conditions["label_map"])
     condition = label_map if name == "semantic" else hint
     for i, seed in enumerate((3, 4)):
@@ -131,7 +120,7 @@ def test_weights_0_and_1_are_the_loop_with_a_single_controlnet(networks, conditi
 def test_any_weight_is_the_loop_with_both_controlnets(networks, conditions, build, n, mode):
     w = 0.3
     inferer = inferer_of(networks, build(), w, mode)
-    images = images_of(inferer, **conditions, seeds=[3, 4], num_inference_steps=n)
+    images = inferer.sample(**conditions, seeds=[3, 4], num_inference_steps=n)
     label_map, hint = conditions["label_map"], spread(conditions["hint"], conditions["label_map"])
     weights = (1 - w if mode == "paper" else 1.0, w)
     for i, seed in enumerate((3, 4)):
@@ -143,7 +132,7 @@ def test_any_weight_is_the_loop_with_both_controlnets(networks, conditions, buil
 def test_in_the_same_batch_the_loop_is_the_same_bit_for_bit(networks, conditions):
     one = {"label_map": conditions["label_map"][:1], "hint": conditions["hint"][:1]}
     inferer = inferer_of(networks, DDIM(1000, **COARSE), 1.0, "paper")
-    image = images_of(inferer, **one, seeds=[3], num_inference_steps=10)
+    image = inferer.sample(**one, seeds=[3], num_inference_steps=10)
     nets = [(networks["uncertainty"], spread(one["hint"], one["label_map"]))]
     expected = stock_loop(DDIM(1000, **COARSE), 10, 3, networks["unet"], networks["autoencoder"], nets, [1.0])
     assert torch.equal(image, expected)
@@ -159,16 +148,16 @@ def test_untrained_controlnets_leave_the_sample_of_the_unet_bit_for_bit(networks
     }
     inferer = inferer_of(networks | fresh, scheduler, 0.5, mode)
     one = {"label_map": conditions["label_map"][:1], "hint": conditions["hint"][:1]}
-    image = images_of(inferer, **one, seeds=[3], num_inference_steps=n)
+    image = inferer.sample(**one, seeds=[3], num_inference_steps=n)
     assert torch.equal(image, stock_loop(scheduler, n, 3, unet, autoencoder))
 
 
 def test_trained_controlnets_change_the_sample(networks, conditions):
     inferer = inferer_of(networks, DDIM(50, **COARSE))
     common = {"seeds": [3, 4], "num_inference_steps": 6}
-    usual = images_of(inferer, **conditions, **common)
-    other_labels = images_of(inferer, **(conditions | {"label_map": conditions["label_map"].flip(2)}), **common)
-    other_hint = images_of(inferer, **(conditions | {"hint": conditions["hint"] + 1}), **common)
+    usual = inferer.sample(**conditions, **common)
+    other_labels = inferer.sample(**(conditions | {"label_map": conditions["label_map"].flip(2)}), **common)
+    other_hint = inferer.sample(**(conditions | {"hint": conditions["hint"] + 1}), **common)
     assert (usual - other_labels).abs().max() > 1e-3
     assert (usual - other_hint).abs().max() > 1e-3
 
@@ -203,7 +192,7 @@ def test_a_net_of_weight_0_is_not_run(networks, conditions, w, runs):
     for name in ("semantic", "uncertainty"):
         networks[name].register_forward_hook(lambda *_, name=name: calls.append(name))
     inferer = inferer_of(networks, DDIM(50, **COARSE), w, "paper")
-    images_of(inferer, **conditions, seeds=[3, 4], num_inference_steps=4)
+    inferer.sample(**conditions, seeds=[3, 4], num_inference_steps=4)
     assert (calls.count("semantic"), calls.count("uncertainty")) == (4 * runs[0], 4 * runs[1])
 
 
@@ -214,7 +203,7 @@ def test_without_a_net_the_image_is_that_of_an_untrained_one(networks, condition
     unet = networks["unet"]
     fresh = {"semantic": controlnet_for(unet, LABELS, (4, 8, 8)), "uncertainty": controlnet_for(unet, 1, (4, 8, 8))}
     without, untrained = (
-        images_of(inferer_of(networks | given, DDIM(50, **COARSE), 0.3, mode), **common)
+        inferer_of(networks | given, DDIM(50, **COARSE), 0.3, mode).sample(**common)
         for given in (dict.fromkeys(absent), {name: fresh[name] for name in absent})
     )
     assert torch.equal(without, untrained)
@@ -223,7 +212,7 @@ def test_without_a_net_the_image_is_that_of_an_untrained_one(networks, condition
 def test_compositional_weight_0_is_the_semantic_controlnet_alone(networks, conditions):
     common = conditions | {"seeds": [3, 4], "num_inference_steps": 6}
     images = [
-        images_of(inferer_of(networks, DDIM(50, **COARSE), 0.0, mode), **common) for mode in ("paper", "compositional")
+        inferer_of(networks, DDIM(50, **COARSE), 0.0, mode).sample(**common) for mode in ("paper", "compositional")
     ]
     assert torch.equal(*images)
 
@@ -243,10 +232,10 @@ def test_weights_per_image_are_the_separate_runs(networks, conditions, sampler, 
     scheduler, n = sampler
     inferer = inferer_of(networks, scheduler, mode=mode)
     common = {"num_inference_steps": n}
-    together = images_of(inferer, **conditions, **common, seeds=[3, 4], uncertainty_weight=torch.tensor([0.2, 0.9]))
+    together = inferer.sample(**conditions, **common, seeds=[3, 4], uncertainty_weight=torch.tensor([0.2, 0.9]))
     for i, (seed, w) in enumerate(((3, 0.2), (4, 0.9))):
         one = {key: value[i : i + 1] for key, value in conditions.items()}
-        alone = images_of(inferer, **one, **common, seeds=[seed], uncertainty_weight=w)
+        alone = inferer.sample(**one, **common, seeds=[seed], uncertainty_weight=w)
         torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-5)
 
 
@@ -255,7 +244,7 @@ def test_equal_weights_per_step_are_one_weight(networks, conditions, sampler):
     inferer = inferer_of(networks, scheduler)
     common = conditions | {"seeds": [3, 4], "num_inference_steps": n}
     assert torch.equal(
-        images_of(inferer, **common, uncertainty_weight=[0.4] * n), images_of(inferer, **common, uncertainty_weight=0.4)
+        inferer.sample(**common, uncertainty_weight=[0.4] * n), inferer.sample(**common, uncertainty_weight=0.4)
     )
 
 
@@ -263,7 +252,7 @@ def test_weights_per_step_are_the_steps_taken_one_by_one(networks, conditions):
     weights = [0.0, torch.tensor([0.1, 0.8]), 0.5, 1.0]
     inferer = inferer_of(networks, DDIM(50, **COARSE))
     common = {"seeds": [3, 4], "num_inference_steps": 4}
-    images = images_of(inferer, **conditions, **common, uncertainty_weight=weights)
+    images = inferer.sample(**conditions, **common, uncertainty_weight=weights)
 
     scheduler = DDIM(50, **COARSE)
     scheduler.set_timesteps(4)
@@ -277,8 +266,8 @@ def test_weights_per_step_are_the_steps_taken_one_by_one(networks, conditions):
 
 def test_the_weight_given_to_sample_replaces_that_of_the_inferer(networks, conditions):
     common = conditions | {"seeds": [3, 4], "num_inference_steps": 4}
-    given = images_of(inferer_of(networks, DDIM(50, **COARSE), 0.1), **common, uncertainty_weight=0.8)
-    assert torch.equal(given, images_of(inferer_of(networks, DDIM(50, **COARSE), 0.8), **common))
+    given = inferer_of(networks, DDIM(50, **COARSE), 0.1).sample(**common, uncertainty_weight=0.8)
+    assert torch.equal(given, inferer_of(networks, DDIM(50, **COARSE), 0.8).sample(**common))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -288,11 +277,11 @@ def test_an_image_is_the_same_alone_and_in_a_batch_of_four(networks, label_maps,
     conditions = {"label_map": label_maps(4), "hint": torch.tensor([-1.0, 0.0, 0.7, 2.0])}
     common = {"num_inference_steps": n}
     seeds = [11, 12, 13, 12]
-    together = images_of(inferer, **conditions, **common, seeds=seeds)
+    together = inferer.sample(**conditions, **common, seeds=seeds)
     for i, seed in enumerate(seeds):
         one = {key: value[i : i + 1] for key, value in conditions.items()}
         torch.testing.assert_close(
-            together[i : i + 1], images_of(inferer, **one, **common, seeds=[seed]), rtol=0, atol=1e-5
+            together[i : i + 1], inferer.sample(**one, **common, seeds=[seed]), rtol=0, atol=1e-5
         )
 
 
@@ -300,11 +289,11 @@ def test_the_same_call_gives_the_same_images_whatever_ran_before(networks, condi
     scheduler, n = sampler
     inferer = inferer_of(networks, scheduler)
     common = {"num_inference_steps": n}
-    first = images_of(inferer, **conditions, **common, seeds=[3, 4])
-    images_of(inferer, **conditions, **common, seeds=[8, 9])
+    first = inferer.sample(**conditions, **common, seeds=[3, 4])
+    inferer.sample(**conditions, **common, seeds=[8, 9])
     torch.randn(17)
     state = torch.get_rng_state()
-    assert torch.equal(images_of(inferer, **conditions, **common, seeds=[3, 4]), first)
+    assert torch.equal(inferer.sample(**conditions, **common, seeds=[3, 4]), first)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -322,7 +311,7 @@ def test_a_number_per_image_is_a_constant_hint(networks, conditions):
     common = {"seeds": [3, 4], "num_inference_steps": 4}
     image = spread(conditions["hint"], conditions["label_map"])
     assert torch.equal(
-        images_of(inferer, **conditions, **common), images_of(inferer, **(conditions | {"hint": image}), **common)
+        inferer.sample(**conditions, **common), inferer.sample(**(conditions | {"hint": image}), **common)
     )
 
 
@@ -330,7 +319,7 @@ def test_the_hint_of_a_prior_fits(networks, conditions):
     prior = UncertaintyPrior(0.19, 0.05, "zscore", 0.1, 0.08, "a" * 64)
     hint = prior.hint(prior.sample([3, 4]))
     inferer = inferer_of(networks, DDIM(50, **COARSE))
-    images = images_of(inferer, conditions["label_map"], hint, seeds=[3, 4], num_inference_steps=2)
+    images = inferer.sample(conditions["label_map"], hint, seeds=[3, 4], num_inference_steps=2)
     assert images.shape == (2, 1, 16, 16)
 
 
@@ -340,7 +329,7 @@ def test_a_run_may_start_from_a_noised_real_latent(networks, conditions, sampler
     inferer = inferer_of(networks, scheduler, 0.4)
     real = networks["autoencoder"].encode_stage_2_inputs(torch.rand(2, 1, 16, 16))
     common = conditions | {"seeds": [3, 4], "num_inference_steps": n}
-    images = images_of(inferer, **common, start=(real * SCALE, skip))
+    images = inferer.sample(**common, start=(real * SCALE, skip))
 
     generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
     noise = torch.stack([torch.randn(SHAPE, generator=generator) for generator in generators])
@@ -364,9 +353,7 @@ def test_the_more_steps_are_skipped_the_closer_the_image_is_to_the_real_one(netw
     real = networks["autoencoder"].encode_stage_2_inputs(torch.rand(2, 1, 16, 16)) * SCALE
     target = inferer.ldm.decode(real)
     common = conditions | {"seeds": [3, 4], "num_inference_steps": 20}
-    distances = [
-        (images_of(inferer, **common, start=(real, skip)) - target).square().mean().item() for skip in (0, 12, 19)
-    ]
+    distances = [(inferer.sample(**common, start=(real, skip)) - target).square().mean().item() for skip in (0, 12, 19)]
     assert distances[0] > distances[1] > distances[2]
 
 
@@ -375,7 +362,7 @@ def test_every_step_is_told_the_prediction_of_x0(networks, conditions):
     common = conditions | {"seeds": [3, 4], "num_inference_steps": 7}
     latents = inferer.sample_latents(**common, on_step=lambda i, x0: told.append((i, x0)))
     assert torch.equal(latents, inferer.sample_latents(**common))  # whoever listens changes nothing
-    assert torch.equal(inferer.ldm.decode(latents), images_of(inferer, **common))
+    assert torch.equal(inferer.ldm.decode(latents), inferer.sample(**common))
     assert [i for i, _ in told] == list(range(7))
     torch.testing.assert_close(told[-1][1], latents)  # the last step goes to the predicted x0
 
@@ -408,9 +395,9 @@ def test_volumes_are_sampled_as_images_are(label_maps):
     inferer = inferer_of(nets, DDIM(50, **COARSE), 0.4, shape=(LATENT, 4, 4, 2))
     common = {"num_inference_steps": 4}
     labels, hint = label_maps(2, 16, 16, 8), torch.tensor([-0.5, 1.2])
-    volumes = images_of(inferer, labels, hint, **common, seeds=[3, 4])
+    volumes = inferer.sample(labels, hint, **common, seeds=[3, 4])
     assert volumes.shape == (2, 1, 16, 16, 8)
-    alone = images_of(inferer, labels[1:], hint[1:], **common, seeds=[4])
+    alone = inferer.sample(labels[1:], hint[1:], **common, seeds=[4])
     torch.testing.assert_close(volumes[1:], alone, rtol=0, atol=1e-5)
 
 
@@ -422,7 +409,7 @@ def test_a_context_reaches_all_three_networks(label_maps, autoencoder):
     for net in (unet, semantic, uncertainty):
         net.register_forward_pre_hook(lambda _, args, kwargs: contexts.append(kwargs["context"]), with_kwargs=True)
     context = torch.randn(1, 2, 5)
-    images_of(inferer_of(nets), label_maps(1), torch.zeros(1), [3], 2, context=context)
+    inferer_of(nets).sample(label_maps(1), torch.zeros(1), [3], 2, context=context)
     assert len(contexts) == 6
     assert all(seen is context for seen in contexts)
 
@@ -431,7 +418,7 @@ def test_the_label_map_may_be_of_integers(networks, conditions):
     inferer = inferer_of(networks, DDIM(50, **COARSE))
     common = {"seeds": [3, 4], "num_inference_steps": 2}
     integers = conditions | {"label_map": conditions["label_map"].to(torch.uint8)}
-    assert torch.equal(images_of(inferer, **integers, **common), images_of(inferer, **conditions, **common))
+    assert torch.equal(inferer.sample(**integers, **common), inferer.sample(**conditions, **common))
 
 
 def test_each_condition_is_embedded_exactly_once(networks, conditions):
@@ -440,7 +427,7 @@ def test_each_condition_is_embedded_exactly_once(networks, conditions):
         embedding = networks[name].controlnet_cond_embedding
         embedding.register_forward_hook(lambda *_, name=name: calls.append(name))
     inferer = inferer_of(networks, DDIM(50, **COARSE))
-    images_of(inferer, **conditions, seeds=[3, 4], num_inference_steps=9)
+    inferer.sample(**conditions, seeds=[3, 4], num_inference_steps=9)
     assert calls == ["semantic", "uncertainty"]
 
 
@@ -449,7 +436,7 @@ def test_the_embeddings_are_put_back_after_an_exception(networks, conditions, fa
     embeddings = {name: networks[name].controlnet_cond_embedding for name in ("semantic", "uncertainty")}
     inferer = inferer_of(networks, DDIM(50, **COARSE))
     common = conditions | {"seeds": [3, 4], "num_inference_steps": 4}
-    before = images_of(inferer, **common)
+    before = inferer.sample(**common)
 
     def fail(*_):
         raise MemoryError
@@ -457,11 +444,11 @@ def test_the_embeddings_are_put_back_after_an_exception(networks, conditions, fa
     part = networks[failing].decoder if failing == "autoencoder" else networks[failing]
     hook = part.register_forward_pre_hook(fail)
     with pytest.raises(MemoryError):
-        images_of(inferer, **common)
+        inferer.sample(**common)
     for name, embedding in embeddings.items():
         assert networks[name].controlnet_cond_embedding is embedding
     hook.remove()
-    assert torch.equal(images_of(inferer, **common), before)
+    assert torch.equal(inferer.sample(**common), before)
 
 
 def test_a_network_without_condition_embedding_sees_the_condition_at_every_step(networks, conditions):
@@ -477,13 +464,13 @@ def test_a_network_without_condition_embedding_sees_the_condition_at_every_step(
 
     common = conditions | {"seeds": [3, 4], "num_inference_steps": 3}
     own = {name: Own(networks[name]) for name in ("semantic", "uncertainty")}
-    assert torch.equal(images_of(inferer_of(networks | own), **common), images_of(inferer_of(networks), **common))
+    assert torch.equal(inferer_of(networks | own).sample(**common), inferer_of(networks).sample(**common))
 
 
 def test_no_graph_is_kept(networks, conditions):
     networks["semantic"].requires_grad_(True)
     inferer = inferer_of(networks, DDIM(50, **COARSE))
-    images = images_of(inferer, **conditions, seeds=[3, 4], num_inference_steps=2)
+    images = inferer.sample(**conditions, seeds=[3, 4], num_inference_steps=2)
     assert not images.requires_grad
 
 
@@ -493,7 +480,7 @@ def test_images_are_divided_by_the_scale_factor_before_decoding(networks, condit
     networks["autoencoder"].decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     networks["autoencoder"].post_quant_conv = nn.Identity()
     for scale in (1.0, 4.0):
-        images_of(inferer_of(networks, scale=scale), **common)
+        inferer_of(networks, scale=scale).sample(**common)
     torch.testing.assert_close(seen[0], 4 * seen[1])
 
 
@@ -526,22 +513,22 @@ def test_what_does_not_fit_is_refused(networks, conditions, change, message):
     shape = change.get("latent_shape", SHAPE)
     given = common | {key: value for key, value in change.items() if key != "latent_shape"}
     with pytest.raises(ValueError, match=message):
-        images_of(inferer_of(networks, shape=shape), **given)
-    images_of(inferer_of(networks), **common)  # nothing is left behind
+        inferer_of(networks, shape=shape).sample(**given)
+    inferer_of(networks).sample(**common)  # nothing is left behind
 
 
 def test_one_network_in_both_roles_is_refused(networks, conditions):
     inferer = inferer_of(networks | {"semantic": networks["uncertainty"]})
     common = conditions | {"label_map": conditions["label_map"][:, :1], "seeds": [3, 4], "num_inference_steps": 4}
     with pytest.raises(ValueError, match="ControlNet of the hint is in use already"):
-        images_of(inferer, **common)
+        inferer.sample(**common)
 
 
 def test_controlnets_of_different_unets_are_refused(networks, conditions):
     other = wake(controlnet_for(build_unet(num_res_blocks=2), 1, (4, 8, 8)))
     inferer = inferer_of(networks | {"uncertainty": other})
     with pytest.raises(ValueError, match="residuals differ"):
-        images_of(inferer, **conditions, seeds=[3, 4], num_inference_steps=4)
+        inferer.sample(**conditions, seeds=[3, 4], num_inference_steps=4)
 
 
 def test_an_unknown_mode_is_refused():
@@ -631,11 +618,11 @@ def test_compiled_networks_give_the_same_images_and_are_compiled_once(networks, 
     from torch._dynamo.utils import counters
 
     common = conditions | {"seeds": [3, 4], "num_inference_steps": 4}
-    expected = images_of(inferer_of(networks), **common)
+    expected = inferer_of(networks).sample(**common)
     inferer = inferer_of(networks, compile=True)
-    torch.testing.assert_close(images_of(inferer, **common), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(inferer.sample(**common), expected, rtol=0, atol=1e-5)
     before = counters["frames"]["total"]
-    images_of(inferer, **common)
+    inferer.sample(**common)
     assert counters["frames"]["total"] == before
 
 
@@ -705,10 +692,10 @@ def test_every_image_has_its_own_prompt(prompted, conditions):
     guidance = (1.0, 1.0, 4.0)
     inferer = inferer_of(prompted, DDIM(50, **COARSE), 0.6, "compositional", guidance, text=Words(null))
     common = {"num_inference_steps": 3}
-    both = images_of(inferer, **conditions, **common, seeds=[3, 4], context=contexts)
+    both = inferer.sample(**conditions, **common, seeds=[3, 4], context=contexts)
     for i in (0, 1):
         one = {key: value[i : i + 1] for key, value in conditions.items()}
-        alone = images_of(inferer, **one, **common, seeds=[3 + i], context=contexts[i : i + 1])
+        alone = inferer.sample(**one, **common, seeds=[3 + i], context=contexts[i : i + 1])
         torch.testing.assert_close(both[i : i + 1], alone, rtol=0, atol=1e-4)
 
 

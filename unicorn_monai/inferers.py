@@ -104,6 +104,21 @@ class DualControlNetInferer:
             noise = noise + guided(self.ldm.unet, [(1 - g_text, [*chain(*controls(null))])], latents, timesteps, null)
         return noise
 
+    def sample(
+        self,
+        label_map: Tensor,
+        hint: Tensor,
+        seeds: Sequence[int],
+        num_inference_steps: int = 50,
+        uncertainty_weight: Weight | Sequence[Weight] | None = None,
+        context: Tensor | None = None,
+        start: tuple[Tensor, int] | None = None,
+    ) -> Tensor:
+        """Draw one image for each label map and hint: (batch, channels, *image); see :meth:`sample_latents`."""
+        drawn = self.sample_latents(label_map, hint, seeds, num_inference_steps, uncertainty_weight, context, start)
+        with torch.no_grad():
+            return self.ldm.decode(drawn)
+
     @torch.no_grad()
     def sample_latents(
         self,

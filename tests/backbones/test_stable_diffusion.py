@@ -12,7 +12,7 @@ from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from monai.networks.nets import ControlNet, DiffusionModelUNet
 
-from tiny_networks import Words, images_of
+from tiny_networks import Words
 from unicorn_monai.backbones.stable_diffusion import (
     export_diffusers,
     latent_shape,
@@ -209,7 +209,7 @@ def test_a_whole_run_is_that_of_the_pipeline(folder, controlnets, w, scale):
     clip = ClipTextEncoder(folder)
     ldm = model(folder, sampler(folder, "DDIM"), Words(clip.encode([""]), clip.encode))
     inferer = DualControlNetInferer(ldm, semantic, uncertainty, w, "paper", (1.0, 1.0, scale))
-    images = images_of(inferer, label_map, hint, seeds, n, context=ldm.text(prompts))
+    images = inferer.sample(label_map, hint, seeds, n, context=ldm.text(prompts))
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-4)
 
 

@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from monai.networks.nets import AutoencoderKL, ControlNet, DiffusionModelUNet
 from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
 from unicorn_monai.diffusion.text import PromptTemplate
-from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.latent_diffusion import LatentDiffusion, Text
 from unicorn_monai.schedulers import DDIM
 from unicorn_monai.system.networks import freeze
@@ -139,9 +137,3 @@ def build_ldm(
         text,
         bundle_root,
     )
-
-
-@torch.no_grad()
-def images_of(inferer: DualControlNetInferer, *conditions: Any, **options: Any) -> Tensor:
-    """What is sampled for conditions, decoded."""
-    return inferer.ldm.decode(inferer.sample_latents(*conditions, **options))

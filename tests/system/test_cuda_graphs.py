@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tiny_networks import COARSE, build_ldm, images_of
+from tiny_networks import COARSE, build_ldm
 from unicorn_monai.bundle.settings import check_settings
 from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.schedulers import DDIM, UniPC
@@ -19,7 +19,7 @@ def images(label_maps):
     def draw(inferer, seeds, hints, weight=None):
         maps = label_maps(len(seeds)).to("cuda")
         maps = maps.roll(seeds[0], dims=2)
-        return images_of(inferer, maps, torch.tensor(hints), seeds, 5, weight)
+        return inferer.sample(maps, torch.tensor(hints), seeds, 5, weight)
 
     return draw
 
