@@ -25,12 +25,7 @@ SOURCES = (
 def prepare(words: Sequence[str], name: str) -> int:
     """The command line of a source, or the list of sources; only the source that is asked for is imported.
 
-    Args:
-        words: the source and what it takes.
-        name: what the command calls itself.
-
-    Returns:
-        the exit status.
+    Words are the source and what it takes, name is what the command calls itself. Returns the exit status.
     """
     from unicorn_monai.system.console import BadUsage
     from unicorn_monai.system.terminal import LINES, say

@@ -55,11 +55,7 @@ class AcdcOptions(StreetOptions):
 
 
 def find(options: AcdcOptions, report: Report) -> list[Source]:
-    """One source per sequence.
-
-    Raises:
-        ValueError: not the layout of ACDC, no picture of a weather that was asked for, or a weather that is not known.
-    """
+    """One source per sequence, for every weather that was asked for."""
     root = options.input / LAYOUT.pictures
     if not root.is_dir():
         raise ValueError(

@@ -33,11 +33,7 @@ LAYOUT = Layout(
 
 
 def find(options: StreetOptions, report: Report) -> list[Source]:
-    """One source per city.
-
-    Raises:
-        ValueError: not the layout of Cityscapes.
-    """
+    """One source per city."""
     root = options.input / LAYOUT.pictures
     if not root.is_dir():
         raise ValueError(

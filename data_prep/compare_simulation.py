@@ -77,11 +77,7 @@ def simulated_pairs(device: str, subjects: int, scans: int, size: int, seed: int
 
 
 def measure(pairs: Sequence[Pair]) -> dict[str, tuple[float, float]]:
-    """Measure a set of B-scans.
-
-    Returns:
-        quantity -> (mean over the images, standard deviation between them).
-    """
+    """Quantity -> (mean over the images, standard deviation between them)."""
     rows: list[dict[str, float]] = []
     for grey, label, axial_um in pairs:
         image = grey.astype(float)

@@ -8,7 +8,6 @@ A source module says how to find its files and how to read one of them as `Scan`
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from data_prep.privacy import burnt_in_text, default_key_file, pseudonym, read_k
 from data_prep.scan import SHOWN, Report, Scan, Source
 from data_prep.splits import split_by_subject, split_like
 from unicorn_monai.data.checks import problems
-from unicorn_monai.data.layout import SPLITS
+from unicorn_monai.data.layout import SPLITS, read_header
 from unicorn_monai.data.writer import DatasetWriter
 from unicorn_monai.images.files import read_array
 from unicorn_monai.images.surfaces import IGNORE
@@ -55,9 +54,6 @@ def convert(
 
     Returns:
         exit status: 1 if the check refuses the data set.
-
-    Raises:
-        ValueError: if nothing can be converted, or the options contradict the data.
     """
     if not sources:
         why = report.first_reasons() or "It holds no such files."
@@ -88,7 +84,7 @@ def convert(
                 index += 1
         if not index:
             raise ValueError(f"No image of '{options.input}' could be converted. {report.first_reasons()}")
-        if report.label_files is None and (report.labelled or options.labels is not None):
+        if report.label_files is None and (report.pixels.any() or options.labels is not None):
             report.note_unlabelled(index)
         writer.header |= report.header(options.device_name, modality)
     return summarise(options.output, report)
@@ -142,7 +138,7 @@ def _prepared(source: Source, scheme: Scheme | None, options: Options, report: R
     for scan in _scans(source, report):
         where = f"{relative(source.path, options.input)}, {noun} {scan.fields.get('scan', 0)}"
         try:
-            ready = prepare(replace(scan), scheme, options, report, modality)
+            ready = prepare(scan, scheme, options, report, modality)
         except (ValueError, MemoryError) as error:
             report.skip(where, reason(error))
             continue
@@ -174,10 +170,7 @@ def _scans(source: Source, report: Report) -> Iterator[Scan]:
 
 
 def prepare(scan: Scan, scheme: Scheme | None, options: Options, report: Report, modality: str = "OCT") -> Scan:
-    """Resample one B-scan and make its label map.
-
-    Returns:
-        a scan of the size wanted; `label` is None where there is none, `spacing_mm` belongs to the new pixels.
+    """A B-scan at the size wanted with its label map, None where there is none; the spacing is that of the new pixels.
 
     Raises:
         ValueError: constant image, label of another shape or unknown value, surfaces that cross or leave the image.
@@ -191,7 +184,7 @@ def prepare(scan: Scan, scheme: Scheme | None, options: Options, report: Report,
     if modality == "OCT" and (evidence := burnt_in_text(scan.image)):
         report.note(f"burnt-in text or a scan box? Found {evidence}; look at the images before you share them")
     image, valid = resize_grey(scan.image, size, scan.valid)
-    surfaces, label = (None, None) if options.labels == "none" else draw(scan, scheme, size, report)
+    label = None if options.labels == "none" else draw(scan, scheme, size, report)
     if label is not None:
         label[~valid] = IGNORE
         if (label == IGNORE).all():
@@ -203,24 +196,14 @@ def prepare(scan: Scan, scheme: Scheme | None, options: Options, report: Report,
                     "a picture with labels was turned as its EXIF orientation says; the labels are taken to be of "
                     "the picture as viewers show it; look at some: python -m data_prep.overlay"
                 )
-            report.labelled += 1
-            for value, count in zip(*np.unique(label, return_counts=True), strict=True):
-                report.pixels[int(value)] = report.pixels.get(int(value), 0) + int(count)
+            report.pixels += np.bincount(label.ravel(), minlength=256)
     spacing = tuple(options.spacing_mm) if options.spacing_mm else scan.spacing_mm
     if spacing is not None:
         if not all(np.isfinite(s) and s > 0 for s in spacing):
             raise ValueError(f"spacing: found {spacing}; expected finite and positive millimetres; give --spacing-mm")
         spacing = tuple(float(s) * n / m for s, n, m in zip(spacing, shape, size, strict=True))
     fields = {key: value for key, value in scan.fields.items() if value is not None}
-    return replace(scan, image=image, label=label, surfaces=surfaces, spacing_mm=spacing, fields=fields)  # type: ignore[arg-type]
-
-
-def _count_labels(folder: Path, items: Sequence[Mapping[str, Any]]) -> dict[int, int]:
-    counts = np.zeros(256, dtype=np.int64)
-    for item in items:
-        if "label" in item:
-            counts += np.bincount(read_array(folder / item["label"]).ravel(), minlength=256)
-    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    return replace(scan, image=image, label=label, spacing_mm=spacing, fields=fields)  # type: ignore[arg-type]
 
 
 def summarise(folder: Path, report: Report) -> int:
@@ -229,18 +212,17 @@ def summarise(folder: Path, report: Report) -> int:
     Returns:
         exit status: 1 if the check refuses the data set.
     """
-    header = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    header = read_header(folder)
     items = {split: header[split] for split in SPLITS}
     counts = ", ".join(f"{len(items[s])} {s} ({len({i['subject'] for i in items[s]})} subjects)" for s in SPLITS)
     say(f"{sum(map(len, items.values()))} images of '{header['device']}' in {folder}: {counts}")
-    labelled = sum("label" in item for split in SPLITS for item in items[split])
-    say(f"with label map: {labelled}" + (f"; spacing {header['spacing_mm']} mm (axial, lateral; median)"))
-    if not report.pixels:
-        report.pixels = _count_labels(folder, [item for split in SPLITS for item in items[split]])
-    total = sum(report.pixels.values())
-    for value, count in sorted(report.pixels.items()):
+    maps = [item["label"] for split in SPLITS for item in items[split] if "label" in item]
+    say(f"with label map: {len(maps)}; spacing {header['spacing_mm']} mm (axial, lateral; median)")
+    if not report.pixels.any():
+        report.pixels = sum(np.bincount(read_array(folder / path).ravel(), minlength=256) for path in maps)
+    for value in np.flatnonzero(report.pixels):
         text = "ignore" if value == IGNORE else header["labels"][str(value)]
-        say(f"  label {value:3d} {text}: {count / total:.2%} of the pixels")
+        say(f"  label {value:3d} {text}: {report.pixels[value] / report.pixels.sum():.2%} of the pixels")
     if report.crossing:
         say(f"crossing surfaces repaired in {np.mean(report.crossing):.2%} of the columns")
     for text, count in report.notes.items():

@@ -26,10 +26,10 @@ BRIEF: dict[str, dict[str, dict[str, int]]] = {
 
 @dataclass(frozen=True)
 class Demo:
-    """A demo.
+    """A demo in a run folder, whose data sets lie in its folder ``data``.
 
     Args:
-        output: run folder; the data sets lie in its folder ``data``.
+        output: run folder.
         street: streets in clear and bad weather instead of eyes seen by two devices.
         full: with all baselines and three trainings of each network, as the preset of that name.
         small: 64 x 64 pixels, with networks to match, instead of 256 x 256.

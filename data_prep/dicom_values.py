@@ -50,11 +50,7 @@ def view_of(dataset: Dataset, groups: Dataset) -> Dataset:
 
 
 def as_stated(values: NDArray, view: Dataset) -> NDArray[np.uint8]:
-    """Grey levels of rescaled values, by the window that the file states, else by the range of its bits.
-
-    Raises:
-        ValueError: a window that is none.
-    """
+    """Grey levels of rescaled values, by the window that the file states, else by the range of its bits."""
     bits, signed = int(view.get("BitsStored", 8)), bool(view.get("PixelRepresentation", 0))
     if bits != 8 and view.get("VOILUTSequence"):
         return _by_table(values, view.VOILUTSequence[0])
@@ -77,12 +73,7 @@ def window_stated(header: Dataset) -> str:
     return repr([str(view.get(key)) for key in keys])
 
 
-def window_of(view: Dataset) -> tuple[str, float, float]:
-    """Function, centre and width of the first window.
-
-    Raises:
-        ValueError: an unknown function, or a width that leaves nothing.
-    """
+def _windowed(values: NDArray, view: Dataset) -> NDArray[np.uint8]:
     function = str(view.get("VOILUTFunction") or "LINEAR").strip().upper()
     centre, width = (float(np.atleast_1d(view[key].value)[0]) for key in ("WindowCenter", "WindowWidth"))
     least = 1 if function == "LINEAR" else 0
@@ -91,11 +82,6 @@ def window_of(view: Dataset) -> tuple[str, float, float]:
             f"WindowWidth: found {centre:g} and {width:g} as centre and width of a {function} window; expected one of "
             f"{list(FUNCTIONS)}, wider than {least}. Give --window LOW HIGH"
         )
-    return function, centre, width
-
-
-def _windowed(values: NDArray, view: Dataset) -> NDArray[np.uint8]:
-    function, centre, width = window_of(view)
     eight = Dataset()  # the range that pydicom maps to is that of the bits of its data set
     eight.PhotometricInterpretation, eight.BitsStored, eight.PixelRepresentation = "MONOCHROME2", 8, 0
     eight.VOILUTFunction, eight.WindowCenter, eight.WindowWidth = function, centre, width

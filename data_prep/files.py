@@ -1,8 +1,8 @@
 """Which files of a folder count, for all sources: the one place where folders are walked.
 
 Left out and told are hidden files, what other programs leave (`unicorn_monai.data.clutter`), and links to what is read
-under its own name. Links to files and folders are followed where they stay inside INPUT, each folder once, and refused
-where they lead out of it. What cannot be reached is told; nothing is passed over in silence.
+under its own name. Links are followed where they stay inside INPUT, each folder once, and refused where they lead out
+of it. What cannot be reached is told.
 """
 
 from __future__ import annotations
@@ -17,16 +17,13 @@ from unicorn_monai.data.clutter import is_clutter
 
 
 def files_below(root: Path, suffixes: Sequence[str], report: Report, within: Path | None = None) -> list[Path]:
-    """Files of these kinds, sorted.
+    """Files of these kinds, sorted; refused if there is none.
 
     Args:
         root: folder to be walked; a file stands for itself.
         suffixes: in lower case; ("",) for files of any name.
         report: is told what was left out.
         within: INPUT, which links must not lead out of; ``root`` by default.
-
-    Raises:
-        ValueError: if there is none, or a link leads out.
     """
     found = any_files_below(root, suffixes, report, within)
     if not found:
@@ -138,16 +135,7 @@ def _require_within(path: Path, within: Path) -> None:
 
 
 def require_label_below(path: Path, labels: Path, within: Path) -> Path:
-    """A label file, unless it is a link that leads out of INPUT.
-
-    Args:
-        path: the file.
-        labels: the folder of labels, for the message.
-        within: INPUT.
-
-    Raises:
-        ValueError: a link leads out.
-    """
+    """A label file in the folder ``labels``, unless it is a link that leads out of INPUT."""
     if not path.resolve().is_relative_to(within.resolve()):
         name = labels.relative_to(within) if labels.is_relative_to(within) else labels
         raise ValueError(f"label: '{path}' is a link that leads out of '{name}'; refused")

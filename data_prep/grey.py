@@ -14,32 +14,25 @@ from numpy.typing import NDArray
 
 from data_prep.privacy import Refused
 from unicorn_monai.data.checks import FEWEST_LEVELS
-from unicorn_monai.images.surfaces import resize_weights
+from unicorn_monai.images.surfaces import resize_image, resize_weights
 
 INVALID = 3.0e38  # Heidelberg's mark of pixels and surface rows that do not exist (largest float32)
 
 
-def to_grey(
-    values: NDArray, window: Sequence[float] | None = None, valid: NDArray[np.bool_] | None = None
-) -> NDArray[np.uint8]:
-    """Grey levels of an image or a volume.
+def to_grey(values: NDArray, window: Sequence[float] | None = None) -> NDArray[np.uint8]:
+    """Grey levels of an image or a volume of any shape; `window` are the values that become 0 and 255.
 
     8-bit values stay as they are, floating-point values in 0..1 are taken for shares of white, whole numbers in 0..255
     of any type for grey levels, if they use the range (`require_range_used`). Anything else needs a window.
-
-    Args:
-        values: any shape.
-        window: values that become 0 and 255, as the user says.
-        valid: which pixels exist; all by default.
 
     Raises:
         ValueError: NaN, infinite or complex values, one bit per pixel, or a range that tells no grey levels.
     """
     if values.dtype == bool:
         raise Refused("pixels: found one bit per pixel; expected grey levels. Export the image, not a mask")
-    if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
+    if values.dtype.kind not in "iuf":
         raise Refused(f"pixels: found type {values.dtype}; expected whole or floating-point numbers")
-    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+    if not np.isfinite(values).all():
         raise Refused("pixels: found NaN or infinite values; expected finite ones. Repair them before converting")
     if window is not None:
         if not window[0] < window[1]:
@@ -48,10 +41,10 @@ def to_grey(
     if values.dtype == np.uint8:
         return values
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    if np.issubdtype(values.dtype, np.floating) and low >= 0 and high <= 1:
-        return require_range_used(scaled(values, (0, 1)), values, valid)
+    if values.dtype.kind == "f" and low >= 0 and high <= 1:
+        return require_range_used(scaled(values, (0, 1)), values)
     if low >= 0 and high <= 255 and (values == np.rint(values)).all():
-        return require_range_used(values.astype(np.uint8), values, valid)
+        return require_range_used(values.astype(np.uint8), values)
     raise Refused(
         f"pixels: found {values.dtype} values {low:g} to {high:g}; expected 8-bit grey levels, or --window LOW HIGH: "
         f"the values that become black and white, the same for the whole data set (e.g. --window 0 {_round_up(high)})"
@@ -76,9 +69,6 @@ def require_range_used(
 
     Which it was, nobody but the user knows: 12 bits in 16 leave 17 grey levels of 256. A constant image is left to
     whoever looks for it.
-
-    Raises:
-        ValueError: with the values and a window that would fit.
     """
     shown, found = (grey, values) if valid is None else (grey[valid], values[valid])
     if found.size == 0 or found.min() == found.max():
@@ -109,9 +99,6 @@ def from_reflectivity(values: NDArray[np.floating]) -> tuple[NDArray[np.uint8], 
 
     Values in 0..1 are linear reflectivity and get the display curve v^(1/4). A file with larger values (written by
     other software) holds grey levels already.
-
-    Raises:
-        ValueError: negative, NaN or infinite values, or some beyond 255 that are not the mark of invalid pixels.
     """
     valid = ~(values >= INVALID)
     real = np.where(valid, values, 0.0)
@@ -125,23 +112,17 @@ def from_reflectivity(values: NDArray[np.floating]) -> tuple[NDArray[np.uint8], 
 def resize_grey(
     image: NDArray[np.uint8], size: tuple[int, int], valid: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Resample an image; pixels that do not exist take no part in the averages.
-
-    Args:
-        image: (rows, columns) or (rows, columns, 3).
-        size: rows and columns wanted.
-        valid: (rows, columns), which pixels exist; all by default.
+    """Resample (rows, columns[, 3]) to a size; pixels that do not exist (`valid`) take no part in the averages.
 
     Returns:
         image of that size, 0 where nothing exists, and which of its pixels exist (more than half of their area does).
     """
-    rows, columns = (resize_weights(n, m) for n, m in zip(image.shape, size, strict=False))
     if image.ndim == 3:
         channels = [resize_grey(image[..., k], size, valid) for k in range(image.shape[2])]
         return np.stack([grey for grey, _ in channels], axis=2), channels[0][1]
     if valid is None or valid.all():
-        out = rows @ image.astype(np.float64) @ columns.T
-        return np.clip(np.rint(out), 0, 255).astype(np.uint8), np.ones(size, dtype=bool)
+        return resize_image(image, size), np.ones(size, dtype=bool)
+    rows, columns = (resize_weights(n, m) for n, m in zip(image.shape, size, strict=True))
     share = rows @ valid.astype(np.float64) @ columns.T
     out = rows @ np.where(valid, image, 0).astype(np.float64) @ columns.T / np.maximum(share, 1e-9)
     exists = share > 0.5
@@ -159,12 +140,7 @@ def resize_nearest(labels: NDArray, size: tuple[int, int]) -> NDArray:
 def mask_white_border(image: NDArray[np.uint8], least: int = 8) -> NDArray[np.bool_]:
     """Which pixels exist: display exports fill what lies outside the scanned window with pure white.
 
-    Args:
-        image: (rows, columns), uint8.
-        least: rows of 255 at the top or the bottom of a column that are taken for filling.
-
-    Returns:
-        (rows, columns); False in runs of at least `least` white pixels that begin at the top or the bottom.
+    False in runs of at least `least` white pixels that begin at the top or the bottom of a column.
     """
     white = image == 255
     valid = np.ones(image.shape, dtype=bool)

@@ -29,7 +29,7 @@ from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import SPLITS, read_header
 from unicorn_monai.data.writer import DatasetWriter
 from unicorn_monai.images.files import read_array
-from unicorn_monai.images.surfaces import label_map, resize_weights, surfaces_from_labels
+from unicorn_monai.images.surfaces import label_map, resize_image, resize_surfaces, surfaces_from_labels
 from unicorn_monai.simulation.devices import HOME_OCT, degrade
 from unicorn_monai.system.console import MANY, Whole
 from unicorn_monai.system.terminal import say
@@ -44,14 +44,7 @@ def draw_window(
 
     The field and the depth window are those of `HOME_OCT`, at most the image; where the image is cropped already, 75 to
     95 % of it, so that the retina fills more of the picture. The whole retina stays in the window where it fits.
-
-    Args:
-        labels: (rows, columns) label map, 0 = vitreous, 255 = ignore.
-        spacing_mm: (axial, lateral) pixel size, mm.
-        rng: source of randomness.
-
-    Returns:
-        rows and columns of the window.
+    Labels: (rows, columns), 0 = vitreous, 255 = ignore.
     """
     h, w = labels.shape
     height = rng.uniform(*HOME_OCT.depth_um) * 1e-3 / spacing_mm[0]
@@ -74,12 +67,8 @@ def enlarge(
     image: NDArray[np.uint8], labels: NDArray[np.uint8], size: tuple[int, int], n_surfaces: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Resample a window to the size of the image: grey levels linearly, labels by way of their surfaces."""
-    rows, columns = (resize_weights(n, m) for n, m in zip(image.shape, size, strict=True))
-    out = np.clip(np.rint(rows @ image.astype(np.float64) @ columns.T), 0, 255).astype(np.uint8)
-    surfaces = surfaces_from_labels(labels, n_surfaces)
-    missing = (columns @ np.isnan(surfaces).T.astype(float)).T > 0
-    z = ((columns @ np.nan_to_num(surfaces).T).T + 0.5) * size[0] / image.shape[0] - 0.5
-    return out, label_map(np.where(missing, np.nan, z), size[0])
+    surfaces = resize_surfaces(surfaces_from_labels(labels, n_surfaces), image.shape, size)
+    return resize_image(image, size), label_map(surfaces, size[0])
 
 
 @Parameter(name="*")
@@ -101,9 +90,6 @@ PLAIN = HomeDevice()
 
 def write_home_oct(dataset: str | Path, output: str | Path, how: HomeDevice = PLAIN) -> Path:
     """Convert a labelled data set of a clinical device, with spacings, item by item; subjects are kept.
-
-    Returns:
-        The new folder.
 
     Raises:
         ValueError: if the data set has no spacing, is of a home device already, or lacks a subject asked for.
@@ -156,15 +142,15 @@ def _seen(
 
 def _chosen(dataset: str | Path, header: dict, how: HomeDevice) -> list[tuple[str, dict]]:
     """The items of the subjects asked for, with their splits."""
-    items = [
-        (part, item) for part in SPLITS if header.get(part) for item in datalist(dataset, part, ("image", "label"))
-    ]
+    found = [part for part in SPLITS if header.get(part)]
+    items = [(part, item) for part in found for item in datalist(dataset, part, ("image", "label"))]
     present = list(dict.fromkeys(item["subject"] for _, item in items))
     if unknown := sorted(set(how.subjects or ()) - set(present)):
         raise ValueError(f"--subjects {unknown} are not in '{dataset}'; it holds {present}")
-    items = [(part, item) for part, item in items if how.subjects is None or item["subject"] in how.subjects]
+    wanted = present if how.subjects is None else [subject for subject in present if subject in how.subjects]
+    items = [(part, item) for part, item in items if item["subject"] in wanted]
     if how.split is not None:
-        parts = split_by_subject([s for s in present if how.subjects is None or s in how.subjects], how.split, how.seed)
+        parts = split_by_subject(wanted, how.split, how.seed)
         items = sorted(((parts[item["subject"]], item) for _, item in items), key=lambda pair: SPLITS.index(pair[0]))
     return items
 

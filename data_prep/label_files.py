@@ -55,12 +55,7 @@ def by_subject(
 ) -> dict[str, dict[Path, Path | None]]:
     """Subject -> images of a folder -> their label files; images of nobody, or with several, are left out.
 
-    Args:
-        paths: the images.
-        subject: of an image.
-        root: folder of all images, below which a name has its place.
-        labels: the label files; None where they are not looked for.
-        report: receives what was left out.
+    The root is the folder of all images, below which a name has its place; labels are None where not looked for.
     """
     found: dict[str, dict[Path, Path | None]] = {}
     for path in paths:
@@ -73,11 +68,7 @@ def by_subject(
 
 
 def require_no_labels(paths: Sequence[Path], root: Path, options: Options) -> None:
-    """Refuse images that lie in a folder of label images.
-
-    Raises:
-        ValueError: naming the first.
-    """
+    """Refuse images that lie in a folder of label images."""
     for path in paths:
         below = path.relative_to(root).parts[:-1] if root.is_dir() else ()
         if found := [part for part in below if part.lower() in LABEL_FOLDERS]:
@@ -124,15 +115,9 @@ class LabelFiles:
         return next((kind for kind in sorted(self.kinds, key=len, reverse=True) if name.lower().endswith(kind)), None)
 
     def of_image(self, image: Path, name: str) -> Path | None:
-        """The label file of an image; None if there is none, of which `tell` speaks.
+        """The label file of an image, refused if several fit; None if there is none, of which `tell` speaks.
 
-        Args:
-            image: its file.
-            name: what the label file is called, with its place below the folder of labels and without a suffix; with
-                the suffix if ``anywhere``.
-
-        Raises:
-            ValueError: several files fit.
+        The name has its place below the folder of labels, and a suffix only if ``anywhere``.
         """
         self.total += 1
         kind = self._kind(name) if self.anywhere else None

@@ -47,11 +47,7 @@ def read_label_image(path: Path, scheme: Scheme | None = None, page: int | None 
 
 
 def require_pages(path: Path, count: int) -> None:
-    """Refuse a label image with more pages than its image.
-
-    Raises:
-        ValueError: naming both numbers.
-    """
+    """Refuse a label image with more pages than its image."""
     with _opened(path, True) as picture:
         if _pages(picture) > count:
             raise ValueError(f"label: '{path.name}' has {_pages(picture)} pages; expected {count}, those of its image")
@@ -132,11 +128,7 @@ def _shown(picture: Image.Image, path: Path) -> NDArray[np.uint8]:
 
 
 def _indices(picture: Image.Image, path: Path) -> NDArray:
-    """Indices of a palette image; its colours are there to look at, unless they are greys of other values.
-
-    Raises:
-        ValueError: the palette is of greys, and one in use is another value than its index.
-    """
+    """Indices of a palette image; its colours are there to look at, unless they are greys of other values."""
     indices, table = np.asarray(picture), _table(picture)
     used = np.unique(indices)
     used = used[used < len(table)]  # an index without a colour is nothing but an index

@@ -13,10 +13,8 @@ from data_prep.scan import Report, Scan
 from unicorn_monai.images.surfaces import IGNORE, label_map, order_surfaces, resize_surfaces
 
 
-def draw(
-    scan: Scan, scheme: Scheme | None, size: tuple[int, int], report: Report
-) -> tuple[NDArray | None, NDArray[np.uint8] | None]:
-    """Surfaces and label map of a scan, each None where there is none.
+def draw(scan: Scan, scheme: Scheme | None, size: tuple[int, int], report: Report) -> NDArray[np.uint8] | None:
+    """The label map of a scan, None where there is none.
 
     Raises:
         ValueError: label of another shape or unknown value, surfaces that cross or leave the image.
@@ -30,24 +28,20 @@ def draw(
             lacking = [n for n in scheme.surfaces or () if n not in scan.surfaces]  # type: ignore[operator]
             report.note(f"no label map: the file lacks the surfaces {lacking}, it has {sorted(scan.surfaces)}")  # type: ignore[arg-type]
     if surfaces is not None:
-        return surfaces, rasterise(surfaces, scheme, shape, size, report)
+        return _rasterise(surfaces, scheme, shape, size, report)
     if scan.label is None:
-        return None, None
+        return None
     require_same_shape(scan.label, shape)
     if scheme is None:
         raise ValueError("label: found a label image; say with --labels FILE what its values mean")
     values = scheme.replace(scan.label)
     label = resize_nearest(values, size)
     _count_vanished(values, label, report)
-    return None, label
+    return label
 
 
 def require_same_shape(label: NDArray, shape: Sequence[int]) -> None:
-    """Refuse a label image of another shape than its picture.
-
-    Raises:
-        ValueError: with a hint where one of them lies on its side.
-    """
+    """Refuse a label image of another shape than its picture, with a hint where one of them lies on its side."""
     found, expected = tuple(label.shape[:2]), tuple(shape[:2])
     if found == expected:
         return
@@ -62,12 +56,8 @@ def _count_vanished(before: NDArray, after: NDArray, report: Report) -> None:
     report.vanished.update(held - set(np.unique(after).tolist()))
 
 
-def rasterise(
-    surfaces: NDArray[np.floating],
-    scheme: Scheme | None,
-    shape: tuple[int, int],
-    size: tuple[int, int],
-    report: Report,
+def _rasterise(
+    surfaces: NDArray[np.floating], scheme: Scheme | None, shape: tuple[int, int], size: tuple[int, int], report: Report
 ) -> NDArray[np.uint8]:
     """Surfaces of the input -> label map of the output; for the rules see `unicorn_monai.images.surfaces`."""
     if scheme is not None and len(surfaces) != len(scheme.names) - 1:

@@ -82,11 +82,7 @@ class Options:
         return regex
 
     def check(self) -> None:
-        """Refuse options that cannot work, before anything is read.
-
-        Raises:
-            ValueError: naming the option.
-        """
+        """Refuse options that cannot work, before anything is read."""
         if len(self.size) > 2 or min(self.size) < 8 or max(self.size) > 4096:
             raise ValueError(f"--size {[*self.size]}: expected one number or two, 8 to 4096, e.g. --size 256")
         if self.spacing_mm and min(self.spacing_mm) <= 0:
@@ -106,11 +102,7 @@ def relative(path: Path, root: Path) -> str:
 
 
 def subject_of(path: Path, options: Options, found: str | None) -> str:
-    """Identity of the person in a file: by the pattern if one is given, else what the file's header says.
-
-    Raises:
-        ValueError: if neither tells.
-    """
+    """Identity of the person in a file: by the pattern if one is given, else what the file's header says."""
     if options.subject_regex is not None:
         text = one_form(relative(path, options.input))
         match = options.subject_regex.search(text)
@@ -130,9 +122,8 @@ def natural(path: Path) -> list[tuple[int, str]]:
 def command(work: Callable[..., int]) -> Callable[..., int]:
     """The command line of a script: runs a function within a limit of memory, and tells a failure in one paragraph.
 
-    Args:
-        work: does what the script is for and returns the exit status. Its parameters are the arguments and options,
-            `Options` among them are checked before it is called.
+    The parameters of `work` are the arguments and options, `Options` among them are checked before it is called; it
+    returns the exit status.
 
     Returns:
         ``main(words, name) -> exit status``. ``words`` are those of this process by default, ``name`` is what the

@@ -33,15 +33,7 @@ GAP = 4
 
 
 def draw(image: NDArray[np.uint8], label: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
-    """One image with its label borders.
-
-    Args:
-        image: (rows, columns) or (rows, columns, 3), uint8.
-        label: (rows, columns), or None.
-
-    Returns:
-        (rows, columns, 3) uint8.
-    """
+    """One image, (rows, columns) or (rows, columns, 3) uint8, with its label borders, as (rows, columns, 3)."""
     canvas = np.array(image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2))
     if label is None:
         return canvas

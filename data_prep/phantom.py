@@ -88,11 +88,6 @@ def write_phantom(
         seed: item i depends on (seed, subject, scan) only.
         split: shares of the subjects for training, validation and test.
         exam: which part of the eyes the device shows, whose they are, and whether there are label maps.
-
-    Returns: the folder.
-
-    Raises:
-        ValueError: unknown device, no images asked for, or an impossible split.
     """
     if device not in DEVICES:
         raise ValueError(f"Unknown device '{device}'; expected one of {sorted(DEVICES)}.")

@@ -64,13 +64,12 @@ class Report:
 
     strict: bool = False
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    notes: dict[str, int] = field(default_factory=dict)
-    left_out: dict[str, int] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
     crossing: list[float] = field(default_factory=list)
-    pixels: dict[int, int] = field(default_factory=dict)
+    pixels: NDArray[np.integer] = field(default_factory=lambda: np.zeros(256, dtype=np.int64))  # of each label
     held: Counter[int] = field(default_factory=Counter)  # images of the input that have a label
     vanished: Counter[int] = field(default_factory=Counter)  # of these, those that have lost it by resizing
-    labelled: int = 0
     unlabelled: list[str] = field(default_factory=list)
     devices: set[str] = field(default_factory=set)  # models, one unless the user names the domain
     spacings: list[tuple[float, float]] = field(default_factory=list)  # of the images as written
@@ -88,7 +87,7 @@ class Report:
 
     def note(self, text: str) -> None:
         """Count something worth knowing."""
-        self.notes[text] = self.notes.get(text, 0) + 1
+        self.notes[text] += 1
 
     def note_unlabelled(self, total: int) -> None:
         """Tell how many images came without labels, for sources that do not look for files of labels."""
@@ -100,7 +99,7 @@ class Report:
     def leave_out(self, name: str, count: int) -> None:
         """Count files that are hidden, or that another program left: those of a name, or in a folder of that name."""
         if count:
-            self.left_out[name] = self.left_out.get(name, 0) + count
+            self.left_out[name] += count
 
     def header(self, device_name: str | None, modality: str) -> dict[str, Any]:
         """Device and spacing for ``dataset.json``; what is not known is noted."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from data_prep.convert import summarise
 from data_prep.files import any_files_below, require_label_below
+from data_prep.label_schemes import OCTEXPLORER
 from data_prep.options import SHARES, Shares, command
 from data_prep.scan import Report
 from data_prep.splits import split_by_subject
@@ -35,21 +36,10 @@ from unicorn_monai.system.console import MANY, Finite, Whole
 from unicorn_monai.system.intake import lies_there, require_parsable
 from unicorn_monai.system.terminal import printable, say
 
-LABELS: dict[int, str] = {
-    0: "vitreous",
-    1: "RNFL",
-    2: "GCL+IPL",
-    3: "INL",
-    4: "OPL",
-    5: "ONL+IS",
-    6: "EZ",
-    7: "OS/RPE",
-    8: "choroid and below",
-}
+LABELS = OCTEXPLORER.labels
 N_SURFACES = len(LABELS) - 1
 AXIAL_UM = 3.87  # per row
 LATERAL_UM = 11.5  # per column: estimated (11 to 12), not stated in the files
-MATLAB_ORIGIN = 1.0  # the traced rows count from 1
 MOST_CROSSING = 0.05  # of all columns; found 0.4 to 1.6 %
 SOURCE = "Tian et al., PLoS ONE 10(8):e0133908 (2015), supporting file s002, CC BY 4.0"
 
@@ -58,7 +48,6 @@ SOURCE = "Tian et al., PLoS ONE 10(8):e0133908 (2015), supporting file s002, CC 
 class BScan:
     """One B-scan: image (rows, columns) uint8 and surfaces (8, columns), 0-based sub-pixel rows as traced."""
 
-    subject: int
     scan: int
     image: NDArray[np.uint8]
     surfaces: NDArray[np.floating]
@@ -71,15 +60,11 @@ def _images(folder: str | Path) -> list[Path]:
 
 
 def read_subjects(folder: str | Path) -> list[int]:
-    """List the subjects of an input folder.
-
-    Raises:
-        ValueError: if the folder holds no image `images/SubjectS_KK.png`.
-    """
-    found = {path.name.removeprefix("Subject").partition("_")[0] for path in _images(folder)}
+    """Numbers of the subjects of an input folder."""
+    found = {int(path.name.removeprefix("Subject").partition("_")[0]) for path in _images(folder)}
     if not found:
         raise ValueError(f"'{folder}' has no images/SubjectS_KK.png; expected the layout that --help describes")
-    return sorted(int(s) for s in found)
+    return sorted(found)
 
 
 def read_bscans(folder: str | Path, subject: int) -> Iterator[BScan]:
@@ -99,8 +84,10 @@ def read_bscans(folder: str | Path, subject: int) -> Iterator[BScan]:
     shapes = {t.shape for t in tables}
     if len(shapes) > 1:
         raise ValueError(f"the boundary files of subject {subject} have the shapes {sorted(shapes)}: expected one")
-    rows = np.stack(tables) - MATLAB_ORIGIN  # (surface, column, B-scan)
-    for path in [path for path in _images(folder) if path.name.startswith(f"Subject{subject}_")]:
+    rows = np.stack(tables) - 1.0  # (surface, column, B-scan); the traced rows count from 1
+    for path in _images(folder):
+        if not path.name.startswith(f"Subject{subject}_"):
+            continue
         scan = int(path.stem.split("_")[1])
         with open_picture(path) as opened:
             image = np.asarray(opened.convert("L"))
@@ -109,7 +96,7 @@ def read_bscans(folder: str | Path, subject: int) -> Iterator[BScan]:
                 f"'{path}' is B-scan {scan} with {image.shape[1]} columns, but the boundaries hold {rows.shape[2]} "
                 f"B-scans with {rows.shape[1]} columns; check that both come from the same subject"
             )
-        yield BScan(subject, scan, image, rows[:, :, scan - 1])
+        yield BScan(scan, image, rows[:, :, scan - 1])
 
 
 def crop(bscan: BScan, crop_um: float | None, crop_mm: float | None, position: float = 0.5) -> BScan:
@@ -127,7 +114,7 @@ def crop(bscan: BScan, crop_um: float | None, crop_mm: float | None, position: f
         width = min(max(round(crop_mm * 1e3 / LATERAL_UM), 1), image.shape[1])
         left = round(position * (image.shape[1] - width))
         image, surfaces = image[:, left : left + width], surfaces[:, left : left + width]
-    return BScan(bscan.subject, bscan.scan, image, surfaces)
+    return replace(bscan, image=image, surfaces=surfaces)
 
 
 @Parameter(name="*")
@@ -161,9 +148,6 @@ def write_spectralis_healthy(
 
     Returns:
         the data set, and the share of columns in which crossing surfaces were repaired.
-
-    Raises:
-        ValueError: if a subject is not in the input, the size or crop is not positive, or too many surfaces cross.
     """
     present = read_subjects(folder)
     if parts is None:
@@ -186,7 +170,7 @@ def write_spectralis_healthy(
             ):
                 surfaces, share = order_surfaces(bscan.surfaces)
                 crossing.append(share)
-                whole = BScan(subject, bscan.scan, bscan.image, surfaces)
+                whole = replace(bscan, surfaces=surfaces)
                 for window in range(how.windows):
                     cut = crop(whole, how.crop_um, how.crop_mm, (window + 0.5) / how.windows)
                     shape = cut.image.shape

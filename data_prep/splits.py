@@ -12,19 +12,7 @@ from unicorn_monai.data.layout import SPLITS, read_header
 
 
 def split_by_subject(subjects: Sequence[str], split: Sequence[float], seed: int) -> dict[str, str]:
-    """Assign each subject to training, validation or test, at random.
-
-    Args:
-        subjects: names, each once.
-        split: three shares; those above zero get at least one subject.
-        seed: of the shuffle.
-
-    Returns:
-        subject -> split, in the order given.
-
-    Raises:
-        ValueError: if the shares are not three finite numbers >= 0 with a positive sum, or there are too few subjects.
-    """
+    """Subject -> training, validation or test, at random, in the order given; shares above zero get at least one."""
     shares = shares_of(split)
     n, wanted = len(subjects), int((shares > 0).sum())
     if n < wanted:
@@ -55,9 +43,6 @@ def split_like(
 
     Returns:
         subject -> split, in the order given.
-
-    Raises:
-        ValueError: nobody is in both, or the source puts somebody elsewhere.
     """
     known = splits_by_subject(read_header(other))
     parts = {subject: known[subject] for subject in subjects if subject in known}
@@ -85,11 +70,7 @@ def split_like(
 
 
 def shares_of(split: Sequence[float]) -> np.ndarray:
-    """Three shares as numbers.
-
-    Raises:
-        ValueError: they are not three finite numbers >= 0 with a positive sum.
-    """
+    """Three finite shares >= 0 with a positive sum, as numbers."""
     shares = np.asarray(split, dtype=float)
     if shares.shape != (3,) or not np.isfinite(shares).all() or (shares < 0).any() or not shares.any():
         raise ValueError(f"split {tuple(split)}: expected three shares >= 0 for {', '.join(SPLITS)}, e.g. 0.7 0.1 0.2")

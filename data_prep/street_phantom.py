@@ -49,12 +49,6 @@ def write_streets(
         seed: item i depends on (seed, drive, frame) only.
         split: shares of the drives for training, validation and test.
         labels: whether to write the label maps.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: unknown weather, nothing asked for, too few drives, or an impossible split.
     """
     if unknown := sorted(set(weather) - set(WEATHERS)) or not weather:
         raise ValueError(f"Unknown weather {unknown if weather else 'none'}; expected some of {list(WEATHERS)}.")

@@ -30,19 +30,16 @@ KINDS = (".csv", ".txt", ".mat", ".xml")
 def read_surfaces(
     path: Path, columns: int | None, first_row: float | None, variable: str | None = None
 ) -> dict[str, Array]:
-    """Read one file.
+    """Surfaces of a .csv, .txt, .mat or .xml file.
 
     Args:
-        path: .csv, .txt, .mat or .xml.
+        path: of the file.
         columns: A-scans of the image; tells the axes of a .mat apart.
         first_row: number of the first row; by default 1 in .mat files and 0 elsewhere.
         variable: name of the variable in a .mat file, where there are several.
 
     Returns:
         name -> rows, (A-scans,) or (B-scans, A-scans); 0-based, NaN where missing; names "1", "2", ... if none.
-
-    Raises:
-        ValueError: unreadable, of another shape, or nothing but missing values.
     """
     kind = path.suffix.lower()
     if kind == ".mat":
@@ -91,11 +88,7 @@ def _is_number(cell: str) -> bool:
 
 
 def load_mat(path: Path) -> dict[str, NDArray]:
-    """Numerical variables of a MATLAB file (up to version 7; newer ones are HDF5 and have to be saved with -v7).
-
-    Raises:
-        ValueError: unreadable.
-    """
+    """Numerical variables of a MATLAB file (up to version 7; newer ones are HDF5 and have to be saved with -v7)."""
     try:
         size = read_isolated("size of mat", path, require_regular(path).stat().st_size)["unpacked"]
         require_unpackable(size, f"'{path.name}'")

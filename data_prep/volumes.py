@@ -97,11 +97,7 @@ def stem(path: Path) -> str:
 
 
 def _label_name(path: Path, root: Path, options: VolumeOptions) -> str:
-    """What the label volume of a volume is called, with its place; below INPUT where --label says so.
-
-    Raises:
-        ValueError: --label is no such pattern, or leads out of INPUT.
-    """
+    """What the label volume of a volume is called, with its place; below INPUT where --label says so."""
     if options.label is None:
         return (path.relative_to(root).parent / stem(path)).as_posix() if root.is_dir() else stem(path)
     folder = path.parent.relative_to(options.input).as_posix() if options.input.is_dir() else "."
@@ -129,11 +125,7 @@ class Volume(NamedTuple):
 
 
 def read_volume(path: Path, need_spacing: bool = True) -> Volume:
-    """A volume from a file.
-
-    Raises:
-        ValueError: unreadable, too large, or spacing that is not finite and positive.
-    """
+    """A volume from a file, refused if its spacing is needed and not finite and positive."""
     try:
         if _is_nifti(path):
             array, spacing, directions, origin = _read_nifti(path)
@@ -170,11 +162,7 @@ def _read_nifti(path: Path) -> tuple[NDArray, tuple[float, ...], NDArray | None,
 
 
 def require_inside(path: Path, root: Path) -> None:
-    """Refuse a header that takes its voxels from a file outside INPUT: MHD and NRRD name other files.
-
-    Raises:
-        ValueError: naming the file.
-    """
+    """Refuse a header that takes its voxels from a file outside INPUT: MHD and NRRD name other files."""
     root = root if root.is_dir() else root.parent
     for entry in data_entries(path):
         voxels = path.parent / entry
