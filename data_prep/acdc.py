@@ -14,7 +14,7 @@ sequence's with --weather-of FILE, a JSON table {"fog": ["GOPR0475", ...], ...}.
 from __future__ import annotations
 
 import json
-import sys
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -56,20 +56,15 @@ class AcdcOptions(StreetOptions):
 
 def find(options: AcdcOptions, report: Report) -> list[Source]:
     """One source per sequence, for every weather that was asked for."""
-    root = options.input / LAYOUT.pictures
-    if not root.is_dir():
-        raise ValueError(
-            f"'{options.input}' has no folder rgb_anon; expected ACDC as unpacked, rgb_anon/ and gt/ side by side. "
-            "Give the folder that holds both."
-        )
+    root = LAYOUT.root(options.input)
     if any((root / split).is_dir() for split in SPLIT_OF):
         return _flattened(root, options, report)
     sources = []
     for weather in options.weather:
         own = [
-            _source(folder, name, paths, weather, ours, options)
-            for folder, ours in ((root / weather / split, ours) for split, ours in SPLIT_OF.items())
-            for name, paths in _sequences(folder, options, report)
+            _source(root / weather / split, name, paths, weather, options)
+            for split in SPLIT_OF
+            for name, paths in _sequences(root / weather / split, options, report)
         ]
         if not own:
             raise ValueError(
@@ -87,16 +82,16 @@ def _sequences(folder: Path, options: AcdcOptions, report: Report) -> list[tuple
     return [(name, list(paths)) for name, paths in groups]
 
 
-def _source(
-    folder: Path, name: str, paths: list[Path], weather: str | None, ours: str | None, options: AcdcOptions
-) -> Source:
-    return Source(folder / name, name, partial(read_frames, paths, LAYOUT, weather, options), ours)
+def _source(folder: Path, name: str, paths: list[Path], weather: str | None, options: AcdcOptions) -> Source:
+    """A sequence in the folder of an official split."""
+    read = partial(read_frames, paths, LAYOUT, weather, options)
+    return Source(folder / name, name, read, SPLIT_OF[folder.name])
 
 
 def _flattened(root: Path, options: AcdcOptions, report: Report) -> list[Source]:
     table = weather_table(options.weather_of) if options.weather_of else {}
     sources = []
-    for split, ours in SPLIT_OF.items():
+    for split in SPLIT_OF:
         for name, paths in _sequences(root / split, options, report):
             weather = table.get(name)
             if weather is None and table:
@@ -105,7 +100,7 @@ def _flattened(root: Path, options: AcdcOptions, report: Report) -> list[Source]
                 report.note("flattened copy: the weather is lost, no results per weather. Give --weather-of FILE")
             elif weather not in options.weather:
                 continue
-            sources.append(_source(root / split, name, paths, weather, ours, options))
+            sources.append(_source(root / split, name, paths, weather, options))
     return _disjoint(sources, report)
 
 
@@ -124,11 +119,10 @@ def weather_table(path: Path) -> dict[str, str]:
 
 def _disjoint(sources: list[Source], report: Report) -> list[Source]:
     """Sequences that two official splits share are told; the splits stay as they are."""
-    splits: dict[str, set[str | None]] = {}
+    places = {(source.subject, source.split) for source in sources}
+    shared = {subject for subject, count in Counter(subject for subject, _ in places).items() if count > 1}
     for source in sources:
-        splits.setdefault(source.subject, set()).add(source.split)
-    for source in sources:
-        if len(splits[source.subject]) > 1:
+        if source.subject in shared:
             report.note(f"the sequence '{source.subject}' is in the official train and val; the splits were kept")
             source.subject = f"{source.subject}-{source.split or 'train'}"
     return sources
@@ -139,7 +133,3 @@ def main(options: AcdcOptions) -> int:
     """Convert what INPUT holds."""
     report = Report(options.strict)
     return convert(find(options, report), options, report, "ACDC", TRAIN_IDS, "RGB")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,7 +8,6 @@ The last lines say how many images of each split have a label map, and count.
 
 from __future__ import annotations
 
-import sys
 from json import dumps
 from pathlib import Path
 from typing import Annotated
@@ -45,7 +44,3 @@ def main(
         for line in (*found, *([f"label maps: {told_maps}"] if maps else []), counts):
             say(line)
     return int(fatal > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

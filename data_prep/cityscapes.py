@@ -11,7 +11,6 @@ official `test` has no public labels and is left out.
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from itertools import groupby
 
@@ -34,24 +33,16 @@ LAYOUT = Layout(
 
 def find(options: StreetOptions, report: Report) -> list[Source]:
     """One source per city."""
-    root = options.input / LAYOUT.pictures
-    if not root.is_dir():
-        raise ValueError(
-            f"'{options.input}' has no folder leftImg8bit; expected Cityscapes as unpacked, leftImg8bit/ and gtFine/ "
-            "side by side. Give the folder that holds both."
-        )
+    root = LAYOUT.root(options.input)
     sources = []
     for split, ours in SPLIT_OF.items():
         if not (root / split).is_dir():
             report.note(f"no folder leftImg8bit/{split}")
             continue
-        for city, group in groupby(
-            files_below(root / split, (LAYOUT.picture.lower(),), report, options.input),
-            key=lambda path: path.name.split("_")[0],
-        ):
-            sources.append(
-                Source(root / split / city, city, partial(read_frames, list(group), LAYOUT, "clear", options), ours)
-            )
+        pictures = files_below(root / split, (LAYOUT.picture.lower(),), report, options.input)
+        for city, group in groupby(pictures, key=lambda path: path.name.split("_")[0]):
+            read = partial(read_frames, list(group), LAYOUT, "clear", options)
+            sources.append(Source(root / split / city, city, read, ours))
     if (root / "test").is_dir():
         report.note("the official test split has no public labels and was left out")
     return sources
@@ -62,7 +53,3 @@ def main(options: StreetOptions) -> int:
     """Convert what INPUT holds."""
     report = Report(options.strict)
     return convert(find(options, report), options, report, "Cityscapes", TRAIN_IDS, "RGB")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,7 +14,7 @@ import numpy as np
 from cyclopts import Parameter
 from numpy.typing import NDArray
 
-from data_prep.label_maps import require_same_shape
+from data_prep.label_images import require_same_shape
 from data_prep.options import Options, Size
 from unicorn_monai.images.files import open_picture
 

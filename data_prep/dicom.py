@@ -10,7 +10,6 @@ reaches the data set but spacing, laterality and the model of the device (data_p
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -255,7 +254,3 @@ def main(options: DicomOptions) -> int:
     report = Report(options.strict)
     sources, labels = find(options, report)
     return convert(sources, options, report, "dicom", labels.scheme)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

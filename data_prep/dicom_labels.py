@@ -33,16 +33,11 @@ NEAR_MM = 0.01  # of a point to a lone frame's plane
 
 @dataclass
 class Labels:
-    """What the label objects say, by SOP Instance UID of the image.
+    """What the label objects say, by SOP Instance UID of the image."""
 
-    Args:
-        names: segment number -> name, of label maps.
-        maps: (image, frame) -> (rows, columns) label map.
-        points: image -> name of the surface -> (points, 3), mm, in the order of the surface numbers.
-    """
-
-    names: dict[int, str] = field(default_factory=dict)
-    maps: dict[tuple[str, int], NDArray[np.uint8]] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)  # segment number -> name, of label maps
+    maps: dict[tuple[str, int], NDArray[np.uint8]] = field(default_factory=dict)  # (image, frame) -> (rows, columns)
+    # Image -> name of the surface -> (points, 3), mm, in the order of the surface numbers.
     points: dict[str, dict[str, NDArray[np.floating]]] = field(default_factory=dict)
 
     @property

@@ -17,13 +17,9 @@ from unicorn_monai.data.clutter import is_clutter
 
 
 def files_below(root: Path, suffixes: Sequence[str], report: Report, within: Path | None = None) -> list[Path]:
-    """Files of these kinds, sorted; refused if there is none.
+    """Files of these kinds (suffixes in lower case; ("",) for any), sorted; refused if there is none.
 
-    Args:
-        root: folder to be walked; a file stands for itself.
-        suffixes: in lower case; ("",) for files of any name.
-        report: is told what was left out.
-        within: INPUT, which links must not lead out of; ``root`` by default.
+    A root that is a file stands for itself. Links must not lead out of ``within``: INPUT, by default the root.
     """
     found = any_files_below(root, suffixes, report, within)
     if not found:

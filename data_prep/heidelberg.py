@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import mmap
 import struct
-import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from functools import partial
@@ -35,8 +34,7 @@ from unicorn_monai.system.intake import Untaken, require_parsable, require_regul
 
 DEVICE = "Spectralis"
 VERSIONS = (b"HSF-OCT", b"ep-v")  # HEYEX, eyepy
-VOL_HEADER = 2048  # bytes before the localizer image
-BSCAN_HEADER = 256  # bytes before the layers of a B-scan
+VOL_HEADER, BSCAN_HEADER = 2048, 256  # bytes before the localizer image, before the layers of a B-scan
 EYE, PATIENT_ID = slice(84, 88), slice(140, 164)  # texts in the header of a .vol
 # Everything there that says who was examined, and when. eyepy takes texts for ASCII and refuses dates it does not know.
 PERSONAL = (slice(84, 96), slice(104, 136), slice(140, 172), slice(176, 208), slice(224, 258))
@@ -119,9 +117,9 @@ def read_vol(path: Path) -> Iterator[Scan | ValueError]:
             image, valid = from_reflectivity(np.array(bscan.data, dtype=np.float64))
         except ValueError as error:
             yield ValueError(f"B-scan {k}: {told(error)}")
-            continue
-        fields = _fields(k, side, bscan.quality)
-        yield Scan(image, spacing, surfaces or None, valid=valid, device=DEVICE, fields=fields)
+        else:
+            fields = _fields(k, side, bscan.quality)
+            yield Scan(image, spacing, surfaces or None, valid=valid, device=DEVICE, fields=fields)
 
 
 def _existing(surfaces: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -203,10 +201,9 @@ def read_xml(path: Path) -> Iterator[Scan | ValueError]:
                 image = to_grey(np.asarray(opened.convert("L") if opened.mode in ("RGB", "RGBA", "P") else opened))
         except (OSError, SyntaxError, ValueError) as error:
             yield ValueError(f"B-scan {k}: {error}")
-            continue
-        fields = _fields(k, values["scan_position"], meta["quality"])
-        valid = mask_white_border(image)
-        yield Scan(image, spacing, _existing(surfaces) or None, valid=valid, device=DEVICE, fields=fields)
+        else:
+            fields, valid = _fields(k, values["scan_position"], meta["quality"]), mask_white_border(image)
+            yield Scan(image, spacing, _existing(surfaces) or None, valid=valid, device=DEVICE, fields=fields)
 
 
 # ---------------------------------------------------------------- .e2e
@@ -282,8 +279,7 @@ def read_e2e(path: Path, series_id: int) -> Iterator[Scan | ValueError]:
                 yield ValueError(f"B-scan {k}: found no readable image or header ({told(error)})")
                 continue
             spacing = (axial, lateral / 1000) if lateral and axial > 0 else None
-            fields = _fields(k, side, quality)
-            fields["lateral_spacing"] = "estimated" if spacing else None
+            fields = _fields(k, side, quality) | {"lateral_spacing": "estimated" if spacing else None}
             yield Scan(image, spacing, _existing(rows) or None, valid=valid, device=DEVICE, fields=fields)
 
 
@@ -292,7 +288,3 @@ def main(options: Options) -> int:
     """Convert the exports in INPUT."""
     report = Report(options.strict)
     return convert(find(options, report), options, report, "heidelberg", PAPER)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

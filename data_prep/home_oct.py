@@ -9,7 +9,6 @@ subjects than the labelled domain's. The parameters are plausible, not calibrate
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -25,10 +24,8 @@ from data_prep.convert import summarise
 from data_prep.options import SHARES, Shares, command
 from data_prep.scan import Report
 from data_prep.splits import split_by_subject
-from unicorn_monai.data.items import datalist
-from unicorn_monai.data.layout import SPLITS, read_header
-from unicorn_monai.data.writer import DatasetWriter
-from unicorn_monai.images.files import read_array
+from unicorn_monai.data import DatasetWriter, datalist, read_array, read_header
+from unicorn_monai.data.layout import SPLITS
 from unicorn_monai.images.surfaces import label_map, resize_image, resize_surfaces, surfaces_from_labels
 from unicorn_monai.simulation.devices import HOME_OCT, degrade
 from unicorn_monai.system.console import MANY, Whole
@@ -69,6 +66,22 @@ def enlarge(
     """Resample a window to the size of the image: grey levels linearly, labels by way of their surfaces."""
     surfaces = resize_surfaces(surfaces_from_labels(labels, n_surfaces), image.shape, size)
     return resize_image(image, size), label_map(surfaces, size[0])
+
+
+def as_home_oct(
+    image: NDArray[np.uint8],
+    label: NDArray[np.uint8],
+    spacing_mm: Sequence[float],
+    size: tuple[int, int],
+    n_surfaces: int,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[float]]:
+    """Image and label map as the home device has them, and their (axial, lateral) pixel size, mm."""
+    window = draw_window(label, spacing_mm, rng)
+    image, label = enlarge(image[window], label[window], size, n_surfaces)
+    used = [s * (part.stop - part.start) / n for s, part, n in zip(spacing_mm, window, size, strict=True)]
+    image, label = degrade(image, label, (used[0] * 1e3, used[1] * 1e3), rng)
+    return image, label, used
 
 
 @Parameter(name="*")
@@ -119,25 +132,14 @@ def write_home_oct(dataset: str | Path, output: str | Path, how: HomeDevice = PL
         todo = list(product(chosen, range(how.repeats)))
         for index, ((part, item), repeat) in enumerate(tqdm(todo, "home_oct", unit="B-scan", disable=None)):
             rng = np.random.default_rng([how.seed, index, 5])
+            image, label = read_array(item["image"]), read_array(item["label"]).astype(np.uint8)
+            size = (how.size, how.size) if how.size else image.shape
             spacing = item.get("spacing_mm") or header["spacing_mm"]
-            image, label, used = _seen(item, spacing, how.size, max(names), rng)
+            image, label, used = as_home_oct(image, label, spacing, size, max(names), rng)
             own = {k: item[k] for k in ("subject", "scan") if k in item}
             kept = label if how.labels != "none" else None
             writer.add(part, image, kept, **own, repeat=repeat, spacing_mm=[round(s, 6) for s in used])
     return Path(output)
-
-
-def _seen(
-    item: dict, spacing_mm: Sequence[float], size: int | None, n_surfaces: int, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[float]]:
-    """Image and label map of an item as the home device has them, and their (axial, lateral) pixel size, mm."""
-    image, label = read_array(item["image"]), read_array(item["label"]).astype(np.uint8)
-    window = draw_window(label, spacing_mm, rng)
-    target = (size, size) if size else image.shape
-    image, label = enlarge(image[window], label[window], target, n_surfaces)
-    used = [s * (part.stop - part.start) / n for s, part, n in zip(spacing_mm, window, target, strict=True)]
-    image, label = degrade(image, label, (used[0] * 1e3, used[1] * 1e3), rng)
-    return image, label, used
 
 
 def _chosen(dataset: str | Path, header: dict, how: HomeDevice) -> list[tuple[str, dict]]:
@@ -175,7 +177,3 @@ def main(
     folder = write_home_oct(input, output, how)
     say(f"simulated home OCT in {folder}")
     return summarise(folder, Report())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,6 +10,7 @@ An alpha channel is dropped where it is opaque and refused elsewhere; lossy form
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,9 @@ OTHER_COLOURS = ("CMYK", "YCbCr", "HSV", "LAB")
 
 
 def read_label_image(path: Path, scheme: Scheme | None = None, page: int | None = None) -> NDArray:
-    """A label image, (rows, columns) values or (rows, columns, 3) colours.
+    """A label image, (rows, columns) values or (rows, columns, 3) colours, as far as the labels name colours.
 
-    Args:
-        path: the file.
-        scheme: the labels; where they name colours, these are what a palette or a colour image says.
-        page: of a file with one for each page of its image; without it, the file must hold a single one.
+    Without a page, the file must hold a single one.
 
     Raises:
         ValueError: unreadable, lossy, transparent, no such page, or a palette that can mean two things.
@@ -51,6 +49,15 @@ def require_pages(path: Path, count: int) -> None:
     with _opened(path, True) as picture:
         if _pages(picture) > count:
             raise ValueError(f"label: '{path.name}' has {_pages(picture)} pages; expected {count}, those of its image")
+
+
+def require_same_shape(label: NDArray, shape: Sequence[int]) -> None:
+    """Refuse a label image of another shape than its picture, with a hint where one of them lies on its side."""
+    found, expected = tuple(label.shape[:2]), tuple(shape[:2])
+    if found != expected:
+        turned = found == expected[::-1]
+        hint = ". One lies on its side: pictures are taken as viewers show them (EXIF orientation)" if turned else ""
+        raise ValueError(f"label: found shape {found}; expected that of the image, {expected}{hint}")
 
 
 def _opened(path: Path, pages: bool) -> Image.Image:
@@ -100,16 +107,11 @@ def _meaning(picture: Image.Image, scheme: Scheme | None, path: Path) -> NDArray
         return _shown(picture, path) if colours else _indices(picture, path)
     array = np.asarray(picture.convert("RGB") if picture.mode in OTHER_COLOURS else picture)
     if array.dtype == bool:
-        array = np.where(array, np.uint8(255), np.uint8(0))
-    if array.ndim == 2 and _are_greys(scheme):
+        array = array * np.uint8(255)
+    greys = scheme is not None and not scheme.values and all(len(set(colour)) == 1 for colour, _ in colours)
+    if array.ndim == 2 and colours and greys:  # grey images are in these colours, too
         return np.repeat(array[..., None], 3, axis=2)
     return array
-
-
-def _are_greys(scheme: Scheme | None) -> bool:
-    """Whether all colours of the labels are greys, so that grey images are in these colours too."""
-    named = scheme is not None and scheme.colours and not scheme.values
-    return bool(named) and all(len(set(colour)) == 1 for colour, _ in scheme.colours)  # type: ignore[union-attr]
 
 
 def _table(picture: Image.Image) -> NDArray[np.uint8]:

@@ -122,8 +122,8 @@ def natural(path: Path) -> list[tuple[int, str]]:
 def command(work: Callable[..., int]) -> Callable[..., int]:
     """The command line of a script: runs a function within a limit of memory, and tells a failure in one paragraph.
 
-    The parameters of `work` are the arguments and options, `Options` among them are checked before it is called; it
-    returns the exit status.
+    Below everything else in its module, and run at once where that is the program: `python -m data_prep.SCRIPT`. The
+    parameters of ``work`` are the arguments and options, `Options` among them are checked before it is called.
 
     Returns:
         ``main(words, name) -> exit status``. ``words`` are those of this process by default, ``name`` is what the
@@ -161,4 +161,6 @@ def command(work: Callable[..., int]) -> Callable[..., int]:
         app.default(guarded)
         return run_commands(app, words)
 
+    if work.__module__ == "__main__":
+        sys.exit(main())
     return main

@@ -9,7 +9,6 @@ home device sees a smaller field, hence a taller retina: the spatial bias betwee
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,16 +47,12 @@ FIRST_SUBJECT: dict[str, int] = {"spectralis": 0, "home_oct": 100_000}
 class Exam:
     """How eyes are examined.
 
-    Args:
-        preset: "demo" (window cropped around the retina) or "full" (the device's own).
-        labels: whether the label maps are written.
-        first_subject: number of the first eye; by default the devices see different people. Data sets of both devices
-            with the same seed and first subject show the same eyes.
+    By default the devices see different people; with the same seed and first subject, both see the same eyes.
     """
 
-    preset: str = "demo"
-    labels: bool = True
-    first_subject: int | None = None
+    preset: str = "demo"  # window cropped around the retina, or "full": the device's own
+    labels: bool = True  # whether the label maps are written
+    first_subject: int | None = None  # number of the first eye
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -143,7 +138,3 @@ def main(
     folder = write_phantom(output, device, subjects, scans_per_subject, size, seed, split, exam)
     say(f"{subjects * scans_per_subject} B-scans in {folder}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -19,27 +19,17 @@ MANY = 0.1  # of the images: a label that vanishes in so many is told
 
 @dataclass
 class Scan:
-    """One B-scan as read: rows = depth, columns = A-scans.
+    """One B-scan as read: rows = depth, columns = A-scans."""
 
-    Args:
-        image: (rows, columns) or (rows, columns, 3), uint8.
-        spacing_mm: (axial, lateral) of this image, or None where unknown.
-        surfaces: rows by surface name, or (surfaces, columns); 0-based, NaN where not annotated.
-        label: (rows, columns) label image, instead of surfaces.
-        valid: (rows, columns), which pixels exist; all by default.
-        device: model of the device.
-        turned: the picture was turned or mirrored as its EXIF orientation says.
-        fields: more entries of the item, none of them identifying.
-    """
-
-    image: NDArray[np.uint8]
-    spacing_mm: tuple[float, float] | None = None
+    image: NDArray[np.uint8]  # (rows, columns) or (rows, columns, 3)
+    spacing_mm: tuple[float, float] | None = None  # (axial, lateral) of this image, where known
+    # Rows by name, (columns,), or all, (surfaces, columns); 0-based, NaN where not annotated.
     surfaces: Mapping[str, NDArray] | NDArray | None = None
-    label: NDArray | None = None
-    valid: NDArray[np.bool_] | None = None
-    device: str | None = None
-    turned: bool = False
-    fields: dict[str, Any] = field(default_factory=dict)
+    label: NDArray | None = None  # (rows, columns), instead of surfaces
+    valid: NDArray[np.bool_] | None = None  # (rows, columns), which pixels exist; all by default
+    device: str | None = None  # model
+    turned: bool = False  # or mirrored, as the EXIF orientation of the picture says
+    fields: dict[str, Any] = field(default_factory=dict)  # more entries of the item, none of them identifying
 
 
 @dataclass

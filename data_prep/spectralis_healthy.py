@@ -11,7 +11,6 @@ OCT Volume Data of the Macular Region", PLoS ONE 10:e0133908 (2015), supporting 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,7 +101,7 @@ def read_bscans(folder: str | Path, subject: int) -> Iterator[BScan]:
 def crop(bscan: BScan, crop_um: float | None, crop_mm: float | None, position: float = 0.5) -> BScan:
     """Cut a window of `crop_um` around the retina and of `crop_mm` across the field; whole where None.
 
-    `position` places the window across the field: 0 at its left end, 0.5 in the middle, 1 at its right end.
+    It begins at the left end of the field for position 0, and ends at the right one for 1.
     """
     image, surfaces = bscan.image, bscan.surfaces
     if crop_um is not None:
@@ -136,22 +135,14 @@ WHOLE = Windows()
 
 
 def write_spectralis_healthy(
-    folder: str | Path, output: str | Path, parts: dict[int, str] | None = None, how: Windows = WHOLE
+    folder: str | Path, output: str | Path, parts: dict[int, str], how: Windows = WHOLE
 ) -> tuple[Path, float]:
-    """Convert the B-scans of some subjects.
-
-    Args:
-        folder: input folder.
-        output: folder of the data set.
-        parts: subject -> "training", "validation" or "test"; by default 4, 1 and 2 of the 7 subjects, in order.
-        how: which windows.
+    """Convert the B-scans of some subjects (subject -> "training", "validation" or "test").
 
     Returns:
         the data set, and the share of columns in which crossing surfaces were repaired.
     """
     present = read_subjects(folder)
-    if parts is None:
-        parts = {s: SPLITS[0] if i < 4 else SPLITS[1] if i < 5 else SPLITS[2] for i, s in enumerate(present)}
     if unknown := sorted(set(parts) - set(present)):
         raise ValueError(f"subjects {unknown} are not in '{folder}'; it holds {present}")
     for name in ("size", "crop_um", "crop_mm", "windows"):
@@ -165,17 +156,16 @@ def write_spectralis_healthy(
         output, name=f"spectralis-healthy-{size}", device=how.device_name, labels=LABELS, spacing_mm=nominal, **fields
     ) as writer:
         for subject, part in parts.items():
-            for bscan in tqdm(
-                read_bscans(folder, subject), printable(f"subject {subject}"), unit="B-scan", disable=None
-            ):
+            bscans = read_bscans(folder, subject)
+            for bscan in tqdm(bscans, printable(f"subject {subject}"), unit="B-scan", disable=None):
                 surfaces, share = order_surfaces(bscan.surfaces)
                 crossing.append(share)
                 whole = replace(bscan, surfaces=surfaces)
                 for window in range(how.windows):
                     cut = crop(whole, how.crop_um, how.crop_mm, (window + 0.5) / how.windows)
-                    shape = cut.image.shape
-                    label = label_map(resize_surfaces(cut.surfaces, shape, (size, size)), size)
-                    spacing = [shape[0] * AXIAL_UM * 1e-3 / size, shape[1] * LATERAL_UM * 1e-3 / size]
+                    rows, columns = cut.image.shape
+                    label = label_map(resize_surfaces(cut.surfaces, (rows, columns), (size, size)), size)
+                    spacing = [rows * AXIAL_UM * 1e-3 / size, columns * LATERAL_UM * 1e-3 / size]
                     writer.add(
                         part,
                         resize_image(cut.image, (size, size)),
@@ -185,12 +175,13 @@ def write_spectralis_healthy(
                         window=window,
                         spacing_mm=[round(s, 6) for s in spacing],
                     )
-        if np.mean(crossing) > MOST_CROSSING:
+        crossed = float(np.mean(crossing))
+        if crossed > MOST_CROSSING:
             raise ValueError(
-                f"surfaces cross in {np.mean(crossing):.1%} of all columns, expected at most {MOST_CROSSING:.0%}; "
+                f"surfaces cross in {crossed:.1%} of all columns, expected at most {MOST_CROSSING:.0%}; "
                 "check the order of the boundary files"
             )
-    return Path(output), float(np.mean(crossing))
+    return Path(output), crossed
 
 
 Subjects = Annotated[tuple[Whole, ...] | None, MANY, Parameter(help="these subjects, instead of a random split")]
@@ -226,7 +217,3 @@ def main(
     folder, crossing = write_spectralis_healthy(input, output, parts, how)
     say(f"{len(parts)} subjects in {folder}; crossing surfaces repaired in {crossing:.2%} of the columns")
     return summarise(folder, Report())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -28,23 +28,24 @@ SPLIT_OF = {"train": None, "val": "test"}  # official split -> ours; None: divid
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a collection has its files.
+    """Where a collection has its files."""
 
-    Args:
-        device: name of the domain, unless the user gives one.
-        pictures: folder of the pictures.
-        picture: ending of their names.
-        labels: folder of the label images.
-        label: ending of their names -> what their values mean; the first that is found counts.
-        remedy: what to do where there is none.
-    """
+    device: str  # name of the domain, unless the user gives one
+    pictures: str  # folder
+    picture: str  # ending of the names of pictures
+    labels: str  # folder
+    label: dict[str, Scheme]  # ending of label images -> what their values mean; the first that is found counts
+    remedy: str  # what to do where there is none
 
-    device: str
-    pictures: str
-    picture: str
-    labels: str
-    label: dict[str, Scheme]
-    remedy: str
+    def root(self, given: Path) -> Path:
+        """The folder of the pictures, refused where it is not there."""
+        root = given / self.pictures
+        if not root.is_dir():
+            raise ValueError(
+                f"'{given}' has no folder {self.pictures}; expected {self.device} as unpacked, {self.pictures}/ and "
+                f"{self.labels}/ side by side. Give the folder that holds both."
+            )
+        return root
 
 
 @dataclass(kw_only=True)
@@ -60,10 +61,9 @@ class StreetOptions(ColourOptions):
         """As for all pictures, and no share of the test split."""
         super().check()
         if self.split[2] > 0:
-            raise ValueError(
-                f"--split {' '.join(map(str, self.split))}: the official val is the test split; expected 0 as the "
-                "third share, e.g. --split 0.9 0.1 0."
-            )
+            expected = "0 as the third share, e.g. --split 0.9 0.1 0"
+            given = " ".join(map(str, self.split))
+            raise ValueError(f"--split {given}: the official val is the test split; expected {expected}.")
 
 
 def read_frames(
@@ -75,9 +75,9 @@ def read_frames(
             image, label = fitted(read_colours(path), _label_of(path, layout, options), options)
         except Exception as error:  # of many kinds: a broken file leaves out itself alone
             yield ValueError(f"{path.name}: {reason(error)}")
-            continue
-        fields = {"scan": k, "frame": path.name.removesuffix(layout.picture), "sub_domain": sub_domain}
-        yield Scan(image, label=label, device=layout.device, turned=is_turned(path), fields=fields)
+        else:
+            fields = {"scan": k, "frame": path.name.removesuffix(layout.picture), "sub_domain": sub_domain}
+            yield Scan(image, label=label, device=layout.device, turned=is_turned(path), fields=fields)
 
 
 def _label_of(path: Path, layout: Layout, options: StreetOptions) -> NDArray | None:

@@ -7,7 +7,6 @@ Each drive is one subject and has one weather, in turn; it is kept as `sub_domai
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -101,7 +100,3 @@ def main(
     folder = write_streets(output, weather, streets, frames, (size[0], size[-1]), seed, split, not unlabeled)
     say(f"{drives * frames} pictures in {folder}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,7 +15,6 @@ for unknown. No header text reaches the data set.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -74,19 +73,16 @@ def find(options: VolumeOptions, report: Report) -> list[Source]:
     else:
         require_no_labels(paths, root, options)
     anywhere = options.label is not None
-    labels = None
-    if options.labels != "none":
-        labels = LabelFiles(options.input if anywhere else place, SUFFIXES, options, report, anywhere=anywhere)
+    labels = LabelFiles(options.input if anywhere else place, SUFFIXES, options, report, anywhere=anywhere)
     sources = []
     for path in paths:
         try:
             subject = subject_of(path, options, folder_name(path, root))
-            label = None if labels is None else labels.of_image(path, _label_name(path, root, options))
+            label = labels.of_image(path, _label_name(path, root, options)) if options.labels != "none" else None
             sources.append(Source(path, subject, partial(read, path, label, options)))
         except ValueError as error:
             report.skip(path, error)
-    if labels is not None:
-        labels.tell()
+    labels.tell()
     return sources
 
 
@@ -241,7 +237,3 @@ def main(options: VolumeOptions) -> int:
     """Convert the volumes in INPUT."""
     report = Report(options.strict)
     return convert(find(options, report), options, report, "volumes", None)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
