@@ -33,9 +33,8 @@ class ColourOptions(Options):
         super().check()
         if wrong := [side for side in self.shape if side % MULTIPLE]:
             near = " ".join(str(max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE)) for side in self.shape)
-            raise ValueError(
-                f"--size {self.shape}: {wrong[0]} is no multiple of {MULTIPLE}, which networks need; use --size {near}."
-            )
+            found = f"{wrong[0]} is no multiple of {MULTIPLE}, which networks need"
+            raise ValueError(f"--size {self.shape}: {found}; use --size {near}.")
 
 
 def read_colours(path: Path) -> NDArray[np.uint8]:

@@ -21,7 +21,7 @@ from data_prep.grey import resize_grey, resize_nearest
 from data_prep.label_images import require_same_shape
 from data_prep.label_schemes import PAPER, Scheme, read_scheme
 from data_prep.options import Options, relative
-from data_prep.privacy import burnt_in_text, default_key_file, pseudonym, read_key, reason
+from data_prep.privacy import burnt_in_text, pseudonym, read_key, reason
 from data_prep.scan import SHOWN, Report, Scan, Source
 from data_prep.splits import split_by_subject, split_like
 from unicorn_monai.data.checks import problems
@@ -87,7 +87,7 @@ def _names(subjects: Sequence[str], options: Options) -> dict[str, str]:
     """Subject -> what it is called in the data set."""
     if options.keep_original_ids:
         return dict(zip(subjects, subjects, strict=True))
-    key = read_key(options.key_file or default_key_file(), options.output)
+    key = read_key(options.key_file, options.output)
     return {subject: pseudonym(subject, key) for subject in subjects}
 
 

@@ -233,8 +233,7 @@ def _stored(dataset: Dataset) -> NDArray:
 def spacing_of(dataset: Dataset, groups: Dataset) -> tuple[float, float] | None:
     """(axial, lateral) in mm of one frame: from its Pixel Measures, else from the image itself."""
     for holder in (first_of(groups, "PixelMeasuresSequence"), dataset):
-        value = holder.get("PixelSpacing")
-        if value is not None:
+        if (value := holder.get("PixelSpacing")) is not None:
             found = [float(v) for v in value]
             if len(found) != 2 or not all(np.isfinite(v) and v > 0 for v in found):
                 raise Refused(f"PixelSpacing: found {found}; expected two positive numbers, or --spacing-mm")
@@ -244,8 +243,8 @@ def spacing_of(dataset: Dataset, groups: Dataset) -> tuple[float, float] | None:
 
 def device_of(dataset: Dataset) -> str | None:
     """Maker and model, never the serial number or the station's name."""
-    words = [str(dataset.get(key, "") or "").strip() for key in ("Manufacturer", "ManufacturerModelName")]
-    return " ".join(word for word in words if word) or None
+    words = (str(dataset.get(key, "") or "").strip() for key in ("Manufacturer", "ManufacturerModelName"))
+    return " ".join(filter(None, words)) or None
 
 
 @command

@@ -124,10 +124,8 @@ class _Walk:
 
 def _require_within(path: Path, within: Path) -> None:
     if within.is_dir() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(within)):
-        kind = "folder" if path.is_dir() else "file"
-        raise ValueError(
-            f"'{path}' is a link that leads out of '{within}'; refused. Copy the {kind}, or remove the link."
-        )
+        remedy = f"Copy the {'folder' if path.is_dir() else 'file'}, or remove the link."
+        raise ValueError(f"'{path}' is a link that leads out of '{within}'; refused. {remedy}")
 
 
 def require_label_below(path: Path, labels: Path, within: Path) -> Path:

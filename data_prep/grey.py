@@ -76,18 +76,14 @@ def require_range_used(
     levels = int(shown.max()) - int(shown.min()) + 1
     if levels < FEWEST_LEVELS:
         low, high = float(found.min()), float(found.max())
+        whole = high > 1 and -high < low < high / 2  # numbers that begin near 0: of so many bits
+        fitting = f"{min(0, np.floor(low)):g} {_round_up(high)}" if whole else f"{low:.6g} {high:.6g}"
         raise Refused(
             f"pixels: found {values.dtype} values {low:g} to {high:g}, {levels} of 256 grey levels of the range that "
             f"they are stored with; expected at least {FEWEST_LEVELS}. Say with --window LOW HIGH which values become "
-            f"black and white, the same for the whole data set (e.g. --window {_around(low, high)})"
+            f"black and white, the same for the whole data set (e.g. --window {fitting})"
         )
     return grey
-
-
-def _around(low: float, high: float) -> str:
-    """A window that holds these values: of so many bits, as far as they are whole numbers that begin near 0."""
-    whole = high > 1 and -high < low < high / 2
-    return f"{min(0, np.floor(low)):g} {_round_up(high)}" if whole else f"{low:.6g} {high:.6g}"
 
 
 def _round_up(value: float) -> int:

@@ -29,7 +29,7 @@ from data_prep.files import any_files_below, files_below
 from data_prep.grey import INVALID, from_reflectivity, mask_white_border, to_grey
 from data_prep.label_files import LOSSY, LabelFiles, images_and_labels, require_no_labels
 from data_prep.label_images import read_label_image, require_pages
-from data_prep.label_schemes import Scheme, numbered, read_scheme
+from data_prep.label_schemes import Scheme, read_scheme
 from data_prep.options import Options, Window, command, relative
 from data_prep.privacy import reason
 from data_prep.scan import Report, Scan, Source
@@ -155,10 +155,11 @@ def _grey(values: NDArray, path: Path, options: ImageOptions) -> tuple[NDArray[n
 
 def _slice(volume: dict[str, NDArray], k: int, n: int, whole: Path) -> dict[str, NDArray]:
     """Surfaces of the k-th of n images of a folder."""
-    depth = {rows.shape[0] if rows.ndim == 2 else 1 for rows in volume.values()}
+    volume = {name: np.atleast_2d(rows) for name, rows in volume.items()}
+    depth = {len(rows) for rows in volume.values()}
     if depth != {n}:
         raise ValueError(f"surfaces: '{whole.name}' holds {sorted(depth)} B-scans; expected {n}, the folder's images")
-    return {name: np.atleast_2d(rows)[k] for name, rows in volume.items()}
+    return {name: rows[k] for name, rows in volume.items()}
 
 
 def _require_one_page(surfaces: Path, page: int) -> None:
@@ -191,7 +192,7 @@ def scheme_of(options: ImageOptions) -> Scheme | None:
         except (ValueError, MemoryError):
             continue
         if names == [str(k + 1) for k in range(len(names))]:
-            return numbered(len(names))
+            return Scheme(("above surface 1", *(f"below surface {name}" for name in names)))
     return None
 
 

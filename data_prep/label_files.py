@@ -59,15 +59,11 @@ def require_no_labels(paths: Sequence[Path], root: Path, options: Options) -> No
 
 
 class LabelFiles:
-    """The label files of INPUT.
+    """The label files of INPUT in one folder, of the kinds (suffixes in lower case) that a source reads.
 
-    Args:
-        folder: where they lie.
-        kinds: suffixes of the files that the source reads, in lower case.
-        options: of the command line.
-        report: is told what was not found, unless the options want no labels.
-        endings: what may stand between the name of an image and the suffix.
-        anywhere: the names to look for are below INPUT and whole, and the folder holds the images, too.
+    One of ``endings`` may stand between the name of an image and the suffix. With ``anywhere`` the names to look for
+    are below INPUT and whole, and the folder holds the images, too. The report is told what was not found, unless the
+    options want no labels.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ def read_label_image(path: Path, scheme: Scheme | None = None, page: int | None 
     """
     try:
         with _opened(path, page is not None) as picture:
-            if _pages(picture) <= (page or 0):
+            if getattr(picture, "n_frames", 1) <= (page or 0):
                 raise ValueError(f"label: '{path.name}' has no page {page}; expected one for each of the image")
             turn_to(picture, page or 0)
             _require_lossless(picture, path)
@@ -47,8 +47,8 @@ def read_label_image(path: Path, scheme: Scheme | None = None, page: int | None 
 def require_pages(path: Path, count: int) -> None:
     """Refuse a label image with more pages than its image."""
     with _opened(path, True) as picture:
-        if _pages(picture) > count:
-            raise ValueError(f"label: '{path.name}' has {_pages(picture)} pages; expected {count}, those of its image")
+        if (pages := getattr(picture, "n_frames", 1)) > count:
+            raise ValueError(f"label: '{path.name}' has {pages} pages; expected {count}, those of its image")
 
 
 def require_same_shape(label: NDArray, shape: Sequence[int]) -> None:
@@ -67,17 +67,12 @@ def _opened(path: Path, pages: bool) -> Image.Image:
         raise ValueError(f"label: '{path.name}': {error}") from error
 
 
-def _pages(picture: Image.Image) -> int:
-    return getattr(picture, "n_frames", 1)
-
-
 def _require_lossless(picture: Image.Image, path: Path) -> None:
     compression = picture.info.get("compression")
     kind = picture.format if picture.format in LOSSY else compression if compression in LOSSY_TIFF else None
     if kind:
-        raise ValueError(
-            f"label: '{path.name}' is lossy ({str(kind).upper()}); expected PNG or TIFF. Export the labels anew"
-        )
+        kind = str(kind).upper()
+        raise ValueError(f"label: '{path.name}' is lossy ({kind}); expected PNG or TIFF. Export the labels anew")
 
 
 def _opaque(picture: Image.Image, path: Path) -> Image.Image:
@@ -104,7 +99,7 @@ def _meaning(picture: Image.Image, scheme: Scheme | None, path: Path) -> NDArray
     """Values or colours of an opaque picture."""
     colours = () if scheme is None else scheme.colours
     if picture.mode == "P":
-        return _shown(picture, path) if colours else _indices(picture, path)
+        return _of_palette(picture, bool(colours), path)
     array = np.asarray(picture.convert("RGB") if picture.mode in OTHER_COLOURS else picture)
     if array.dtype == bool:
         array = array * np.uint8(255)
@@ -114,24 +109,16 @@ def _meaning(picture: Image.Image, scheme: Scheme | None, path: Path) -> NDArray
     return array
 
 
-def _table(picture: Image.Image) -> NDArray[np.uint8]:
-    return np.array(picture.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
-
-
-def _shown(picture: Image.Image, path: Path) -> NDArray[np.uint8]:
-    """Colours of a palette image."""
-    indices, table = np.asarray(picture), _table(picture)
-    if indices.max(initial=0) >= len(table):
-        raise ValueError(
-            f"label: '{path.name}' has the index {indices.max()}, its palette {len(table)} colours; expected a colour "
-            "for each index. Export it anew"
-        )
-    return table[indices]
-
-
-def _indices(picture: Image.Image, path: Path) -> NDArray:
-    """Indices of a palette image; its colours are there to look at, unless they are greys of other values."""
-    indices, table = np.asarray(picture), _table(picture)
+def _of_palette(picture: Image.Image, in_colours: bool, path: Path) -> NDArray:
+    """Colours of a palette image, or its indices: then the palette is to look at, unless it is of other greys."""
+    indices, table = np.asarray(picture), np.array(picture.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
+    if in_colours:
+        if indices.max(initial=0) >= len(table):
+            raise ValueError(
+                f"label: '{path.name}' has the index {indices.max()}, its palette {len(table)} colours; expected a "
+                "colour for each index. Export it anew"
+            )
+        return table[indices]
     used = np.unique(indices)
     used = used[used < len(table)]  # an index without a colour is nothing but an index
     differ = used[table[used, 0] != used]

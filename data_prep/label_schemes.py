@@ -161,11 +161,6 @@ NAMED = {
 }
 
 
-def numbered(n_surfaces: int) -> Scheme:
-    """Scheme for surfaces that have no names."""
-    return Scheme(("above surface 1", *(f"below surface {k}" for k in range(1, n_surfaces + 1))))
-
-
 class _Twice(ValueError):
     """An entry that is there twice; JSON would take the last without a word."""
 

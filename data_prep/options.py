@@ -31,7 +31,8 @@ SHARES = "shares of the subjects for training, validation and test, each 0 or mo
 Split = Annotated[Shares, every(SHARES)]
 Size = Annotated[tuple[Whole, ...], MANY, every("rows and columns, or one number for both: pixels, 8 to 4096")]
 OriginalIds = Annotated[bool, every("write subject ids as found, not pseudonyms")]
-Window = Annotated[tuple[Finite, Finite] | None, Parameter(help="values that become 0 and 255, the first the lower")]
+Pair = tuple[Finite, Finite] | None
+Window = Annotated[Pair, Parameter(help="values that become 0 and 255, the first the lower")]
 
 
 @Parameter(name="*")
@@ -54,9 +55,7 @@ class Options:
     subject_pattern: Annotated[
         str | None, every(r"regular expression on the path below INPUT, e.g. 'patient(\d+)/'")
     ] = None
-    spacing_mm: Annotated[
-        tuple[Finite, Finite] | None, every("axial and lateral, mm per pixel of the input, instead of the files'")
-    ] = None
+    spacing_mm: Annotated[Pair, every("axial and lateral, mm per pixel of the input, instead of the files'")] = None
     most_gigabytes: Annotated[
         Finite | None, every(f"memory that a file may unpack to, GB; {MOST_GIGABYTES:g} by default")
     ] = None
@@ -86,9 +85,8 @@ class Options:
         if len(self.size) > 2 or min(self.size) < 8 or max(self.size) > 4096:
             raise ValueError(f"--size {[*self.size]}: expected one number or two, 8 to 4096, e.g. --size 256")
         if self.spacing_mm and min(self.spacing_mm) <= 0:
-            raise ValueError(
-                f"--spacing-mm {[*self.spacing_mm]}: expected two positive numbers, mm per pixel of the input"
-            )
+            expected = "two positive numbers, mm per pixel of the input"
+            raise ValueError(f"--spacing-mm {[*self.spacing_mm]}: expected {expected}")
         if not self.input.exists():
             raise ValueError(f"INPUT '{self.input}' does not exist.")
         if self.output.resolve().is_relative_to(self.input.resolve()):

@@ -72,17 +72,10 @@ def write_phantom(
     split: Sequence[float] = (0.7, 0.1, 0.2),
     exam: Exam = WHOLE_DEMO,
 ) -> Path:
-    """Simulate and write a data set, split by subject.
+    """Simulate and write a data set of square images, split by subject.
 
-    Args:
-        output: folder of the data set.
-        device: "spectralis" or "home_oct".
-        n_subjects: eyes, at least 1.
-        scans_per_subject: B-scans of each, at least 1.
-        size: rows and columns, pixels.
-        seed: item i depends on (seed, subject, scan) only.
-        split: shares of the subjects for training, validation and test.
-        exam: which part of the eyes the device shows, whose they are, and whether there are label maps.
+    The device is "spectralis" or "home_oct", the split are shares of the subjects for training, validation and
+    test. Item i depends on (seed, subject, scan) only.
     """
     if device not in DEVICES:
         raise ValueError(f"Unknown device '{device}'; expected one of {sorted(DEVICES)}.")

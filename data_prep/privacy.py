@@ -70,21 +70,18 @@ def discreet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def default_key_file() -> Path:
-    """$UNICORN_KEY_FILE, or a file below the user's configuration folder."""
-    return Path(os.environ.get(KEY_VARIABLE) or Path.home() / ".config" / "unicorn-monai" / "pseudonym.key")
-
-
-def read_key(path: Path, output: Path) -> bytes:
+def read_key(path: Path | None, output: Path) -> bytes:
     """Read the key, 64 hex digits; make one where there is none yet.
+
+    By default it lies in $UNICORN_KEY_FILE, or below the user's configuration folder.
 
     Raises:
         ValueError: if others can read the key, it belongs to somebody else, is no key, or would travel with the data.
     """
+    path = path or Path(os.environ.get(KEY_VARIABLE) or Path.home() / ".config" / "unicorn-monai" / "pseudonym.key")
     if path.resolve().is_relative_to(output.resolve()):
-        raise ValueError(
-            f"The key file '{path}' lies in the data set '{output}': it must not travel; keep it elsewhere."
-        )
+        where = f"lies in the data set '{output}'"
+        raise ValueError(f"The key file '{path}' {where}: it must not travel; keep it elsewhere.")
     if not os.path.lexists(path):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -103,9 +100,8 @@ def read_key(path: Path, output: Path) -> bytes:
     except ValueError:
         key = b""
     if len(key) != KEY_BYTES:
-        raise ValueError(
-            f"'{path}' is no key: expected {2 * KEY_BYTES} hex digits; restore it, or remove it for a new one."
-        )
+        expected = f"{2 * KEY_BYTES} hex digits"
+        raise ValueError(f"'{path}' is no key: expected {expected}; restore it, or remove it for a new one.")
     return key
 
 

@@ -34,15 +34,8 @@ def split_like(
 ) -> dict[str, str]:
     """Give subjects the split they have in another data set, e.g. of a second device that has seen the same people.
 
-    Args:
-        other: folder of that data set.
-        subjects: pseudonyms, each once, made with the same key as those of the other data set.
-        split: three shares; who is not in the other data set comes, in random order, where most subjects are lacking.
-        seed: of that order.
-        fixed: subjects whose split the source decides.
-
-    Returns:
-        subject -> split, in the order given.
+    Pseudonyms, each once, were made with the same key in both. Who is not in the other comes, in random order, where
+    most subjects are lacking by the shares of the split. Fixed is what the source decides.
     """
     known = splits_by_subject(read_header(other))
     parts = {subject: known[subject] for subject in subjects if subject in known}

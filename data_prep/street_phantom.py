@@ -38,16 +38,9 @@ def write_streets(
 ) -> Path:
     """Simulate and write a data set, split by drive; every weather has its share of every split.
 
-    Args:
-        output: folder of the data set.
-        weather: the kinds of weather, in turn over the drives.
-        drives: streets, how many or which; counted from 0 in clear weather, else from 100,000: nobody drives the same
-            street in both domains.
-        frames: pictures of each, 1 to 40.
-        size: rows and columns, pixels.
-        seed: item i depends on (seed, drive, frame) only.
-        split: shares of the drives for training, validation and test.
-        labels: whether to write the label maps.
+    The kinds of weather come in turn over the drives, a number of streets or which: counted from 0 in clear
+    weather, else from 100,000, for nobody drives the same street in both domains. A drive has 1 to 40 frames.
+    Item i depends on (seed, drive, frame) only.
     """
     if unknown := sorted(set(weather) - set(WEATHERS)) or not weather:
         raise ValueError(f"Unknown weather {unknown if weather else 'none'}; expected some of {list(WEATHERS)}.")

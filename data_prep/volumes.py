@@ -88,8 +88,8 @@ def find(options: VolumeOptions, report: Report) -> list[Source]:
 
 def stem(path: Path) -> str:
     """Name without .nii.gz and the like."""
-    name = path.name
-    return name[: -len(next(s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)))]
+    suffix = max((s for s in SUFFIXES if path.name.lower().endswith(s)), key=len)
+    return path.name[: -len(suffix)]
 
 
 def _label_name(path: Path, root: Path, options: VolumeOptions) -> str:
@@ -123,10 +123,7 @@ class Volume(NamedTuple):
 def read_volume(path: Path, need_spacing: bool = True) -> Volume:
     """A volume from a file, refused if its spacing is needed and not finite and positive."""
     try:
-        if _is_nifti(path):
-            array, spacing, directions, origin = _read_nifti(path)
-        else:
-            array, spacing, directions, origin = read_itk(path)
+        array, spacing, directions, origin = _read_nifti(path) if _is_nifti(path) else read_itk(path)
     except Unreadable as error:
         raise ValueError(f"file: found no readable volume ({error}); export it anew") from error
     except ValueError:
@@ -178,8 +175,7 @@ def read(path: Path, label: Path | None, options: VolumeOptions) -> Iterator[Sca
     axes = options.axes if array.ndim == 3 else options.axes.replace("b", "")
     if array.ndim != len(axes):
         raise ValueError(f"file: found {array.ndim} dimensions {array.shape}; expected {len(axes)}, as in --axes")
-    grey = _order(to_grey(array, options.window), axes)
-    labels = None
+    grey, labels = _order(to_grey(array, options.window), axes), None
     if label is not None:
         drawn = read_volume(label, need_spacing=False)
         values, name = drawn.array, relative(label, options.input)
