@@ -11,8 +11,6 @@ sequence into training and validation. Flattened copies (rgb_anon/{train,val}/*.
 sequence's with --weather-of FILE, a JSON table {"fog": ["GOPR0475", ...], ...}.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ The official `val` becomes the test split, `train` is divided by city into train
 official `test` has no public labels and is left out.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from itertools import groupby
 

@@ -4,8 +4,6 @@ Autoencoder and diffusion U-Net halve the sides three times each, so sides are m
 wanted ratio of sides is cut around its middle, not squeezed.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

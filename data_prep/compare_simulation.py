@@ -12,8 +12,6 @@ of a box of 3 rows x 15 columns within the layer. Contrast of layers 1 and 2 in 
 Real images: healthy Spectralis B-scans in $UNICORN_DATA/spectralis_healthy, read by `data_prep.spectralis_healthy`.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path

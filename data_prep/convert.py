@@ -5,8 +5,6 @@
 A source module says how to find its files and how to read one of them as `Scan`s; everything else happens here.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -36,12 +34,7 @@ DECIDING = ("squeeze", "axes", "modality", "first_row", "reflectivity")  # optio
 
 
 def convert(
-    sources: Sequence[Source],
-    options: Options,
-    report: Report,
-    name: str,
-    scheme: Scheme | None,
-    modality: str = "OCT",
+    sources: Sequence[Source], options: Options, report: Report, name: str, scheme: Scheme | None, modality: str = "OCT"
 ) -> int:
     """Write the data set and print the summary.
 

@@ -1,7 +1,5 @@
 """The two simulated data sets of `unicorn-monai demo`, and the settings that it runs the experiment with."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

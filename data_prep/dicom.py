@@ -8,8 +8,6 @@ PatientIdentityRemoved = YES are refused, unless --i-have-deidentified says that
 reaches the data set but spacing, laterality and the model of the device (data_prep/README.md names the profile).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +41,7 @@ NOT_BSCANS = {
     "1.2.840.10008.5.1.4.1.1.77.1.5.8": "a volume analysis without grey levels",
     "1.2.840.10008.5.1.4.1.1.66.8": "a height map segmentation; export surfaces or label maps",
 }
+Series = dict[str, list[tuple[int, Path, Dataset]]]  # number, file and header of its images
 
 
 @dataclass(kw_only=True)
@@ -56,10 +55,9 @@ class DicomOptions(Options):
 def find(options: DicomOptions, report: Report) -> tuple[list[Source], Labels]:
     """List the images below INPUT, single frames of one series together, and read the label objects.
 
-    Raises:
-        ValueError: if any file still carries a patient's identity.
+    A file that still carries a patient's identity ends it.
     """
-    series: dict[str, list[tuple[int, Path, Dataset]]] = {}
+    series: Series = {}
     objects: list[Path] = []
     windows: set[str] = set()
     paths = files_below(options.input, ("",), report)  # the standard asks for no suffix
@@ -77,7 +75,12 @@ def find(options: DicomOptions, report: Report) -> tuple[list[Source], Labels]:
         except Exception as error:  # of many kinds, and some only when a value is asked for
             report.skip(path, f"file: found no readable DICOM ({type(error).__name__}); expected a DICOM file")
             continue
-        _require_deidentified(path, state, options)
+        if state != "YES" and not options.i_have_deidentified:
+            found = {"": "nothing", "NO": "NO"}.get(state, "another word")
+            raise ValueError(
+                f"'{path}': PatientIdentityRemoved: found {found}; expected YES. De-identify the files first "
+                "(DICOM PS3.15, Annex E), or say --i-have-deidentified if they are and only lack the mark."
+            )
         if kind in LABEL_OBJECTS:
             objects.append(path)
         elif kind in NOT_BSCANS:
@@ -93,9 +96,13 @@ def find(options: DicomOptions, report: Report) -> tuple[list[Source], Labels]:
             "grey levels; one --window LOW HIGH for all prevents that"
         )
     labels = read_labels(objects if options.labels != "none" else [], report)
-    _tell_unused(
-        labels, {str(header.get("SOPInstanceUID", "")) for group in series.values() for _, _, header in group}, report
-    )
+    headers = [header for group in series.values() for _, _, header in group]
+    _tell_unused(labels, {str(header.get("SOPInstanceUID", "")) for header in headers}, report)
+    return _sources(series, labels, options, report), labels
+
+
+def _sources(series: Series, labels: Labels, options: DicomOptions, report: Report) -> list[Source]:
+    """One source per series, which shows one person."""
     sources = []
     for group in series.values():
         group.sort(key=lambda entry: (entry[0], entry[1].as_posix()))
@@ -109,7 +116,7 @@ def find(options: DicomOptions, report: Report) -> tuple[list[Source], Labels]:
             report.skip(own[0], told(error))
             continue
         sources.append(Source(own[0], subject, partial(read, own, labels, options, report)))
-    return sources, labels
+    return sources
 
 
 def _tell_unused(labels: Labels, images: set[str], report: Report) -> None:
@@ -123,15 +130,6 @@ def _tell_unused(labels: Labels, images: set[str], report: Report) -> None:
         )
     if absent:
         report.note(f"label objects refer to {absent} of {len(named)} images that INPUT does not hold")
-
-
-def _require_deidentified(path: Path, state: str, options: DicomOptions) -> None:
-    if state != "YES" and not options.i_have_deidentified:
-        found = {"": "nothing", "NO": "NO"}.get(state, "another word")
-        raise ValueError(
-            f"'{path}': PatientIdentityRemoved: found {found}; expected YES. De-identify the files first "
-            "(DICOM PS3.15, Annex E), or say --i-have-deidentified if they are and only lack the mark."
-        )
 
 
 def _identity(header: Dataset) -> str | None:

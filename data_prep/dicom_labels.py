@@ -6,8 +6,6 @@ for a point p and a frame with origin, row direction r and column direction c; i
 within 10 um; frames are never that close together.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field

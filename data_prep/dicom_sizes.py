@@ -5,8 +5,6 @@
 A packed frame has a size of its own in its codestream (JPEG, JPEG-LS, JPEG 2000), which is what its decoder obeys.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from pathlib import Path
@@ -48,11 +46,7 @@ def _inflated_bytes(path: Path) -> int:
 
 
 def require_unpackable_pixels(dataset: Dataset) -> None:
-    """Refuse pixels that unpack to too much, by what the header says and by what packed frames say.
-
-    Raises:
-        Untaken: too much, or a frame whose codestream is of another size than the header says.
-    """
+    """Refuse pixels that unpack to too much by their header, or packed frames of another size than it says."""
     rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
     samples, frames = int(dataset.get("SamplesPerPixel") or 1), int(dataset.get("NumberOfFrames") or 1)
     if min(rows, columns, samples, frames) < 1:

@@ -6,8 +6,6 @@ A window is LINEAR, LINEAR_EXACT or SIGMOID (PS3.3 C.11.2.1.2 and C.11.2.1.3), o
 In multi-frame files it may stand in the functional groups, shared or of each frame. 8-bit values stay as they are.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset

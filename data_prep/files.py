@@ -5,8 +5,6 @@ under its own name. Links are followed where they stay inside INPUT, each folder
 of it. What cannot be reached is told.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -128,9 +126,8 @@ def _require_within(path: Path, within: Path) -> None:
         raise ValueError(f"'{path}' is a link that leads out of '{within}'; refused. {remedy}")
 
 
-def require_label_below(path: Path, labels: Path, within: Path) -> Path:
-    """A label file in the folder ``labels``, unless it is a link that leads out of INPUT."""
+def require_label_below(path: Path, labels: Path, within: Path) -> None:
+    """Refuse a label file in the folder ``labels`` that is a link and leads out of INPUT."""
     if not path.resolve().is_relative_to(within.resolve()):
         name = labels.relative_to(within) if labels.is_relative_to(within) else labels
         raise ValueError(f"label: '{path}' is a link that leads out of '{name}'; refused")
-    return path

@@ -5,8 +5,6 @@ grey = 255 (v - low) / (high - low)                     other types, with a wind
 resized = (rows @ image @ columns.T)                    area average when reducing, linear when enlarging
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -110,8 +108,7 @@ def resize_grey(
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Resample (rows, columns[, 3]) to a size; pixels that do not exist (`valid`) take no part in the averages.
 
-    Returns:
-        image of that size, 0 where nothing exists, and which of its pixels exist (more than half of their area does).
+    Also says which of the new pixels exist: more than half of their area does. The others are 0.
     """
     if image.ndim == 3:
         channels = [resize_grey(image[..., k], size, valid) for k in range(image.shape[2])]

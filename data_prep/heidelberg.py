@@ -10,8 +10,6 @@ border. Layers found by the device's software are not ground truth: look at some
 items are marked "lateral_spacing": "estimated", unless --spacing-mm is given.
 """
 
-from __future__ import annotations
-
 import mmap
 import struct
 import xml.etree.ElementTree as ElementTree
@@ -58,9 +56,6 @@ def find(options: Options, report: Report) -> list[Source]:
         except Exception as error:  # the parsers raise whatever a broken file leads them into
             report.skip(path, f"file: found no readable {path.suffix} export ({told(error)}); export it anew")
     return sources
-
-
-# ---------------------------------------------------------------- .vol
 
 
 def find_vol(path: Path, options: Options) -> list[Source]:
@@ -143,9 +138,6 @@ def _fields(scan: int, laterality: str | None, quality: float | None) -> dict[st
     }
 
 
-# ---------------------------------------------------------------- .xml with images
-
-
 def find_xml(path: Path, options: Options) -> list[Source]:
     """The volume of an .xml export."""
     from eyepy.io.he.xml_reader import HeXmlReader
@@ -204,9 +196,6 @@ def read_xml(path: Path) -> Iterator[Scan | ValueError]:
         else:
             fields, valid = _fields(k, values["scan_position"], meta["quality"]), mask_white_border(image)
             yield Scan(image, spacing, _existing(surfaces) or None, valid=valid, device=DEVICE, fields=fields)
-
-
-# ---------------------------------------------------------------- .e2e
 
 
 def find_e2e(path: Path, options: Options) -> list[Source]:

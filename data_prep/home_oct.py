@@ -7,8 +7,6 @@ one or two looks, noise, haze, motion) to a labelled data set, e.g. one of `data
 subjects than the labelled domain's. The parameters are plausible, not calibrated: say so wherever a number is shown.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -17,6 +15,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from cyclopts import Parameter
+from numpy.random import Generator
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -32,16 +31,15 @@ from unicorn_monai.system.console import MANY, Whole
 from unicorn_monai.system.terminal import say
 
 SUFFIX = "-as-home-oct"
+Pixels = NDArray[np.uint8]  # (rows, columns)
 
 
-def draw_window(
-    labels: NDArray[np.uint8], spacing_mm: Sequence[float], rng: np.random.Generator
-) -> tuple[slice, slice]:
+def draw_window(labels: Pixels, spacing_mm: Sequence[float], rng: Generator) -> tuple[slice, slice]:
     """Draw the home device's window in a B-scan of the clinical one.
 
     The field and the depth window are those of `HOME_OCT`, at most the image; where the image is cropped already, 75 to
     95 % of it, so that the retina fills more of the picture. The whole retina stays in the window where it fits.
-    Labels: (rows, columns), 0 = vitreous, 255 = ignore.
+    Label 0 is vitreous, 255 ignore.
     """
     h, w = labels.shape
     height = rng.uniform(*HOME_OCT.depth_um) * 1e-3 / spacing_mm[0]
@@ -60,25 +58,18 @@ def draw_window(
     return slice(top, top + height), slice(left, left + width)
 
 
-def enlarge(
-    image: NDArray[np.uint8], labels: NDArray[np.uint8], size: tuple[int, int], n_surfaces: int
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def enlarge(image: Pixels, labels: Pixels, size: tuple[int, int], n_surfaces: int) -> tuple[Pixels, Pixels]:
     """Resample a window to the size of the image: grey levels linearly, labels by way of their surfaces."""
     surfaces = resize_surfaces(surfaces_from_labels(labels, n_surfaces), image.shape, size)
     return resize_image(image, size), label_map(surfaces, size[0])
 
 
 def as_home_oct(
-    image: NDArray[np.uint8],
-    label: NDArray[np.uint8],
-    spacing_mm: Sequence[float],
-    size: tuple[int, int],
-    n_surfaces: int,
-    rng: np.random.Generator,
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[float]]:
+    image: Pixels, label: Pixels, spacing_mm: Sequence[float], size: tuple[int, int], surfaces: int, rng: Generator
+) -> tuple[Pixels, Pixels, list[float]]:
     """Image and label map as the home device has them, and their (axial, lateral) pixel size, mm."""
     window = draw_window(label, spacing_mm, rng)
-    image, label = enlarge(image[window], label[window], size, n_surfaces)
+    image, label = enlarge(image[window], label[window], size, surfaces)
     used = [s * (part.stop - part.start) / n for s, part, n in zip(spacing_mm, window, size, strict=True)]
     image, label = degrade(image, label, (used[0] * 1e3, used[1] * 1e3), rng)
     return image, label, used
@@ -102,11 +93,7 @@ PLAIN = HomeDevice()
 
 
 def write_home_oct(dataset: str | Path, output: str | Path, how: HomeDevice = PLAIN) -> Path:
-    """Convert a labelled data set of a clinical device, with spacings, item by item; subjects are kept.
-
-    Raises:
-        ValueError: if the data set has no spacing, is of a home device already, or lacks a subject asked for.
-    """
+    """Convert a labelled data set of a clinical device, with spacings, item by item; subjects are kept."""
     if how.repeats < 1:
         raise ValueError(f"repeats is {how.repeats}; expected at least 1")
     if how.size is not None and how.size < 8:

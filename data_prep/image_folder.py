@@ -10,8 +10,6 @@ Without `images/` all images below INPUT are taken. JPEG is accepted for images,
 8 bits, or --window says which values are black and white. Pages of a TIFF are B-scans.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial

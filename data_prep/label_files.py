@@ -6,8 +6,6 @@ Suffixes count in upper and lower case. Names are compared in one Unicode form: 
 or as two. An image has one label file, and a label file belongs to one image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -137,8 +135,6 @@ class LabelFiles:
         if len(found) > 1:
             raise ValueError(f"label: found {[path.name for path in found]}; expected one. Remove the others")
         return found[0] if found else None
-
-    # ------------------------------------------------------------------ what is told
 
     def tell(self) -> None:
         """Once all images were looked at: note how many have no label file, and which label files have no image.

@@ -8,8 +8,6 @@
 An alpha channel is dropped where it is opaque and refused elsewhere; lossy formats are refused by their content.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,10 +26,7 @@ OTHER_COLOURS = ("CMYK", "YCbCr", "HSV", "LAB")
 def read_label_image(path: Path, scheme: Scheme | None = None, page: int | None = None) -> NDArray:
     """A label image, (rows, columns) values or (rows, columns, 3) colours, as far as the labels name colours.
 
-    Without a page, the file must hold a single one.
-
-    Raises:
-        ValueError: unreadable, lossy, transparent, no such page, or a palette that can mean two things.
+    Refused are lossy or transparent ones, several pages if none is asked for, and palettes that can mean two things.
     """
     try:
         with _opened(path, page is not None) as picture:

@@ -10,8 +10,6 @@
 here, stays what it is.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -172,11 +170,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_scheme(text: str) -> Scheme:
-    """Scheme of a `--labels` value other than `none`: a name or a JSON file.
-
-    Raises:
-        ValueError: neither a name nor a readable file, or a table with gaps, unknown entries or a wrong count.
-    """
+    """Scheme of a `--labels` value other than `none`: a name or a JSON file."""
     if text in NAMED:
         return NAMED[text]
     path = Path(text)

@@ -1,7 +1,5 @@
 """The options that all sources share, and what they mean: whose eye, which size."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import sys
@@ -9,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
@@ -151,9 +149,6 @@ def command(work: Callable[..., int]) -> Callable[..., int]:
         return 1
 
     def main(words: Sequence[str] | None = None, name: str | None = None) -> int:
-        for kind in get_type_hints(work).values():
-            if isinstance(kind, type) and issubclass(kind, Options):  # its parents' names are not those of its module
-                kind.__init__.__annotations__ = get_type_hints(kind, include_extras=True)
         app = command_line(name or script, (sys.modules[work.__module__].__doc__ or "").replace(script, name or script))
         app["--help"].show = False
         app.default(guarded)

@@ -5,8 +5,6 @@
 Above each image as it is, below with the borders between labels; what is ignored (255) is tinted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated

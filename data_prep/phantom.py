@@ -7,8 +7,6 @@ crops the window around the retina, so that the thin layers are two to four pixe
 home device sees a smaller field, hence a taller retina: the spatial bias between the two domains.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -9,8 +9,6 @@ Nor does one reach the terminal: what another library says about a file may quot
 told (`told`), and warnings of readers are not shown (`discreet`).
 """
 
-from __future__ import annotations
-
 import hmac
 import logging
 import os

@@ -9,8 +9,6 @@ Without `images/` all pictures below INPUT are taken, without labels. `--labels`
 images are drawn in colours, the colour of each (see data_prep/README.md); `cityscapes` and `cityscapes_ids` are known.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial

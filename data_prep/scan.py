@@ -1,7 +1,5 @@
 """What a source reads, file by file, and the report of what happened to it."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field

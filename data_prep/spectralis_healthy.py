@@ -8,8 +8,6 @@ values are 1-based rows). Source: Tian, Varga, Somfai, Lee, Smiddy, Cabrera DeBu
 OCT Volume Data of the Macular Region", PLoS ONE 10:e0133908 (2015), supporting file s002, CC BY 4.0: cite it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -52,26 +50,25 @@ class BScan:
     surfaces: NDArray[np.floating]
 
 
-def _images(folder: str | Path) -> list[Path]:
-    images = Path(folder, "images")
-    found = any_files_below(images, (".png",), Report(strict=True), Path(folder)) if images.is_dir() else []
-    return sorted(path for path in found if path.parent == images and re.fullmatch(r"Subject\d+_\d+\.png", path.name))
+def _images(folder: Path) -> Iterator[tuple[int, int, Path]]:
+    """Subject, number of the B-scan, and file."""
+    images = folder / "images"
+    found = any_files_below(images, (".png",), Report(strict=True), folder) if images.is_dir() else []
+    for path in sorted(path for path in found if path.parent == images):
+        if named := re.fullmatch(r"Subject(\d+)_(\d+)\.png", path.name):
+            yield int(named[1]), int(named[2]), path
 
 
 def read_subjects(folder: str | Path) -> list[int]:
     """Numbers of the subjects of an input folder."""
-    found = {int(path.name.removeprefix("Subject").partition("_")[0]) for path in _images(folder)}
+    found = sorted({subject for subject, _, _ in _images(Path(folder))})
     if not found:
         raise ValueError(f"'{folder}' has no images/SubjectS_KK.png; expected the layout that --help describes")
-    return sorted(found)
+    return found
 
 
 def read_bscans(folder: str | Path, subject: int) -> Iterator[BScan]:
-    """Read the B-scans of one subject.
-
-    Raises:
-        ValueError: if a boundary file is missing, or disagrees with the image in columns or number of B-scans.
-    """
+    """Read the B-scans of one subject, whose boundary files agree with the images in columns and number of B-scans."""
     folder = Path(folder)
     tables = []
     for k in range(1, N_SURFACES + 1):
@@ -84,10 +81,9 @@ def read_bscans(folder: str | Path, subject: int) -> Iterator[BScan]:
     if len(shapes) > 1:
         raise ValueError(f"the boundary files of subject {subject} have the shapes {sorted(shapes)}: expected one")
     rows = np.stack(tables) - 1.0  # (surface, column, B-scan); the traced rows count from 1
-    for path in _images(folder):
-        if not path.name.startswith(f"Subject{subject}_"):
+    for owner, scan, path in _images(folder):
+        if owner != subject:
             continue
-        scan = int(path.stem.split("_")[1])
         with open_picture(path) as opened:
             image = np.asarray(opened.convert("L"))
         if not 1 <= scan <= rows.shape[2] or image.shape[1] != rows.shape[1]:
@@ -137,11 +133,7 @@ WHOLE = Windows()
 def write_spectralis_healthy(
     folder: str | Path, output: str | Path, parts: dict[int, str], how: Windows = WHOLE
 ) -> tuple[Path, float]:
-    """Convert the B-scans of some subjects (subject -> "training", "validation" or "test").
-
-    Returns:
-        the data set, and the share of columns in which crossing surfaces were repaired.
-    """
+    """Convert subjects (number -> split); returns the data set and the share of columns where surfaces crossed."""
     present = read_subjects(folder)
     if unknown := sorted(set(parts) - set(present)):
         raise ValueError(f"subjects {unknown} are not in '{folder}'; it holds {present}")

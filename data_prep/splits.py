@@ -1,7 +1,5 @@
 """Splits are by subject, never by image: B-scans of one eye are not independent."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

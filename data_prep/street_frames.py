@@ -3,8 +3,6 @@
 INPUT/<pictures>/.../<stem><picture>      INPUT/<labels>/.../<stem><label>
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -5,8 +5,6 @@
 Each drive is one subject and has one weather, in turn; it is kept as `sub_domain` of its items.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated

@@ -8,8 +8,6 @@ Rows are pixels from the top. MATLAB counts them from 1, everything here from 0:
 values (NaN, empty, 3.4e38) stay missing.
 """
 
-from __future__ import annotations
-
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path

@@ -13,8 +13,6 @@ NIfTI is read by nibabel, the others by ITK, in a process of its own. Spacing (1
 for unknown. No header text reaches the data set.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
