@@ -14,7 +14,6 @@ sequence's with --weather-of FILE, a JSON table {"fog": ["GOPR0475", ...], ...}.
 import json
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -26,7 +25,7 @@ from data_prep.files import any_files_below
 from data_prep.label_schemes import LABEL_IDS, TRAIN_IDS
 from data_prep.options import command
 from data_prep.scan import Report, Source
-from data_prep.street_frames import SPLIT_OF, Layout, StreetOptions, read_frames
+from data_prep.street_frames import SPLIT_OF, Layout, StreetOptions
 from unicorn_monai.system.console import MANY
 from unicorn_monai.system.intake import read_text
 
@@ -60,7 +59,7 @@ def find(options: AcdcOptions, report: Report) -> list[Source]:
     sources = []
     for weather in options.weather:
         own = [
-            _source(root / weather / split, name, paths, weather, options)
+            LAYOUT.source(root / weather / split, name, paths, weather, options)
             for split in SPLIT_OF
             for name, paths in _sequences(root / weather / split, options, report)
         ]
@@ -80,12 +79,6 @@ def _sequences(folder: Path, options: AcdcOptions, report: Report) -> list[tuple
     return [(name, list(paths)) for name, paths in groups]
 
 
-def _source(folder: Path, name: str, paths: list[Path], weather: str | None, options: AcdcOptions) -> Source:
-    """A sequence in the folder of an official split."""
-    read = partial(read_frames, paths, LAYOUT, weather, options)
-    return Source(folder / name, name, read, SPLIT_OF[folder.name])
-
-
 def _flattened(root: Path, options: AcdcOptions, report: Report) -> list[Source]:
     table = weather_table(options.weather_of) if options.weather_of else {}
     sources = []
@@ -98,7 +91,7 @@ def _flattened(root: Path, options: AcdcOptions, report: Report) -> list[Source]
                 report.note("flattened copy: the weather is lost, no results per weather. Give --weather-of FILE")
             elif weather not in options.weather:
                 continue
-            sources.append(_source(root / split, name, paths, weather, options))
+            sources.append(LAYOUT.source(root / split, name, paths, weather, options))
     return _disjoint(sources, report)
 
 

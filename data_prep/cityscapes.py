@@ -9,7 +9,6 @@ The official `val` becomes the test split, `train` is divided by city into train
 official `test` has no public labels and is left out.
 """
 
-from functools import partial
 from itertools import groupby
 
 from data_prep.convert import convert
@@ -17,7 +16,7 @@ from data_prep.files import files_below
 from data_prep.label_schemes import LABEL_IDS, TRAIN_IDS
 from data_prep.options import command
 from data_prep.scan import Report, Source
-from data_prep.street_frames import SPLIT_OF, Layout, StreetOptions, read_frames
+from data_prep.street_frames import SPLIT_OF, Layout, StreetOptions
 
 LAYOUT = Layout(
     device="Cityscapes",
@@ -33,14 +32,13 @@ def find(options: StreetOptions, report: Report) -> list[Source]:
     """One source per city."""
     root = LAYOUT.root(options.input)
     sources = []
-    for split, ours in SPLIT_OF.items():
+    for split in SPLIT_OF:
         if not (root / split).is_dir():
             report.note(f"no folder leftImg8bit/{split}")
             continue
         pictures = files_below(root / split, (LAYOUT.picture.lower(),), report, options.input)
         for city, group in groupby(pictures, key=lambda path: path.name.split("_")[0]):
-            read = partial(read_frames, list(group), LAYOUT, "clear", options)
-            sources.append(Source(root / split / city, city, read, ours))
+            sources.append(LAYOUT.source(root / split, city, group, "clear", options))
     if (root / "test").is_dir():
         report.note("the official test split has no public labels and was left out")
     return sources

@@ -44,8 +44,7 @@ def convert(
     if not sources:
         why = report.first_reasons() or "It holds no such files."
         raise ValueError(f"Nothing in '{options.input}' can be converted. {why}")
-    if options.labels not in (None, "none"):
-        scheme = read_scheme(options.labels)
+    scheme = read_scheme(options.labels) or scheme
     names = _names(sorted({source.subject for source in sources}), options)
     parts = _split(options, names, {source.subject: source.split for source in sources if source.split is not None})
     with DatasetWriter(
@@ -243,7 +242,8 @@ def summarise(folder: Path, report: Report) -> int:
     maps = [item["label"] for split in SPLITS for item in items[split] if "label" in item]
     say(f"with label map: {len(maps)}; spacing {header['spacing_mm']} mm (axial, lateral; median)")
     if not report.pixels.any():
-        report.pixels = sum(np.bincount(read_array(folder / path).ravel(), minlength=256) for path in maps)
+        for path in maps:
+            report.pixels += np.bincount(read_array(folder / path).ravel(), minlength=256)
     for value in np.flatnonzero(report.pixels):
         text = "ignore" if value == IGNORE else header["labels"][str(value)]
         say(f"  label {value:3d} {text}: {report.pixels[value] / report.pixels.sum():.2%} of the pixels")

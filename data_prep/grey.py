@@ -63,10 +63,9 @@ def scaled(values: NDArray, window: Sequence[float]) -> NDArray[np.uint8]:
 def require_range_used(
     grey: NDArray[np.uint8], values: NDArray, valid: NDArray[np.bool_] | None = None
 ) -> NDArray[np.uint8]:
-    """Grey levels as they are, unless they span so few that the range was not that of the values.
+    """Grey levels as they are, unless they span so few that the range was not that of the values: 12 bits in 16 do.
 
-    Which it was, nobody but the user knows: 12 bits in 16 leave 17 grey levels of 256. A constant image is left to
-    whoever looks for it.
+    Which it was, nobody but the user knows. A constant image is left to whoever looks for it.
     """
     shown, found = (grey, values) if valid is None else (grey[valid], values[valid])
     if found.size == 0 or found.min() == found.max():
@@ -91,8 +90,7 @@ def _round_up(value: float) -> int:
 def from_reflectivity(values: NDArray[np.floating]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Grey levels of a Heidelberg raw export, and which pixels exist.
 
-    Values in 0..1 are linear reflectivity and get the display curve v^(1/4). A file with larger values (written by
-    other software) holds grey levels already.
+    Values in 0..1 are linear reflectivity, shown as v^(1/4). Larger ones (of other software) are grey levels already.
     """
     valid = ~(values >= INVALID)
     real = np.where(valid, values, 0.0)

@@ -62,7 +62,7 @@ def find(options: ImageOptions, report: Report) -> list[Source]:
     if not options.input.is_dir():
         raise ValueError(f"INPUT '{options.input}' is a file; expected the folder that holds the images.")
     root, place = images_and_labels(options.input)
-    scheme = None if options.labels in (None, "none") else read_scheme(options.labels)
+    scheme = read_scheme(options.labels)
     labels = LabelFiles(place, LABELS, options, report)
     suffixes = IMAGES if options.mat_image else tuple(s for s in IMAGES if s != ".mat")
     images = files_below(root, suffixes, report, options.input)

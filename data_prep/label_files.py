@@ -30,9 +30,10 @@ def images_and_labels(root: Path) -> tuple[Path, Path]:
 
 
 def _subfolder(root: Path, name: str) -> Path | None:
-    if not root.is_dir() or (root / name).is_dir():
-        return root / name if root.is_dir() else None
-    found = sorted(path for path in root.iterdir() if path.name.lower() == name and path.is_dir())
+    if (root / name).is_dir():
+        return root / name
+    below = root.iterdir() if root.is_dir() else ()
+    found = sorted(path for path in below if path.name.lower() == name and path.is_dir())
     if len(found) > 1:
         raise ValueError(f"'{root}' holds {[path.name for path in found]}; expected one folder '{name}'. Rename one.")
     return found[0] if found else None

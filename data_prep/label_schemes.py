@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.privacy import Refused
 from unicorn_monai.data.label_checks import require_label_table
 from unicorn_monai.data.layout import LABELS_EXAMPLE
 from unicorn_monai.images.files import IGNORE_LABEL
@@ -159,18 +160,17 @@ NAMED = {
 }
 
 
-class _Twice(ValueError):
-    """An entry that is there twice; JSON would take the last without a word."""
-
-
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON would take the last of two entries without a word."""
     if twice := sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1):
-        raise _Twice(f"--labels: the file has the entries {twice} twice; expected each once.")
+        raise Refused(f"--labels: the file has the entries {twice} twice; expected each once.")
     return dict(pairs)
 
 
-def read_scheme(text: str) -> Scheme:
-    """Scheme of a `--labels` value other than `none`: a name or a JSON file."""
+def read_scheme(text: str | None) -> Scheme | None:
+    """Scheme of a `--labels` value: a name or a JSON file; None where it is not given, or `none`."""
+    if text is None or text == "none":
+        return None
     if text in NAMED:
         return NAMED[text]
     path = Path(text)
@@ -178,7 +178,7 @@ def read_scheme(text: str) -> Scheme:
         raise ValueError(f"--labels '{text}' is neither a file nor one of {['none', *NAMED]}.")
     try:
         content = json.loads(read_text(path), object_pairs_hook=_each_once)
-    except (Untaken, _Twice):
+    except (Untaken, Refused):
         raise
     except (ValueError, RecursionError) as error:
         raise ValueError(f"--labels: '{path}' is not valid JSON ({error}); expected {LABELS_EXAMPLE}.") from error

@@ -27,9 +27,7 @@ from unicorn_monai.system.terminal import say
 
 # The window is fixed and close around the retina: 10.3 and 8.1 um per row at 64 rows. Averaging several speckle grains
 # into each of so few pixels makes the home device look better than it is; its demo therefore draws from the harder half
-# of `HOME_OCT` only (single shot). Chosen so that a U-Net trained on the first device reaches
-# little more than half the mean intersection over union of one trained on the second (docs/simulation.md). Within
-# plausible ranges, but NOT calibrated on any image of a home device.
+# of `HOME_OCT` only: single shots (docs/simulation.md). Plausible, but NOT calibrated on any image of a home device.
 DEMO: dict[str, Device] = {
     "spectralis": replace(SPECTRALIS, depth_um=(660.0, 660.0), width_mm=(5.0, 5.0)),
     "home_oct": replace(

@@ -54,7 +54,7 @@ def find(options: PictureOptions, report: Report) -> list[Source]:
         raise ValueError(
             f"'{place}' holds label images; say with --labels FILE what their values mean, or --labels none."
         )
-    scheme = None if options.labels in (None, "none") else read_scheme(options.labels)
+    scheme = read_scheme(options.labels)
     labels = LabelFiles(place, LABEL_IMAGES, options, report, ENDINGS)
     pictures = files_below(root, PICTURES, report, options.input)
     require_no_labels(pictures, root, options)

@@ -3,8 +3,9 @@
 INPUT/<pictures>/.../<stem><picture>      INPUT/<labels>/.../<stem><label>
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,11 +18,29 @@ from data_prep.label_images import read_label_image
 from data_prep.label_schemes import Scheme
 from data_prep.options import OriginalIds, Size, Split
 from data_prep.privacy import reason
-from data_prep.scan import Scan
+from data_prep.scan import Scan, Source
 from unicorn_monai.images.faithful_pictures import is_turned
 from unicorn_monai.system.intake import lies_there
 
 SPLIT_OF = {"train": None, "val": "test"}  # official split -> ours; None: divided by --split
+
+
+@dataclass(kw_only=True)
+class StreetOptions(ColourOptions):
+    """The command line: ids are written as found, and the test split is the official one."""
+
+    input: Annotated[Path, Parameter(help="folder of the collection as unpacked")] = field(kw_only=False)
+    size: Size = (512, 1024)
+    split: Split = (0.9, 0.1, 0.0)
+    keep_original_ids: OriginalIds = True
+
+    def check(self) -> None:
+        """As for all pictures, and no share of the test split."""
+        super().check()
+        if self.split[2] > 0:
+            expected = "0 as the third share, e.g. --split 0.9 0.1 0"
+            given = " ".join(map(str, self.split))
+            raise ValueError(f"--split {given}: the official val is the test split; expected {expected}.")
 
 
 @dataclass(frozen=True)
@@ -45,23 +64,12 @@ class Layout:
             )
         return root
 
-
-@dataclass(kw_only=True)
-class StreetOptions(ColourOptions):
-    """The command line: ids are written as found, and the test split is the official one."""
-
-    input: Annotated[Path, Parameter(help="folder of the collection as unpacked")] = field(kw_only=False)
-    size: Size = (512, 1024)
-    split: Split = (0.9, 0.1, 0.0)
-    keep_original_ids: OriginalIds = True
-
-    def check(self) -> None:
-        """As for all pictures, and no share of the test split."""
-        super().check()
-        if self.split[2] > 0:
-            expected = "0 as the third share, e.g. --split 0.9 0.1 0"
-            given = " ".join(map(str, self.split))
-            raise ValueError(f"--split {given}: the official val is the test split; expected {expected}.")
+    def source(
+        self, folder: Path, name: str, pictures: Iterable[Path], sub_domain: str | None, options: StreetOptions
+    ) -> Source:
+        """A sequence, or a city, in the folder of an official split."""
+        read = partial(read_frames, list(pictures), self, sub_domain, options)
+        return Source(folder / name, name, read, SPLIT_OF[folder.name])
 
 
 def read_frames(

@@ -21,7 +21,6 @@ from unicorn_monai.system.console import MANY, Whole
 from unicorn_monai.system.terminal import say
 
 BAD_WEATHER = tuple(name for name in WEATHERS if name != "clear")
-FIRST_DRIVE = {"clear": 0, "bad": 100_000}
 
 
 def write_streets(
@@ -43,7 +42,7 @@ def write_streets(
     if unknown := sorted(set(weather) - set(WEATHERS)) or not weather:
         raise ValueError(f"Unknown weather {unknown if weather else 'none'}; expected some of {list(WEATHERS)}.")
     if isinstance(drives, int):
-        first = FIRST_DRIVE["clear" if "clear" in weather else "bad"]
+        first = 0 if "clear" in weather else 100_000
         drives = range(first, first + drives)
     if not drives or frames < 1:
         raise ValueError(f"{len(drives)} drives with {frames} frames each: expected at least 1 of both.")
