@@ -26,10 +26,11 @@ from unicorn_monai.experiment.stages import Stage
 from unicorn_monai.experiment.tracking import Tracker
 from unicorn_monai.experiment.versions import provenance
 from unicorn_monai.report.report import write_report
-from unicorn_monai.report.results import write_results
+from unicorn_monai.report.results import Results
 from unicorn_monai.report.trainings import AUGMENTED, SEMANTIC_ONLY
 from unicorn_monai.system.console import log_to_console
 from unicorn_monai.system.distributed import require_single
+from unicorn_monai.system.files import write_json
 from unicorn_monai.system.records import read_stage
 
 REFERENCES = ("lower_bound", "cut+real", *AUGMENTED, SEMANTIC_ONLY)  # compared with, subject by subject
@@ -100,9 +101,9 @@ class Experiment:
         kept = {p.stem: read_stage(p) for p in markers}
         results["seconds"] = {name: stage["seconds"] for name, stage in kept.items()}
         results["without_command"] = [name for name, stage in kept.items() if not stage["commands"]]
-        written = write_results(run.run_dir, results)
+        scores = {f"{k}.mean_iou".replace("+", "_"): score for k, score in Results.of(results).scores.items()}
+        write_json(run.run_dir / "results.json", results)
         report = write_report(run.run_dir)
-        scores = {f"{k}.mean_iou".replace("+", "_"): score for k, score in written.scores.items()}
         self.runner.tracker.close(scores, [run.run_dir / "results.json", report])
         return report
 
