@@ -31,7 +31,7 @@ from unicorn_monai.report.trainings import AUGMENTED, SEMANTIC_ONLY
 from unicorn_monai.system.console import log_to_console
 from unicorn_monai.system.distributed import require_single
 from unicorn_monai.system.files import write_json
-from unicorn_monai.system.records import read_stage
+from unicorn_monai.system.records import read_record, read_stage
 
 REFERENCES = ("lower_bound", "cut+real", *AUGMENTED, SEMANTIC_ONLY)  # compared with, subject by subject
 
@@ -51,7 +51,7 @@ class Experiment:
         require_images(settings)
         self.settings, self.folder, self.may_resume = settings, Run(settings), resume
         self.resumed = self.folder.goes_on(resume)
-        self.folder.forced = force or self.folder.was_forced()
+        self.folder.forced = force or (self.resumed and read_record(self.folder.run_dir).get("forced") is True)
         self.runner, self.stages = parts(self.folder)
 
     @property
@@ -109,12 +109,7 @@ class Experiment:
 
 
 def parts(run: Run, elsewhere: bool = False) -> tuple[Runner, list[Stage]]:
-    """What runs the stages of a run folder, and the stages.
-
-    Args:
-        run: the run folder.
-        elsewhere: in a process beside the one that was started.
-    """
+    """What runs the stages of a run folder, perhaps in a process beside the one that was started, and the stages."""
     runner = Runner(run.run_dir, run.device, run.settings.seed, run.results, elsewhere)
     return runner, Plan(run, runner).stages()
 

@@ -23,18 +23,8 @@ from unicorn_monai.bundle.sampling_steps import describe
 from unicorn_monai.data import datalist, read_header
 from unicorn_monai.data.uncertainties import read_uncertainties
 from unicorn_monai.diffusion import LatentDataset, load_prior
-from unicorn_monai.evaluation import Audited, Features, FeatureSet, Material, audit, distances, gather, score_images
-from unicorn_monai.evaluation.comparison import score_trainings, sub_domain_scores
-from unicorn_monai.evaluation.copies import TooFewImages
+from unicorn_monai.evaluation import Features, FeatureSet, comparison, copies, distances, fusion_weight, score_images
 from unicorn_monai.evaluation.features import train_encoder
-from unicorn_monai.evaluation.fusion_weight import (
-    NoWeight,
-    agreement,
-    choose_weight,
-    control_over_weights,
-    measure_of,
-    overlap_of,
-)
 from unicorn_monai.experiment import pictures
 from unicorn_monai.experiment.reconstructions import IMAGES, kept, lost
 from unicorn_monai.experiment.run import Run
@@ -90,9 +80,8 @@ class Judging:
         """The generator of a variant, as its synthesis bundle wires it; with another weight if one is given."""
         run, mode = self.run, self.run.mode(variant)
         own = {"uncertainty_weight": run.weight(variant) if weight is None else weight, "device": str(run.device)}
-        return from_bundle(
-            run.bundle_dir("synthesis", variant), "generator", settings=run.settings.sampling(mode) | own
-        )
+        root, settings = run.bundle_dir("synthesis", variant), run.settings.sampling(mode) | own
+        return from_bundle(root, "generator", settings=settings)
 
     def prior(self, variant: str) -> UncertaintyPrior:
         """The prior of a variant; one that another segmentation network measured is refused."""
@@ -100,13 +89,11 @@ class Judging:
 
     def features(self) -> Features:
         """The feature network: the file that was given, or the one trained here."""
-        given = self.run.settings.features or {}
+        given, device = self.run.settings.features or {}, self.run.device
         if given.get("path"):
-            arguments = given.get("arguments")
-            return Features.from_file(
-                given["path"], given["sha256"], given["preprocessing"], self.run.device, arguments
-            )
-        return Features.from_encoder(self.run.features_path, self.run.device)
+            own = given["path"], given["sha256"], given["preprocessing"]
+            return Features.from_file(*own, device, given.get("arguments"))
+        return Features.from_encoder(self.run.features_path, device)
 
     def words(self) -> dict[str, Any]:
         """What makes :class:`Requests` name the unlabelled domain's sub-domains in turn; nothing without words."""
@@ -127,7 +114,7 @@ class Judging:
     def uncertainty(self, prior: UncertaintyPrior, variant: str) -> Callable[[Tensor], Tensor]:
         """The uncertainty of images as it was measured for the prior of a variant."""
         root, device = self.run.bundle_dir("retinal_unet", variant), self.run.device
-        return measure_of(prior, from_bundle(root, weights="model.pt", device=device), root, device)
+        return fusion_weight.measure_of(prior, from_bundle(root, weights="model.pt", device=device), root, device)
 
     def known(self, folder: Path, variant: str = "") -> np.ndarray:
         """The uncertainties of a real data set that were measured for the prior."""
@@ -211,31 +198,26 @@ class Judging:
         """Scores of a set-up on the unlabelled domain's test images, over its trainings."""
         run, trainings = self.run, range(self.run.settings.trainings)
         seed, records = run.settings.seed, [run.record(setup, i) for i in trainings]
-        root = run.bundle_dir("retinal_unet")
+        root, each = run.bundle_dir("retinal_unet"), []
         for i in trainings:
             file, weights = root / "configs" / "evaluate.json", run.weights(setup, i)
             self.runner.note(file, dataset_dir=run.unlabeled, split="test", ckpt_path=weights)
-        each = [
-            score_images(root, run.weights(setup, i), run.unlabeled, "test", seed, run.device, record)
-            for i, record in enumerate(records)
-        ]
-        found = each[0] if len(each) == 1 else score_trainings(each, records, seed)
-        return found | sub_domain_scores(records, run.unlabeled, "test", seed)
+            each.append(score_images(root, weights, run.unlabeled, "test", seed, run.device, records[i]))
+        found = each[0] if len(each) == 1 else comparison.score_trainings(each, records, seed)
+        return found | comparison.sub_domain_scores(records, run.unlabeled, "test", seed)
 
     # ------------------------------------------------------------------ control
 
     def fusion_weight(self, variant: str) -> dict[str, Any]:
         """Control and label fidelity against the fusion weight, and the weight to take (see ``fusion_weight.py``).
 
-        Returns:
-            "table" of :func:`control_over_weights` (empty where all label maps are the same), "weight" and "reason" of
-            :func:`choose_weight`, "judge", "oracle".
+        The table is empty where all label maps are the same.
         """
         run, prior = self.run, self.prior(variant)
         oracle = "upper_bound" if run.has_upper else None
         found: dict[str, Any] = {"table": [], "judge": "augmentation", "oracle": oracle}
         try:
-            found["table"] = control_over_weights(
+            found["table"] = fusion_weight.control_over_weights(
                 self.generator(variant, weight=0.0),
                 self.requests(WEIGHT_MAPS, prior)[:],
                 self.uncertainty(prior, variant),
@@ -243,8 +225,8 @@ class Judging:
                 folder=run.run_dir / "pictures" / f"weights_{run.setup(variant)}",
                 oracle=None if oracle is None else self.network(oracle),
             )
-            weight, reason = choose_weight(found["table"])
-        except NoWeight as error:
+            weight, reason = fusion_weight.choose_weight(found["table"])
+        except fusion_weight.NoWeight as error:
             if run.settings.weight(run.mode(variant)) == "auto":
                 raise
             return found | {"weight": None, "reason": f"no weight: {error}"}
@@ -262,7 +244,7 @@ class Judging:
             curve.append({"requested": value, "measured_mean": float(u.mean()), "measured_std": float(u.std())})
             requested += [value] * len(u)
             measured += u.tolist()
-        found = agreement(np.array(requested), np.array(measured))
+        found = fusion_weight.agreement(np.array(requested), np.array(measured))
         items, labels = datalist(run.synthetic(variant), "training", ("image", "label")), len(run.results["labels"])
         seen = predict_labels(self.network(oracle), [item["image"] for item in items], run.device, run.num_channels)
         load = LoadPixelsd(["label"], num_labels=labels)
@@ -271,7 +253,7 @@ class Judging:
         return {
             **{key: found[key] for key in ("spearman", "mean_absolute_error")},
             "curve": curve,
-            "label_fidelity_mean_iou": overlap_of(seen, asked, labels),
+            "label_fidelity_mean_iou": fusion_weight.overlap_of(seen, asked, labels),
             "oracle": f"segmentation network of '{oracle}'",
             "oracle_mean_iou": scores.get("trainings", {}).get("mean_iou", [scores.get("mean_iou")])[0],
         }
@@ -304,9 +286,8 @@ class Judging:
         run.results["uncertainty"] = {
             name: {"mean": float(v.mean()), "std": float(v.std()), "n": len(v)} for name, v in values.items()
         }
-        write_json(
-            run.run_dir / "uncertainties.json", {name: [round(float(x), 6) for x in v] for name, v in values.items()}
-        )
+        rounded = {name: [round(float(x), 6) for x in v] for name, v in values.items()}
+        write_json(run.run_dir / "uncertainties.json", rounded)
 
     def distances(self) -> dict[str, Any]:
         """Table 2: FID and KID between every pair of the run's sets of training images."""
@@ -327,10 +308,10 @@ class Judging:
         run, features, both = self.run, self.features(), ("image", "label")
         labels, channels, network = len(run.results["labels"]), run.num_channels, self.network("unicorn+real")
 
-        def read(items: list[dict[str, Any]]) -> Material:
-            return gather(items, features, labels, channels, network, run.device)
+        def read(items: list[dict[str, Any]]) -> copies.Material:
+            return copies.gather(items, features, labels, channels, network, run.device)
 
-        def real(ours: list[str], theirs: list[str]) -> Material:
+        def real(ours: list[str], theirs: list[str]) -> copies.Material:
             others = [{k: v for k, v in item.items() if k != "label"} for item in datalist(run.unlabeled, theirs)]
             return read(datalist(run.labeled, ours, both) + others)
 
@@ -343,14 +324,14 @@ class Judging:
         words, prior = self.words(), self.prior(main)
         unseen = Requests(count, seed + 1, run.labeled, "validation", uncertainty=prior, augment=augment, **words)
         try:
-            sets = Audited(
+            sets = copies.Audited(
                 read(datalist(run.synthetic(main), "training", both)),
                 real(["training"], ["training"]),
                 real(ours, theirs),
                 control_set(self.generator(main), unseen, features),
             )
-            return audit(sets, features, run.run_dir / "memorization", seed=seed)
-        except TooFewImages as reason:
+            return copies.audit(sets, features, run.run_dir / "memorization", seed=seed)
+        except copies.TooFewImages as reason:
             return {"not_computed": str(reason)}
 
     def pictures(self) -> None:
@@ -367,19 +348,15 @@ class Judging:
             sheets.append(pictures.side_by_side(mode, generator, requests, shown, colours, settings.words))
             sheets.append(pictures.rising(mode, generator, requests[:3], most_asked(prior)))
         measured = read_json(run.run_dir / "uncertainties.json")
-        sets = {
-            "synthetic": (run.synthetic(main), measured[run.setup(main)]),
-            "real": (run.unlabeled, measured["unlabeled"]),
-        }
-        sheets += [
-            pictures.by_uncertainty(sets, channels),
-            pictures.reconstructed(self.autoencoder(), real.values()),
-        ]
+        made, there = measured[run.setup(main)], measured["unlabeled"]
+        sets = {"synthetic": (run.synthetic(main), made), "real": (run.unlabeled, there)}
+        sheets.append(pictures.by_uncertainty(sets, channels))
+        sheets.append(pictures.reconstructed(self.autoencoder(), real.values()))
         pictures.write_all(run.run_dir / "pictures", sheets)
 
 
 @torch.no_grad()
-def control_set(generator: Generator, requests: Requests, features: Features) -> Material:
+def control_set(generator: Generator, requests: Requests, features: Features) -> copies.Material:
     """Images synthesised like a data set, but from label maps that no network was trained on."""
     parts = []
     for start in range(0, len(requests), SAMPLED):
@@ -388,7 +365,7 @@ def control_set(generator: Generator, requests: Requests, features: Features) ->
         images = generator(batch, labels).cpu()
         parts.append((images.half(), labels[:, 0].to(torch.uint8), features(images)))  # type: ignore[index]
     images, labels, found = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Material([{}] * len(requests), images, labels, found)
+    return copies.Material([{}] * len(requests), images, labels, found)
 
 
 def most_asked(prior: UncertaintyPrior) -> float:

@@ -45,7 +45,7 @@ def write_all(folder: Path, sheets: Iterable[Sheet]) -> None:
 def side_by_side(
     mode: str, generator: Generator, requests: Sequence[Request], real: Sequence[Tensor], colours: Tensor, words: bool
 ) -> Sheet:
-    """Label maps, images of the label map alone and of both controls, and real images.
+    """Label maps, images of the label map alone and of both controls, and real images, a column for each request.
 
     Args:
         mode: of the generator.
@@ -90,7 +90,7 @@ def by_uncertainty(sets: Mapping[str, tuple[Path, Sequence[float]]], channels: i
     columns = min(COLUMNS, *(len(values) for _, values in sets.values()))
     for name, (folder, values) in sets.items():
         items = datalist(folder, "training")
-        chosen = np.argsort(values)[np.linspace(0, len(values) - 1, columns).round().astype(int)]
+        chosen = np.argsort(values)[evenly(len(values), columns)]
         rows.append(torch.stack([read_image(items[i]["image"], channels) for i in chosen]))
         told.append(f"{name} {', '.join(f'{values[i]:.3f}' for i in chosen)}")
     caption = (

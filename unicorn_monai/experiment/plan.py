@@ -11,8 +11,9 @@ always there. A new baseline, way of training or gate is an entry here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,32 +33,13 @@ from unicorn_monai.system.weights import copy_weights
 CONTROLNETS = ("uncertainty_controlnet", "semantic_controlnet")  # in order: the second may build on the first
 
 
-def gate(name: str, needs: tuple[str, ...], makes: tuple[str, ...], look: Callable[[], None]) -> Stage:
-    """A condition between stages, looked at in every run; one that is not met ends it."""
-    return Stage(name, needs, makes, look, kept=False)
-
-
-def one_by_one(*works: Callable[[], Any]) -> Callable[[], None]:
-    """The work of a stage that has several parts."""
-
-    def work() -> None:
-        for part in works:
-            part()
-
-    return work
-
-
 class Plan:
-    """The stages of a run.
-
-    Args:
-        run: says what is to be done and where everything lies.
-        runner: runs the configurations of bundles.
-    """
+    """The stages of a run: ``run`` says what is to be done and where, ``runner`` runs the bundles' configurations."""
 
     def __init__(self, run: Run, runner: Runner) -> None:
         self.run, self.runner, self.settings, self.judge = run, runner, run.settings, Judging(run, runner)
         self.domains = {"dataset_dir": str(run.labeled), "unlabeled_dir": str(run.unlabeled)}
+        self.both = [str(run.labeled), str(run.unlabeled)]
         compositional = "compositional" in self.settings.modes
         self.shown = (  # what the Semantic-ControlNet sees besides the labelled images
             *["labeled_augmented"] * (self.settings.style_augmentation and compositional),
@@ -68,7 +50,7 @@ class Plan:
     def stages(self) -> list[Stage]:
         """All of them."""
         chosen, run = self.settings.baselines, self.run
-        parts: Iterable[list[Stage]] = (
+        parts = chain(
             self.autoencoder(),
             self.segmentation(),
             self.diffusion(),
@@ -76,14 +58,12 @@ class Plan:
             *(self.self_trained(name) for name in chosen if name in SELF_TRAINED),
             [Stage(name, (), (name,), self.judge.train_features) for name in self.seen_through],
             *(self.synthetic_baseline(name) for name in chosen if name in SYNTHETIC),
-            *(self.round(variant) for variant in run.rounds),
+            *(self.round(variant, before) for before, variant in pairwise([self.settings.modes[0], *run.rounds])),
             self.judgement(),
         )
-        return [stage for part in parts for stage in part]
+        return list(parts)
 
-    def bundle(
-        self, name: str, config: str, kind: str = "train", variant: str = "", /, **values: Any
-    ) -> Callable[[], None]:
+    def bundle(self, name: str, config: str, kind: str = "train", variant: str = "", **values: Any) -> partial[None]:
         """The work of running a configuration of a bundle with these settings."""
         return partial(self.runner.bundle, self.run.bundle_dir(name, variant), config, kind, **values)
 
@@ -91,12 +71,11 @@ class Plan:
 
     def autoencoder(self) -> list[Stage]:
         """Go on only where its images are usable."""
-        judge, data = self.judge, [str(folder) for folder in self.run.domains.values()]
-        train = self.bundle("latent_diffusion", "train_autoencoder.json", dataset_dir=data)
+        judge, train = self.judge, self.bundle("latent_diffusion", "train_autoencoder.json", dataset_dir=self.both)
         return [
             Stage("autoencoder", (), ("autoencoder",), train),
             Stage("reconstructions", ("autoencoder",), (), judge.reconstructions, result=("reconstructions",)),
-            gate("usable images", ("reconstructions",), ("usable autoencoder",), judge.refuse_unusable),
+            Stage("usable images", ("reconstructions",), ("usable autoencoder",), judge.refuse_unusable, kept=False),
         ]
 
     def segmentation(self) -> list[Stage]:
@@ -107,19 +86,16 @@ class Plan:
         bounds += self.networks("upper_bound", (), [run.unlabeled], run.unlabeled) if run.has_upper else []
         styles = partial(write_augmented, run.labeled, run.augmented, settings.seed)
         guess = self.guess(first, run.weights("augmentation"))
-        more = [
-            stage
-            for name in settings.augmented
-            for stage in self.networks(name, (), real, run.labeled, augmentation=AUGMENTED[name])
-        ]
+        more = list[Stage]()
+        for name in settings.augmented:
+            more += self.networks(name, (), real, run.labeled, augmentation=AUGMENTED[name])
         networks = [thing for stage in (*bounds, *more) for thing in stage.makes]  # of any an ensemble may be made
-        measure = one_by_one(*self.measure(first))
         return [
             *bounds,
             *[Stage("styles", (), ("labeled_augmented",), styles)] * ("labeled_augmented" in self.shown),
             *more,
             *[Stage("pseudo_labels", ("augmentation",), ("guessed",), guess)] * settings.teaches,
-            Stage("uncertainty", (*networks, *self.shown), ("prior",), measure),
+            Stage("uncertainty", (*networks, *self.shown), ("prior",), partial(self.measure, first)),
         ]
 
     def guess(self, variant: str, teacher: Path) -> Callable[[], None]:
@@ -133,31 +109,26 @@ class Plan:
         folders = {"labeled_augmented": self.run.augmented, "guessed": self.run.guessed(variant)}
         return [str(folders[name]) for name in self.shown]
 
-    def measure(self, variant: str) -> list[Callable[[], None]]:
+    def measure(self, variant: str, *before: Callable[[], Any]) -> None:
         """Uncertainty of every image of both domains, and the prior in the scaling of every mode."""
-        models, settings = self.run.bundle_dir("retinal_unet", variant) / "models", self.settings
+        for work in before:
+            work()
+        root, settings = self.run.bundle_dir("retinal_unet", variant), self.settings
         values = {**self.domains, "measured_too": self.also_labeled(variant)}
-        return [
-            self.bundle(
-                *("retinal_unet", "uncertainty.json", "infer", variant),
-                **values,
-                scaling=scaling,
-                prior_path=str(models / prior_file(scaling)),
-            )
-            for scaling in dict.fromkeys(settings.scaling_of(mode) for mode in settings.modes)
-        ]
+        for scaling in dict.fromkeys(settings.scaling_of(mode) for mode in settings.modes):
+            own = {"scaling": scaling, "prior_path": str(root / "models" / prior_file(scaling))}
+            self.runner.bundle(root, "uncertainty.json", "infer", **values, **own)
 
     def diffusion(self) -> list[Stage]:
         """Does it keep the speckle and the spread of the latents?"""
-        judge, data = self.judge, [str(folder) for folder in self.run.domains.values()]
-        train = self.bundle("latent_diffusion", "train_diffusion.json", dataset_dir=data)
+        judge, train = self.judge, self.bundle("latent_diffusion", "train_diffusion.json", dataset_dir=self.both)
         alone = self.run.jobs <= 2  # it is longer than all that could run beside it
         made = ("autoencoder", "lower_bound", "diffusion")
         return [
             Stage("diffusion", ("usable autoencoder",), ("diffusion",), train, alone=alone),
             Stage("reconstruction", made, (), judge.textures, result=("autoencoder",)),
             Stage("latents", ("diffusion",), (), judge.latents, result=("diffusion",)),
-            gate("images as they should be", ("reconstruction", "latents"), (), judge.warn_of_images),
+            Stage("images as they should be", ("reconstruction", "latents"), (), judge.warn_of_images, kept=False),
         ]
 
     # ------------------------------------------------------------------ segmentation networks
@@ -186,20 +157,15 @@ class Plan:
     def variant(self, variant: str, prior: str = "prior", before: str = "") -> list[Stage]:
         """Both ControlNets, the fusion weight, the synthesis, how far it obeys, and what is trained on its images.
 
-        Args:
-            variant: a mode or a round.
-            prior: the thing that is its prior.
-            before: the variant whose ControlNets it goes on from.
+        ``prior`` is the thing that is its prior, ``before`` the variant whose ControlNets a round goes on from.
         """
         run, judge, name, data = self.run, self.judge, self.run.setup(variant), self.run.synthetic(variant)
         shown = self.shown if run.mode(variant) == "compositional" else ()
         unc, sem = (f"{name}_{net}" for net in CONTROLNETS)
         begun = tuple(f"{run.setup(before)}_{net}" for net in CONTROLNETS) if before else ()
         chosen = (f"{name}_weights",) if self.settings.with_augmentation else ()  # judged without the other labels
-        judges, scored = (
-            ("augmentation", *["upper_bound"] * run.has_upper),
-            [f"{run.oracle}_evaluation"] * run.has_truth,
-        )
+        judges = ["augmentation", *["upper_bound"] * run.has_upper]
+        scored = [f"{run.oracle}_evaluation"] * run.has_truth
         weigh, obey = partial(judge.fusion_weight, variant), partial(judge.control, variant)
         key = name.replace("unicorn", "control")
         stages = [
@@ -238,14 +204,14 @@ class Plan:
         own |= {"output_dir": str(output), "resume": True}
         self.runner.bundle(run.bundle_dir("synthesis", variant), "inference.json", "infer", **own)
 
-    def round(self, variant: str) -> list[Stage]:
+    def round(self, variant: str, before: str) -> list[Stage]:
         """A further round: the retrained network guesses labels, and its uncertainties steer the next synthesis."""
-        run, name, before = self.run, self.run.setup(variant), self.run.round_before(variant)
+        run, name = self.run, self.run.setup(variant)
         retrained, prior = f"{run.setup(before)}+real", f"{name}_uncertainty"
         weights = run.weights(retrained)
         install = partial(copy_weights, weights, run.bundle_dir("retinal_unet", variant) / "models" / "model.pt")
         guess = [self.guess(variant, weights)] * self.settings.teaches
-        work = one_by_one(install, *guess, *self.measure(variant))
+        work = partial(self.measure, variant, install, *guess)
         return [Stage(prior, (retrained, *self.shown), (prior,), work), *self.variant(variant, prior, before)]
 
     # ------------------------------------------------------------------ baselines
@@ -275,14 +241,10 @@ class Plan:
             return [Stage(f"{name}_synthesis", nets, (data.name,), work), *self.retrained(name, data)]
         teacher = ["augmentation"] * self.settings.teaches
         spent = (*teacher, "autoencoder", "diffusion", *(f"unicorn_{net}" for net in CONTROLNETS))
-        translate = self.bundle(
-            *("style_transfer", "inference.json", "infer"),
-            dataset_dir=str(self.run.labeled),
-            ckpt_path=str(self.run.bundle_dir("style_transfer") / "models" / name / "model.pt"),
-            output_dir=str(data),
-            resume=True,
-            device_name=str(read_header(self.run.unlabeled)["device"]),
-        )
+        weights = self.run.bundle_dir("style_transfer") / "models" / name / "model.pt"
+        own = {"dataset_dir": str(self.run.labeled), "ckpt_path": str(weights), "output_dir": str(data), "resume": True}
+        own |= {"device_name": str(read_header(self.run.unlabeled)["device"])}
+        translate = self.bundle("style_transfer", "inference.json", "infer", **own)
         train = partial(self.train_style_transfer, name, spent)
         return [
             Stage(f"{name}_training", spent, (f"{name}_networks",), train, result=("budget", name)),

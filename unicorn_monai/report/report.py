@@ -201,7 +201,7 @@ class _Page:
     def captioned(self, one: Caption) -> Picture | None:
         """The picture of a caption, if it is there."""
         file, folder = Path("pictures", one.file), self.folder / "pictures"
-        if file.name != one.file:
+        if Path(one.file).name != one.file:
             raise ValueError(f"captions.json names '{one.file}'; expected a file of '{folder}' itself, e.g. 'x.png'.")
         return self.picture(file) if (self.folder / file).is_file() else None
 
