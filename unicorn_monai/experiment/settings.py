@@ -41,6 +41,7 @@ def _once_each(names: tuple[str, ...]) -> tuple[str, ...]:
 _JSON = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)  # it has no tuples
 _ONCE = AfterValidator(_once_each)
 _COMPARED = (*BASELINES, SEMANTIC_ONLY)
+_SOME = "a list of some of {}, each at most once"
 Folder = Annotated[str, Field(min_length=1, description="the path of a folder")]
 Switch = Annotated[bool, Field(description="true or false (True or False on the command line)")]
 Positive = Annotated[int, Field(ge=1, description="at least one, a whole number")]
@@ -51,27 +52,10 @@ Weight = Annotated[Number, Field(ge=0)]
 Auto = Literal["auto"]
 Scaling = Annotated[str, one_of(SCALINGS)]
 Table = Annotated[dict[str, Any] | None, Field(description="an object of settings, or null")]
-Modes = Annotated[
-    tuple[Annotated[str, one_of(MODES)], ...],
-    _JSON,
-    _ONCE,
-    Field(description=f"a list of some of {list(MODES)}, each at most once"),
-]
-Baselines = Annotated[
-    tuple[Annotated[str, one_of(_COMPARED)], ...],
-    _JSON,
-    _ONCE,
-    Field(description=f"a list of some of {list(_COMPARED)}, each at most once"),
-]
-Guidance = Annotated[
-    tuple[Number, ...],
-    _JSON,
-    Field(
-        min_length=2,
-        max_length=3,
-        description="two or three numbers, [uncertainty, label map] or [uncertainty, label map, text]",
-    ),
-]
+Modes = Annotated[tuple[Annotated[str, one_of(MODES)], ...], _JSON, _ONCE]
+Baselines = Annotated[tuple[Annotated[str, one_of(_COMPARED)], ...], _JSON, _ONCE]
+Guidance = Annotated[tuple[Number, ...], _JSON, Field(min_length=2, max_length=3)]
+_GUIDANCE = "two or three numbers, [uncertainty, label map] or [uncertainty, label map, text]"
 
 
 @dataclass
@@ -122,12 +106,12 @@ class Settings:
     output: Folder
     preset: Annotated[str, one_of(PRESETS)] = "full"
     seed: Annotated[int, Field(ge=0, lt=2**32, description="a whole number, 0 to 4294967295")] = 0
-    modes: Modes = MODES
-    baselines: Baselines = ()
+    modes: Annotated[Modes, Field(description=_SOME.format(list(MODES)))] = MODES
+    baselines: Annotated[Baselines, Field(description=_SOME.format(list(_COMPARED)))] = ()
     confidence: Share = 0.9
     uncertainty_weight: Annotated[Weight | Auto, Field(description="a number, 0 or more, or 'auto'")] = 1.0
     paper_weight: Annotated[Share | Auto, Field(description="a number, 0 to 1, or 'auto'")] = 0.7
-    guidance: Guidance = (3.0, 1.0)
+    guidance: Annotated[Guidance, Field(description=_GUIDANCE)] = (3.0, 1.0)
     count: Unlimited = None
     samples_per_label: Positive = 1
     rounds: Positive = 1
@@ -173,16 +157,9 @@ class Settings:
     def weight_used(
         self, mode: str, chosen: Mapping[str, Any], setup: str = "unicorn", given: float | str | None = None
     ) -> float:
-        """The weight as a number.
+        """The weight as a number, of the setting or ``given`` in its place.
 
-        Args:
-            mode: whose.
-            chosen: "weights" of the run's results: by set-up what "auto" stands for.
-            setup: the set-up.
-            given: in place of the setting, a number or "auto".
-
-        Raises:
-            ValueError: "auto", and the run has chosen none.
+        For "auto" it is that of the set-up in ``chosen``, "weights" of the run's results; refused if there is none.
         """
         given = self.weight(mode) if given is None else given
         if given != "auto":
@@ -274,8 +251,7 @@ class Settings:
             if getattr(self, name) == "auto" and not self.with_augmentation:
                 raise ValueError(
                     f"{name} is 'auto', which needs the baseline 'augmentation': its network judges, without labels of "
-                    "the unlabelled domain, whether label maps are obeyed. Add it to baselines "
-                    f"{self.baselines}."
+                    f"the unlabelled domain, whether label maps are obeyed. Add it to baselines {self.baselines}."
                 )
         if self.rounds > 1 and self.modes[0] != "compositional":
             raise ValueError(f"rounds is {self.rounds}; further rounds need the first mode to be 'compositional'.")
@@ -295,8 +271,7 @@ class Settings:
         require_data(read_header(self.labeled)["labels"], f"{self.labeled}/dataset.json::labels")
         self._check_words()
         translates = bool(set(STYLE_TRANSFER) & set(self.baselines))
-        factors = multiples(PRESETS[self.preset], self.overrides, translates)
-        check_domains(self.labeled, self.unlabeled, factors)
+        check_domains(self.labeled, self.unlabeled, multiples(PRESETS[self.preset], self.overrides, translates))
 
     def presets(self, bundle: str) -> list[str]:
         """Which presets of a bundle the run merges into its copy."""
@@ -329,12 +304,8 @@ SETTINGS = rules_of(Settings)  # what each may be by itself; what must hold betw
 def settings_of(run: Path, files: str = "inference.json") -> tuple[Settings, dict[str, Any]]:
     """Settings of a run, and the weights it chose where they are "auto"; those are known once it is finished.
 
-    Args:
-        run: run folder, perhaps somebody else's.
-        files: which configurations of its bundles are going to be used, a pattern.
-
-    Raises:
-        ValueError: settings or bundles that would run anything but what this package's own do.
+    The run may be somebody else's: settings, or configurations of its bundles that are going to be used (``files``, a
+    pattern), that would run anything but what this package's own do are refused.
     """
     results = run / "results.json"
     chosen = read_json(results).get("weights", {}) if results.is_file() else {}
@@ -350,13 +321,12 @@ def settings_begun_with(run: Path) -> dict[str, Any]:
     require_data(settings, "settings")
     known = take(settings, SETTINGS, run / "experiment.json", PLACES)
     tell_unread(settings.keys() - known.keys(), run / "experiment.json", kept=False)
-    settings = known
-    before, now = Path(absolute(settings["output"])), Path(run).resolve()
+    before, now = Path(absolute(known["output"])), Path(run).resolve()
     for name in PLACES:
-        path = Path(absolute(settings[name]))
-        inside = not is_url(settings[name]) and path.is_relative_to(before)
-        settings[name] = str(now / path.relative_to(before)) if inside else absolute(settings[name])
-    return settings
+        place = absolute(known[name])
+        inside = not is_url(place) and Path(place).is_relative_to(before)
+        known[name] = str(now / Path(place).relative_to(before)) if inside else place
+    return known
 
 
 def prior_file(scaling: str) -> str:
@@ -370,12 +340,9 @@ def prior_place(scaling: str) -> str:
 
 
 def bundle_places(bundles: Path, settings: Settings, name: str = "synthesis") -> dict[str, str]:
-    """Where a generative bundle finds itself and the others; its configuration tells where they were when it began.
+    """Where a generative bundle of a run, in the folder of all, finds itself, the others and the first mode's prior.
 
-    Args:
-        bundles: folder that holds them now.
-        settings: of the run; the prior is that of its first mode.
-        name: the bundle.
+    Its configuration tells where they were when the run began.
     """
     found = {other: str(bundles / other) for other in ("latent_diffusion", "retinal_unet")}
     prior = bundles / "retinal_unet" / "models" / prior_file(settings.scaling_of(settings.modes[0]))

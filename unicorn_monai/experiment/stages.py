@@ -93,7 +93,5 @@ def widest(stages: Sequence[Stage]) -> int:
         direct = {other.name for other in stages if other.things & set(stage.needs)}
         after[stage.name] = direct.union(*(after.get(name, set()) for name in direct))
     kept = [stage.name for stage in stages if stage.kept]
-    if not kept:
-        return 0
     graph = csr_matrix([[int(one in after[other]) for other in kept] for one in kept])
-    return len(kept) - int((maximum_bipartite_matching(graph) >= 0).sum())
+    return len(kept) - int((maximum_bipartite_matching(graph) >= 0).sum()) if kept else 0
