@@ -1,8 +1,7 @@
 """The whole method, from two data sets to a retrained segmentation network and a report.
 
 An experiment is put together from a run folder (``run.py``), what its stages are (``plan.py``), what runs them
-(``runner.py``) and an MLflow record (``tracking.py``). What can be set: ``settings.py``. Every training stage is a
-bundle configuration; the shell command that repeats it is printed and kept.
+(``runner.py``) and an MLflow record (``tracking.py``). What can be set: ``settings.py``.
 """
 
 from __future__ import annotations

@@ -54,12 +54,7 @@ SAMPLED = 16  # images sampled at a time
 
 
 class Judging:
-    """Work of the stages of a run that measure something.
-
-    Args:
-        run: says where everything lies.
-        runner: keeps commands.
-    """
+    """Work of the stages of a run that measure something."""
 
     def __init__(self, run: Run, runner: Runner) -> None:
         self.run, self.runner = run, runner
@@ -107,9 +102,8 @@ class Judging:
 
     def examples(self, count: int) -> list[Request]:
         """Some of them, spread over the subjects."""
-        total = len(datalist(self.run.labeled, "validation"))
-        everything = self.requests(total)
-        return [everything[i] for i in evenly(total, count)]
+        everything = self.requests(len(datalist(self.run.labeled, "validation")))
+        return [everything[i] for i in evenly(len(everything), count)]
 
     def uncertainty(self, prior: UncertaintyPrior, variant: str) -> Callable[[Tensor], Tensor]:
         """The uncertainty of images as it was measured for the prior of a variant."""
@@ -192,7 +186,7 @@ class Judging:
             if good is False:
                 logger.warning(f"{expected}; found {found}. What follows rests on it: look at the sheets of samples.")
 
-    # ------------------------------------------------------------------ segmentation networks
+    # ------------------------------------------------------------------ scores and control
 
     def scores(self, setup: str) -> dict[str, Any]:
         """Scores of a set-up on the unlabelled domain's test images, over its trainings."""
@@ -205,8 +199,6 @@ class Judging:
             each.append(score_images(root, weights, run.unlabeled, "test", seed, run.device, records[i]))
         found = each[0] if len(each) == 1 else comparison.score_trainings(each, records, seed)
         return found | comparison.sub_domain_scores(records, run.unlabeled, "test", seed)
-
-    # ------------------------------------------------------------------ control
 
     def fusion_weight(self, variant: str) -> dict[str, Any]:
         """Control and label fidelity against the fusion weight, and the weight to take (see ``fusion_weight.py``).

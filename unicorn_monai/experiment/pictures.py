@@ -47,13 +47,8 @@ def side_by_side(
 ) -> Sheet:
     """Label maps, images of the label map alone and of both controls, and real images, a column for each request.
 
-    Args:
-        mode: of the generator.
-        generator: with both ControlNets.
-        requests: of the columns.
-        real: images of the unlabelled and of the labelled domain, as many at least.
-        colours: of the labels.
-        words: images are asked for in words too.
+    ``real`` are as many images of the unlabelled and of the labelled domain, at least; with ``words`` the images are
+    asked for in words too.
     """
     labels, told = generator.labels(requests), " and the words" if words else ""
     rows = [paint(labels, colours), generator(requests, weight=0.0), generator(requests)]  # type: ignore[arg-type]
@@ -82,9 +77,7 @@ def rising(mode: str, generator: Generator, requests: Sequence[Request], most: f
 def by_uncertainty(sets: Mapping[str, tuple[Path, Sequence[float]]], channels: int) -> Sheet:
     """Images of data sets, from the least to the most uncertain, evenly spread over the ranks.
 
-    Args:
-        sets: "synthetic" and "real" -> data set and measured uncertainty of each of its training images.
-        channels: of the images.
+    ``sets``: "synthetic" and "real" -> data set and measured uncertainty of each of its training images.
     """
     rows, told = [], []
     columns = min(COLUMNS, *(len(values) for _, values in sets.values()))

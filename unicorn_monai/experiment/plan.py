@@ -5,8 +5,7 @@
                 -> baselines -> further rounds -> distances, search for copies, pictures
 
 What makes something runs a configuration of a bundle, which stands here with its settings; what measures, and the gates
-between, are in ``judging.py``. What order, processes and resumption follow from: ``stages.py``. Both real data sets are
-always there. A new baseline, way of training or gate is an entry here.
+between, are in ``judging.py``. What order, processes and resumption follow from: ``stages.py``.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ from typing import Any
 import torch
 
 from unicorn_monai.baselines import self_training
-from unicorn_monai.data.augmented import write_augmented
-from unicorn_monai.data.layout import read_header
+from unicorn_monai.data import read_header, write_augmented
 from unicorn_monai.experiment.judging import Judging
 from unicorn_monai.experiment.run import Run, nth
 from unicorn_monai.experiment.runner import Runner
@@ -130,8 +128,6 @@ class Plan:
             Stage("latents", ("diffusion",), (), judge.latents, result=("diffusion",)),
             Stage("images as they should be", ("reconstruction", "latents"), (), judge.warn_of_images, kept=False),
         ]
-
-    # ------------------------------------------------------------------ segmentation networks
 
     def networks(
         self, setup: str, needs: tuple[str, ...], data: list[Path], validation: Path, **recipe: str
@@ -263,8 +259,6 @@ class Plan:
         folders = {"ckpt_dir": folder, "output_dir": folder}
         self.bundle("style_transfer", f"train_{name}.json", **self.domains, **length, **folders)()
         return {"core_seconds": budget, "threads": threads, "stages": list(stages)}
-
-    # ------------------------------------------------------------------ sets of images
 
     def judgement(self) -> list[Stage]:
         """Uncertainties of and distances between the sets of images, the search for copies, and the pictures."""

@@ -9,8 +9,8 @@
 The trivial answer, each image's mean, has an error of 1, and black pictures one far above. The structure counts as kept
 where the error is at most that of a coarse picture, the means of 8 x 8 squares (or a tenth, for images without detail).
 The squares leave out the speckle, which a good reconstruction draws anew; that it is there at all the texture tells. An
-autoencoder that was trained for too short a time shows blocks: each value of the latents decodes to a square of its
-own, which the grid tells. These bounds part usable images from others; whether they are good, ``image_checks`` says.
+autoencoder that was trained for too short a time shows blocks, which the grid tells. These bounds part usable images
+from others; whether they are good, ``image_checks`` says.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def kept(
         side: of the square that one place of the latents stands for, pixels.
 
     Returns:
-        "error" [of the reconstructions, the largest allowed], "high_pass_std" [of the originals, of the
-        reconstructions], "grid" and "mean" grey value likewise.
+        "error" [of the reconstructions, the largest allowed]; "high_pass_std", "grid" and "mean" grey value [of the
+        originals, of the reconstructions].
     """
     sums, steps = torch.zeros(7, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
     for path in originals:

@@ -22,9 +22,8 @@ from typing import Any
 import torch
 
 from unicorn_monai.baselines.self_training import ROUNDS
-from unicorn_monai.bundle.installation import install
+from unicorn_monai.bundle import definition, install
 from unicorn_monai.bundle.metadata import described
-from unicorn_monai.bundle.references import definition
 from unicorn_monai.bundle.sampling_steps import is_coarse
 from unicorn_monai.data import manifest
 from unicorn_monai.data.layout import HEADER, SPLITS, label_map_counts, label_names, local_folder, read_header
@@ -40,7 +39,6 @@ from unicorn_monai.system.weights import read_metadata, sha256
 
 logger = logging.getLogger("unicorn_monai")
 
-SHARED = ("latent_diffusion", "style_transfer")  # by all variants
 OWN = ("uncertainty_controlnet", "semantic_controlnet", "synthesis")  # of every variant
 FREE = ("jobs", "device", "labeled", "unlabeled")  # may differ in a resumption; the data are compared by content
 
@@ -247,20 +245,18 @@ class Run:
         own = {file: dict(values) for file, values in (self.settings.overrides or {}).get(name, {}).items()}
         preset, labels = PRESETS[self.settings.preset], label_names(self.labeled)
         channels = 3 if read_header(self.labeled).get("modality") == "RGB" else 1
-        described_as = described(name, preset, self.settings.overrides or {}, labels, channels)
-        data: dict[str, dict] = {"metadata.json": described_as}
-        if name == "retinal_unet":
-            data["inference.json"] = {"num_labels": len(labels), "num_channels": channels}
-        elif name in SHARED:
-            data["inference.json"] = {"num_channels": channels}
-            if name == "latent_diffusion" and is_coarse(preset, self.settings.overrides):
-                data["inference.json"] |= {"coarse_sampling": True}
-            if name == "latent_diffusion" and (named := self.settings.named()):
-                data["inference.json"] |= {"subdomains": list(named), "template::words": named}
-        else:
+        data = {"metadata.json": described(name, preset, self.settings.overrides or {}, labels, channels)}
+        if name in OWN:
             places = {other: self.bundle_dir(other, variant) for other in ("latent_diffusion", "retinal_unet")}
             here = self.bundle_dir(name, variant).parent  # those beside it are found by themselves, moved or not
             elsewhere = {other: str(place) for other, place in places.items() if place.parent != here}
             for file in ("inference.json",) if name == "synthesis" else ("inference.json", "train.json"):
                 data[file] = elsewhere | {"prior_path": prior_place(self.settings.scaling_of(self.mode(variant)))}
+        else:
+            data["inference.json"] = {"num_labels": len(labels)} if name == "retinal_unet" else {}
+            data["inference.json"] |= {"num_channels": channels}
+        if name == "latent_diffusion":
+            data["inference.json"] |= {"coarse_sampling": True} if is_coarse(preset, self.settings.overrides) else {}
+            named = self.settings.named()
+            data["inference.json"] |= {"subdomains": list(named), "template::words": named} if named else {}
         return {file: data.get(file, {}) | own.get(file, {}) for file in data.keys() | own.keys()}

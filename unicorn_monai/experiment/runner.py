@@ -33,14 +33,9 @@ LAST_BREATH = 300.0  # seconds that a process has for the iteration it is in, an
 
 
 class Runner:
-    """What runs the stages of one run folder.
+    """What runs the stages of one run folder, all with one seed, and gathers their results.
 
-    Args:
-        run_dir: run folder.
-        device: where to train.
-        seed: of every stage.
-        results: gets the results of the stages.
-        elsewhere: this is a process beside the one that was started.
+    ``elsewhere``: this is a process beside the one that was started.
     """
 
     def __init__(
@@ -56,8 +51,6 @@ class Runner:
     def marker(self, name: str) -> Path:
         """What a finished stage leaves: its result, seconds, threads and commands."""
         return self.run_dir / "stages" / f"{name}.json"
-
-    # ------------------------------------------------------------------ all stages
 
     def walk(self, stages: Sequence[Stage], jobs: int = 1, task: Callable[[str, int], None] | None = None) -> None:
         """Run what is not finished of a plan, in order, ``jobs`` stages at a time.
@@ -105,8 +98,6 @@ class Runner:
             if self._finished(stage) if stage.kept else complete:
                 there |= stage.things
 
-    # ------------------------------------------------------------------ one stage
-
     def run(self, stage: Stage) -> Any:
         """Run one stage unless it is finished; its result."""
         if not stage.kept:
@@ -124,9 +115,8 @@ class Runner:
 
     def _take_up(self, stage: Stage) -> Any:
         kept = read_stage(self.marker(stage.name))
-        for key, command in kept["commands"].items():
-            self.commands.pop(key, None)
-            self.commands[key] = command
+        others = {key: command for key, command in self.commands.items() if key not in kept["commands"]}
+        self.commands = others | kept["commands"]
         return self._put(stage, kept["result"])
 
     def _put(self, stage: Stage, result: Any) -> Any:
@@ -194,8 +184,6 @@ class Runner:
         command = shlex.join(["python", "-m", "monai.bundle", "run", *words])
         self.commands[f"{file.parents[1].name}/{file.name} {stage} {len(self.commands)}"] = command
         logger.info(f"   to repeat: {command}")
-
-    # ------------------------------------------------------------------ locks
 
     @contextmanager
     def guard(self) -> Iterator[None]:

@@ -69,13 +69,11 @@ class Settings:
         preset: "quick" (the bundles' small networks) or "full" (their defaults, for 256 x 256).
         seed: of everything.
         modes: what to train and compare; the first is the main one, its results carry the plain names.
-        uncertainty_weight: weight of the Uncertainty-ControlNet in ``compositional`` mode; "auto": the one that
-            ``evaluation.fusion_weight.choose_weight`` takes.
+        uncertainty_weight: of that ControlNet in ``compositional`` mode; "auto": as ``fusion_weight.py`` chooses.
         paper_weight: w in ``paper`` mode, (1 - w, w), or "auto".
         baselines: what else to compare with, some of "augmentation", "augmentation+geometry" (OCT only, since streets
-            do not bend), "self_training", "self_training+geometry" (the same from the network of
-            "augmentation+geometry" on, with its augmentation), "cyclegan", "cut" and "semantic_only". The last takes
-            the Semantic-ControlNet of the mode "paper" alone, with the words if there are any.
+            do not bend), "self_training", "self_training+geometry" (from the network of "augmentation+geometry" on),
+            "cyclegan", "cut" and "semantic_only" (the Semantic-ControlNet of the mode "paper" alone, with any words).
         confidence: of the network that a pixel's pseudo-label needs to count in self-training.
         guidance: of the uncertainty and of the label map in ``compositional`` mode; (1, 1) is none. With ``words``
             there may be a third, of the text, for all modes.
@@ -132,6 +130,9 @@ class Settings:
         for name in PLACES:
             if obeys(Folder, getattr(self, name)):  # else `validate` says so
                 setattr(self, name, absolute(getattr(self, name)))
+        for name in ("modes", "guidance", "baselines"):
+            if isinstance(getattr(self, name), list):  # JSON has no tuples
+                setattr(self, name, tuple(getattr(self, name)))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
@@ -142,12 +143,8 @@ class Settings:
             raise ValueError(f"Unknown setting(s) {unknown}; expected some of {known}. Check the spelling.")
         require_data(values, "settings")
         require_finite(values, "settings")
-        settings = dict(values)
-        for key in ("modes", "guidance", "baselines"):  # JSON has lists
-            if isinstance(settings.get(key), list):
-                settings[key] = tuple(settings[key])
-        made = cls(**settings)
-        made._check_overrides()
+        made = cls(**values)
+        check_overrides({} if made.overrides is None else made.overrides, made.presets)
         return made
 
     def weight(self, mode: str) -> float | str:
@@ -209,12 +206,8 @@ class Settings:
 
     def sampling(self, mode: str) -> dict[str, Any]:
         """What ``inference.json`` of the bundle ``synthesis`` is told in a mode about how to sample."""
-        return {
-            "dataset_dir": self.labeled,
-            "mode": mode,
-            "guidance": list(self.guidance_of(mode)),
-            "augment": self.changes_geometry(),
-        }
+        guidance, augment = list(self.guidance_of(mode)), self.changes_geometry()
+        return {"dataset_dir": self.labeled, "mode": mode, "guidance": guidance, "augment": augment}
 
     def synthesis(self, mode: str, weight: float) -> dict[str, Any]:
         """All that it is told for the run's own data set, but for the place of the result."""
@@ -233,7 +226,7 @@ class Settings:
             check_device(self.device)
         for name in PLACES:
             require_literal(getattr(self, name), name)
-        self._check_overrides()
+        check_overrides(self.overrides or {}, self.presets)
         check_steps(PRESETS[self.preset], self.overrides)
         if SEMANTIC_ONLY in self.baselines and "paper" not in self.modes:
             raise ValueError(f"'{SEMANTIC_ONLY}' needs the mode 'paper'; modes are {list(self.modes)}. Add it.")
@@ -277,10 +270,6 @@ class Settings:
         """Which presets of a bundle the run merges into its copy."""
         size = PRESETS.get(self.preset) if isinstance(self.preset, str) else None  # else `validate` says so
         return [*([size] if size else []), *(["words"] if self.words and bundle in WORDED else [])]
-
-    def _check_overrides(self) -> None:
-        if self.overrides is not None:
-            check_overrides(self.overrides, self.presets)
 
     def _check_words(self) -> None:
         named = self.named()

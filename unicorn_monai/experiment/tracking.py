@@ -73,11 +73,7 @@ def _metrics(rows: list[tuple[int, int, dict[str, float]]]) -> list[Metric]:
 
 
 def store_uri(path: Path) -> str:
-    """The address of an SQLite file for MLflow.
-
-    Raises:
-        ValueError: MLflow would read the path as another one, and write there.
-    """
+    """The address of an SQLite file for MLflow; one that it would read as another, and write there, is refused."""
     uri = f"sqlite:///{path}"
     if make_url(uri).database != str(path):
         raise ValueError(
@@ -177,7 +173,8 @@ class Tracker:
 
     def close(self, metrics: dict[str, float], artifacts: list[Path]) -> None:
         """Log the results and end the parent run."""
-        self.send(lambda client: client.log_batch(self.parent, metrics=_metrics([(_now(), 0, metrics)])))
+        found = _metrics([(int(1000 * time.time()), 0, metrics)])
+        self.send(lambda client: client.log_batch(self.parent, metrics=found))
         for path in artifacts:
             self.send(lambda client, path=path: client.log_artifact(self.parent, str(path)))
         self.send(lambda client: client.set_terminated(self.parent))
@@ -188,10 +185,6 @@ class StageTracker:
     """The child run of one stage; an Ignite handler of its trainer and of the evaluator of the validation.
 
     Numbers are gathered and logged every ``FLUSH_SECONDS``, so a process that is killed loses the last of them.
-
-    Args:
-        tracker: has the parent run.
-        name: of the stage.
     """
 
     def __init__(self, tracker: Tracker, name: str) -> None:
@@ -235,7 +228,7 @@ class StageTracker:
 
     def log(self, metrics: dict[str, float], step: int = 0) -> None:
         """Log numbers, at the latest with those that come after ``FLUSH_SECONDS``."""
-        self._waiting.append((_now(), step, metrics))
+        self._waiting.append((int(1000 * time.time()), step, metrics))
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self._flush()
 
@@ -258,7 +251,3 @@ class StageTracker:
         self._flush()
         self._send(lambda client: client.set_terminated(self.run, status))
         self.tracker.note(self.name, {"status": status})
-
-
-def _now() -> int:
-    return int(1000 * time.time())

@@ -23,24 +23,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, Tem
 from markupsafe import Markup
 
 from unicorn_monai.report import figures, naming
+from unicorn_monai.report import results as kinds
 from unicorn_monai.report.checks import image_checks
 from unicorn_monai.report.naming import MISSING, fixed, name_of, ordered, percent
-from unicorn_monai.report.results import (
-    LOWER,
-    MAIN,
-    UPPER,
-    Caption,
-    Captions,
-    Overlap,
-    Record,
-    Results,
-    Scores,
-    Spread,
-    Uncertainties,
-    Weights,
-    read,
-    within,
-)
+from unicorn_monai.report.results import LOWER, MAIN, UPPER, Results, Scores, read, within
 from unicorn_monai.system.files import PathLike, write_text
 
 CORE = (LOWER, UPPER, MAIN, "unicorn")  # always have a column, the first ones
@@ -65,7 +51,7 @@ def write_report(run_dir: PathLike) -> Path:
 
 def render(folder: Path) -> str:
     """The page; a file that does not hold what it should is refused."""
-    results, record = _load(folder, "results.json", Results), _load(folder, "experiment.json", Record)
+    results, record = _load(folder, "results.json", Results), _load(folder, "experiment.json", kinds.Record)
     page, facts = _Page(folder, results), {"seed": record.chosen.seed, "git revision": record.git_revision}
     try:
         return page.template().render(
@@ -73,8 +59,8 @@ def render(folder: Path) -> str:
             page=page,
             run=folder.resolve().name,
             record=record,
-            captions=_load(folder, "pictures/captions.json", Captions),
-            charts=page.charts(_load(folder, "uncertainties.json", Uncertainties)),
+            captions=_load(folder, "pictures/captions.json", kinds.Captions),
+            charts=page.charts(_load(folder, "uncertainties.json", kinds.Uncertainties)),
             facts=facts | results.environment | record.versions,
         )
     except (TemplateError, OverflowError, TypeError) as error:
@@ -129,7 +115,7 @@ class _Page:
             "counted": lambda share: _below(f"{fixed(share.count, 0)} of {fixed(share.n, 0)}", _between(share.ci95)),
             "of_label": lambda scores, i: _at(scores.iou, i),
             "extract": lambda key, table: table[key],
-            "of_domain": lambda scores, name: scores.sub_domains.get(name, Overlap()).mean_iou,
+            "of_domain": lambda scores, name: scores.sub_domains.get(name, kinds.Overlap()).mean_iou,
             "of_surface": lambda b, i: " / ".join(fixed(_at(errors, i), 1) for errors in (b.mean_um, b.p95_um)),
             "after": lambda name, word: f"{word} {name}",
             "breakable": lambda key: Markup("_<wbr>").join(str(key).split("_")),
@@ -159,7 +145,7 @@ class _Page:
             "references": [key for key, part in r.differences.items() if part],
             "compared": list(dict.fromkeys(setup for part in r.differences.values() for setup in part)),
             "image_sets": ordered({**r.uncertainty, **r.fid.fid.get("unlabeled", {})}, SETS),
-            "nothing": Spread(),
+            "nothing": kinds.Spread(),
             "controls": {key: r.control[key] for key in ordered(r.control, ("control",))},
             "sets": ordered(r.fid.fid, SETS[:2]),
             "real": [name for name in SETS[:2] if name in r.fid.fid],
@@ -198,14 +184,14 @@ class _Page:
         small = "" if kid is None or std is None else f"{fixed(1000 * kid, 1)} \u00b1 {fixed(1000 * std, 1)}"
         return _below(fixed(fid.fid[name].get(other), 2), small)
 
-    def captioned(self, one: Caption) -> Picture | None:
+    def captioned(self, one: kinds.Caption) -> Picture | None:
         """The picture of a caption, if it is there."""
         file, folder = Path("pictures", one.file), self.folder / "pictures"
         if Path(one.file).name != one.file:
             raise ValueError(f"captions.json names '{one.file}'; expected a file of '{folder}' itself, e.g. 'x.png'.")
         return self.picture(file) if (self.folder / file).is_file() else None
 
-    def weighed(self, name: str, found: Weights) -> list[tuple[str, Picture]]:
+    def weighed(self, name: str, found: kinds.Weights) -> list[tuple[str, Picture]]:
         """The pictures of a fusion weight each, those that are there."""
         files = [(w.weight, Path("pictures", f"weights_{name}", w.picture)) for w in found.table if w.picture]
         return [(f"Weight {w or 0:g}", self.picture(file)) for w, file in files if (self.folder / file).is_file()]
@@ -220,7 +206,7 @@ class _Page:
         kind, least = ("small", width) if width <= SHEET else ("large", SHEET)
         return Picture(base64.b64encode(data).decode(), width, height, kind, least)
 
-    def charts(self, uncertainties: Uncertainties) -> dict[str, Any]:
+    def charts(self, uncertainties: kinds.Uncertainties) -> dict[str, Any]:
         """The three charts, empty where there is nothing to draw, and what their captions say."""
         r = self.results
         rising = sorted(r.scores, key=r.scores.__getitem__)

@@ -36,11 +36,7 @@ def summarise(run_dirs: Sequence[PathLike]) -> str:
 
 
 def read_runs(run_dirs: Sequence[PathLike]) -> list[Results]:
-    """The results of runs of one experiment: folders, or files of results.
-
-    Raises:
-        ValueError: a folder without results, results that are none, a run given twice, or runs with different labels.
-    """
+    """The results of runs of one experiment, each given once: folders, or files of results."""
     runs = [_read(Path(place)) for place in run_dirs]
     if not runs:
         raise ValueError("No run given; expected the folder of at least one finished run.")
@@ -76,9 +72,6 @@ def _require_once(run_dirs: Sequence[PathLike], runs: Sequence[Results]) -> None
                 f"'{a}' and '{b}' are one run ({why}); expected each once, since mean and spread are over runs. Leave "
                 "one out, or run the experiment with another --seed."
             )
-
-
-# ---------------------------------------------------------------------- kinds of tables
 
 
 def scores(runs: Sequence[Results]) -> Rows:
@@ -190,9 +183,6 @@ def checks(runs: Sequence[Results]) -> Rows:
 TABLES: dict[str, Callable[[Sequence[Results]], Rows]] = {
     table.__name__: table for table in (scores, labels, domains, differences, control, weights, distances, checks)
 }
-
-
-# ---------------------------------------------------------------------- texts
 
 
 def markdown(rows: Rows) -> str:

@@ -32,13 +32,7 @@ _json = partial(json.dumps, ensure_ascii=False)
 
 
 def trim(runs: Sequence[Path], output: Path, defaults: Mapping[str, Any]) -> Path:
-    """Write the trimmed results of a finished run; returns ``output``.
-
-    Args:
-        runs: its folder, alone.
-        output: the file, ``results.json`` of a folder for it.
-        defaults: of the settings; those of the run that differ are kept.
-    """
+    """Write the trimmed results of one finished run, with its settings that are not the defaults; returns the file."""
     if len(runs) != 1:
         raise ValueError(f"--trim takes one run; found {len(runs)}. Trim each into a file of its own.")
     run = runs[0]
