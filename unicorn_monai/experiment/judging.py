@@ -335,10 +335,9 @@ class Judging:
         requests = with_uncertainty(self.examples(min(len(images) for images in real.values())), prior.mean)
         colours, shown = palette(read_header(run.labeled), channels), [real["unlabeled"], real["labeled"]]
         sheets = []
-        for mode in settings.modes:
-            generator = self.generator(mode)
-            sheets.append(pictures.side_by_side(mode, generator, requests, shown, colours, settings.words))
-            sheets.append(pictures.rising(mode, generator, requests[:3], most_asked(prior)))
+        for generator in map(self.generator, settings.modes):
+            sheets.append(pictures.side_by_side(generator, requests, shown, colours, settings.words))
+            sheets.append(pictures.rising(generator, requests[:3], most_asked(prior)))
         measured = read_json(run.run_dir / "uncertainties.json")
         made, there = measured[run.setup(main)], measured["unlabeled"]
         sets = {"synthetic": (run.synthetic(main), made), "real": (run.unlabeled, there)}

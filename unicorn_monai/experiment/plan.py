@@ -28,6 +28,7 @@ from unicorn_monai.experiment.stages import Stage
 from unicorn_monai.report.trainings import AUGMENTED, SELF_TRAINED, SEMANTIC_ONLY, SYNTHETIC
 from unicorn_monai.system.weights import copy_weights
 
+Work = Callable[[], Any]  # of a stage
 CONTROLNETS = ("uncertainty_controlnet", "semantic_controlnet")  # in order: the second may build on the first
 
 
@@ -61,7 +62,7 @@ class Plan:
         )
         return list(parts)
 
-    def bundle(self, name: str, config: str, kind: str = "train", variant: str = "", **values: Any) -> partial[None]:
+    def bundle(self, name: str, config: str, kind: str = "train", variant: str = "", /, **values: Any) -> Work:
         """The work of running a configuration of a bundle with these settings."""
         return partial(self.runner.bundle, self.run.bundle_dir(name, variant), config, kind, **values)
 
@@ -79,14 +80,13 @@ class Plan:
     def segmentation(self) -> list[Stage]:
         """The networks of the real images, guessed labels, and the uncertainties."""
         run, settings, first = self.run, self.settings, self.settings.modes[0]
-        real = [run.labeled]
-        bounds = self.networks("lower_bound", (), real, run.labeled)
-        bounds += self.networks("upper_bound", (), [run.unlabeled], run.unlabeled) if run.has_upper else []
+        bounds = self.networks("lower_bound", (), run.labeled)
+        bounds += self.networks("upper_bound", (), run.unlabeled) if run.has_upper else []
         styles = partial(write_augmented, run.labeled, run.augmented, settings.seed)
         guess = self.guess(first, run.weights("augmentation"))
         more = list[Stage]()
         for name in settings.augmented:
-            more += self.networks(name, (), real, run.labeled, augmentation=AUGMENTED[name])
+            more += self.networks(name, (), run.labeled, augmentation=AUGMENTED[name])
         networks = [thing for stage in (*bounds, *more) for thing in stage.makes]  # of any an ensemble may be made
         return [
             *bounds,
@@ -96,7 +96,7 @@ class Plan:
             Stage("uncertainty", (*networks, *self.shown), ("prior",), partial(self.measure, first)),
         ]
 
-    def guess(self, variant: str, teacher: Path) -> Callable[[], None]:
+    def guess(self, variant: str, teacher: Path) -> Work:
         """Label the unlabelled images by a network, all their pixels: the Semantic-ControlNet sees whole label maps."""
         own = {"dataset_dir": str(self.run.unlabeled), "output_dir": str(self.run.guessed(variant))}
         own |= {"ckpt_path": str(teacher), "threshold": 0.0, "labeled_dir": str(self.run.labeled)}
@@ -107,7 +107,7 @@ class Plan:
         folders = {"labeled_augmented": self.run.augmented, "guessed": self.run.guessed(variant)}
         return [str(folders[name]) for name in self.shown]
 
-    def measure(self, variant: str, *before: Callable[[], Any]) -> None:
+    def measure(self, variant: str, *before: Work) -> None:
         """Uncertainty of every image of both domains, and the prior in the scaling of every mode."""
         for work in before:
             work()
@@ -129,14 +129,11 @@ class Plan:
             Stage("images as they should be", ("reconstruction", "latents"), (), judge.warn_of_images, kept=False),
         ]
 
-    def networks(
-        self, setup: str, needs: tuple[str, ...], data: list[Path], validation: Path, **recipe: str
-    ) -> list[Stage]:
-        """A recipe trained on some data, as often as asked, and its scores."""
-        names = [nth(setup, i) for i in range(self.settings.trainings)]
-        values = {"dataset_dir": [str(folder) for folder in data] if len(data) > 1 else str(data[0])}
-        values["validation_dir"] = str(validation)
-        found = []
+    def networks(self, setup: str, needs: tuple[str, ...], *data: Path, **recipe: str) -> list[Stage]:
+        """A recipe trained on some data, validated on the first of them, as often as asked, and its scores."""
+        names, found = [nth(setup, i) for i in range(self.settings.trainings)], []
+        first, *others = map(str, data)
+        values = {"dataset_dir": [first, *others] if others else first, "validation_dir": first}
         for i, name in enumerate(names):
             folder = str(self.run.weights(setup, i).parent)
             own = values | {"ckpt_dir": folder, "output_dir": folder} | recipe | {"seed": self.settings.seed + i}
@@ -173,16 +170,16 @@ class Plan:
             *self.retrained(name, data),
         ]
         for more in self.settings.augmented if variant == self.settings.modes[0] else ():
-            both, recipe = [data, run.labeled], AUGMENTED[more]
-            stages += self.networks(f"{name}+real+{more}", (data.name,), both, data, augmentation=recipe)
+            recipe = {"augmentation": AUGMENTED[more]}
+            stages += self.networks(f"{name}+real+{more}", (data.name,), data, run.labeled, **recipe)
         return stages
 
     def retrained(self, setup: str, data: Path) -> list[Stage]:
         """A segmentation network of synthetic images, and one of synthetic and real ones."""
-        alone = self.networks(setup, (data.name,), [data], data)
-        return alone + self.networks(f"{setup}+real", (data.name,), [data, self.run.labeled], data)
+        alone = self.networks(setup, (data.name,), data)
+        return alone + self.networks(f"{setup}+real", (data.name,), data, self.run.labeled)
 
-    def controlnet(self, net: str, variant: str, before: str) -> Callable[[], None]:
+    def controlnet(self, net: str, variant: str, before: str) -> Work:
         """Train one ControlNet; the Semantic-ControlNet on top of the other in ``compositional`` mode."""
         run, mode = self.run, self.run.mode(variant)
         own: dict[str, Any] = dict(self.domains)

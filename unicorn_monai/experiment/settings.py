@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -60,71 +60,50 @@ _GUIDANCE = "two or three numbers, [uncertainty, label map] or [uncertainty, lab
 
 @dataclass
 class Settings:
-    """What an experiment does; every entry can stand in the JSON file given by ``--config``.
+    """What an experiment does; every entry can stand in the JSON file given by ``--config``."""
 
-    Args:
-        labeled: data set of the labelled domain.
-        unlabeled: data set of the unlabelled domain; labels in it serve the upper bound and the scores only.
-        output: run folder.
-        preset: "quick" (the bundles' small networks) or "full" (their defaults, for 256 x 256).
-        seed: of everything.
-        modes: what to train and compare; the first is the main one, its results carry the plain names.
-        uncertainty_weight: of that ControlNet in ``compositional`` mode; "auto": as ``fusion_weight.py`` chooses.
-        paper_weight: w in ``paper`` mode, (1 - w, w), or "auto".
-        baselines: what else to compare with, some of "augmentation", "augmentation+geometry" (OCT only, since streets
-            do not bend), "self_training", "self_training+geometry" (from the network of "augmentation+geometry" on),
-            "cyclegan", "cut" and "semantic_only" (the Semantic-ControlNet of the mode "paper" alone, with any words).
-        confidence: of the network that a pixel's pseudo-label needs to count in self-training.
-        guidance: of the uncertainty and of the label map in ``compositional`` mode; (1, 1) is none. With ``words``
-            there may be a third, of the text, for all modes.
-        count: synthetic training images; ``samples_per_label`` for each labelled one by default.
-        samples_per_label: synthetic images of each label map, of other uncertainties.
-        rounds: 2 or more: the retrained network measures the uncertainties again, both ControlNets go on, and so on.
-        pseudo_labels: in ``compositional`` mode, show the Semantic-ControlNet the unlabelled images too, with the
-            labels that a network guesses: that of the set-up "augmentation" (trained for it where it is no baseline),
-            in further rounds the retrained one.
-        scaling: of the hint in ``compositional`` mode, "zscore", "quantile" or "paper".
-        paper_scaling: of the hint in ``paper`` mode, the same; another than "paper" is ours.
-        trainings: of every segmentation network, with other seeds; scores are means over them.
-        features: feature network of distances and audit, {"path", "sha256", "preprocessing", "arguments"}; by default
-            one is trained here, for {"iterations": 1000}.
-        augment: change the label maps' geometry before synthesis; OCT only, since streets do not bend.
-        style_augmentation: in ``compositional`` mode, show the Semantic-ControlNet strongly augmented images too.
-        words: the generative networks are told each image's ``sub_domain`` in words ("foggy scene"), and synthetic
-            images are asked for in those of the unlabelled domain in turn.
-        device: "cpu", "cuda:0", ...; None takes the first GPU where there is one.
-        jobs: branches that do not depend on each other, run at the same time; None: 2 on a CPU, else 1. From 3 on the
-            diffusion model, else alone, is trained beside the segmentation networks.
-        tracking: keep an MLflow record.
-        overrides: settings of single bundles, {bundle: {"train.json": {"max_epochs": 10}}}.
-    """
-
-    labeled: Folder
-    unlabeled: Folder
-    output: Folder
-    preset: Annotated[str, one_of(PRESETS)] = "full"
-    seed: Annotated[int, Field(ge=0, lt=2**32, description="a whole number, 0 to 4294967295")] = 0
+    labeled: Folder  # data set of the labelled domain
+    unlabeled: Folder  # data set of the unlabelled domain; labels in it serve the upper bound and the scores only
+    output: Folder  # run folder
+    preset: Annotated[str, one_of(PRESETS)] = "full"  # for 256 x 256; "quick": the bundles' small networks
+    seed: Annotated[int, Field(ge=0, lt=2**32, description="a whole number, 0 to 4294967295")] = 0  # of everything
+    # What to train and compare; the first is the main one, its results carry the plain names.
     modes: Annotated[Modes, Field(description=_SOME.format(list(MODES)))] = MODES
+    # What else to compare with. "augmentation+geometry": OCT only, since streets do not bend. "self_training+geometry":
+    # from that network on. "semantic_only": the Semantic-ControlNet of the mode "paper" alone, with the words if any.
     baselines: Annotated[Baselines, Field(description=_SOME.format(list(_COMPARED)))] = ()
-    confidence: Share = 0.9
+    confidence: Share = 0.9  # of the network that a pixel's pseudo-label needs to count in self-training
+    # Of the Uncertainty-ControlNet in ``compositional`` mode; "auto": what ``fusion_weight.choose_weight`` takes.
     uncertainty_weight: Annotated[Weight | Auto, Field(description="a number, 0 or more, or 'auto'")] = 1.0
+    # w in ``paper`` mode, (1 - w, w), or "auto".
     paper_weight: Annotated[Share | Auto, Field(description="a number, 0 to 1, or 'auto'")] = 0.7
+    # Of the uncertainty and of the label map in ``compositional`` mode; (1, 1) is none. With ``words`` there may be a
+    # third, of the text, for all modes.
     guidance: Annotated[Guidance, Field(description=_GUIDANCE)] = (3.0, 1.0)
-    count: Unlimited = None
-    samples_per_label: Positive = 1
-    rounds: Positive = 1
+    count: Unlimited = None  # synthetic training images; by default ``samples_per_label`` for each labelled one
+    samples_per_label: Positive = 1  # synthetic images of each label map, of other uncertainties
+    rounds: Positive = 1  # 2 or more: the retrained network measures the uncertainties again, both ControlNets go on
+    # In ``compositional`` mode, show the Semantic-ControlNet the unlabelled images too, with the labels that a network
+    # guesses: that of "augmentation" (trained for it where it is no baseline), in further rounds the retrained one.
     pseudo_labels: Switch = True
-    scaling: Scaling = "zscore"
-    paper_scaling: Scaling = "paper"
-    trainings: Positive = 1
+    scaling: Scaling = "zscore"  # of the hint in ``compositional`` mode
+    paper_scaling: Scaling = "paper"  # of the hint in ``paper`` mode; another than "paper" is ours
+    trainings: Positive = 1  # of every segmentation network, with other seeds; scores are means over them
+    # Feature network of distances and audit, {"path", "sha256", "preprocessing", "arguments"}; by default one is
+    # trained here, for {"iterations": 1000}.
     features: Table = None
-    augment: Switch = True
+    augment: Switch = True  # change the label maps' geometry before synthesis; OCT only, since streets do not bend
+    # In ``compositional`` mode, show the Semantic-ControlNet strongly augmented images too.
     style_augmentation: Switch = True
+    # The generative networks are told each image's ``sub_domain`` in words ("foggy scene"), and synthetic images are
+    # asked for in those of the unlabelled domain in turn.
     words: Switch = False
     device: Annotated[str | None, Field(description="cpu, cuda:0, ..., or null for the first GPU there is")] = None
+    # Branches that do not depend on each other, run at the same time; None: 2 on a CPU, else 1. From 3 on the diffusion
+    # model, else alone, is trained beside the segmentation networks.
     jobs: Unlimited = None
-    tracking: Switch = True
-    overrides: Table = None
+    tracking: Switch = True  # keep an MLflow record
+    overrides: Table = None  # settings of single bundles, {bundle: {"train.json": {"max_epochs": 10}}}
 
     def __post_init__(self) -> None:
         for name in PLACES:
@@ -137,10 +116,8 @@ class Settings:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         """Build from a dictionary; an unknown entry, or one that MONAI would run as code, is refused."""
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ValueError(f"Unknown setting(s) {unknown}; expected some of {known}. Check the spelling.")
+        if unknown := sorted(values.keys() - SETTINGS.keys()):
+            raise ValueError(f"Unknown setting(s) {unknown}; expected some of {list(SETTINGS)}. Check the spelling.")
         require_data(values, "settings")
         require_finite(values, "settings")
         made = cls(**values)

@@ -101,14 +101,8 @@ class _Page:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        filters: dict[str, Callable[..., Any]] = {
-            "name": self.name,
-            "here": self.here,
-            "difference": self.difference,
-            "distance": self.distance,
-            "fixed": fixed,
-            "percent": percent,
-            "duration": naming.duration,
+        named = (self.name, self.here, self.difference, self.distance, fixed, percent, naming.duration)
+        others: dict[str, Callable[..., Any]] = {
             "short": lambda value: MISSING if value is None else f"{value:g}",
             "ends": lambda ends: f"{ends[0]:.3f}\u2013{ends[1]:.3f}" if ends else MISSING,
             "between": _between,
@@ -122,7 +116,7 @@ class _Page:
             # Quotes within a text as they are, so that a command can be copied.
             "as_json": lambda part: json.dumps(part, indent=2, ensure_ascii=False).replace('\\"', '"'),
         }
-        environment.filters |= filters
+        environment.filters |= {function.__name__: function for function in named} | others
         return environment.get_template("report.html")
 
     def values(self) -> dict[str, Any]:

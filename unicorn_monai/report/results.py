@@ -43,7 +43,6 @@ Finite = Annotated[float, Field(strict=True, ge=-MOST, le=MOST)]
 Number = Annotated[Finite | None, BeforeValidator(_finite)]
 Interval = Annotated[tuple[Finite, Finite] | None, BeforeValidator(_both)]
 Pair = tuple[Number, Number]
-Index = Annotated[int, Field(strict=True, ge=0)]
 Uncertainties = dict[str, list[Annotated[float, Field(strict=True, ge=0, le=1)]]]  # set of images -> u of each
 
 
@@ -103,7 +102,7 @@ class Scores(Overlap):
     broken_columns: Estimate = Estimate()
     trainings: Spread = Spread()
     sub_domains: dict[str, Overlap] = {}
-    absent: list[Index] = []
+    absent: list[Annotated[int, Field(strict=True, ge=0)]] = []
     n_test: Number = None
     n_subjects: Number = None
 

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.markup import escape as plain
+from rich.table import Table
 
 from unicorn_monai.report.checks import ratio
 from unicorn_monai.report.results import LOWER, UPPER, Kept, Results, read
 from unicorn_monai.system.files import PathLike
 from unicorn_monai.system.terminal import printable
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 NEEDED = ("labels", "segmentation", "uncertainty", "seconds")  # every finished run has them
 Rows = list[list[str]]  # head first
@@ -37,9 +37,9 @@ def summarise(run_dirs: Sequence[PathLike]) -> str:
 
 def read_runs(run_dirs: Sequence[PathLike]) -> list[Results]:
     """The results of runs of one experiment, each given once: folders, or files of results."""
-    runs = [_read(Path(place)) for place in run_dirs]
-    if not runs:
+    if not run_dirs:
         raise ValueError("No run given; expected the folder of at least one finished run.")
+    runs = [_read(Path(place)) for place in run_dirs]
     _require_once(run_dirs, runs)
     if any(run.labels != runs[0].labels for run in runs):
         raise ValueError("The runs have different labels; summarise runs of one experiment only.")
@@ -227,9 +227,6 @@ def _spread(values: Iterable[float | None], form: str = ".3f") -> str:
 
 def score_table(content: Mapping[str, Any]) -> Table:
     """The scores of a run that has just ended, for a terminal."""
-    from rich.markup import escape as plain
-    from rich.table import Table
-
     results = Results.of(content)
     layers = results.modality == "OCT"
     columns = ("trained on", "all labels", *["layers"] * layers, "95 % interval")
