@@ -66,8 +66,6 @@ class Plan:
         """The work of running a configuration of a bundle with these settings."""
         return partial(self.runner.bundle, self.run.bundle_dir(name, variant), config, kind, **values)
 
-    # ------------------------------------------------------------------ both domains
-
     def autoencoder(self) -> list[Stage]:
         """Go on only where its images are usable."""
         judge, train = self.judge, self.bundle("latent_diffusion", "train_autoencoder.json", dataset_dir=self.both)
@@ -145,8 +143,6 @@ class Plan:
         name, work, result = f"{setup}_evaluation", partial(self.judge.scores, setup), ("segmentation", setup)
         return [Stage(name, tuple(networks), (), work, result)] * self.run.has_truth
 
-    # ------------------------------------------------------------------ variants of the method
-
     def variant(self, variant: str, prior: str = "prior", before: str = "") -> list[Stage]:
         """Both ControlNets, the fusion weight, the synthesis, how far it obeys, and what is trained on its images.
 
@@ -206,8 +202,6 @@ class Plan:
         guess = [self.guess(variant, weights)] * self.settings.teaches
         work = partial(self.measure, variant, install, *guess)
         return [Stage(prior, (retrained, *self.shown), (prior,), work), *self.variant(variant, prior, before)]
-
-    # ------------------------------------------------------------------ baselines
 
     def self_trained(self, setup: str) -> list[Stage]:
         """Pseudo-labels of a network of the labelled images on the unlabelled ones, training with them, in rounds."""

@@ -137,8 +137,6 @@ class Run:
                     write_text(path, whole.sub(lambda _: new, text))
                     os.utime(path, ns=(age.st_atime_ns, age.st_mtime_ns))  # it tells the order of the stages
 
-    # ------------------------------------------------------------------ variants
-
     def mode(self, variant: str) -> str:
         """The mode of a variant."""
         return variant if variant in self.settings.modes else self.settings.modes[0]
@@ -174,8 +172,6 @@ class Run:
             )
         for why in self.not_computed.values():
             logger.info(f"not computed: {why}")
-
-    # ------------------------------------------------------------------ paths
 
     def bundle_dir(self, name: str, variant: str = "") -> Path:
         """Where a bundle of this run lies; without a variant, that of the first mode."""
@@ -228,8 +224,6 @@ class Run:
     def num_channels(self) -> int:
         """Channels of the images."""
         return int(definition(self.bundle_dir("retinal_unet"), "num_channels"))
-
-    # ------------------------------------------------------------------ bundles
 
     def install_bundles(self) -> None:
         """Put the bundles into the run folder, with the preset's settings and those of this data."""
