@@ -37,13 +37,9 @@ _NEVER_CALLED = re.compile(r"(.+)\.proj_attn\.(weight|bias)")
 def convert(network: nn.Module, old: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dictionary of ``network`` that gives the outputs of the old network.
 
-    Args:
-        network: ``AutoencoderKL``, ``DiffusionModelUNet`` or ``ControlNet`` of MONAI, built with the arguments of the
-            old one (``num_channels`` is called ``channels`` today).
-        old: state dictionary of the monai-generative network.
-
-    Raises:
-        ValueError: an entry of either side without its counterpart, or of another shape.
+    It is an ``AutoencoderKL``, ``DiffusionModelUNet`` or ``ControlNet`` of MONAI, built with the arguments of the old
+    one (``num_channels`` is called ``channels`` today). An entry of either side without its counterpart, or of another
+    shape, is refused.
     """
     new, used = {}, set()
     for key, value in network.state_dict().items():
@@ -70,9 +66,8 @@ def convert(network: nn.Module, old: Mapping[str, Tensor]) -> dict[str, Tensor]:
         used |= set(sources)
     left = [name for name in old if name not in used and not _never_called(name, used)]
     if left:
-        hint = (
-            " `include_fc` must be true with cross-attention." if any(".attn1.to_out." in name for name in left) else ""
-        )
+        fc = any(".attn1.to_out." in name for name in left)
+        hint = " `include_fc` must be true with cross-attention." if fc else ""
         raise ValueError(
             f"{len(left)} entries of the checkpoint have no place in the {type(network).__name__}, first '{left[0]}'. "
             f"Build the network with the arguments of the old one.{hint}"
@@ -101,30 +96,18 @@ def _never_called(name: str, used: set[str]) -> bool:
 
 
 def read_checkpoint(path: PathLike, entry: str | None = None) -> dict[str, Tensor]:
-    """The state dictionary in a checkpoint; a "module." of several GPUs is taken off its names.
-
-    Args:
-        path: file written by ``torch.save``.
-        entry: the dictionary's name in the file, where that holds several things.
-
-    Raises:
-        ValueError: a file that holds more than tensors, containers and plain values; no such entry.
-    """
+    """The state dictionary in a checkpoint, or its ``entry``; a "module." of several GPUs is taken off its names."""
     if not Path(path).is_file():
         raise ValueError(f"No checkpoint at '{path}'. Check the path.")
     content = load_tensors_only(path)
     if entry is not None and isinstance(content, dict):
         content = content.get(entry)
-    if not _is_state(content):
-        inside = [k for k, v in content.items() if _is_state(v)] if isinstance(content, dict) else []
+    if not is_state(content) or not content:
+        inside = [k for k, v in content.items() if is_state(v) and v] if isinstance(content, dict) else []
         what = f"entry '{entry}' of '{path}'" if entry is not None else f"'{path}'"
         raise ValueError(f"{what} is no state dictionary; state dictionaries in it: {inside}. Name one with --entry.")
     together = all(name.startswith("module.") for name in content)
     return {name.removeprefix("module.") if together else name: value for name, value in content.items()}
-
-
-def _is_state(content: Any) -> bool:
-    return is_state(content) and bool(content)
 
 
 def import_weights(
@@ -141,12 +124,9 @@ def import_weights(
         checkpoint: see :func:`read_checkpoint`.
         bundle_root: the bundle, whose ``inference.json`` defines the network with the arguments of the old one.
         id: the network there, e.g. "network_def" or "autoencoder_def".
-        weights: file under the bundle's ``models`` folder to write.
+        weights: file under the bundle's ``models`` folder to write; its path is returned.
         entry: see :func:`read_checkpoint`.
         **metadata: what belongs to the weights, e.g. ``scale_factor`` and ``latent_shape`` of a diffusion model.
-
-    Returns:
-        the file written.
     """
     network = from_bundle(bundle_root, id)
     network.load_state_dict(convert(network, read_checkpoint(checkpoint, entry)))

@@ -10,7 +10,7 @@ to rounding (``tests/backbones/test_stable_diffusion.py``). Prompts are encoded 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from unicorn_monai.controlnets import controlnet_for
 from unicorn_monai.latent_diffusion import StoredAutoencoder
 from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus, UniPC
 from unicorn_monai.system.files import PathLike, sweep, write_json
-from unicorn_monai.system.networks import freeze, require
+from unicorn_monai.system.networks import require
 from unicorn_monai.system.weights import save_tensors, sha256
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionControlNetPipeline", "StableDiffusionImg2ImgPipeline")
@@ -56,10 +56,8 @@ class StableDiffusionAutoencoder(AutoencoderKL):
 
     Args:
         channels: of the levels.
-        latent_channels: of the latents.
         num_channels: of the images.
         num_res_blocks: of each level of the encoder.
-        norm_num_groups: of the normalisations.
     """
 
     def __init__(
@@ -71,14 +69,8 @@ class StableDiffusionAutoencoder(AutoencoderKL):
         norm_num_groups: int = 32,
     ) -> None:
         levels = len(channels)
-        shared: dict[str, Any] = {
-            "spatial_dims": 2,
-            "channels": tuple(channels),
-            "norm_num_groups": norm_num_groups,
-            "norm_eps": 1e-6,
-            "attention_levels": (False,) * levels,
-            "use_flash_attention": True,
-        }
+        shared: dict[str, Any] = {"spatial_dims": 2, "channels": tuple(channels), "attention_levels": (False,) * levels}
+        shared |= {"norm_num_groups": norm_num_groups, "norm_eps": 1e-6, "use_flash_attention": True}
         super().__init__(
             in_channels=num_channels, out_channels=num_channels, latent_channels=latent_channels,
             num_res_blocks=num_res_blocks, **shared,
@@ -107,11 +99,7 @@ class StableDiffusionAutoencoder(AutoencoderKL):
 
 
 def check_folder(folder: PathLike) -> Path:
-    """The folder, if it holds a Stable Diffusion 1.x or 2.x text-to-image pipeline.
-
-    Raises:
-        ValueError: no ``model_index.json``, or that of another pipeline (Stable Diffusion XL, inpainting, ...).
-    """
+    """The folder, if it holds a Stable Diffusion 1.x or 2.x text-to-image pipeline; not XL, inpainting, ..."""
     path = Path(folder) / "model_index.json"
     kind = read_json(path, "index of a pipeline").get("_class_name")
     require(kind in PIPELINES, f"'{path}' describes a {kind}; supported are Stable Diffusion 1.x and 2.x: {PIPELINES}.")
@@ -132,29 +120,18 @@ def unet_definition(folder: PathLike) -> dict[str, Any]:
 def load_unet(
     folder: PathLike, variant: str | None = None, device: torch.device | str | None = None
 ) -> DiffusionModelUNet:
-    """The U-Net of a Stable Diffusion folder, frozen, float32.
-
-    Args:
-        folder: as diffusers' ``save_pretrained`` writes it.
-        variant: of the weights' file, e.g. "fp16" or "non_ema".
-        device: where to put it.
-    """
+    """The U-Net of a Stable Diffusion folder, frozen, float32; ``variant`` of its file, e.g. "fp16" or "non_ema"."""
     with torch.device("meta"):  # no time and memory for weights that are replaced
         unet = DiffusionModelUNet(**unet_definition(folder))
     path = weights_file(Path(folder) / "unet", variant)
     fill(_stable_diffusion_eps(unet), read_weights(path), unet_name, path)
-    freeze(unet)
     return unet.to(device)
 
 
 def new_controlnet(folder: PathLike, conditioning_channels: int) -> ControlNet:
-    """The architecture of a ControlNet for a Stable Diffusion folder, with random weights.
+    """A ControlNet for a Stable Diffusion folder, with random weights; `controlnets.copy_encoder` fills its encoder.
 
-    Args:
-        folder: of Stable Diffusion.
-        conditioning_channels: of the hint at image resolution: number of labels, or 1 for the uncertainty.
-
-    `controlnets.copy_encoder` then copies the U-Net's encoder.
+    The hint at image resolution has as many channels as there are labels, or 1 for the uncertainty.
     """
     levels = len(vae_arguments(*_vae_config(folder))["channels"])
     require(levels == len(EMBEDDING_CHANNELS), f"'{folder}/vae/config.json' has {levels} levels; the ControlNet's "
@@ -172,7 +149,6 @@ def load_controlnet(
         controlnet = controlnet_for(unet_arguments(config, path), config.get("conditioning_channels", 3), channels)
     path = weights_file(folder, variant)
     fill(_stable_diffusion_eps(controlnet), read_weights(path), unet_name, path)
-    freeze(controlnet)
     return controlnet.to(device)
 
 
@@ -193,7 +169,6 @@ def load_autoencoder(
             for part, tensor in zip(("mu", "log_sigma"), moments.chunk(2), strict=True):
                 tensors[f"quant_conv_{part}.conv.{kind}"] = tensor
     fill(autoencoder, tensors, lambda parameter: names.get(parameter, parameter), path)
-    freeze(autoencoder)
     return autoencoder.to(device)
 
 
@@ -203,12 +178,8 @@ def stored_autoencoder(
     """The autoencoder of a Stable Diffusion folder for `latents.LatentDataset`, loaded only if latents are missing."""
     path = weights_file(check_folder(folder) / "vae", variant)
     vae = vae_arguments(*_vae_config(folder))
-    return StoredAutoencoder(
-        _sha256(path),
-        lambda: load_autoencoder(folder, variant, device),
-        vae["num_channels"],
-        2 ** (len(vae["channels"]) - 1),
-    )
+    load, factor = partial(load_autoencoder, folder, variant, device), 2 ** (len(vae["channels"]) - 1)
+    return StoredAutoencoder(_sha256(path), load, vae["num_channels"], factor)
 
 
 def weights_metadata(folder: PathLike) -> dict[str, dict[str, Any]]:
@@ -243,11 +214,7 @@ def scale_factor(folder: PathLike) -> float:
 
 
 def latent_shape(folder: PathLike, image_size: Sequence[int]) -> list[int]:
-    """(channels, rows, columns) of the latents of images of a size in pixels.
-
-    Raises:
-        ValueError: sides that the networks cannot halve often enough: for Stable Diffusion, no multiples of 64.
-    """
+    """(channels, rows, columns) of the latents of images whose sides the networks can halve: multiples of 64."""
     vae = vae_arguments(*_vae_config(folder))
     factor = 2 ** (len(vae["channels"]) - 1)
     multiple = factor * 2 ** (len(unet_definition(folder)["channels"]) - 1)
@@ -268,10 +235,8 @@ def train_scheduler(folder: PathLike) -> DDPMScheduler:
 def sampler(folder: PathLike, name: str = "UniPC", coarse: bool = False) -> DDIM:
     """A sampler with the noise schedule of a Stable Diffusion folder.
 
-    Args:
-        folder: of Stable Diffusion.
-        name: "UniPC", "DPMSolverPlusPlus", or "DDIM" with the timesteps of diffusers' scheduler of that name.
-        coarse: let too few steps through with a warning (:class:`unicorn_monai.schedulers.DDIM`).
+    "UniPC", "DPMSolverPlusPlus", or "DDIM" with the timesteps of diffusers' scheduler of that name; ``coarse`` as in
+    :class:`unicorn_monai.schedulers.DDIM`.
     """
     require(name in SAMPLERS, f"Unknown sampler '{name}'; expected one of {list(SAMPLERS)}.")
     schedule, config = _schedule(folder)
@@ -287,16 +252,12 @@ def sampler(folder: PathLike, name: str = "UniPC", coarse: bool = False) -> DDIM
 def export_diffusers(controlnet: ControlNet, folder: PathLike, stable_diffusion: PathLike) -> None:
     """Write a ControlNet as diffusers does: ``ControlNetModel.from_pretrained(folder)`` reads it.
 
-    Args:
-        controlnet: trained for the U-Net of ``stable_diffusion``.
-        folder: gets ``config.json`` and the safetensors file; created.
-        stable_diffusion: the Stable Diffusion folder.
+    It was trained for the U-Net of the folder ``stable_diffusion``.
     """
     config = read_config(check_folder(stable_diffusion) / "unet", "UNet2DConditionModel")
-    embedding = controlnet.controlnet_cond_embedding
-    convolutions = [w for w in embedding.parameters() if w.ndim > 1]
+    hint_channels = next(w for w in controlnet.controlnet_cond_embedding.parameters() if w.ndim > 1).shape[1]
     with torch.device("meta"):
-        expected = new_controlnet(stable_diffusion, convolutions[0].shape[1])
+        expected = new_controlnet(stable_diffusion, hint_channels)
     shapes = [{key: value.shape for key, value in net.state_dict().items()} for net in (controlnet, expected)]
     require(
         shapes[0] == shapes[1],
@@ -306,15 +267,14 @@ def export_diffusers(controlnet: ControlNet, folder: PathLike, stable_diffusion:
     linear = config.get("use_linear_projection", False)
     tensors = {}
     for parameter, value in controlnet.state_dict().items():
-        if linear and (".proj_in." in parameter or ".proj_out." in parameter):
-            value = value.flatten(1) if value.ndim > 1 else value
-        tensors[unet_name(parameter)] = value.detach().cpu()
+        flat = linear and value.ndim > 1 and (".proj_in." in parameter or ".proj_out." in parameter)
+        tensors[unet_name(parameter)] = (value.flatten(1) if flat else value).detach().cpu()
     kept = ("act_fn", "attention_head_dim", "block_out_channels", "cross_attention_dim", "down_block_types",
             "downsample_padding", "flip_sin_to_cos", "freq_shift", "in_channels", "layers_per_block", "norm_eps",
             "norm_num_groups", "use_linear_projection")  # fmt: skip
     written = {key: config[key] for key in kept if key in config} | {
         "_class_name": "ControlNetModel",
-        "conditioning_channels": convolutions[0].shape[1],
+        "conditioning_channels": hint_channels,
         "conditioning_embedding_out_channels": list(EMBEDDING_CHANNELS),
     }
     Path(folder).mkdir(parents=True, exist_ok=True)

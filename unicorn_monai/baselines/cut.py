@@ -11,15 +11,14 @@ perceptron of two layers. The negatives k_s' are the other patches of the same i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from monai.networks.utils import normal_init
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unicorn_monai.baselines.adversarial import discriminator_loss, generator_loss
-from unicorn_monai.baselines.networks import ResnetGenerator
+from unicorn_monai.baselines.adversarial import Objective, discriminator_loss, generator_loss
+from unicorn_monai.baselines.networks import ResnetGenerator, feature_channels
 
 
 class PatchProjection(nn.Module):
@@ -54,22 +53,16 @@ class PatchProjection(nn.Module):
 
 
 def patch_nce(query: Tensor, key: Tensor, temperature: float = 0.07) -> Tensor:
-    """The contrastive loss of each image, Eq. (3) of CUT.
+    """The contrastive loss of each image, Eq. (3) of CUT, (batch,); log(patches) where all patches look alike.
 
-    Args:
-        query: (batch, patches, width), of unit length.
-        key: the same; patch s of an image belongs to patch s of its query.
-        temperature: of the softmax.
-
-    Returns:
-        (batch,), in [0, ...); log(patches) where all patches look alike.
+    ``query`` and ``key`` are (batch, patches, width), of unit length; patch s of both belong together.
     """
     with torch.autocast(query.device.type, enabled=False):  # divided by 0.07, bfloat16 would be too coarse
         logits = query.float() @ key.detach().float().transpose(1, 2) / temperature
     return -logits.log_softmax(dim=2).diagonal(dim1=1, dim2=2).mean(dim=1)
 
 
-class CUT:
+class CUT(Objective):
     """The objective.
 
     Args:
@@ -83,6 +76,7 @@ class CUT:
     """
 
     name = "CUT"
+    generator: ResnetGenerator
 
     def __init__(
         self,
@@ -98,9 +92,9 @@ class CUT:
             raise ValueError(f"layers is {list(layers)}, the projection has {len(projection.heads)} heads; match them.")
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}; expected a number above 0, 0.07 in the paper.")
-        generator.feature_channels(layers)  # refuses layers that are not there
-        self.generator, self.discriminator, self.projection = generator, discriminator, projection
-        self.trained, self.judges = nn.ModuleList([generator, projection]), nn.ModuleList([discriminator])
+        feature_channels(generator, layers)  # refuses layers that are not there
+        super().__init__(generator, [generator, projection], [discriminator])
+        self.discriminator, self.projection = discriminator, projection
         self.layers, self.temperature = list(layers), temperature
         self.nce_weight, self.identity_weight = nce_weight, identity_weight
 
@@ -124,12 +118,3 @@ class CUT:
     def discriminator_loss(self, source: Tensor, target: Tensor, translated: list[Tensor]) -> Tensor:
         """The discriminator's, on the newest images."""
         return discriminator_loss(self.discriminator(target), self.discriminator(translated[0]))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Weights of all networks."""
-        return {"trained": self.trained.state_dict(), "judges": self.judges.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
-        self.trained.load_state_dict(state["trained"])
-        self.judges.load_state_dict(state["judges"])

@@ -21,6 +21,7 @@ from typing import Any
 
 from monai.bundle.config_item import ComponentLocator
 
+from unicorn_monai.bundle.expressions import children
 from unicorn_monai.bundle.installation import BUNDLES, bundle_root
 from unicorn_monai.system.files import parse_json
 
@@ -38,10 +39,8 @@ COMPUTING = (
     "monai.networks.schedulers",
     "monai.optimizers",
     "monai.transforms",
-    *(
-        f"unicorn_monai.{name}"
-        for name in ("images.augmentation", "inferers", "schedulers", "segmentation.acquisition")
-    ),
+    *("unicorn_monai.images.augmentation", "unicorn_monai.segmentation.acquisition"),
+    *("unicorn_monai.inferers", "unicorn_monai.schedulers"),
 )
 
 
@@ -84,6 +83,8 @@ FILES_AND_NAMES = _words(
     "RandTorchVisiond TorchIO TorchIOd RandTorchIO RandTorchIOd CuCIM CuCIMd RandCuCIM RandCuCIMd"
 )
 TOO_MUCH = WEIGHTS_FROM_ELSEWHERE | FILES_AND_NAMES
+_MODULES = frozenset(COMPUTING) | {place.rpartition(".")[0] for place in USUAL}
+_locator = cache(ComponentLocator)
 
 
 def is_usual(target: str) -> bool:
@@ -97,7 +98,7 @@ def is_usual(target: str) -> bool:
     if not target.startswith(("monai.", "torch.nn.", "torch.optim.", "ignite.metrics.", "unicorn_monai.")):
         return False
     package = target.rpartition(".")[0]
-    if not any(_within(package, module) or _within(module, package) for module in _modules()):
+    if not any(_within(package, module) or _within(module, package) for module in _MODULES):
         return False
     found = _locate(target)
     return _place(found) in USUAL or (isinstance(found, type) and _is_let_through(found))
@@ -123,21 +124,11 @@ def _within(name: str, module: str) -> bool:
     return name == module or name.startswith(f"{module}.")
 
 
-@cache
-def _modules() -> frozenset[str]:
-    return frozenset(COMPUTING) | {place.rpartition(".")[0] for place in USUAL}
-
-
 def _locate(name: str) -> Any:
     try:
         return pydoc.locate(name)
     except pydoc.ErrorDuringImport:
         return None
-
-
-@cache
-def _locator() -> ComponentLocator:
-    return ComponentLocator()
 
 
 @cache
@@ -147,7 +138,7 @@ def _own() -> frozenset[str]:
     def targets(node: Any) -> Iterator[str]:
         if isinstance(node, dict) and isinstance(node.get("_target_"), str):
             yield node["_target_"]
-        for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        for _, child in children(node):
             yield from targets(child)
 
     files = [path for name in BUNDLES for path in Path(bundle_root(name)).rglob("*.json")]

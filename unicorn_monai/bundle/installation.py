@@ -46,10 +46,7 @@ def load_config(bundle_root: PathLike, name: str = "inference.json") -> dict[str
     """A configuration of a bundle, or of a part of one, whose ``bundle_root`` is the folder it was read from.
 
     With a ``base_bundle``, its entries on top of that bundle's: of the configuration of the same name there, or of its
-    ``base_config``.
-
-    Raises:
-        ValueError: no such file, or a folder whose name MONAI would change.
+    ``base_config``. Refused is a folder whose name MONAI would change.
     """
     config, whole = _read(bundle_root, name), Path(bundle_root, "configs", name).is_file()
     return with_root(config, bundle_root if whole else Path(bundle_root).parent)
@@ -98,9 +95,7 @@ def install(
     files = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
     content = {file: (source / file).read_bytes() for file in files if not _STAYS & set(file.parts)}
     for file, changes in settings.items():
-        config = _read(source, file)
-        for key, value in changes.items():
-            _assign(config, key, value, target / "configs" / file)
+        config = _changed(source, file, changes, target / "configs" / file)
         content[Path("configs", file)] = f"{json.dumps(config, indent=2)}\n".encode()
     for file, wanted in content.items():
         path = target / file
@@ -119,10 +114,7 @@ def configured(
 ) -> dict[str, Any]:
     """The configuration that :func:`install` would write, as it is before anything is built."""
     source = Path(bundle_root(name))
-    config = _read(source, file)
-    for key, value in _merged(source, preset, overrides).get(file, {}).items():
-        _assign(config, key, value, source / "configs" / file)
-    return config
+    return _changed(source, file, _merged(source, preset, overrides).get(file, {}), source / "configs" / file)
 
 
 def _merged(
@@ -152,21 +144,19 @@ def _preset(source: Path, preset: str) -> dict[str, dict[str, Any]]:
     return settings | {file: settings.get(file, {}) | changes for file, changes in own.items()}
 
 
-def _assign(config: dict[str, Any], key: str, value: Any, path: Path) -> None:
-    """Set ``a::b::c``; the entry must exist, so a misspelt key cannot pass."""
-    parent, leaf = find_entry(config, key, path)
-    parent[leaf] = value
+def _changed(source: Path, file: str, changes: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A configuration with other settings, whose entries ``a::b::c`` must exist: a misspelt key cannot pass."""
+    config = _read(source, file)
+    for key, value in changes.items():
+        parent, leaf = find_entry(config, key, path)
+        parent[leaf] = value
+    return config
 
 
 def find_entry(config: dict[str, Any], key: str, path: PathLike) -> tuple[Any, Any]:
-    """The dictionary or list that holds the entry ``a::b::c``, and its key or index there.
-
-    Raises:
-        ValueError: there is none.
-    """
-    parent: Any = None
+    """The dictionary or list that holds the entry ``a::b::c``, which must exist, and its key or index there."""
     node: Any = config
-    leaf: Any = None
+    parent = leaf = None
     for part in key.split("::"):
         parent, leaf = node, int(part) if isinstance(node, list) and part.isdecimal() else part
         try:

@@ -21,15 +21,7 @@ SCAN, COLOURS = "B-scan; rows are depth, columns A-scans", ("red", "green", "blu
 def described(
     name: str, preset: str | None, overrides: Mapping[str, Any], labels: Sequence[str], num_channels: int
 ) -> dict[str, Any]:
-    """The entries of a bundle's ``metadata.json`` that a run changes, by their place in it.
-
-    Args:
-        name: the bundle.
-        preset: of the bundles, e.g. "small".
-        overrides: settings of single bundles, {bundle: {"inference.json": {...}}}.
-        labels: names of the data set's labels.
-        num_channels: of its images.
-    """
+    """The entries of a bundle's ``metadata.json`` that a run changes, by their place in it."""
 
     def entry(bundle: str, key: str) -> Any:
         return ConfigParser(configured(bundle, preset, overrides.get(bundle))).get_parsed_content(key)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import ast
 import inspect
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,15 +26,11 @@ ENTRY = "bundle_root"
 
 
 def own_root(part: str | None = None) -> str:
-    """Folder of the bundle whose configuration MONAI runs, or of a part of it (for configurations).
+    """Folder of the bundle whose configuration MONAI runs, or of a ``part`` of it (for configurations).
 
-    Args:
-        part: of a bundle of several networks.
-
-    Raises:
-        ValueError: nothing tells which configuration runs, or its folder has a name that MONAI would change.
+    Refused where nothing tells which configuration runs, or the folder has a name that MONAI would change.
     """
-    frames = list(_callers())
+    frames = [frame for frame, _ in traceback.walk_stack(inspect.currentframe())]
     workflow = next((w for f in frames if isinstance(w := f.f_locals.get("self"), ConfigWorkflow)), None)
     files = next((files for f in frames if (files := _told(f))), [])
     if workflow is not None and (not files or Path(files[0]).parent != Path(workflow.config_root_path)):
@@ -49,9 +46,7 @@ def own_root(part: str | None = None) -> str:
 def root_above(file: PathLike, part: str | None = None) -> str:
     """The bundle of a configuration file: the folder above ``configs``, or, as for MONAI, else the file's own.
 
-    Args:
-        file: the configuration; links are not followed, since a cache may keep its files under other names.
-        part: of a bundle of several networks.
+    Links are not followed, since a cache may keep its files under other names.
     """
     folder = Path(file).absolute().parent
     root = folder.parent if folder.name == "configs" else folder
@@ -59,12 +54,7 @@ def root_above(file: PathLike, part: str | None = None) -> str:
 
 
 def with_root(config: Mapping[str, Any], root: PathLike) -> dict[str, Any]:
-    """A configuration whose ``bundle_root`` is a folder, if it has the entry.
-
-    Args:
-        config: the configuration.
-        root: of its bundle; of a part of it, where the entry names one.
-    """
+    """A configuration whose ``bundle_root``, if it has one, is a folder, or the part of it that the entry names."""
     if ENTRY not in config:
         return dict(config)
     own = config[ENTRY]
@@ -72,21 +62,10 @@ def with_root(config: Mapping[str, Any], root: PathLike) -> dict[str, Any]:
 
 
 def literal_root(bundle_root: PathLike) -> str:
-    """A bundle's folder as an absolute path, for a configuration.
-
-    Raises:
-        ValueError: MONAI would not take it as it is.
-    """
+    """A bundle's folder as an absolute path, refused where MONAI would not take it as it is."""
     root = str(Path(bundle_root).absolute())
     require_literal(root, ENTRY)
     return root
-
-
-def _callers() -> Iterator[FrameType]:
-    frame = inspect.currentframe()
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
 
 
 def _told(frame: FrameType) -> list[str]:

@@ -33,14 +33,11 @@ def require_own_bundles(
     """Refuse bundles of a run that run anything but what this package's own would with the run's settings.
 
     Args:
-        bundles: folder of the bundles.
-        presets: names of the presets of a bundle.
+        bundles: their folder.
+        presets: bundle -> names of its presets.
         overrides: settings of single bundles.
         prior: ``prior_path`` of the generative bundles.
         files: which configurations are going to be used, a pattern.
-
-    Raises:
-        ValueError: naming the file and the entry.
     """
     if os.path.lexists(bundles / "configs"):  # where parts of a bundle would be looked for
         raise ValueError(f"'{bundles / 'configs'}' is no bundle of a run; expected bundles alone. Remove it.")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from unicorn_monai.bundle.components import is_usual
+from unicorn_monai.bundle.expressions import children
 from unicorn_monai.system.files import PathLike, parse_json, write_text
 from unicorn_monai.system.intake import bounded_memory, lies_there, read_text, require_regular
 from unicorn_monai.system.terminal import printable
@@ -58,13 +59,10 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
 def seal(bundle_root: PathLike) -> str:
-    """Write ``SHA256SUMS`` of a bundle that is to be given away.
+    """Write ``SHA256SUMS`` of a bundle that is to be given away, if nothing is to be told of it.
 
     Returns:
         the sha256 of that file, to be told where it cannot be exchanged together with the bundle.
-
-    Raises:
-        ValueError: the bundle has findings of its own.
     """
     root = _folder(bundle_root)
     found = [*_file_findings(root), *_config_findings(root), *_weight_findings(root)]
@@ -75,11 +73,9 @@ def seal(bundle_root: PathLike) -> str:
 
 
 def findings(bundle_root: PathLike, sums_sha256: str | None = None) -> list[str]:
-    """What a reader should know before running a bundle; one line each.
+    """What a reader should know before running a bundle, a line each.
 
-    Args:
-        bundle_root: folder of the bundle.
-        sums_sha256: what its author says is the sha256 of ``SHA256SUMS``.
+    ``sums_sha256`` is what its author says is the sha256 of ``SHA256SUMS``.
     """
     root = _folder(bundle_root)
     with bounded_memory():
@@ -172,7 +168,7 @@ def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Every text of a configuration with its id (the end of it, where that is long)."""
     if isinstance(node, str):
         yield key, node
-    for name, child in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+    for name, child in children(node):
         yield from _texts(child, f"{key[-400:]}::{str(name)[:400]}".removeprefix("::"))
 
 

@@ -41,12 +41,9 @@ class AutoencoderLoss(nn.Module):
 
     Args:
         kl_weight: weight of the Kullback-Leibler term; small, it only keeps the latents near a standard normal.
-        spectral_weight: weight of the spectral term.
-        speckle_weight: weight of the speckle contrast term.
-        adversarial_weight: weight of the patch-adversarial term.
+        spectral_weight: weights of the further terms, see the file's header.
         perceptual: an optional further term, e.g. ``monai.losses.PerceptualLoss`` where its weights are at hand; its
             own weights stay as they are.
-        perceptual_weight: weight of that term.
     """
 
     def __init__(
@@ -59,10 +56,9 @@ class AutoencoderLoss(nn.Module):
         perceptual_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        self.kl_weight, self.spectral_weight, self.adversarial_weight = kl_weight, spectral_weight, adversarial_weight
-        self.speckle_weight = speckle_weight
+        self.weights = {"kl": kl_weight, "spectral": spectral_weight, "speckle": speckle_weight}
+        self.weights |= {"adversarial": adversarial_weight, "perceptual": perceptual_weight}
         self.perceptual = None if perceptual is None else freeze(perceptual)
-        self.perceptual_weight = perceptual_weight
         self.adversarial = PatchAdversarialLoss(criterion="least_squares")
 
     def forward(
@@ -70,12 +66,8 @@ class AutoencoderLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """All terms, unweighted, and their weighted sum under "loss".
 
-        Args:
-            reconstruction: (batch, channels, *spatial).
-            image: the same.
-            mean: of the latents (batch, latent channels, *latent).
-            std: of the latents, the same shape.
-            fake_scores: what the discriminator says of the reconstruction; None before it takes part.
+        ``mean`` and ``std`` are those of the latents; ``fake_scores``, what the discriminator says of the
+        reconstruction, is None before it takes part.
         """
         terms = {
             "l1": (reconstruction - image).abs().mean(),
@@ -83,15 +75,12 @@ class AutoencoderLoss(nn.Module):
             "spectral": spectral_distance(reconstruction, image),
             "speckle": (speckle_contrast(reconstruction) - speckle_contrast(image)).abs().mean(),
         }
-        loss = terms["l1"] + self.kl_weight * terms["kl"] + self.spectral_weight * terms["spectral"]
-        loss = loss + self.speckle_weight * terms["speckle"]
         if fake_scores is not None:
             terms["adversarial"] = self.adversarial(fake_scores, target_is_real=True, for_discriminator=False)
-            loss = loss + self.adversarial_weight * terms["adversarial"]
         if self.perceptual is not None:
             terms["perceptual"] = self.perceptual(reconstruction, image)
-            loss = loss + self.perceptual_weight * terms["perceptual"]
-        return terms | {"loss": loss}
+        weighted = (self.weights[name] * term for name, term in terms.items() if name != "l1")
+        return terms | {"loss": sum(weighted, start=terms["l1"])}
 
     def discriminator(self, real_scores: Tensor, fake_scores: Tensor) -> Tensor:
         """The discriminator's objective."""
@@ -134,30 +123,15 @@ def narrow_posterior(autoencoder: nn.Module, log_variance: float = -6.0) -> nn.M
 
 @dataclass(frozen=True)
 class Adversary:
-    """What an autoencoder is trained against.
-
-    Args:
-        network: the discriminator, a ``PatchDiscriminator``.
-        optimizer: of its weights.
-        loss: an ``AutoencoderLoss``, the objective of both.
-    """
+    """What an autoencoder is trained against: a ``PatchDiscriminator``, and the objective of both."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    loss: nn.Module
+    loss: AutoencoderLoss
 
 
 class AutoencoderTrainer(Trainer):
-    """Train a KL autoencoder against a patch discriminator.
-
-    Args:
-        settings: of the training.
-        train_data_loader: batches with "image".
-        network: ``AutoencoderKL``: image -> (reconstruction, mean, std).
-        adversary: discriminator and loss.
-        optimizer: of the autoencoder.
-        train_handlers: Ignite handlers.
-    """
+    """Train a KL autoencoder, image -> (reconstruction, mean, std), on batches with "image" against a discriminator."""
 
     def __init__(
         self,
@@ -203,7 +177,7 @@ class AutoencoderTrainer(Trainer):
             with torch.autocast(**self.autocast):
                 both = torch.cat([image, reconstruction.detach().to(image)])
                 real, fake = self.discriminator(both)[-1].float().chunk(2)
-            terms["discriminator"] = self.loss_function.discriminator(real, fake)  # type: ignore[operator]
+            terms["discriminator"] = self.loss_function.discriminator(real, fake)
             self.discriminator_optimizer.zero_grad()
             terms["discriminator"].backward()
             self.discriminator_optimizer.step()
@@ -223,13 +197,7 @@ class ReconstructionInferer(Inferer):
 
 
 class ReconstructionSheet:
-    """Images of a data set above their reconstructions.
-
-    Args:
-        autoencoder: the network.
-        dataset: gives "image".
-        count: images, evenly spread over the data set.
-    """
+    """``count`` images of a data set, evenly spread over it, above their reconstructions."""
 
     def __init__(self, autoencoder: AutoencoderKL, dataset: Sequence[dict[str, Any]], count: int = 8) -> None:
         self.autoencoder, self.dataset, self.count = autoencoder, dataset, count

@@ -58,12 +58,16 @@ class Layout:
     balanced: bool = True
 
     def __post_init__(self) -> None:
-        k, stride = self.unroll, self.stride
-        require(k >= 1 and stride >= 1, f"unroll is {k}, stride {stride}; expected at least 1 each.")
-        weights = self.weight, self.fake_weight
+        k, stride, start, ramp, weights = (
+            self.unroll,
+            self.stride,
+            self.start,
+            self.ramp,
+            (self.weight, self.fake_weight),
+        )
+        require(min(k, stride) >= 1, f"unroll is {k}, stride {stride}; expected at least 1 each.")
         require(min(weights) >= 0, f"The weights are {weights[0]} and {weights[1]}; expected at least 0.")
-        start, ramp = self.start, self.ramp
-        require(start >= 0 and ramp >= 0, f"start is {start}, ramp {ramp}; expected numbers of iterations.")
+        require(min(start, ramp) >= 0, f"start is {start}, ramp {ramp}; expected numbers of iterations.")
 
     def weight_at(self, iteration: int) -> float:
         """w_layout in an iteration, the first of which is 1."""
@@ -80,8 +84,6 @@ class LayoutSupervision(ControlNetInferer):
     Args:
         task: of a Semantic-ControlNet; the decoder of its autoencoder is differentiated.
         discriminator: images -> logits (batch, labels + 1, rows, columns) at any resolution; the last is "fake".
-        discriminator_optimizer: of its weights.
-        layout: how much is asked for, and when.
     """
 
     def __init__(
@@ -91,11 +93,8 @@ class LayoutSupervision(ControlNetInferer):
         discriminator_optimizer: torch.optim.Optimizer,
         layout: Layout | None = None,
     ) -> None:
-        require(
-            not task.settings.cuda_graphs,
-            "cuda_graphs is on, but layout supervision decides anew at every step "
-            "what to compute, which no graph can. Set it to false.",
-        )
+        remedy = "layout supervision decides anew at every step what to compute, which no graph can. Set it to false."
+        require(not task.settings.cuda_graphs, f"cuda_graphs is on, but {remedy}")
         super().__init__(task)
         self.autoencoder, self.layout = task.ldm.loaded_autoencoder(), layout or Layout()
         self.discriminator, self.optimizer = discriminator, discriminator_optimizer
@@ -186,13 +185,7 @@ def layout_mean(entropy: Tensor, label: Tensor, balanced: bool = True) -> Tensor
 
 
 def discriminator_for(bundle_root: PathLike, num_labels: int, id: str = "network_def") -> nn.Module:
-    """The architecture of a segmentation network with one label more.
-
-    Args:
-        bundle_root: bundle that defines the segmentation network.
-        num_labels: of the label maps.
-        id: entry of its ``inference.json``.
-    """
+    """The architecture of a segmentation network with one label more."""
     segmentation = arguments(bundle_root, id) | {"_target_": definition(bundle_root, id)["_target_"]}
     labels = [key for key in ("out_channels", "num_labels") if key in segmentation]  # of MONAI's networks, of SegFormer
     found = f"'{id}' of '{bundle_root}' has the arguments {sorted(segmentation)}"

@@ -35,24 +35,19 @@ from unicorn_monai.diffusion.training import (
     mean_squared_error,
 )
 from unicorn_monai.images.transforms import collate
-from unicorn_monai.system.distributed import RankSeeds, SharedOrder, is_active, parallel
+from unicorn_monai.system.distributed import SharedOrder, is_active, parallel
 from unicorn_monai.training.handlers import Progress, SampleImages
 from unicorn_monai.training.kept_weights import EMA, BestWeights
 from unicorn_monai.training.settings import AutoencoderSettings
-from unicorn_monai.training.state import TrainingState
+from unicorn_monai.training.state import last_handlers
 from unicorn_monai.training.steps import ClipGradients, WarmupCosine, loss_metric, random_order
 
 
 def autoencoder_loss(settings: AutoencoderSettings, perceptual: nn.Module | None = None) -> AutoencoderLoss:
     """The loss with the weights of the settings, on their device."""
-    return AutoencoderLoss(
-        settings.kl_weight,
-        settings.spectral_weight,
-        settings.speckle_weight,
-        settings.adversarial_weight,
-        perceptual,
-        settings.perceptual_weight,
-    ).to(settings.device)
+    terms = ("kl", "spectral", "speckle", "adversarial", "perceptual")
+    weights = {f"{term}_weight": getattr(settings, f"{term}_weight") for term in terms}
+    return AutoencoderLoss(**weights, perceptual=perceptual).to(settings.device)
 
 
 def autoencoder_evaluator(
@@ -122,8 +117,7 @@ def autoencoder_trainer(
         Progress("autoencoder"),
         SampleImages(sheet, Path(settings.output_dir) / "autoencoder", settings.sample_interval),
         *handlers,
-        TrainingState(models / "autoencoder_last.pt", state, settings.resume, settings.save_minutes),
-        *([RankSeeds(settings.seed)] if is_active() else []),
+        *last_handlers(settings, models / "autoencoder_last.pt", state),
     ]
     if is_active():
         network = parallel(network, settings.device)
@@ -135,14 +129,7 @@ def autoencoder_trainer(
 def diffusion_evaluator(
     task: DiffusionTask, network: nn.Module, dataset: LatentDataset, handlers: Sequence[Any] = ()
 ) -> SupervisedEvaluator:
-    """The validation of a noise predictor: the mean loss at fixed noise and timesteps, ``val_loss``.
-
-    Args:
-        task: a ``DiffusionTask``.
-        network: the averaged one.
-        dataset: validation images.
-        handlers: more Ignite handlers.
-    """
+    """The validation of the averaged noise predictor: the mean loss at fixed noise and timesteps, ``val_loss``."""
     return SupervisedEvaluator(
         device=task.settings.device,
         val_data_loader=LatentLoader(dataset, task.settings.batch_size, sampler=_validation_share(dataset)),
@@ -182,13 +169,11 @@ def diffusion_trainer(
     sampler = SharedOrder(dataset, **own) if is_active() else None
     loader = LatentLoader(dataset, shuffle=sampler is None, sampler=sampler, **own)
     schedule = WarmupCosine(optimizer, max_epochs, loader)
-    ema = EMA(network, averaged, settings.ema_decay)
-    models = Path(settings.ckpt_dir)
-    best = BestWeights(
-        evaluator, "val_loss", averaged, models / "model.pt", larger_is_better=False, metadata=task.belongs_to()
-    )
+    ema, models = EMA(network, averaged, settings.ema_decay), Path(settings.ckpt_dir)
+    about = task.belongs_to()
+    best = BestWeights(evaluator, "val_loss", averaged, models / "model.pt", larger_is_better=False, metadata=about)
     state = {"network": network, "optimizer": optimizer, "lr": schedule, "ema": ema, "best": best}
-    beside = [inferer] if hasattr(inferer, "attach") else []
+    state |= getattr(inferer, "saved", {})
     return SupervisedTrainer(
         device=settings.device,
         max_epochs=max_epochs,
@@ -207,11 +192,8 @@ def diffusion_trainer(
             best,
             Progress(task.name),
             *handlers,
-            TrainingState(
-                models / "last.pt", state | getattr(inferer, "saved", {}), settings.resume, settings.save_minutes
-            ),
-            *beside,
-            *([RankSeeds(settings.seed)] if is_active() else []),
+            *([inferer] if hasattr(inferer, "attach") else []),
+            *last_handlers(settings, models / "last.pt", state),
         ],
     )
 

@@ -34,10 +34,6 @@ class DiffusionTask:
 
     Args:
         ldm: the model; its U-Net is the averaged one.
-        settings: of the training.
-
-    Raises:
-        ValueError: settings that do not fit the model.
     """
 
     name, samples = "diffusion model", "diffusion"  # on the progress bar, and the folder of the sheets
@@ -74,12 +70,7 @@ class ControlNetTask(DiffusionTask):
     """The training of one of the two ControlNets, with the U-Net frozen.
 
     Args:
-        ldm: what it controls.
         condition: what it sees, "semantic" (label maps) or "uncertainty" (hints).
-        settings: of the training.
-        num_labels: of the label maps.
-        prior: makes the hints of the uncertainties.
-        uncertainties: those of the training images.
         base: the frozen Uncertainty-ControlNet that a Semantic-ControlNet learns on top of (compositional).
         trained_on: what is stored with the weights: which others they were made for.
     """

@@ -94,8 +94,6 @@ class ClipTextEncoder:
 
     Args:
         folder: as diffusers writes it, with ``text_encoder`` and ``tokenizer``.
-        device: where to run.
-        batch_size: prompts encoded at a time.
     """
 
     def __init__(self, folder: PathLike, device: torch.device | str = "cpu", batch_size: int = 32) -> None:
@@ -165,12 +163,7 @@ class ClipTextEncoder:
 
 
 class PromptEmbeddings:
-    """Embeddings of prompts, each encoded once and kept on disk: later runs need no text encoder in memory.
-
-    Args:
-        encoder: encodes what is not there yet.
-        cache_dir: of the embeddings.
-    """
+    """Embeddings of prompts, each encoded once and kept on disk: later runs need no text encoder in memory."""
 
     def __init__(self, encoder: TextEncoder, cache_dir: PathLike) -> None:
         self.encoder, self.folder = encoder, Path(cache_dir) / f"prompts-{encoder.identity[:24]}"

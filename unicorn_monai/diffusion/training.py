@@ -21,6 +21,7 @@ from unicorn_monai.images.transforms import one_hot
 from unicorn_monai.latent_diffusion import downsampling
 from unicorn_monai.system.cuda_graphs import TrainingGraphs
 from unicorn_monai.system.networks import require, to_train
+from unicorn_monai.training.steps import autocast_settings
 
 _NO_NULL = "prompt_dropout is {}, but there are no words, so no empty prompt to take a prompt's place. Set it to 0."
 
@@ -34,9 +35,6 @@ class LatentPrepareBatch:
     Args:
         task: tells model, conditions and settings.
         fixed: the same noise and timesteps for a batch at every call, so that validation losses can be compared.
-
-    Raises:
-        ValueError: prompts are to be dropped where there are none.
     """
 
     def __init__(self, task: DiffusionTask, fixed: bool = False) -> None:
@@ -99,9 +97,7 @@ class LatentPrepareBatch:
 class NoisePredictionInferer(Inferer):
     """Predict the noise in a noised latent with the network being trained.
 
-    Args:
-        task: tells model and settings.
-        validating: without recordings of CUDA graphs, which are for steps of a training.
+    ``validating`` is without recordings of CUDA graphs, which are for steps of a training.
     """
 
     def __init__(self, task: DiffusionTask, validating: bool = False) -> None:
@@ -114,7 +110,7 @@ class NoisePredictionInferer(Inferer):
     ) -> Tensor:
         """Noise prediction, float32, of the latents' shape."""
         noisy = self.task.ldm.add_noise(latents, noise, timesteps)
-        with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with torch.autocast(**autocast_settings(latents.device, self.precision)):
             prediction = self.run(noisy, network, timesteps, conditions)
         return prediction.float()
 
@@ -128,10 +124,6 @@ class ControlNetInferer(NoisePredictionInferer):
 
     On top of a frozen ControlNet (``task.base``) its residuals are added: the compositional form, where the
     Semantic-ControlNet learns what the label map adds to the uncertainty.
-
-    Args:
-        task: a ``ControlNetTask``.
-        validating: as there.
     """
 
     def __init__(self, task: DiffusionTask, validating: bool = False) -> None:

@@ -16,16 +16,12 @@ class TrainingSettings:
     """What every training of a bundle can be told, checked (:func:`check_settings`).
 
     Args:
-        device: where to train.
-        output_dir: of sheets of samples.
         ckpt_dir: of the weights and the state to go on from.
-        seed: of everything.
         resume: go on from ``ckpt_dir/last.pt``.
         save_minutes: the state is saved at least this often, and after every epoch.
         max_epochs: to train for.
         val_interval: epochs between validations.
         sample_interval: epochs between sheets of samples.
-        batch_size: images a step.
         iterations_per_epoch: steps in an epoch, whatever the size of the data set; None for one pass.
         accumulation_steps: batches whose gradients are added up before a step of the optimizer.
         learning_rate: the peak of its schedule (:class:`WarmupCosine`).
@@ -83,10 +79,8 @@ class AutoencoderSettings(TrainingSettings):
     """Those of the autoencoder.
 
     Args:
-        num_workers: processes that load images.
         cache_num: images kept in memory.
         patch_size: (rows, columns) that the training sees of an image.
-        discriminator_learning_rate: the discriminator's.
         adversarial_start: iterations before the discriminator takes part.
         kl_weight: weights of the terms of the loss, of this and of the following ones (:class:`AutoencoderLoss`).
     """
@@ -110,7 +104,6 @@ class TranslationSettings(TrainingSettings):
     Args:
         max_seconds: the training ends when they are over; None for no limit.
         decay_start: share of the training after which the learning rates fall to zero.
-        num_workers: processes that load images.
         cache_num: images of each domain kept in memory.
         patch_size: (rows, columns) that the training sees of an image.
         ema_decay: share of the averaged weights kept at each step (:class:`EMA`).
