@@ -118,15 +118,10 @@ def import_weights(
     entry: str | None = None,
     **metadata: Any,
 ) -> Path:
-    """Publish the weights of an old checkpoint as those of a bundle.
+    """Publish the weights of an old checkpoint (:func:`read_checkpoint`) as ``models/WEIGHTS`` of a bundle.
 
-    Args:
-        checkpoint: see :func:`read_checkpoint`.
-        bundle_root: the bundle, whose ``inference.json`` defines the network with the arguments of the old one.
-        id: the network there, e.g. "network_def" or "autoencoder_def".
-        weights: file under the bundle's ``models`` folder to write; its path is returned.
-        entry: see :func:`read_checkpoint`.
-        **metadata: what belongs to the weights, e.g. ``scale_factor`` and ``latent_shape`` of a diffusion model.
+    Its ``inference.json`` defines the network with the arguments of the old one; ``metadata`` is what belongs to the
+    weights, e.g. ``scale_factor`` and ``latent_shape`` of a diffusion model. The path of the file is returned.
     """
     network = from_bundle(bundle_root, id)
     network.load_state_dict(convert(network, read_checkpoint(checkpoint, entry)))

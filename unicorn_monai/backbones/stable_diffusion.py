@@ -22,19 +22,7 @@ from monai.networks.nets.diffusion_model_unet import SpatialTransformer
 from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
-from unicorn_monai.backbones.diffusers_layout import (
-    WEIGHTS,
-    fill,
-    old_vae_name,
-    read_config,
-    read_json,
-    read_weights,
-    unet_arguments,
-    unet_name,
-    vae_arguments,
-    vae_names,
-    weights_file,
-)
+from unicorn_monai.backbones import diffusers_layout as layout
 from unicorn_monai.controlnets import controlnet_for
 from unicorn_monai.latent_diffusion import StoredAutoencoder
 from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus, UniPC
@@ -53,11 +41,6 @@ class StableDiffusionAutoencoder(AutoencoderKL):
     Those are: a SiLU before the last convolution of either half, one residual block more per level in the decoder, an
     encoder that gives mean and log-variance in one tensor, of which the two quantising convolutions see everything,
     and images in [-1, 1].
-
-    Args:
-        channels: of the levels.
-        num_channels: of the images.
-        num_res_blocks: of each level of the encoder.
     """
 
     def __init__(
@@ -101,7 +84,7 @@ class StableDiffusionAutoencoder(AutoencoderKL):
 def check_folder(folder: PathLike) -> Path:
     """The folder, if it holds a Stable Diffusion 1.x or 2.x text-to-image pipeline; not XL, inpainting, ..."""
     path = Path(folder) / "model_index.json"
-    kind = read_json(path, "index of a pipeline").get("_class_name")
+    kind = layout.read_json(path, "index of a pipeline").get("_class_name")
     require(kind in PIPELINES, f"'{path}' describes a {kind}; supported are Stable Diffusion 1.x and 2.x: {PIPELINES}.")
     return Path(folder)
 
@@ -109,8 +92,8 @@ def check_folder(folder: PathLike) -> Path:
 def unet_definition(folder: PathLike) -> dict[str, Any]:
     """Arguments of ``DiffusionModelUNet`` for the U-Net of a Stable Diffusion folder."""
     part = check_folder(folder) / "unet"
-    arguments = unet_arguments(read_config(part, "UNet2DConditionModel"), part / "config.json")
-    latent = vae_arguments(*_vae_config(folder))["latent_channels"]
+    arguments = layout.unet_arguments(layout.read_config(part, "UNet2DConditionModel"), part / "config.json")
+    latent = layout.vae_arguments(*_vae_config(folder))["latent_channels"]
     got = {arguments["in_channels"], arguments["out_channels"]}
     require(got == {latent}, f"'{part / 'config.json'}' has channels {got}; expected the {latent} of the autoencoder's "
             "latents (inpainting and upscaling networks are not supported).")  # fmt: skip
@@ -123,8 +106,8 @@ def load_unet(
     """The U-Net of a Stable Diffusion folder, frozen, float32; ``variant`` of its file, e.g. "fp16" or "non_ema"."""
     with torch.device("meta"):  # no time and memory for weights that are replaced
         unet = DiffusionModelUNet(**unet_definition(folder))
-    path = weights_file(Path(folder) / "unet", variant)
-    fill(_stable_diffusion_eps(unet), read_weights(path), unet_name, path)
+    path = layout.weights_file(Path(folder) / "unet", variant)
+    layout.fill(_stable_diffusion_eps(unet), layout.read_weights(path), layout.unet_name, path)
     return unet.to(device)
 
 
@@ -133,7 +116,7 @@ def new_controlnet(folder: PathLike, conditioning_channels: int) -> ControlNet:
 
     The hint at image resolution has as many channels as there are labels, or 1 for the uncertainty.
     """
-    levels = len(vae_arguments(*_vae_config(folder))["channels"])
+    levels = len(layout.vae_arguments(*_vae_config(folder))["channels"])
     require(levels == len(EMBEDDING_CHANNELS), f"'{folder}/vae/config.json' has {levels} levels; the ControlNet's "
             f"condition embedding halves {len(EMBEDDING_CHANNELS) - 1} times, for 4 levels.")  # fmt: skip
     return _stable_diffusion_eps(controlnet_for(unet_definition(folder), conditioning_channels, EMBEDDING_CHANNELS))
@@ -143,12 +126,14 @@ def load_controlnet(
     folder: PathLike, variant: str | None = None, device: torch.device | str | None = None
 ) -> ControlNet:
     """A ControlNet that diffusers wrote, frozen, float32; its hint has as many channels as its ``config.json`` says."""
-    config, path = read_config(folder, "ControlNetModel"), Path(folder) / "config.json"
+    config, path = layout.read_config(folder, "ControlNetModel"), Path(folder) / "config.json"
     with torch.device("meta"):
         channels = config.get("conditioning_embedding_out_channels", EMBEDDING_CHANNELS)
-        controlnet = controlnet_for(unet_arguments(config, path), config.get("conditioning_channels", 3), channels)
-    path = weights_file(folder, variant)
-    fill(_stable_diffusion_eps(controlnet), read_weights(path), unet_name, path)
+        controlnet = controlnet_for(
+            layout.unet_arguments(config, path), config.get("conditioning_channels", 3), channels
+        )
+    path = layout.weights_file(folder, variant)
+    layout.fill(_stable_diffusion_eps(controlnet), layout.read_weights(path), layout.unet_name, path)
     return controlnet.to(device)
 
 
@@ -157,18 +142,18 @@ def load_autoencoder(
 ) -> StableDiffusionAutoencoder:
     """The autoencoder of a Stable Diffusion folder, frozen, float32."""
     with torch.device("meta"):
-        autoencoder = StableDiffusionAutoencoder(**vae_arguments(*_vae_config(folder)))
-    path = weights_file(Path(folder) / "vae", variant)
-    tensors = read_weights(path)
-    names = vae_names(autoencoder)
+        autoencoder = StableDiffusionAutoencoder(**layout.vae_arguments(*_vae_config(folder)))
+    path = layout.weights_file(Path(folder) / "vae", variant)
+    tensors = layout.read_weights(path)
+    names = layout.vae_names(autoencoder)
     if not set(names.values()) & {key for key in tensors if ".to_q." in key}:
-        names = {parameter: old_vae_name(name) for parameter, name in names.items()}
+        names = {parameter: layout.old_vae_name(name) for parameter, name in names.items()}
     for kind in ("weight", "bias"):  # one convolution of both moments, here one for each
         moments = tensors.pop(f"quant_conv.{kind}", None)
         if moments is not None and len(moments) % 2 == 0:
             for part, tensor in zip(("mu", "log_sigma"), moments.chunk(2), strict=True):
                 tensors[f"quant_conv_{part}.conv.{kind}"] = tensor
-    fill(autoencoder, tensors, lambda parameter: names.get(parameter, parameter), path)
+    layout.fill(autoencoder, tensors, lambda parameter: names.get(parameter, parameter), path)
     return autoencoder.to(device)
 
 
@@ -176,15 +161,15 @@ def stored_autoencoder(
     folder: PathLike, variant: str | None = None, device: torch.device | str | None = None
 ) -> StoredAutoencoder:
     """The autoencoder of a Stable Diffusion folder for `latents.LatentDataset`, loaded only if latents are missing."""
-    path = weights_file(check_folder(folder) / "vae", variant)
-    vae = vae_arguments(*_vae_config(folder))
+    path = layout.weights_file(check_folder(folder) / "vae", variant)
+    vae = layout.vae_arguments(*_vae_config(folder))
     load, factor = partial(load_autoencoder, folder, variant, device), 2 ** (len(vae["channels"]) - 1)
     return StoredAutoencoder(_sha256(path), load, vae["num_channels"], factor)
 
 
 def weights_metadata(folder: PathLike) -> dict[str, dict[str, Any]]:
     """What is known about the weights of a Stable Diffusion folder, as `bundle.references.metadata_of` asks for it."""
-    found = {part: _sha256(weights_file(check_folder(folder) / part, None)) for part in ("vae", "unet")}
+    found = {part: _sha256(layout.weights_file(check_folder(folder) / part, None)) for part in ("vae", "unet")}
     unet = {
         "sha256": found["unet"],
         "autoencoder_sha256": found["vae"],
@@ -215,7 +200,7 @@ def scale_factor(folder: PathLike) -> float:
 
 def latent_shape(folder: PathLike, image_size: Sequence[int]) -> list[int]:
     """(channels, rows, columns) of the latents of images whose sides the networks can halve: multiples of 64."""
-    vae = vae_arguments(*_vae_config(folder))
+    vae = layout.vae_arguments(*_vae_config(folder))
     factor = 2 ** (len(vae["channels"]) - 1)
     multiple = factor * 2 ** (len(unet_definition(folder)["channels"]) - 1)
     fits = [max(multiple, multiple * round(side / multiple)) for side in image_size]
@@ -254,7 +239,7 @@ def export_diffusers(controlnet: ControlNet, folder: PathLike, stable_diffusion:
 
     It was trained for the U-Net of the folder ``stable_diffusion``.
     """
-    config = read_config(check_folder(stable_diffusion) / "unet", "UNet2DConditionModel")
+    config = layout.read_config(check_folder(stable_diffusion) / "unet", "UNet2DConditionModel")
     hint_channels = next(w for w in controlnet.controlnet_cond_embedding.parameters() if w.ndim > 1).shape[1]
     with torch.device("meta"):
         expected = new_controlnet(stable_diffusion, hint_channels)
@@ -268,7 +253,7 @@ def export_diffusers(controlnet: ControlNet, folder: PathLike, stable_diffusion:
     tensors = {}
     for parameter, value in controlnet.state_dict().items():
         flat = linear and value.ndim > 1 and (".proj_in." in parameter or ".proj_out." in parameter)
-        tensors[unet_name(parameter)] = (value.flatten(1) if flat else value).detach().cpu()
+        tensors[layout.unet_name(parameter)] = (value.flatten(1) if flat else value).detach().cpu()
     kept = ("act_fn", "attention_head_dim", "block_out_channels", "cross_attention_dim", "down_block_types",
             "downsample_padding", "flip_sin_to_cos", "freq_shift", "in_channels", "layers_per_block", "norm_eps",
             "norm_num_groups", "use_linear_projection")  # fmt: skip
@@ -280,7 +265,7 @@ def export_diffusers(controlnet: ControlNet, folder: PathLike, stable_diffusion:
     Path(folder).mkdir(parents=True, exist_ok=True)
     sweep(Path(folder))
     write_json(Path(folder) / "config.json", written)
-    save_tensors(tensors, Path(folder) / f"{WEIGHTS}.safetensors", format="pt")
+    save_tensors(tensors, Path(folder) / f"{layout.WEIGHTS}.safetensors", format="pt")
 
 
 def _stable_diffusion_eps(network: Any) -> Any:
@@ -293,13 +278,13 @@ def _stable_diffusion_eps(network: Any) -> Any:
 
 def _vae_config(folder: PathLike) -> tuple[dict[str, Any], Path]:
     part = check_folder(folder) / "vae"
-    return read_config(part, "AutoencoderKL"), part / "config.json"
+    return layout.read_config(part, "AutoencoderKL"), part / "config.json"
 
 
 def _schedule(folder: PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of a MONAI scheduler, and the configuration that they are from."""
     path = check_folder(folder) / "scheduler" / "scheduler_config.json"
-    config = read_json(path, "configuration of a scheduler")
+    config = layout.read_json(path, "configuration of a scheduler")
     schedules = {"scaled_linear": "scaled_linear_beta", "linear": "linear_beta"}
     for key, supported in {
         "beta_schedule": list(schedules),

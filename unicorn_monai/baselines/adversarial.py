@@ -137,15 +137,8 @@ def translation_trainer(
 ) -> TranslationTrainer:
     """The training of a translation; ``model.pt`` holds the newest averaged weights.
 
-    Args:
-        settings: of the training; ``iterations_per_epoch`` is a number, since the domains have no common length.
-        max_epochs: its length; an argument of its own, since MONAI looks for it here.
-        objective: ``CycleGAN`` or ``CUT``.
-        optimizer: of ``objective.trained``.
-        discriminator_optimizer: of ``objective.judges``.
-        dataset: training images of both domains.
-        validation: images of both domains for the sheets of samples.
-        handlers: more Ignite handlers.
+    ``max_epochs`` is an argument of its own, since MONAI looks for it here. The optimizers are those of the objective's
+    networks ``trained`` and ``judges``; images of ``validation`` are on the sheets of samples.
     """
     per_epoch = settings.iterations_per_epoch
     if per_epoch is None:

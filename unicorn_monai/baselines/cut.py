@@ -24,10 +24,7 @@ from unicorn_monai.baselines.networks import ResnetGenerator, feature_channels
 class PatchProjection(nn.Module):
     """Features -> unit vectors at randomly chosen positions, by a perceptron for each layer.
 
-    Args:
-        channels: of the features of each layer.
-        width: of the perceptrons and the vectors.
-        num_patches: positions; all of them where a layer has fewer.
+    There are ``num_patches`` positions; all of them where a layer has fewer.
     """
 
     def __init__(self, channels: Sequence[int], width: int = 256, num_patches: int = 256) -> None:
@@ -63,16 +60,10 @@ def patch_nce(query: Tensor, key: Tensor, temperature: float = 0.07) -> Tensor:
 
 
 class CUT(Objective):
-    """The objective.
+    """The objective for a generator G, a discriminator D of the target domain and a projection H.
 
-    Args:
-        generator: G.
-        discriminator: D, of the target domain.
-        projection: H, for the same layers.
-        layers: of the generator's encoder, see ``ResnetGenerator.encode``.
-        nce_weight: 1 in the paper.
-        identity_weight: of the same term for target images, which should stay as they are; 1 in the paper.
-        temperature: 0.07 in the paper.
+    H sees the same ``layers`` of the generator's encoder, see ``ResnetGenerator.encode``. The identity term is for
+    target images, which should stay as they are; the weights are those of the paper.
     """
 
     name = "CUT"

@@ -50,16 +50,9 @@ class ImagePool:
 
 
 class CycleGAN(Objective):
-    """The objective.
+    """The objective for the generators G (source to target) and F (back) and the discriminators D_Y (target) and D_X.
 
-    Args:
-        generator: G, source to target.
-        back_generator: F, target to source.
-        discriminator: D_Y, of the target domain.
-        back_discriminator: D_X, of the source domain.
-        cycle_weight: 10 in the paper.
-        identity_weight: relative to ``cycle_weight``; 0.5 in the paper where it is used.
-        pool_size: of both image pools.
+    ``identity_weight`` is relative to ``cycle_weight``; the weights are those of the paper.
     """
 
     name = "CycleGAN"

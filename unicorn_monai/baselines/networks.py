@@ -20,13 +20,9 @@ from torch import Tensor, nn
 class ResnetGenerator(nn.Module):
     """Image -> image of the same size.
 
-    Args:
-        spatial_dims: 2 (3 has no mirrored border).
-        in_channels: of the images, in and out.
-        channels: after the first convolution; doubled by every halving.
-        num_blocks: residual units.
-        num_downs: halvings; image sides must be multiples of 2 ** num_downs, and at least two: mirrored borders need
-            two rows and columns behind the last halving, and four before the first.
+    ``channels`` are those after the first convolution, doubled by each of the ``num_downs`` halvings. Image sides must
+    be multiples of 2 ** num_downs, and at least two: mirrored borders need two rows and columns behind the last
+    halving, and four before the first. In 3 dimensions there are no mirrored borders.
     """
 
     def __init__(

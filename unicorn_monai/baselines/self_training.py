@@ -27,14 +27,9 @@ def steps(
 ) -> list[Step]:
     """What self-training runs, in order: (configuration of retinal_unet, "infer" or "train", settings).
 
-    Args:
-        weights: of the network trained on the labelled domain.
-        labeled_dir: its data set.
-        unlabeled_dir: data set of the unlabelled domain.
-        output_dir: gets a folder for every round; the last one leaves ``round_<rounds>/model.pt``.
-        rounds: how often labels are guessed and the network is trained.
-        threshold: see :func:`pseudo_label`.
-        augmentation: of the trainings, one of ``images.augmentation.AUGMENTATIONS``.
+    ``weights`` are those of the network trained on the labelled domain, ``rounds`` how often labels are guessed, from a
+    probability ``threshold`` on, and the network is trained. The last round leaves
+    ``output_dir/round_ROUNDS/model.pt``.
     """
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}; expected at least 1, 2 is usual.")

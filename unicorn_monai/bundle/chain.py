@@ -73,15 +73,9 @@ def check_chain(
 ) -> None:
     """Refuse weights that were not trained for each other, as far as they tell.
 
-    Args:
-        latent_diffusion: bundle with autoencoder and U-Net.
-        semantic_controlnet: bundle, where it is used.
-        uncertainty_controlnet: bundle, where it is used.
-        mode: "paper" or "compositional".
-        scheduler: its ``prediction_type`` must be the one of the U-Net's training.
-        scale_factor: in use; must be the one of the U-Net's training.
-        prior: in use; its hint must be the one of the Uncertainty-ControlNet's training, where that takes part. It does
-            not in the training of a Semantic-ControlNet in ``paper`` mode.
+    ``scheduler`` (its ``prediction_type``) and ``scale_factor`` must be those of the U-Net's training, the hint of
+    ``prior`` the one of the Uncertainty-ControlNet's, where that takes part: not in the training of a
+    Semantic-ControlNet in ``paper`` mode.
     """
     unet = metadata_of(latent_diffusion)
     diffusion = f"The diffusion model of '{latent_diffusion}'"

@@ -78,14 +78,10 @@ def install(
     preset: str | Sequence[str] | None = None,
     overrides: dict[str, dict] | None = None,
 ) -> Path:
-    """Copy a bundle and merge a preset's settings into its configurations.
+    """Copy a bundle to ``output/name``; what is there and differs is replaced, weights are kept.
 
-    Args:
-        name: the bundle.
-        output: the copy is ``output/name``; what is there and differs is replaced, weights are kept.
-        preset: ``presets/<preset>.json`` of the bundle: {"train.json": {"max_epochs": 40, ...}, ...}; several are
-            merged one after the other.
-        overrides: more settings of the same form, which win.
+    Its configurations take over the settings of ``presets/<preset>.json``, {"train.json": {"max_epochs": 40, ...},
+    ...}, of several presets one after the other, and then ``overrides`` of the same form.
     """
     source, target = Path(bundle_root(name)), Path(output) / name
     settings = _merged(source, preset, overrides)

@@ -38,16 +38,11 @@ def from_bundle(
     frozen: bool = True,
     settings: dict[str, Any] | None = None,
 ) -> Any:
-    """Build what another bundle's ``inference.json`` defines.
+    """Build what another bundle's ``inference.json`` defines, e.g. its "scheduler".
 
-    Args:
-        bundle_root: the bundle's folder.
-        id: entry of its configuration, e.g. "network_def" or "scheduler".
-        weights: file under the bundle's ``models`` folder to load, e.g. "model.pt"; not read where the networks that
-            the bundle defines come with their weights (see :func:`metadata_of`).
-        device: where to put a network.
-        frozen: evaluation mode and no gradients, for a network with weights.
-        settings: entries of the configuration to replace, e.g. ``{"num_labels": 19}``.
+    ``weights`` is a file under its ``models`` folder to load, not read where the networks come with their weights (see
+    :func:`metadata_of`); ``frozen`` is for a network with weights: evaluation mode and no gradients. ``settings``
+    replace entries of the configuration, e.g. ``{"num_labels": 19}``.
     """
     require_literal(settings or {}, "settings")
     parser = ConfigParser(_read(bundle_root) | {ENTRY: literal_root(bundle_root)} | (settings or {}))

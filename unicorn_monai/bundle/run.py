@@ -25,9 +25,8 @@ def run_bundle(
         config_file: the configuration.
         workflow_type: "train" or "infer".
         handlers: Ignite handlers to attach to the trainer, and to the evaluator of its validation, e.g. for tracking.
-        **overrides: settings, ``id=value``; texts and lists of them are data, never expressions or references.
-
-    An override that the configuration does not have, or that MONAI would not take as it is, is refused.
+        **overrides: settings, ``id=value``; texts and lists of them are data, never expressions or references. What the
+            configuration does not have, or MONAI would not take as it is, is refused.
     """
     config_file = Path(config_file).absolute()
     plain = {key: value for key, value in overrides.items() if not isinstance(value, dict)}

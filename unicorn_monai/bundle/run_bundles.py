@@ -32,12 +32,8 @@ def require_own_bundles(
 ) -> None:
     """Refuse bundles of a run that run anything but what this package's own would with the run's settings.
 
-    Args:
-        bundles: their folder.
-        presets: bundle -> names of its presets.
-        overrides: settings of single bundles.
-        prior: ``prior_path`` of the generative bundles.
-        files: which configurations are going to be used, a pattern.
+    Those are the ``presets`` of each bundle, the ``overrides`` and the ``prior_path`` of the generative bundles;
+    ``files`` is a pattern of the configurations that are going to be used.
     """
     if os.path.lexists(bundles / "configs"):  # where parts of a bundle would be looked for
         raise ValueError(f"'{bundles / 'configs'}' is no bundle of a run; expected bundles alone. Remove it.")

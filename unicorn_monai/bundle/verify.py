@@ -20,19 +20,11 @@ from typing import Any
 
 from unicorn_monai.bundle.components import is_usual
 from unicorn_monai.bundle.expressions import children
+from unicorn_monai.system import weights
 from unicorn_monai.system.files import PathLike, parse_json, write_text
 from unicorn_monai.system.intake import bounded_memory, lies_there, read_text, require_regular
 from unicorn_monai.system.terminal import printable
-from unicorn_monai.system.weights import (
-    MOST_DESCRIPTION,
-    SAFETENSORS,
-    description_in,
-    read_metadata,
-    read_tensors,
-    require_tensors_only,
-    sha256,
-    tensors_sha256,
-)
+from unicorn_monai.system.weights import MOST_DESCRIPTION, SAFETENSORS, sha256
 
 SUMS = "SHA256SUMS"
 CODE = re.compile(
@@ -61,8 +53,7 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 def seal(bundle_root: PathLike) -> str:
     """Write ``SHA256SUMS`` of a bundle that is to be given away, if nothing is to be told of it.
 
-    Returns:
-        the sha256 of that file, to be told where it cannot be exchanged together with the bundle.
+    Its sha256 is returned, to be told where it cannot be exchanged together with the bundle.
     """
     root = _folder(bundle_root)
     found = [*_file_findings(root), *_config_findings(root), *_weight_findings(root)]
@@ -195,7 +186,7 @@ def _weight_findings(root: Path) -> Iterator[str]:
         try:
             if path.is_symlink():
                 continue
-            require_tensors_only(path)
+            weights.require_tensors_only(path)
             if lies_there(path.with_suffix(SAFETENSORS)) or lies_there(path.with_suffix(".json")):
                 yield from (f"{name}: {what}" for what in _disagreements(path))
         except ValueError as error:
@@ -203,7 +194,7 @@ def _weight_findings(root: Path) -> Iterator[str]:
     for path in sorted(root.rglob(f"*{SAFETENSORS}")):
         if not path.with_suffix(".pt").exists() and not path.is_symlink():
             try:
-                description_in(path)
+                weights.description_in(path)
             except ValueError as error:
                 yield f"{path.relative_to(root).as_posix()}: {error}"
 
@@ -216,7 +207,7 @@ def _disagreements(path: Path) -> Iterator[str]:
         if not lies_there(file):
             yield f"'{file.name}' is missing beside it"
             continue
-        own, found = read_metadata(file), tensors_sha256(read_tensors(file))
+        own, found = weights.read_metadata(file), weights.tensors_sha256(weights.read_tensors(file))
         if own.get("tensors_sha256") != found:
             yield f"'{file.name}' does not hold the tensors of its description (sha256)"
         if noted.get(key) != sha256(file):

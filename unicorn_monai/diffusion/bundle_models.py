@@ -31,12 +31,9 @@ def load_latent_diffusion(
 ) -> LatentDiffusion:
     """The trained model, ``ldm`` of a bundle's ``inference.json``; weights that do not belong together are refused.
 
-    Args:
-        bundle_root: the bundle, or a part of one.
-        device: where to put its networks.
-        scheduler: draws the samples in place of the bundle's.
-        image_size: (rows, columns), for a model of any size; others have that of their training.
-        stored: keep the autoencoder out of memory while it is not needed, where there is a ``stored_autoencoder``.
+    ``scheduler`` draws the samples in place of the bundle's; ``image_size`` (rows, columns) is for a model of any size,
+    others have that of their training. ``stored`` keeps the autoencoder out of memory while it is not needed, where
+    there is a ``stored_autoencoder``.
     """
     config = load_config(bundle_root)
     if device is not None:

@@ -37,25 +37,15 @@ from unicorn_monai.training.steps import autocast_settings
 
 @dataclass(frozen=True)
 class Layout:
-    """How the layout is asked for.
+    """How the layout is asked for."""
 
-    Args:
-        weight: w_layout.
-        fake_weight: w_fake.
-        start: iterations of the ControlNet without the layout term; the discriminator learns from the first one.
-        ramp: iterations over which the term rises to its full weight.
-        unroll: K.
-        stride: timesteps between unrolled predictions.
-        balanced: weigh the labels in the cross-entropy by the inverse of their frequency in the batch.
-    """
-
-    weight: float = 0.1
-    fake_weight: float = 0.01
-    start: int = 0
-    ramp: int = 0
-    unroll: int = 1
-    stride: int = 40
-    balanced: bool = True
+    weight: float = 0.1  # w_layout
+    fake_weight: float = 0.01  # w_fake
+    start: int = 0  # iterations without the layout term; the discriminator learns from the first one
+    ramp: int = 0  # iterations over which the term rises to its full weight
+    unroll: int = 1  # K
+    stride: int = 40  # timesteps between unrolled predictions
+    balanced: bool = True  # labels weigh the inverse of their frequency in the batch
 
     def __post_init__(self) -> None:
         k, stride, start, ramp, weights = (

@@ -79,15 +79,8 @@ def autoencoder_trainer(
 ) -> AutoencoderTrainer:
     """The training of an autoencoder; ``models/autoencoder.pt`` holds the newest weights, whatever their error.
 
-    Args:
-        settings: of the training.
-        max_epochs: its length; an argument of its own, since MONAI looks for it here.
-        network: being trained.
-        adversary: discriminator and loss.
-        optimizer: of the autoencoder's weights.
-        dataset: training images.
-        evaluator: of :func:`autoencoder_evaluator`; sheets show images of its data set above their reconstructions.
-        handlers: more Ignite handlers.
+    ``max_epochs`` is an argument of its own, since MONAI looks for it here. Sheets show images of the data set of
+    ``evaluator`` (:func:`autoencoder_evaluator`) above their reconstructions.
     """
     own = settings.batch_size, settings.iterations_per_epoch
     sampler = SharedOrder(dataset, *own) if is_active() else random_order(dataset, *own)  # type: ignore[arg-type]

@@ -30,11 +30,7 @@ CONDITIONS = {"semantic": "Semantic-ControlNet", "uncertainty": "Uncertainty-Con
 
 
 class DiffusionTask:
-    """The training of a latent diffusion model's U-Net.
-
-    Args:
-        ldm: the model; its U-Net is the averaged one.
-    """
+    """The training of the U-Net of a latent diffusion model, in which it is the averaged one."""
 
     name, samples = "diffusion model", "diffusion"  # on the progress bar, and the folder of the sheets
     condition: str | None = None

@@ -61,11 +61,7 @@ class PromptTemplate:
         self.words = dict(WEATHER if words is None else words)
 
     def __call__(self, item: Mapping[str, Any], subdomain: str | None = None) -> str:
-        """The prompt of ``item``; ``subdomain`` in place of its own gives that of the same scene elsewhere.
-
-        Raises:
-            ValueError: the template asks for an entry that the item does not have.
-        """
+        """The prompt of ``item``; ``subdomain`` in place of its own gives that of the same scene elsewhere."""
         own = {key: value for key, value in item.items() if value is not None}
         words = self.words.get(str(own.get(self.key, "") if subdomain is None else subdomain), "")
         values = {"prompt": self.prompt} | own | {"words": words}
@@ -90,11 +86,7 @@ class TextEncoder(Protocol):
 
 
 class ClipTextEncoder:
-    """CLIP's text encoder and tokenizer of a Stable Diffusion folder, loaded at the first prompt that is encoded.
-
-    Args:
-        folder: as diffusers writes it, with ``text_encoder`` and ``tokenizer``.
-    """
+    """CLIP's text encoder and tokenizer of a Stable Diffusion folder, loaded at the first prompt that is encoded."""
 
     def __init__(self, folder: PathLike, device: torch.device | str = "cpu", batch_size: int = 32) -> None:
         self.folder, self.device, self.batch_size = Path(folder), torch.device(device), batch_size
@@ -197,17 +189,11 @@ class PromptEmbeddings:
 
 @dataclass(frozen=True)
 class Text:
-    """How a latent diffusion model is told in words what to show.
-
-    Args:
-        embeddings: of prompts.
-        template: makes the prompts of real and of synthetic images.
-        subdomains: the prompts of synthetic images name these in turn instead of the label maps' own.
-    """
+    """How a latent diffusion model is told in words what to show."""
 
     embeddings: PromptEmbeddings
-    template: PromptTemplate
-    subdomains: Sequence[str] = ()
+    template: PromptTemplate  # of real and of synthetic images
+    subdomains: Sequence[str] = ()  # named in turn by the prompts of synthetic images, instead of the label maps' own
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> (prompts, tokens, dimensions) float32 on the CPU."""

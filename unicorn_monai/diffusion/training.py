@@ -30,11 +30,8 @@ class LatentPrepareBatch:
     """From a batch of a ``LatentDataset`` to (latents, target, (), {noise, timesteps, conditions}).
 
     The latents are scaled; label maps are one-hot under "semantic", uncertainties are hints under "uncertainty",
-    constant images at image resolution.
-
-    Args:
-        task: tells model, conditions and settings.
-        fixed: the same noise and timesteps for a batch at every call, so that validation losses can be compared.
+    constant images at image resolution. ``fixed`` is the same noise and timesteps for a batch at every call, so that
+    validation losses can be compared.
     """
 
     def __init__(self, task: DiffusionTask, fixed: bool = False) -> None:

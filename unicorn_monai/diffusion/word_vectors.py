@@ -28,9 +28,7 @@ _NUMBERS = np.dtype("<u4")  # little-endian on every machine
 class WordVectors:
     """Text encoder for networks that are trained from scratch (a ``diffusion.text.TextEncoder``).
 
-    Args:
-        dimensions: D, the ``cross_attention_dim`` of the networks.
-        tokens: words of a prompt at most; what is too long is cut, and told.
+    Of a prompt there are at most ``tokens`` words; what is too long is cut, and told.
     """
 
     def __init__(self, dimensions: int = 64, tokens: int = 16) -> None:

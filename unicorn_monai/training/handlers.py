@@ -56,10 +56,7 @@ def on_terminal() -> bool:
 class Progress:
     """Progress of a training or evaluation: a bar with rate and time left on a terminal, plain lines elsewhere.
 
-    Args:
-        description: what is running.
-        lines: number of plain lines over the whole run.
-        budget: of the training, attached before; the lines then follow the clock too.
+    With a ``budget``, attached before, the ``lines`` over the whole run follow the clock too.
     """
 
     def __init__(self, description: str, lines: int = 10, budget: TimeBudget | None = None) -> None:
@@ -121,12 +118,9 @@ class Progress:
 
 
 class SampleImages:
-    """Write a sheet of images at intervals of a training: ``<output_dir>/epoch_0010.png``, and to TensorBoard.
+    """Write a sheet of images at intervals of a training, and at its end: ``epoch_0010.png``, and to TensorBoard.
 
     The trainer's ``state.sample_sheet`` is the newest file, which a tracker attached behind this handler picks up.
-
-    Args:
-        interval: epochs between two sheets; the last epoch always has one.
     """
 
     def __init__(self, sampler: Callable[[], Tensor], output_dir: PathLike, interval: int) -> None:

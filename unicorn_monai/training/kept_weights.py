@@ -21,11 +21,9 @@ from unicorn_monai.training.state import steps_now
 
 
 class EMA:
-    """Ignite handler: the average is moved at every step of the optimizer.
+    """Ignite handler: the average, which a copy of the network holds, is moved at every step of the optimizer.
 
-    Args:
-        averaged: a copy of it, which holds the average.
-        decay: share of the average kept at each iteration; smaller in the first iterations.
+    ``decay`` is the share of it that is kept; smaller in the first iterations.
     """
 
     def __init__(self, network: nn.Module, averaged: nn.Module, decay: float = 0.999) -> None:

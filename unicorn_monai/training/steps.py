@@ -63,11 +63,8 @@ def random_order(dataset: Sized, batch_size: int, iterations: int | None = None)
 class WarmupCosine(torch.optim.lr_scheduler.LambdaLR):
     """Learning rate: linear warm-up, then half a cosine to a hundredth of the peak; stepped at every iteration.
 
-    Args:
-        optimizer: its learning rate is the peak.
-        max_epochs: of the training.
-        data_loader: its length is the number of iterations in an epoch.
-        warmup: share of all iterations.
+    The optimizer's is the peak; ``warmup`` is a share of all iterations, of which an epoch has as many as the data
+    loader.
     """
 
     def __init__(
