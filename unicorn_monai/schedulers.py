@@ -221,7 +221,7 @@ def prepare_timesteps(scheduler: Sampler, num_inference_steps: int) -> list[int]
             f"{name} with {num_inference_steps} steps and steps_offset {scheduler.steps_offset} begins at timestep "
             f"{max(timesteps)}; the last one is {total - 1}. Take fewer steps or steps_offset 0."
         )
-    error = sampling_error(scheduler, num_inference_steps)
+    error = _tried(scheduler, num_inference_steps)
     if not error.tolerable:
         fault = f"{name} with {num_inference_steps} steps is wrong: with exact predictions of known data the {error}."
         if not getattr(scheduler, "coarse", False):
@@ -244,6 +244,9 @@ def _remedy(scheduler: Sampler, num_inference_steps: int) -> str:
         other
     )
     return f"Take {', or '.join(advice) or f'all {scheduler.num_train_timesteps} steps'}."
+
+
+_tried = functools.lru_cache(maxsize=16)(sampling_error)  # every batch of images prepares its timesteps
 
 
 def _is_right(scheduler: Sampler, n: int) -> bool:

@@ -88,11 +88,7 @@ class TranslationTrainer(Trainer):
         train_handlers: list | None = None,
     ) -> None:
         super().__init__(
-            device=settings.device,
-            max_epochs=settings.max_epochs,
-            data_loader=train_data_loader,
-            handlers=train_handlers,
-            decollate=False,
+            settings.device, settings.max_epochs, train_data_loader, handlers=train_handlers, decollate=False
         )
         self.network, self.objective = objective.generator, objective
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
@@ -146,13 +142,8 @@ def translation_trainer(
     budget, models = TimeBudget(settings.max_seconds), Path(settings.ckpt_dir)
     averaged = copy.deepcopy(objective.generator)
     ema = EMA(objective.generator, averaged, settings.ema_decay)
-    state = {
-        "networks": objective,
-        "optimizer": optimizer,
-        "discriminator_optimizer": discriminator_optimizer,
-        "ema": ema,
-        "budget": budget,
-    }
+    state = {"networks": objective, "ema": ema, "budget": budget}
+    state |= {"optimizer": optimizer, "discriminator_optimizer": discriminator_optimizer}
     about = {"method": objective.name.lower(), "max_seconds": settings.max_seconds}
     sheet = TranslationSheet(averaged, validation.source, validation.target, settings.device)
     train_handlers = [

@@ -28,13 +28,11 @@ from unicorn_monai.system.weights import read_metadata
 
 
 class Translator:
-    """Write the translated data set, streamed and resumable.
+    """Write the translated data set, streamed; an interrupted one is continued.
 
-    Args:
-        network: the generator, images -> images; method and sha256 of its weights are kept as provenance.
-        output_dir: the new data set; an interrupted one is continued, a finished one refused.
-        device_name: device the images look like.
-        resume: leave a finished data set as it is, if it was made with the same weights, instead of refusing it.
+    Method and sha256 of the network's weights are kept as provenance. A finished data set is refused or, with
+    ``resume`` and if it was made with the same weights, left as it is. ``device_name`` is the device the images look
+    like.
     """
 
     def __init__(

@@ -58,13 +58,8 @@ class UnpairedLoader(DataLoader):
     def __init__(self, dataset: UnpairedDataset, batch_size: int, iterations: int, num_workers: int = 0) -> None:
         if min(batch_size, iterations) < 1:
             raise ValueError(f"batch_size is {batch_size}, iterations is {iterations}; expected at least 1 of both.")
-        super().__init__(
-            dataset,
-            batch_size=batch_size,
-            sampler=RandomSampler(dataset, num_samples=iterations * batch_size),
-            collate_fn=collate_unpaired,
-            num_workers=num_workers,
-        )
+        sampler = RandomSampler(dataset, num_samples=iterations * batch_size)
+        super().__init__(dataset, num_workers, batch_size=batch_size, sampler=sampler, collate_fn=collate_unpaired)
 
 
 def collate_unpaired(items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -104,13 +104,6 @@ def is_usual(target: str) -> bool:
     return _place(found) in USUAL or (isinstance(found, type) and _is_let_through(found))
 
 
-def computing() -> Iterator[type]:
-    """Every class that the modules of ``COMPUTING`` themselves offer and that is let through."""
-    for module in COMPUTING:
-        offered = vars(_locate(module)).values()
-        yield from {found for found in offered if isinstance(found, type) and _is_let_through(found)}
-
-
 def _place(component: Any) -> str:
     """Where a class or function was defined, and as what."""
     return f"{getattr(component, '__module__', None)}.{getattr(component, '__qualname__', None)}"

@@ -12,15 +12,8 @@ from monai.bundle import ConfigParser
 from unicorn_monai.bundle.root import with_root
 from unicorn_monai.system.files import PathLike, atomic
 
-BUNDLES = (
-    "retinal_unet",
-    "latent_diffusion",
-    "semantic_controlnet",
-    "uncertainty_controlnet",
-    "synthesis",
-    "style_transfer",
-    "rgb_2d",
-)
+GENERATOR = ("retinal_unet", "latent_diffusion", "semantic_controlnet", "uncertainty_controlnet", "synthesis")
+BUNDLES = (*GENERATOR, "style_transfer", "rgb_2d")
 _STAYS = {"models", "__pycache__", "presets"}  # is not copied with a bundle
 
 

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from unicorn_monai.bundle.expressions import changed_wiring, require_literal
-from unicorn_monai.bundle.installation import bundle_root, configured
+from unicorn_monai.bundle.installation import GENERATOR, bundle_root, configured
 from unicorn_monai.system.files import parse_json
 
-GENERATOR = ("retinal_unet", "latent_diffusion", "uncertainty_controlnet", "semantic_controlnet", "synthesis")
 METADATA = "metadata.json"
 _ELSEWHERE = ("bundle_root", "prior_path", *GENERATOR)  # entries that an older run holds as absolute paths
 _IMPORTABLE = tuple(all_suffixes())

@@ -57,11 +57,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("iterations_per_epoch", "patience", "count"), OPTIONAL),
     **dict.fromkeys(("num_workers", "adversarial_start", "pool_size"), NATURAL),
     **dict.fromkeys(("learning_rate", "discriminator_learning_rate", "timestep_shift", "temperature"), RATE),
-    **dict.fromkeys(
-        (f"{term}_weight" for term in ("kl", "spectral", "speckle", "perceptual", "adversarial", "ce")), WEIGHT
-    ),
-    **dict.fromkeys(("nce_weight", "identity_weight", "cycle_weight", "uncertainty_weight"), WEIGHT),
-    "save_minutes": WEIGHT,
+    **dict.fromkeys(("kl_weight", "spectral_weight", "speckle_weight", "perceptual_weight", "ce_weight"), WEIGHT),
+    **dict.fromkeys(("adversarial_weight", "nce_weight", "identity_weight", "cycle_weight"), WEIGHT),
+    **dict.fromkeys(("uncertainty_weight", "save_minutes"), WEIGHT),
     "prompt_dropout": (lambda v: v is None or SHARE[0](v), "a share in [0, 1], or null"),
     **dict.fromkeys(("resume", "augment", "compile", "cuda_graphs", "coarse_sampling"), SWITCH),
     **dict.fromkeys(("threshold", "decay_start"), SHARE),

@@ -37,13 +37,10 @@ from unicorn_monai.training.steps import autocast_settings, require_finite_gradi
 
 
 class AutoencoderLoss(nn.Module):
-    """The generator's objective of a KL autoencoder.
+    """The generator's objective of a KL autoencoder, see the file's header for its terms.
 
-    Args:
-        kl_weight: weight of the Kullback-Leibler term; small, it only keeps the latents near a standard normal.
-        spectral_weight: weights of the further terms, see the file's header.
-        perceptual: an optional further term, e.g. ``monai.losses.PerceptualLoss`` where its weights are at hand; its
-            own weights stay as they are.
+    A small ``kl_weight`` only keeps the latents near a standard normal. ``perceptual``, e.g.
+    ``monai.losses.PerceptualLoss`` where its weights are at hand, is kept as it is.
     """
 
     def __init__(
@@ -100,24 +97,22 @@ def spectral_distance(image: Tensor, other: Tensor) -> Tensor:
 
     That of Dhariwal et al. (2020, Section 3.3), after each channel's mean of ``other`` was taken out of both images. So
     the frequency 0 is compared with its sign: |F| is the same for x and -x, and of a bright image the amplitude there
-    outweighs all others, so that a network which starts at a negative mean would be held there (2 (m - |m'|) against
-    the 1 of the absolute difference, from a mean m of 0.5 on). What is left cannot do so at a weight of 1: of grey
-    values in [0, 1], twice the variance is at most the mean absolute deviation. Where an amplitude is 0, as those of a
-    patch of one grey value are, the gradient is 0 (``monai.losses.JukeboxLoss`` gives NaN).
+    outweighs all others, so that a network which starts at a negative mean would be held there. Where an amplitude is
+    0, as those of a patch of one grey value are, the gradient is 0 (``monai.losses.JukeboxLoss`` gives NaN).
     """
     dims, mean = tuple(range(1, image.ndim)), other.mean(dim=tuple(range(2, other.ndim)), keepdim=True)
     amplitudes = [torch.fft.fftn(x - mean, dim=dims, norm="ortho").abs() for x in (image, other)]
     return functional.mse_loss(*amplitudes)
 
 
-def narrow_posterior(autoencoder: nn.Module, log_variance: float = -6.0) -> nn.Module:
+def narrow_posterior(autoencoder: nn.Module) -> nn.Module:
     """Let a fresh KL autoencoder start with little noise on its latents.
 
     It starts with a standard deviation of 1, as much as the latents themselves vary, and a weak KL term takes thousands
     of iterations to narrow that; until then the decoder learns to blur.
     """
     nn.init.zeros_(autoencoder.quant_conv_log_sigma.conv.weight)  # type: ignore[union-attr, arg-type]
-    nn.init.constant_(autoencoder.quant_conv_log_sigma.conv.bias, log_variance)  # type: ignore[union-attr, arg-type]
+    nn.init.constant_(autoencoder.quant_conv_log_sigma.conv.bias, -6.0)  # type: ignore[union-attr, arg-type]
     return autoencoder
 
 
@@ -146,11 +141,7 @@ class AutoencoderTrainer(Trainer):
             loader: Any = train_data_loader
             raise ValueError(no_batch(len(loader.dataset), int(loader.batch_size)))
         super().__init__(
-            device=settings.device,
-            max_epochs=settings.max_epochs,
-            data_loader=train_data_loader,
-            handlers=train_handlers,
-            decollate=False,
+            settings.device, settings.max_epochs, train_data_loader, handlers=train_handlers, decollate=False
         )
         self.network, self.discriminator = network, adversary.network
         self.optimizer, self.discriminator_optimizer = optimizer, adversary.optimizer

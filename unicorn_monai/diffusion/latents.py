@@ -35,6 +35,7 @@ from unicorn_monai.bundle.chain import check_labels
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import list_folders
 from unicorn_monai.data.uncertainties import read_uncertainties
+from unicorn_monai.images.pictures import evenly
 from unicorn_monai.images.transforms import LoadPixelsd, read_image
 from unicorn_monai.latent_diffusion import LatentDiffusion, StoredAutoencoder, Text, num_channels
 from unicorn_monai.system.distributed import main_first
@@ -126,14 +127,12 @@ class LatentDataset(Dataset):
         at = torch.as_tensor(indices)
         side = torch.randint(0, 2, at.shape) if self.mirror else torch.zeros_like(at)
         shards = np.searchsorted(self.ends, indices, side="right")
-        where = list(zip(shards.tolist(), (indices - self.starts[shards]).tolist(), strict=True))
-        both = list(zip(where, side.tolist(), strict=True))
-        batch = {key: torch.stack([self.shards[s][key][k, row] for (s, row), k in both]) for key in ("mean", "std")}
+        where = list(zip(shards.tolist(), (indices - self.starts[shards]).tolist(), side.tolist(), strict=True))
+        batch = {key: torch.stack([self.shards[s][key][k, row] for s, row, k in where]) for key in ("mean", "std")}
         batch["index"] = at
         if self.labels:
-            label = torch.stack([self.labels[s][row] for s, row in where])
-            flip = side.bool().reshape(-1, 1, 1, 1)
-            batch["label"] = torch.where(flip, label.flip(-1), label)
+            label = torch.stack([self.labels[s][row] for s, row, _ in where])
+            batch["label"] = torch.where(side.bool().reshape(-1, 1, 1, 1), label.flip(-1), label)
         if self.uncertainty is not None:
             batch["uncertainty"] = self.uncertainty[at]
         if self.context is not None:
@@ -158,9 +157,8 @@ class LatentDataset(Dataset):
     @property
     def scale_factor(self) -> float:
         """1 / standard deviation of the latents z = mean + std * noise; over all images, or 64 files of very many."""
-        chosen = np.unique(np.linspace(0, len(self.shards) - 1, min(64, len(self.shards))).round().astype(int))
         count, total, squares, noise = 0, 0.0, 0.0, 0.0
-        for shard in [self.shards[i] for i in chosen]:
+        for shard in [self.shards[i] for i in evenly(len(self.shards), 64)]:
             mean = shard["mean"][0].double()
             count += mean.numel()
             total, squares = total + float(mean.sum()), squares + float(mean.square().sum())
@@ -172,9 +170,7 @@ class LatentDataset(Dataset):
 class LatentLoader(DataLoader):
     """Data loader of a :class:`LatentDataset`, which gives whole batches, of at most the whole data set.
 
-    Args:
-        sampler: decides the order and the length of an epoch, e.g. for several processes.
-        iterations: batches in an epoch, whatever the size of the data set; with ``shuffle`` and no sampler.
+    ``iterations`` batches are an epoch whatever the size of the data set, with ``shuffle`` and no ``sampler``.
     """
 
     def __init__(
@@ -188,29 +184,15 @@ class LatentLoader(DataLoader):
         batch_size = min(batch_size, len(dataset))
         if iterations is not None and shuffle and sampler is None:
             sampler, shuffle = RandomSampler(dataset, num_samples=iterations * batch_size), False
-        super().__init__(
-            dataset,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            sampler=sampler,
-            collate_fn=lambda batch: batch,  # whole batches, see __getitems__
-        )
+        super().__init__(dataset, batch_size, shuffle, sampler, collate_fn=lambda batch: batch)  # see __getitems__
 
 
 def latent_diffusion_of(
     dataset: LatentDataset, unet: nn.Module, scheduler: Any, train_scheduler: Scheduler, bundle_root: PathLike
 ) -> LatentDiffusion:
     """The model whose U-Net is trained on the latents of a data set: their scale and shape are its own."""
-    return LatentDiffusion(
-        dataset.autoencoder,
-        unet,
-        scheduler,
-        train_scheduler,
-        dataset.scale_factor,
-        dataset.latent_shape,
-        dataset.text,
-        bundle_root,
-    )
+    scale, shape, text = dataset.scale_factor, dataset.latent_shape, dataset.text
+    return LatentDiffusion(dataset.autoencoder, unet, scheduler, train_scheduler, scale, shape, text, bundle_root)
 
 
 def encode_dataset(

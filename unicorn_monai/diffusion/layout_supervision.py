@@ -68,12 +68,9 @@ class Layout:
 class LayoutSupervision(ControlNetInferer):
     """A ``ControlNetInferer`` for training that, attached as an Ignite handler, also asks for the layout.
 
-    It adds to the loss of MONAI's ``SupervisedTrainer`` before its backward pass, and trains the discriminator after
-    every iteration. ``engine.state.metrics`` gets "layout_loss" and "discriminator_loss".
-
-    Args:
-        task: of a Semantic-ControlNet; the decoder of its autoencoder is differentiated.
-        discriminator: images -> logits (batch, labels + 1, rows, columns) at any resolution; the last is "fake".
+    It adds to the loss of MONAI's ``SupervisedTrainer`` before its backward pass, and trains the discriminator, images
+    -> logits (batch, labels + 1, rows, columns) at any resolution, after every iteration. ``engine.state.metrics`` gets
+    "layout_loss" and "discriminator_loss".
     """
 
     def __init__(

@@ -16,7 +16,7 @@ import torch
 from monai.data import DataLoader, Dataset, DistributedSampler
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import LrScheduleHandler, ValidationHandler
-from torch import nn
+from torch import Tensor, nn
 
 from unicorn_monai.diffusion.autoencoder import (
     Adversary,
@@ -28,12 +28,7 @@ from unicorn_monai.diffusion.autoencoder import (
 )
 from unicorn_monai.diffusion.latents import LatentDataset, LatentLoader
 from unicorn_monai.diffusion.task import DiffusionTask
-from unicorn_monai.diffusion.training import (
-    ControlNetInferer,
-    LatentPrepareBatch,
-    NoisePredictionInferer,
-    mean_squared_error,
-)
+from unicorn_monai.diffusion.training import ControlNetInferer, LatentPrepareBatch, NoisePredictionInferer
 from unicorn_monai.images.transforms import collate
 from unicorn_monai.system.distributed import SharedOrder, is_active, parallel
 from unicorn_monai.training.handlers import Progress, SampleImages
@@ -54,11 +49,10 @@ def autoencoder_evaluator(
     settings: AutoencoderSettings, network: nn.Module, dataset: Dataset, handlers: Sequence[Any] = ()
 ) -> SupervisedEvaluator:
     """The validation of an autoencoder: the error of its reconstructions, ``reconstruction``."""
+    share = _validation_share(dataset)
     return SupervisedEvaluator(
         device=settings.device,
-        val_data_loader=DataLoader(
-            dataset, batch_size=settings.batch_size, collate_fn=collate, sampler=_validation_share(dataset)
-        ),
+        val_data_loader=DataLoader(dataset, batch_size=settings.batch_size, collate_fn=collate, sampler=share),
         network=network,
         inferer=ReconstructionInferer(),
         key_val_metric={"reconstruction": reconstruction_metric(settings.spectral_weight)},
@@ -82,26 +76,15 @@ def autoencoder_trainer(
     ``max_epochs`` is an argument of its own, since MONAI looks for it here. Sheets show images of the data set of
     ``evaluator`` (:func:`autoencoder_evaluator`) above their reconstructions.
     """
-    own = settings.batch_size, settings.iterations_per_epoch
-    sampler = SharedOrder(dataset, *own) if is_active() else random_order(dataset, *own)  # type: ignore[arg-type]
+    size, iterations = settings.batch_size, settings.iterations_per_epoch
+    sampler = (SharedOrder if is_active() else random_order)(dataset, size, iterations)  # type: ignore[arg-type]
     loader = DataLoader(
-        dataset,
-        batch_size=settings.batch_size,
-        collate_fn=collate,
-        sampler=sampler,
-        drop_last=True,
-        num_workers=settings.num_workers,
+        dataset, settings.num_workers, batch_size=size, collate_fn=collate, sampler=sampler, drop_last=True
     )
     schedule, models = WarmupCosine(optimizer, max_epochs, loader), Path(settings.ckpt_dir)
     best = BestWeights(evaluator, "reconstruction", network, models / "autoencoder.pt", always=True)
-    state = {
-        "network": network,
-        "discriminator": adversary.network,
-        "optimizer": optimizer,
-        "discriminator_optimizer": adversary.optimizer,
-        "lr": schedule,
-        "best": best,
-    }
+    state = {"network": network, "optimizer": optimizer, "lr": schedule, "best": best}
+    state |= {"discriminator": adversary.network, "discriminator_optimizer": adversary.optimizer}
     sheet = ReconstructionSheet(network, evaluator.data_loader.dataset)  # type: ignore[arg-type, union-attr]
     train_handlers = [
         LrScheduleHandler(schedule, print_lr=False, epoch_level=False),  # type: ignore[arg-type]
@@ -147,15 +130,9 @@ def diffusion_trainer(
 ) -> SupervisedTrainer:
     """The training of a noise predictor; ``models/model.pt`` holds the averaged weights of the smallest ``val_loss``.
 
-    Args:
-        task: what is trained.
-        max_epochs: its length; an argument of its own, since MONAI looks for it here.
-        network: being trained.
-        optimizer: of its weights.
-        inferer: one noise prediction; one that can be attached takes part as a handler and is saved with the rest.
-        dataset: training images.
-        evaluator: of :func:`diffusion_evaluator`, whose network is the average.
-        handlers: more Ignite handlers, such as the sheets of samples (``synthesis.samples_of``).
+    ``max_epochs`` is an argument of its own, since MONAI looks for it here. An ``inferer`` that can be attached takes
+    part as a handler and is saved with the rest; the network of ``evaluator`` (:func:`diffusion_evaluator`) is the
+    average.
     """
     settings, averaged = task.settings, evaluator.network
     own = {"batch_size": settings.batch_size, "iterations": settings.iterations_per_epoch}
@@ -189,6 +166,11 @@ def diffusion_trainer(
             *last_handlers(settings, models / "last.pt", state),
         ],
     )
+
+
+def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error in float32, whatever precision the network ran in."""
+    return torch.nn.functional.mse_loss(prediction.float(), target.float())
 
 
 def _validation_share(dataset: Any) -> DistributedSampler | None:

@@ -65,10 +65,9 @@ class DiffusionTask:
 class ControlNetTask(DiffusionTask):
     """The training of one of the two ControlNets, with the U-Net frozen.
 
-    Args:
-        condition: what it sees, "semantic" (label maps) or "uncertainty" (hints).
-        base: the frozen Uncertainty-ControlNet that a Semantic-ControlNet learns on top of (compositional).
-        trained_on: what is stored with the weights: which others they were made for.
+    It sees a ``condition``, "semantic" (label maps) or "uncertainty" (hints); a Semantic-ControlNet may learn on top of
+    a frozen Uncertainty-ControlNet, its ``base`` (compositional). ``trained_on`` is stored with the weights: which
+    others they were made for.
     """
 
     samples = "samples"
@@ -103,16 +102,9 @@ class ControlNetTask(DiffusionTask):
 
 def task_latents(task: ControlNetTask, dataset_dir: PathLike | Sequence[PathLike], split: str) -> LatentDataset:
     """The latents of a split with what a ControlNet's training sees, mirrored at random in "training"."""
-    return LatentDataset(
-        dataset_dir,
-        split,
-        task.ldm.autoencoder,
-        bundle_of(task.ldm) / "models" / "latents",
-        task.ldm.text,
-        task.num_labels,
-        task.uncertainties,
-        mirror=split == "training",
-    )
+    folder, mirror = bundle_of(task.ldm) / "models" / "latents", split == "training"
+    seen = task.ldm.text, task.num_labels, task.uncertainties
+    return LatentDataset(dataset_dir, split, task.ldm.autoencoder, folder, *seen, mirror=mirror)
 
 
 def bundle_of(ldm: LatentDiffusion) -> Path:

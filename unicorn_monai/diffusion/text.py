@@ -37,13 +37,11 @@ logger = logging.getLogger("unicorn_monai")
 
 
 class PromptTemplate:
-    """The prompt of an item of a data set.
+    """The prompt of an item of a data set, from a text with fields in braces.
 
-    Args:
-        template: text with fields in braces: ``{prompt}``, ``{words}`` and any entry of the item, e.g. ``{subject}``.
-        prompt: stands for ``{prompt}`` where an item has no "prompt" of its own.
-        words: sub-domain -> ``{words}``; a sub-domain that is not in it, as the labelled one's, adds none.
-        key: entry of an item that names its sub-domain.
+    Those are any entry of the item, e.g. ``{subject}``; ``{prompt}``, for which ``prompt`` stands where an item has
+    none; and ``{words}`` of the sub-domain that the entry ``key`` names, none for one that is not in it, as the
+    labelled one.
     """
 
     def __init__(
@@ -111,13 +109,11 @@ class ClipTextEncoder:
             raise ValueError(
                 "Prompts need the package transformers; run `pip install 'unicorn-monai[street]'`."
             ) from error
-        options = {"local_files_only": True}
+        weights = {"use_safetensors": True, "output_loading_info": True, "dtype": torch.float32}
         try:
-            tokenizer = CLIPTokenizer.from_pretrained(self.folder / "tokenizer", **options)
-            model, loaded = CLIPTextModel.from_pretrained(
-                self.folder / "text_encoder", use_safetensors=True, output_loading_info=True, dtype=torch.float32,
-                **options,
-            )  # fmt: skip
+            tokenizer = CLIPTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
+            place = self.folder / "text_encoder"
+            model, loaded = CLIPTextModel.from_pretrained(place, local_files_only=True, **weights)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise ValueError(
                 f"The text encoder or tokenizer of '{self.folder}' cannot be read ({error}). Files are missing or "

@@ -137,8 +137,3 @@ class ControlNetInferer(NoisePredictionInferer):
             with torch.no_grad():
                 controls += control(self.task.base, 1.0, conditions["uncertainty"], noisy, timesteps, context)
         return controlled(self.task.ldm.unet, controls, noisy, timesteps, context)
-
-
-def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error in float32, whatever precision the network ran in."""
-    return torch.nn.functional.mse_loss(prediction.float(), target.float())

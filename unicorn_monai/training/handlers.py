@@ -56,11 +56,13 @@ def on_terminal() -> bool:
 class Progress:
     """Progress of a training or evaluation: a bar with rate and time left on a terminal, plain lines elsewhere.
 
-    With a ``budget``, attached before, the ``lines`` over the whole run follow the clock too.
+    With a ``budget``, attached before, the plain lines follow the clock too.
     """
 
-    def __init__(self, description: str, lines: int = 10, budget: TimeBudget | None = None) -> None:
-        self.description, self.lines, self.budget = description, lines, budget
+    lines = 10  # over the whole run
+
+    def __init__(self, description: str, budget: TimeBudget | None = None) -> None:
+        self.description, self.budget = description, budget
         self.bar: tqdm | None = None
         self.loss: float | None = None
 

@@ -62,8 +62,6 @@ class BestWeights:
     Args:
         evaluator: the validation engine, run by MONAI's ``ValidationHandler`` before this handler.
         network: whose weights are published (the averaged network where there is one).
-        path: e.g. ``models/model.pt``.
-        larger_is_better: False for a loss.
         patience: stop after so many validations without improvement; None never stops.
         always: publish after every validation, whatever the metric says: an adversarially trained autoencoder's error
             rises while its texture improves.

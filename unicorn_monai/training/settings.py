@@ -40,10 +40,10 @@ class TrainingSettings:
 class DiffusionSettings(TrainingSettings):
     """Those of a noise predictor.
 
-    A ``timestep_shift`` s > 1 trains more at high noise, where the layout is decided: t / T = s r / (1 + (s - 1) r) with
+    A ``timestep_shift`` s > 1 trains more at high noise, where the layout is decided: t / T = s r / (1 + (s - 1) r),
     r uniform (Esser et al. 2024, Eq. 23). ``prompt_dropout`` is the share of the prompts that the empty one takes the
-    place of; None for half of them with the Uncertainty-ControlNet, whose part the words would play otherwise, and else
-    for none.
+    place of; None for half of them with the Uncertainty-ControlNet, whose part the words would play otherwise, and
+    else for none.
     """
 
     ema_decay: float = 0.999  # share of the averaged weights kept at each step (`EMA`)

@@ -67,22 +67,14 @@ class TrainingState:
     """Ignite handler: the whole state of a training, so that an interrupted one goes on where it stopped.
 
     Written at the end of every epoch, after ``minutes`` within one, and when the process is told to end (SIGTERM); the
-    one before is kept, and taken where the newest is damaged. Where writing is slow for the length of an epoch (large
-    networks on a GPU), epochs are passed over, so that it takes a twentieth of the time at most. Trainings of several
-    processes are saved at the end of an epoch only.
+    one before, ``last_before.pt`` beside ``last.pt``, is kept, and taken where the newest is damaged. Where writing is
+    slow for the length of an epoch (large networks on a GPU), epochs are passed over, so that it takes a twentieth of
+    the time at most. Trainings of several processes are saved at the end of an epoch only.
 
     Holds the given objects (anything with ``state_dict`` and ``load_state_dict``), the trainer's GradScaler if it has
     one, the position in the data and the random number generators: on a CPU a training that goes on ends as the
-    uninterrupted one, bit for bit. MONAI's random transforms have generators of their own, which are seeded anew at
-    every epoch.
-
-    A batch that was seen before the interruption is loaded again, not trained on: so the data come in the same order.
-
-    Args:
-        path: e.g. ``models/last.pt``; the one before is ``models/last_before.pt``.
-        objects: name -> network, optimizer, learning rate schedule, EMA, best metric, ...
-        resume: load ``path`` at the start if it is there.
-        minutes: between two states within an epoch.
+    uninterrupted one, bit for bit. A batch that was seen before the interruption is loaded again, not trained on: so
+    the data come in the same order. MONAI's random transforms have generators of their own, seeded anew at every epoch.
     """
 
     def __init__(self, path: PathLike, objects: dict[str, Any], resume: bool = False, minutes: float = 10.0) -> None:
@@ -257,7 +249,10 @@ class _Behind:
 
 def steps_now(engine: Engine) -> bool:
     """Whether the optimizer steps in this iteration: MONAI's trainer may add up the gradients of several batches."""
-    several, length = getattr(engine, "accumulation_steps", 1), _epoch_length(engine)
+    several = getattr(engine, "accumulation_steps", 1)
+    if several == 1:
+        return True
+    length = _epoch_length(engine)
     position = (engine.state.iteration - 1) % length + 1 if length else engine.state.iteration
     return position % several == 0 or position == length
 
