@@ -408,7 +408,7 @@ def test_the_state_of_an_objective_is_restored(method):
 
 
 def test_a_sheet_shows_source_translation_and_target():
-    sheet = TranslationSheet(Shift(0.25), images(9, 0), images(3, 100), count=8)()
+    sheet = TranslationSheet(Shift(0.25), UnpairedDataset(images(9, 0), images(3, 100)), count=8)()
     assert sheet.shape == (3, 3, 1, 16, 16)
     assert sheet[:, :, 0, 0, 0].tolist() == [[0, 4, 8], [0.25, 4.25, 8.25], [100, 101, 102]]
 
@@ -436,7 +436,7 @@ BAD: dict[str, tuple[Any, str]] = {
         r"Images differ in size: .*\(1, 8, 4\).* lower patch_size",
     ),
     "sizes on a sheet": (
-        TranslationSheet(nn.Identity(), images(1, 0), images(1, 0, size=8)),
+        TranslationSheet(nn.Identity(), UnpairedDataset(images(1, 0), images(1, 0, size=8))),
         r"\(16, 16\) and \(8, 8\) pixels; expected one size for the sheet",
     ),
 }

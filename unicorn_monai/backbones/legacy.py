@@ -10,9 +10,7 @@
 Transposed convolutions (`use_convtranspose` of the autoencoder) have three pixels there and two here: they have no
 counterpart.
 
-MONAI's ``load_old_state_dict`` loads the projection that was never called, which changes the outputs, and of a
-ControlNet without cross-attention leaves the attention random or fails. Here every entry of both sides is accounted
-for.
+Every entry of both sides is accounted for, other than by MONAI's ``load_old_state_dict`` (docs/weights.md).
 """
 
 from __future__ import annotations
@@ -55,7 +53,8 @@ def convert(network: nn.Module, old: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 f"The checkpoint has no '{missing[0]}', from which '{key}' of the {type(network).__name__} is made. "
                 "Build the network with the arguments of the old one."
             )
-        parts = [old[name] for name in sources] or [_identity(value)]
+        identity = torch.eye(len(value)) if value.ndim == 2 else torch.zeros_like(value)
+        parts = [old[name] for name in sources] or [identity]
         found = torch.cat(parts) if len(parts) > 1 else parts[0]
         if found.shape != value.shape:
             raise ValueError(
@@ -84,10 +83,6 @@ def old_names(key: str) -> list[str]:
     else:
         return [key.replace(".postconv.", ".conv.")]
     return [f"{found['block']}.{part}.{found['kind']}" for part in parts]
-
-
-def _identity(value: Tensor) -> Tensor:
-    return torch.eye(len(value)) if value.ndim == 2 else torch.zeros_like(value)
 
 
 def _never_called(name: str, used: set[str]) -> bool:

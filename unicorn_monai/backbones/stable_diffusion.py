@@ -31,6 +31,7 @@ from unicorn_monai.system.networks import require
 from unicorn_monai.system.weights import save_tensors, sha256
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionControlNetPipeline", "StableDiffusionImg2ImgPipeline")
+Device = torch.device | str | None
 SAMPLERS = {"DDIM": DDIM, "DPMSolverPlusPlus": DPMSolverPlusPlus, "UniPC": UniPC}
 EMBEDDING_CHANNELS = (16, 32, 96, 256)  # of the ControlNets' condition embedding, as diffusers has it
 
@@ -100,9 +101,7 @@ def unet_definition(folder: PathLike) -> dict[str, Any]:
     return arguments
 
 
-def load_unet(
-    folder: PathLike, variant: str | None = None, device: torch.device | str | None = None
-) -> DiffusionModelUNet:
+def load_unet(folder: PathLike, variant: str | None = None, device: Device = None) -> DiffusionModelUNet:
     """The U-Net of a Stable Diffusion folder, frozen, float32; ``variant`` of its file, e.g. "fp16" or "non_ema"."""
     with torch.device("meta"):  # no time and memory for weights that are replaced
         unet = DiffusionModelUNet(**unet_definition(folder))
@@ -122,9 +121,7 @@ def new_controlnet(folder: PathLike, conditioning_channels: int) -> ControlNet:
     return _stable_diffusion_eps(controlnet_for(unet_definition(folder), conditioning_channels, EMBEDDING_CHANNELS))
 
 
-def load_controlnet(
-    folder: PathLike, variant: str | None = None, device: torch.device | str | None = None
-) -> ControlNet:
+def load_controlnet(folder: PathLike, variant: str | None = None, device: Device = None) -> ControlNet:
     """A ControlNet that diffusers wrote, frozen, float32; its hint has as many channels as its ``config.json`` says."""
     config, path = layout.read_config(folder, "ControlNetModel"), Path(folder) / "config.json"
     with torch.device("meta"):
@@ -137,9 +134,7 @@ def load_controlnet(
     return controlnet.to(device)
 
 
-def load_autoencoder(
-    folder: PathLike, variant: str | None = None, device: torch.device | str | None = None
-) -> StableDiffusionAutoencoder:
+def load_autoencoder(folder: PathLike, variant: str | None = None, device: Device = None) -> StableDiffusionAutoencoder:
     """The autoencoder of a Stable Diffusion folder, frozen, float32."""
     with torch.device("meta"):
         autoencoder = StableDiffusionAutoencoder(**layout.vae_arguments(*_vae_config(folder)))
@@ -157,9 +152,7 @@ def load_autoencoder(
     return autoencoder.to(device)
 
 
-def stored_autoencoder(
-    folder: PathLike, variant: str | None = None, device: torch.device | str | None = None
-) -> StoredAutoencoder:
+def stored_autoencoder(folder: PathLike, variant: str | None = None, device: Device = None) -> StoredAutoencoder:
     """The autoencoder of a Stable Diffusion folder for `latents.LatentDataset`, loaded only if latents are missing."""
     path = layout.weights_file(check_folder(folder) / "vae", variant)
     vae = layout.vae_arguments(*_vae_config(folder))

@@ -26,12 +26,9 @@ from unicorn_monai.system.distributed import average_gradients, is_main, same_we
 from unicorn_monai.system.errors import trained_on
 from unicorn_monai.system.files import PathLike
 from unicorn_monai.system.weights import save_weights
-from unicorn_monai.training.budget import LinearDecay, TimeBudget
-from unicorn_monai.training.handlers import Progress, SampleImages
-from unicorn_monai.training.kept_weights import EMA
-from unicorn_monai.training.settings import TranslationSettings
+from unicorn_monai.training import EMA, Progress, SampleImages, TimeBudget, TranslationSettings, autocast_settings
+from unicorn_monai.training.budget import LinearDecay
 from unicorn_monai.training.state import last_handlers
-from unicorn_monai.training.steps import autocast_settings
 
 # MONAI's default passes the scores through a leaky ReLU first, which the papers do not.
 _least_squares = PatchAdversarialLoss(criterion="least_squares", no_activation_leastsq=True)
@@ -145,7 +142,7 @@ def translation_trainer(
     state = {"networks": objective, "ema": ema, "budget": budget}
     state |= {"optimizer": optimizer, "discriminator_optimizer": discriminator_optimizer}
     about = {"method": objective.name.lower(), "max_seconds": settings.max_seconds}
-    sheet = TranslationSheet(averaged, validation.source, validation.target, settings.device)
+    sheet = TranslationSheet(averaged, validation, settings.device)
     train_handlers = [
         budget,
         LinearDecay([optimizer, discriminator_optimizer], budget, settings.decay_start),
@@ -195,22 +192,16 @@ class TranslationSheet:
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        source: Sequence[dict[str, Any]],
-        target: Sequence[dict[str, Any]],
-        device: torch.device | str = "cpu",
-        count: int = 8,
+        self, network: nn.Module, images: UnpairedDataset, device: torch.device | str = "cpu", count: int = 8
     ) -> None:
-        self.network, self.source, self.target, self.device = network, source, target, torch.device(device)
-        self.count = min(count, len(source), len(target))
+        self.network, self.domains, self.device = network, (images.source, images.target), torch.device(device)
+        self.count = min(count, *map(len, self.domains))
 
     @torch.no_grad()
     def __call__(self) -> Tensor:
         """(3, columns, channels, height, width): source above translated above target."""
         source, target = (
-            torch.stack([images[i]["image"] for i in evenly(len(images), self.count)])
-            for images in (self.source, self.target)
+            torch.stack([images[i]["image"] for i in evenly(len(images), self.count)]) for images in self.domains
         )
         if source.shape != target.shape:
             raise ValueError(

@@ -1,7 +1,4 @@
-"""What a bundle checks in seconds, before it reads an image: labels, and weights that belong together.
-
-Options and settings: `bundle/settings.py`.
-"""
+"""What a bundle checks in seconds, before it reads an image: labels, and weights that belong together."""
 
 from __future__ import annotations
 

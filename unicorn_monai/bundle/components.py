@@ -14,14 +14,12 @@ No function else, and no method: a name must be that of the class itself, where 
 from __future__ import annotations
 
 import pydoc
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from monai.bundle.config_item import ComponentLocator
 
-from unicorn_monai.bundle.expressions import children
+from unicorn_monai.bundle.expressions import texts
 from unicorn_monai.bundle.installation import BUNDLES, bundle_root
 from unicorn_monai.system.files import parse_json
 
@@ -100,13 +98,12 @@ def is_usual(target: str) -> bool:
     package = target.rpartition(".")[0]
     if not any(_within(package, module) or _within(module, package) for module in _MODULES):
         return False
-    found = _locate(target)
-    return _place(found) in USUAL or (isinstance(found, type) and _is_let_through(found))
-
-
-def _place(component: Any) -> str:
-    """Where a class or function was defined, and as what."""
-    return f"{getattr(component, '__module__', None)}.{getattr(component, '__qualname__', None)}"
+    try:
+        found = pydoc.locate(target)
+    except pydoc.ErrorDuringImport:
+        return False
+    place = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', None)}"  # where it was defined
+    return place in USUAL or (isinstance(found, type) and _is_let_through(found))
 
 
 def _is_let_through(found: type) -> bool:
@@ -117,22 +114,9 @@ def _within(name: str, module: str) -> bool:
     return name == module or name.startswith(f"{module}.")
 
 
-def _locate(name: str) -> Any:
-    try:
-        return pydoc.locate(name)
-    except pydoc.ErrorDuringImport:
-        return None
-
-
 @cache
 def _own() -> frozenset[str]:
     """Every dotted name that the bundles of this package call."""
-
-    def targets(node: Any) -> Iterator[str]:
-        if isinstance(node, dict) and isinstance(node.get("_target_"), str):
-            yield node["_target_"]
-        for _, child in children(node):
-            yield from targets(child)
-
     files = [path for name in BUNDLES for path in Path(bundle_root(name)).rglob("*.json")]
-    return frozenset(name for path in files for name in targets(parse_json(path)) if "." in name)
+    found = (pair for path in files for pair in texts(parse_json(path)))
+    return frozenset(text for key, text in found if key.rpartition("::")[2] == "_target_" and "." in text)

@@ -66,7 +66,7 @@ def changed_wiring(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[
 def require_literal(value: Any, name: str) -> None:
     """Refuse texts that MONAI would not take as they are, at any depth."""
     require_data(value, name)
-    for key, text in _texts(value, name):
+    for key, text in texts(value, name):
         if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
             raise ValueError(f"'{key}' is {text!r}, which no file can be called; expected readable letters.")
         if is_reference(text):
@@ -103,8 +103,9 @@ def children(node: Any) -> Iterator[tuple[Any, Any]]:
         yield from enumerate(node)
 
 
-def _texts(node: Any, key: str) -> Iterator[tuple[str, str]]:
+def texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of a part of a configuration with its id (the end of it, where that is long)."""
     if isinstance(node, str):
         yield key, node
     for name, child in children(node):
-        yield from _texts(child, f"{key}::{name}")
+        yield from texts(child, f"{key[-400:]}::{str(name)[:400]}".removeprefix("::"))

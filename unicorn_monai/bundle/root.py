@@ -35,8 +35,9 @@ def own_root(part: str | None = None) -> str:
     files = next((files for f in frames if (files := _told(f))), [])
     if workflow is not None and (not files or Path(files[0]).parent != Path(workflow.config_root_path)):
         return root_above(Path(workflow.config_root_path) / "inference.json", part)  # begun by a program, not by MONAI
-    if files:
-        return root_above(_last_with_entry(files), part)
+    if files:  # of several, a later one wins that has the entry; others only change what it wires
+        own = [file for file in files if ENTRY in ConfigParser.load_config_file(file)]
+        return root_above(own[-1] if own else files[0], part)
     raise ValueError(
         "bundle_root is not given, and MONAI was told no configuration file to run, whose folder would be it. Set it, "
         "e.g. parser['bundle_root'] = '/path/of/the/bundle', or use unicorn_monai.bundle.load_config or from_bundle."
@@ -89,9 +90,3 @@ def files_of(files: str | os.PathLike | Sequence[Any]) -> list[str]:
             return [str(file) for file in ast.literal_eval(files)]
         return files.split(",") if "," in files and not Path(files).is_file() else [files]
     return [str(file) for file in files]
-
-
-def _last_with_entry(files: Sequence[str]) -> str:
-    """Of several files, that whose ``bundle_root`` holds: a later one wins; others only change what it wires."""
-    own = [file for file in files if ENTRY in ConfigParser.load_config_file(file)]
-    return own[-1] if own else files[0]

@@ -17,9 +17,7 @@ from unicorn_monai.bundle.expressions import changed_wiring, require_literal
 from unicorn_monai.bundle.installation import GENERATOR, bundle_root, configured
 from unicorn_monai.system.files import parse_json
 
-METADATA = "metadata.json"
 _ELSEWHERE = ("bundle_root", "prior_path", *GENERATOR)  # entries that an older run holds as absolute paths
-_IMPORTABLE = tuple(all_suffixes())
 
 
 def require_own_bundles(
@@ -42,7 +40,7 @@ def require_own_bundles(
             continue  # who needs it says so
         _require_data_only(root)
         shipped = sorted(Path(bundle_root(name), "configs").glob(files))
-        for file in [*(path.name for path in shipped), METADATA]:
+        for file in [*(path.name for path in shipped), "metadata.json"]:
             path = root / "configs" / file
             if path.is_file():
                 expected = configured(name, presets(name), dict(overrides.get(name, {})), file)
@@ -55,7 +53,7 @@ def _require_data_only(root: Path) -> None:
     for path in (root.parent, root, *root.rglob("*")):
         if path.is_symlink():
             raise ValueError(f"'{path}' is a link to '{path.readlink()}'; expected a file of its own. Copy it there.")
-        if path.name.endswith(_IMPORTABLE):
+        if path.name.endswith(tuple(all_suffixes())):
             raise ValueError(
                 f"'{path}' is code, which Python would import; a run's bundles hold none. Look at it first."
             )

@@ -30,14 +30,12 @@ from unicorn_monai.images.augmentation import AUGMENTATIONS
 from unicorn_monai.system.records import NUMBER, Rule
 
 PRECISIONS = ("float32", "bfloat16")
+_number = NUMBER[0]
 _TRACKING = ("output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config")  # of `--tracking`
 
 
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-_number = NUMBER[0]
 
 
 def _several(value: Any, rule: Callable[[Any], bool], counts: Sequence[int] = (2,)) -> bool:

@@ -16,10 +16,9 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from unicorn_monai.bundle.components import is_usual
-from unicorn_monai.bundle.expressions import children
+from unicorn_monai.bundle.expressions import texts
 from unicorn_monai.system import weights
 from unicorn_monai.system.files import PathLike, parse_json, write_text
 from unicorn_monai.system.intake import bounded_memory, lies_there, read_text, require_regular
@@ -130,7 +129,7 @@ def _config_findings(root: Path) -> Iterator[str]:
         if path.suffix.lower() == ".json" and not path.is_symlink():
             try:
                 _require_short(path)
-                for key, text in _texts(parse_json(path)):
+                for key, text in texts(parse_json(path)):
                     yield from (f"{name}: {key}: {what}" for what in _code_in(key, text))
             except (ValueError, RecursionError) as error:
                 yield f"{name}: {error}"
@@ -153,14 +152,6 @@ def _require_short(path: Path) -> Path:
     if size > MOST_DESCRIPTION:
         raise ValueError(f"has {size} bytes; expected a configuration of at most {MOST_DESCRIPTION}")
     return path
-
-
-def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every text of a configuration with its id (the end of it, where that is long)."""
-    if isinstance(node, str):
-        yield key, node
-    for name, child in children(node):
-        yield from _texts(child, f"{key[-400:]}::{str(name)[:400]}".removeprefix("::"))
 
 
 def _code_in(key: str, text: str) -> Iterator[str]:

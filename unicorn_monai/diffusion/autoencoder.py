@@ -12,7 +12,7 @@ P is a perceptual network, where one is given.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,6 @@ import torch
 from ignite.engine import Engine
 from ignite.metrics import Loss
 from monai.engines import Trainer
-from monai.inferers import Inferer
 from monai.losses import PatchAdversarialLoss
 from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
@@ -131,15 +130,14 @@ class AutoencoderTrainer(Trainer):
     def __init__(
         self,
         settings: AutoencoderSettings,
-        train_data_loader: Iterable,
+        train_data_loader: Any,
         network: nn.Module,
         adversary: Adversary,
         optimizer: torch.optim.Optimizer,
         train_handlers: list | None = None,
     ) -> None:
         if isinstance(train_data_loader, Sized) and len(train_data_loader) == 0:
-            loader: Any = train_data_loader
-            raise ValueError(no_batch(len(loader.dataset), int(loader.batch_size)))
+            raise ValueError(no_batch(len(train_data_loader.dataset), int(train_data_loader.batch_size)))
         super().__init__(
             settings.device, settings.max_epochs, train_data_loader, handlers=train_handlers, decollate=False
         )
@@ -177,14 +175,6 @@ class AutoencoderTrainer(Trainer):
 
 def _reconstruct(image: Tensor, network: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
     return network(image)
-
-
-class ReconstructionInferer(Inferer):
-    """Image -> reconstruction from the mean latent, for validation."""
-
-    def __call__(self, images: Tensor, network: AutoencoderKL) -> Tensor:  # type: ignore[override]
-        """(batch, channels, *spatial)."""
-        return network.reconstruct(images)
 
 
 class ReconstructionSheet:

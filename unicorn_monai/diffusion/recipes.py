@@ -22,7 +22,6 @@ from unicorn_monai.diffusion.autoencoder import (
     Adversary,
     AutoencoderLoss,
     AutoencoderTrainer,
-    ReconstructionInferer,
     ReconstructionSheet,
     reconstruction_metric,
 )
@@ -31,11 +30,9 @@ from unicorn_monai.diffusion.task import DiffusionTask
 from unicorn_monai.diffusion.training import ControlNetInferer, LatentPrepareBatch, NoisePredictionInferer
 from unicorn_monai.images.transforms import collate
 from unicorn_monai.system.distributed import SharedOrder, is_active, parallel
-from unicorn_monai.training.handlers import Progress, SampleImages
-from unicorn_monai.training.kept_weights import EMA, BestWeights
-from unicorn_monai.training.settings import AutoencoderSettings
+from unicorn_monai.training import EMA, AutoencoderSettings, BestWeights, Progress, SampleImages, WarmupCosine
 from unicorn_monai.training.state import last_handlers
-from unicorn_monai.training.steps import ClipGradients, WarmupCosine, loss_metric, random_order
+from unicorn_monai.training.steps import ClipGradients, loss_metric, random_order
 
 
 def autoencoder_loss(settings: AutoencoderSettings, perceptual: nn.Module | None = None) -> AutoencoderLoss:
@@ -54,7 +51,7 @@ def autoencoder_evaluator(
         device=settings.device,
         val_data_loader=DataLoader(dataset, batch_size=settings.batch_size, collate_fn=collate, sampler=share),
         network=network,
-        inferer=ReconstructionInferer(),
+        inferer=lambda images, network: network.reconstruct(images),  # type: ignore[arg-type]  # from the mean latent
         key_val_metric={"reconstruction": reconstruction_metric(settings.spectral_weight)},
         val_handlers=list(handlers),
         decollate=False,

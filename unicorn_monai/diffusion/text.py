@@ -144,8 +144,8 @@ class ClipTextEncoder:
         for start in tqdm(range(0, len(prompts), self.batch_size), desc="prompts", disable=None, leave=False):
             batch = list(prompts[start : start + self.batch_size])
             tokens = tokenizer(batch, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-            mask = tokens["attention_mask"] if getattr(model.config, "use_attention_mask", False) else None
-            mask = None if mask is None else mask.to(self.device)
+            masked = getattr(model.config, "use_attention_mask", False)
+            mask = tokens["attention_mask"].to(self.device) if masked else None
             parts.append(model(tokens["input_ids"].to(self.device), attention_mask=mask)[0].float().cpu())
         return torch.cat(parts)
 

@@ -22,8 +22,6 @@ from torch import Tensor
 
 logger = logging.getLogger("unicorn_monai")
 
-_NUMBERS = np.dtype("<u4")  # little-endian on every machine
-
 
 class WordVectors:
     """Text encoder for networks that are trained from scratch (a ``diffusion.text.TextEncoder``).
@@ -57,6 +55,6 @@ def split(prompt: str) -> list[str]:
 
 def vector(word: str, dimensions: int) -> Tensor:
     """The vector of a word, (dimensions,) float32; a longer one begins with the shorter one."""
-    numbers = np.frombuffer(hashlib.shake_256(word.encode()).digest(4 * dimensions), _NUMBERS)
+    numbers = np.frombuffer(hashlib.shake_256(word.encode()).digest(4 * dimensions), "<u4")  # on every machine
     normal = NormalDist()
     return torch.tensor([normal.inv_cdf((int(n) + 0.5) / 2**32) for n in numbers])

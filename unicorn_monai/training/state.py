@@ -1,7 +1,4 @@
-"""Training states on disk: written atomically, tensors and plain values only, checked when read.
-
-Published weights are described in `system/weights.py`.
-"""
+"""Training states on disk: written atomically, tensors and plain values only, checked when read."""
 
 from __future__ import annotations
 
