@@ -38,6 +38,7 @@ class Objective(ABC):
     """What a method is to the trainer: its networks, ``generator`` among those trained, and its losses."""
 
     name: str
+    generator: Any
 
     def __init__(self, generator: nn.Module, trained: Sequence[nn.Module], judges: Sequence[nn.Module]) -> None:
         self.generator, self.trained, self.judges = generator, nn.ModuleList(trained), nn.ModuleList(judges)

@@ -67,7 +67,6 @@ class CUT(Objective):
     """
 
     name = "CUT"
-    generator: ResnetGenerator
 
     def __init__(
         self,

@@ -42,8 +42,8 @@ def trained_on(
 ) -> dict[str, Any]:
     """What is stored with a ControlNet's weights: which other weights they belong to, and which hint; checked first.
 
-    A Semantic-ControlNet has a ``mode``, unless ``paper`` it is trained on top of ``uncertainty_controlnet``; an
-    Uncertainty-ControlNet has a ``prior``, which made hints of the uncertainties.
+    A Semantic-ControlNet has a ``mode`` and, unless that is ``paper``, the ``uncertainty_controlnet`` that it is
+    trained on top of; an Uncertainty-ControlNet has the ``prior`` that made hints of the uncertainties.
     """
     if mode is not None:
         _check_value("mode", mode)

@@ -37,8 +37,10 @@ COMPUTING = (
     "monai.networks.schedulers",
     "monai.optimizers",
     "monai.transforms",
-    *("unicorn_monai.images.augmentation", "unicorn_monai.segmentation.acquisition"),
-    *("unicorn_monai.inferers", "unicorn_monai.schedulers"),
+    "unicorn_monai.images.augmentation",
+    "unicorn_monai.inferers",
+    "unicorn_monai.schedulers",
+    "unicorn_monai.segmentation.acquisition",
 )
 
 

@@ -12,7 +12,7 @@ P is a perceptual network, where one is given.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,7 +136,7 @@ class AutoencoderTrainer(Trainer):
         optimizer: torch.optim.Optimizer,
         train_handlers: list | None = None,
     ) -> None:
-        if isinstance(train_data_loader, Sized) and len(train_data_loader) == 0:
+        if hasattr(train_data_loader, "__len__") and len(train_data_loader) == 0:
             raise ValueError(no_batch(len(train_data_loader.dataset), int(train_data_loader.batch_size)))
         super().__init__(
             settings.device, settings.max_epochs, train_data_loader, handlers=train_handlers, decollate=False

@@ -48,13 +48,8 @@ class Layout:
     balanced: bool = True  # labels weigh the inverse of their frequency in the batch
 
     def __post_init__(self) -> None:
-        k, stride, start, ramp, weights = (
-            self.unroll,
-            self.stride,
-            self.start,
-            self.ramp,
-            (self.weight, self.fake_weight),
-        )
+        k, stride, start, ramp = self.unroll, self.stride, self.start, self.ramp
+        weights = self.weight, self.fake_weight
         require(min(k, stride) >= 1, f"unroll is {k}, stride {stride}; expected at least 1 each.")
         require(min(weights) >= 0, f"The weights are {weights[0]} and {weights[1]}; expected at least 0.")
         require(min(start, ramp) >= 0, f"start is {start}, ramp {ramp}; expected numbers of iterations.")

@@ -92,10 +92,7 @@ class LatentPrepareBatch:
 
 
 class NoisePredictionInferer(Inferer):
-    """Predict the noise in a noised latent with the network being trained.
-
-    ``validating`` is without recordings of CUDA graphs, which are for steps of a training.
-    """
+    """Predict the noise in a noised latent with the network being trained; CUDA graphs are for its steps alone."""
 
     def __init__(self, task: DiffusionTask, validating: bool = False) -> None:
         self.task, self.precision = task, task.settings.precision
