@@ -20,7 +20,7 @@ from unicorn_monai.bundle.installation import bundle_root
 from unicorn_monai.experiment import versions
 from unicorn_monai.system.errors import NotFinite, explain, of_batch, on_failure, on_sigterm
 from unicorn_monai.system.networks import in_parts, require_finite
-from unicorn_monai.training.random_numbers import random_state, set_random_state
+from unicorn_monai.training.state import random_state, set_random_state
 
 ENDING = {"_target_": "unicorn_monai.system.end_in_one_sentence"}
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}

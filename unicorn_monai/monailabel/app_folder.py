@@ -16,7 +16,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from unicorn_monai.bundle.run_bundles import GENERATOR
+from unicorn_monai.bundle.installation import GENERATOR
 from unicorn_monai.experiment.settings import bundle_places, settings_of
 from unicorn_monai.system.files import PathLike, read_json, write_json
 from unicorn_monai.system.weights import copy_weights, read_metadata
