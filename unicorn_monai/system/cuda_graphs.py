@@ -31,10 +31,8 @@ class CudaGraphs:
     """A function on one GPU that is recorded at its first call and replayed from then on.
 
     Arguments that are tensors may differ from call to call. For each set of their shapes and of all other arguments
-    (networks, numbers, None) there is a recording of its own; weights are read where they were when it was made.
-
-    Args:
-        function: gives a tensor; it must not wait for the GPU, nor bring anything there.
+    (networks, numbers, None) there is a recording of its own; weights are read where they were when it was made. The
+    function gives a tensor; it must not wait for the GPU, nor bring anything there.
     """
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
@@ -42,11 +40,7 @@ class CudaGraphs:
         self.pool: Any = None  # of memory, common to all recordings: they are never replayed at the same time
 
     def __call__(self, *arguments: Any) -> Tensor:
-        """``function(*arguments)``; the answer is the caller's own.
-
-        Raises:
-            ValueError: a tensor is not on a GPU.
-        """
+        """``function(*arguments)``; the answer is the caller's own."""
         inputs = [x for x in arguments if isinstance(x, Tensor)]
         layout = _layout(inputs)
         others = tuple(None if isinstance(x, Tensor) else x for x in arguments)
@@ -94,11 +88,7 @@ class TrainingGraphs:
         self.function, self.recordings = function, dict[Hashable, Callable[..., Any]]()
 
     def __call__(self, inputs: Any, network: nn.Module, *more: Any) -> Any:
-        """``function(inputs, network, *more)``; the answer is the caller's own.
-
-        Raises:
-            ValueError: a tensor is not on a GPU, or several processes train the network.
-        """
+        """``function(inputs, network, *more)``; the answer is the caller's own."""
         if not torch.is_grad_enabled():
             return self.function(inputs, network, *more)
         if isinstance(network, DistributedDataParallel):

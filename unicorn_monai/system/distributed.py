@@ -1,7 +1,4 @@
-"""One training in several processes: what the ``multi_gpu_*.json`` of the bundles are made of.
-
-    torchrun --standalone --nproc_per_node=2 -m monai.bundle run
-        --config_file "['configs/train.json','configs/multi_gpu_train.json']"
+"""One training in several processes: what the ``multi_gpu_*.json`` of the bundles are made of, started by ``torchrun``.
 
 The network in training is wrapped for the trainer only: whatever else holds it (optimizer, moving average, weights on
 disk) keeps the bare one, so a training can go on with another number of processes. In a single process every function
@@ -13,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator, Sized
-from contextlib import contextmanager
 from datetime import timedelta
 
 import ignite.distributed as idist
@@ -24,12 +20,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data.distributed import DistributedSampler
 
+main_first = idist.one_rank_first  # runs a block in the first process before the others, which find the files it wrote
+
 
 def start(hours: float = 6.0) -> None:
     """Join the processes that ``torchrun`` started: NCCL on GPUs, else gloo.
 
-    Args:
-        hours: how long a process waits for the others, e.g. while the first one encodes the images.
+    ``hours``: how long a process waits for the others, e.g. while the first one encodes the images.
     """
     missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
@@ -87,11 +84,7 @@ def among_others() -> str:
 def require_single(what: str) -> None:
     """Refuse to be one of several processes, as variables that were left in the environment would have it.
 
-    Args:
-        what: what is one process only, for the message.
-
-    Raises:
-        ValueError: naming both variables.
+    ``what``: what is one process only, for the message.
     """
     if share()[1] > 1:
         raise ValueError(
@@ -125,23 +118,11 @@ def bare(network: nn.Module) -> nn.Module:
     return network.module if isinstance(network, DistributedDataParallel) else network
 
 
-@contextmanager
-def main_first() -> Iterator[None]:
-    """Run a block in the first process before the others, which then find the files it wrote."""
-    with idist.one_rank_first():
-        yield
-
-
 class SharedOrder(DistributedSampler):
     """Sampler of a shuffled epoch of which every process has its share; the trainer tells it the epoch.
 
-    Args:
-        dataset: to draw from.
-        batch_size: of one process.
-        iterations: batches of an epoch in each process, whatever the size of the data set; None: every image once, but
-            for a last batch of one.
-        processes: how many share; those that were started by default.
-        number: of this process, likewise.
+    ``iterations``: batches of ``batch_size`` images that each process draws, whatever the size of the data set; None:
+    every image once, but for a last batch of one. ``processes``, ``number`` of this one: None as they were started.
     """
 
     def __init__(
@@ -161,7 +142,7 @@ class SharedOrder(DistributedSampler):
 
     def __iter__(self) -> Iterator[int]:
         """Positions in the data set; one order after the other where it has fewer images than an epoch."""
-        if self.draws is None:
+        if self.draws is None:  # every image once
             return super().__iter__()
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         size = len(self.dataset)  # type: ignore[arg-type]
@@ -181,9 +162,6 @@ class RankSeeds:
     """Ignite handler: other random numbers in every process and epoch, the same ones after an interruption.
 
     With one seed for all, every process would draw the same noise and timesteps for its images.
-
-    Args:
-        seed: of the training.
     """
 
     def __init__(self, seed: int) -> None:

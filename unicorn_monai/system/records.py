@@ -66,16 +66,9 @@ _told: set[tuple[str, tuple[str, ...]]] = set()
 
 
 def take(content: Any, rules: Mapping[str, Rule], path: PathLike, needed: Collection[str] = ()) -> dict[str, Any]:
-    """The known entries of what was read from a file.
+    """The known entries of what was read from a file; a ``ValueError`` where one is missing or of another type.
 
-    Args:
-        content: what was read.
-        rules: what each entry may be.
-        path: of the file, for the message.
-        needed: entries that must be there.
-
-    Raises:
-        ValueError: no object, an entry that is missing, or one of another type.
+    ``rules``: what each entry may be; ``path``: of the file, for the message; ``needed``: entries that must be there.
     """
     if not isinstance(content, dict):
         raise ValueError(f"'{path}' is {str(content)[:60]!r}; expected a JSON object.")
@@ -129,11 +122,7 @@ def read_prior(path: PathLike) -> dict[str, Any]:
 
 
 def read_flagged(run: Path) -> list[str]:
-    """Images that the search for copies flagged, as ``results.json`` of a run tells.
-
-    Raises:
-        ValueError: there was no search.
-    """
+    """Images that the search for copies flagged, as ``results.json`` of a run tells; refused without a search."""
     path = run / "results.json"
     if not path.is_file():
         raise ValueError(f"'{path}' does not exist; '{run}' is no finished run.")
