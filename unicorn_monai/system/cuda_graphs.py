@@ -73,15 +73,12 @@ class CudaGraphs:
 
 
 class TrainingGraphs:
-    """The same for a function that is trained: forward and backward pass are recorded, one graph each.
+    """The same for a function f(inputs, network, *more) that is trained: a graph each of its forward and backward pass.
 
     What is frozen may take part; its weights are read where they were. Gradients are added to ``.grad`` as ever, so
-    accumulation, clipping and every optimizer work. Inside ``no_grad`` the function itself runs.
-
-    Args:
-        function: f(inputs, network, *more); inputs and outputs are tensors, or tuples or dictionaries of them. It must
-            not wait for the GPU, nor bring anything there, and use all trainable weights of the network. The backward
-            pass of a call comes before the next call.
+    accumulation, clipping and every optimizer work. Inside ``no_grad`` the function itself runs. Inputs and outputs are
+    tensors, or tuples or dictionaries of them. All trainable weights of the network have to be used, and the backward
+    pass of a call comes before the next call.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:

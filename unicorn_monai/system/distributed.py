@@ -8,7 +8,6 @@ here is without effect.
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Iterator, Sized
 from datetime import timedelta
 
@@ -16,18 +15,17 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from ignite.utils import manual_seed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data.distributed import DistributedSampler
 
+rank = idist.get_rank  # number of this process; 0 where there is only one
 main_first = idist.one_rank_first  # runs a block in the first process before the others, which find the files it wrote
 
 
 def start(hours: float = 6.0) -> None:
-    """Join the processes that ``torchrun`` started: NCCL on GPUs, else gloo.
-
-    ``hours``: how long a process waits for the others, e.g. while the first one encodes the images.
-    """
+    """Join the processes that ``torchrun`` started: NCCL on GPUs, else gloo; any may wait ``hours`` for the others."""
     missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise ValueError(
@@ -43,11 +41,6 @@ def stop() -> None:
     if is_active():
         idist.barrier()
         idist.finalize()
-
-
-def rank() -> int:
-    """Number of this process; 0 where there is only one."""
-    return idist.get_rank()
 
 
 def is_active() -> bool:
@@ -76,16 +69,13 @@ def by_torchrun() -> bool:
 
 
 def among_others() -> str:
-    """Which of several processes the environment says this is, for messages: "process 2 of 4 (RANK=1, ...)"."""
+    """Which of several processes the environment says this is, for messages."""
     own, processes = share()
     return f"process {own + 1} of {processes} (RANK={own}, WORLD_SIZE={processes} in the environment)"
 
 
 def require_single(what: str) -> None:
-    """Refuse to be one of several processes, as variables that were left in the environment would have it.
-
-    ``what``: what is one process only, for the message.
-    """
+    """Refuse that ``what`` is one of several processes, as variables that were left in the environment have it."""
     if share()[1] > 1:
         raise ValueError(
             f"This would be {among_others()}; {what} is one process, and would make only a share of the images. "
@@ -173,10 +163,7 @@ class RankSeeds:
 
     def __call__(self, engine: Engine) -> None:
         """Seed the generators of PyTorch, NumPy and Python."""
-        seed = int(np.random.SeedSequence([self.seed, engine.state.epoch, rank()]).generate_state(1)[0])
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
+        manual_seed(int(np.random.SeedSequence([self.seed, engine.state.epoch, rank()]).generate_state(1)[0]))
 
 
 def from_main(value: float) -> float:

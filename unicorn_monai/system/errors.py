@@ -25,10 +25,7 @@ NOT_FINITE, STOPPED = 3, 143
 
 
 class NotFinite(ValueError):
-    """A number that is NaN or infinite, found before it got any further; it ends a program with status 3.
-
-    So whoever runs many trainings can tell one that diverged from one that was set up wrongly.
-    """
+    """A number that is NaN or infinite, found before it got any further; it ends a program with a status of its own."""
 
 
 def of_batch(engine: Engine) -> str:

@@ -32,24 +32,20 @@ from unicorn_monai.system.errors import NotFinite
 from unicorn_monai.system.intake import lies_there, require_parsable
 
 logger = logging.getLogger("unicorn_monai")
+PathLike = str | os.PathLike[str]
 TEMPORARY = ".tmp-"
 _HOST = socket.gethostname().replace("-", "_")
 _DAY = 86400.0
 _HELD: WeakValueDictionary[Path, Occupied] = WeakValueDictionary()  # the system knows no two holders in one process
 
 
-PathLike = str | os.PathLike[str]
-
-
 @contextmanager
 def atomic(path: Path, lasting: bool = True, apart: bool = False) -> Iterator[Path]:
     """Give a temporary name to write to; what was written gets its final name when the block ends without an error.
 
-    Args:
-        path: the final name; an ``OSError`` has it, whatever failed to write.
-        lasting: wait until the name is on the disk, too; who writes many files flushes their folder once.
-        apart: write in a temporary folder, for a library that leaves a temporary file of its own beside what it was
-            writing when it is killed (safetensors).
+    An ``OSError`` has the final name, whatever failed to write. ``lasting``: wait until the name is on the disk, too;
+    who writes many files flushes their folder once. ``apart``: write in a temporary folder, for a library that leaves a
+    temporary file of its own beside what it was writing when it is killed (safetensors).
     """
     own = path.with_name(f"{TEMPORARY}{_HOST}-{os.getpid()}-{path.name}")
     temporary = own / path.name if apart else own
@@ -71,10 +67,7 @@ def atomic(path: Path, lasting: bool = True, apart: bool = False) -> Iterator[Pa
 
 @contextmanager
 def failing_at(path: Path, *temporary: Path) -> Iterator[None]:
-    """Tell a failure to write ``path`` as an ``OSError`` with its name, which a full disk alone does not give.
-
-    PyTorch and safetensors have errors of their own for it. ``temporary``: names of the file meanwhile.
-    """
+    """Tell a failure to write ``path``, meanwhile named otherwise, as an ``OSError`` with its name, of any library."""
     try:
         yield
     except OSError as error:
@@ -111,12 +104,6 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def copy(source: Path, target: Path) -> None:
-    """Copy a file's content."""
-    with atomic(target) as temporary:
-        shutil.copyfile(source, temporary)
-
-
 def sweep(folder: Path, below: bool = False) -> None:
     """Remove what :func:`atomic` left where its process has ended: this host tells it; of another, if older than a day.
 
@@ -127,11 +114,9 @@ def sweep(folder: Path, below: bool = False) -> None:
         here, apart = host == _HOST and pid.isdigit(), path.is_dir()
         if apart and not (pid.isdigit() and name):  # not made by :func:`atomic`
             continue
-        try:
+        with suppress(FileNotFoundError):  # its process has renamed it meanwhile
             if _ended(int(pid)) if here else time.time() - path.stat().st_mtime > _DAY:
                 shutil.rmtree(path) if apart else path.unlink(missing_ok=True)
-        except FileNotFoundError:  # its process has renamed it meanwhile
-            continue
 
 
 def _ended(pid: int) -> bool:
@@ -148,10 +133,8 @@ def _ended(pid: int) -> bool:
 class Occupied:
     """A lock that ends with its process, however it ends; a ``ValueError`` where another, or this one, holds it.
 
-    Args:
-        path: the lock file; removed in the end.
-        place: how messages call what is locked; the file's folder by default.
-        patience: seconds to wait for another process that holds it.
+    ``path``: the lock file, removed in the end; ``place``: how messages call what is locked, by default the file's
+    folder; ``patience``: seconds to wait for another process.
     """
 
     def __init__(self, path: Path, place: object = None, patience: float = 0.0) -> None:

@@ -14,7 +14,7 @@ import math
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MOST_GIGABYTES = 2.0
@@ -56,17 +56,14 @@ def allow_gigabytes(most: float | None) -> None:
 def most_bytes() -> int:
     """What a file may unpack to."""
     text = os.environ.get(VARIABLE, "").strip() if _allowed is None else str(_allowed)
-    try:
-        most = finite(text or MOST_GIGABYTES)
-    except ValueError:
-        most = -1.0
-    if most <= 0:
-        raise ValueError(f"{VARIABLE} is '{text}'; expected a positive number, e.g. 16")
-    return int(most * GIGA)
+    with suppress(ValueError):
+        if (most := finite(text or MOST_GIGABYTES)) > 0:
+            return int(most * GIGA)
+    raise ValueError(f"{VARIABLE} is '{text}'; expected a positive number, e.g. 16")
 
 
 def require_unpackable(size: int, what: str) -> None:
-    """Refuse what takes more than ``size`` bytes once unpacked, before it is; ``what``: subject of the sentence."""
+    """Refuse what takes too many bytes once unpacked, before it is; ``what`` is the subject of the sentence."""
     most = most_bytes()
     if size > most:
         enough = math.ceil(1.2 * size / GIGA)
@@ -92,8 +89,9 @@ def require_regular(path: str | os.PathLike[str]) -> Path:
 
 def require_parsable(path: str | os.PathLike[str], growth: int = TEXT_GROWTH) -> Path:
     """Refuse what is no regular file, or a text that takes too much memory, ``growth`` times its size, once parsed."""
-    require_unpackable(growth * require_regular(path).stat().st_size, f"'{path}'")
-    return Path(path)
+    path = require_regular(path)
+    require_unpackable(growth * path.stat().st_size, f"'{path}'")
+    return path
 
 
 def read_text(

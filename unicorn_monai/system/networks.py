@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from unicorn_monai.system.errors import NotFinite
 
 logger = logging.getLogger("unicorn_monai")
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-_LARGEST = 32 * 2**20  # bytes; the largest threshold that glibc takes
 
 
 @dataclass(frozen=True)
@@ -108,5 +106,5 @@ def keep_freed_memory() -> bool:
     """
     if platform.libc_ver()[0] != "glibc":
         return False
-    allocator = ctypes.CDLL(None)
-    return bool(allocator.mallopt(_MMAP_THRESHOLD, _LARGEST) and allocator.mallopt(_TRIM_THRESHOLD, -1))
+    mallopt, trim_threshold, mmap_threshold = ctypes.CDLL(None).mallopt, -1, -3  # as in malloc.h
+    return bool(mallopt(mmap_threshold, 32 * 2**20) and mallopt(trim_threshold, -1))  # the largest that glibc takes

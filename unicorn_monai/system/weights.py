@@ -6,8 +6,8 @@
 
     description = {"architecture": fingerprint, "tensors_sha256": ..., "scale_factor": ..., ...}
 
-Each file is flushed and renamed into place and can be read without the others, so a crash between two renames leaves
-every one of them whole. A ``.pt`` is looked through before ``torch.load`` sees it, and that with ``weights_only``.
+Each file is renamed into place and can be read without the others, so a crash leaves every one of them whole. A ``.pt``
+is looked through before ``torch.load`` sees it, and that with ``weights_only``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import hashlib
 import json
 import pickletools
 import re
+import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -28,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unicorn_monai.system.errors import NotFinite
-from unicorn_monai.system.files import PathLike, atomic, copy, failing_at, write_json
+from unicorn_monai.system.files import PathLike, atomic, failing_at, write_json
 from unicorn_monai.system.intake import Untaken, lies_there, read_text, require_regular
 from unicorn_monai.system.networks import fingerprint
 
@@ -68,9 +69,6 @@ def save_weights(network: nn.Module, path: PathLike, **metadata: Any) -> None:
     """Write a network's weights as ``.pt`` and ``.safetensors``, and their description as ``.json``, side by side.
 
     ``metadata``: what belongs to the weights, e.g. ``scale_factor``; values that JSON can hold.
-
-    Raises:
-        ValueError: a weight that is not finite or no tensor, or metadata with a name that is taken.
     """
     taken = sorted(set(metadata) & set(RESERVED))
     if taken:
@@ -104,7 +102,8 @@ def copy_weights(source: PathLike, target: PathLike) -> None:
     for suffix in (SAFETENSORS, ".pt", ".json"):
         file, place = (Path(path).with_suffix(suffix) for path in (source, target))
         if file.is_file():
-            copy(file, place)
+            with atomic(place) as temporary:
+                shutil.copyfile(file, temporary)
         else:
             place.unlink(missing_ok=True)
 
@@ -136,9 +135,7 @@ def read_metadata(path: PathLike) -> dict[str, Any]:
 def load_weights(network: nn.Module, path: PathLike) -> dict[str, Any]:
     """Load weights written by :func:`save_weights`, ``.pt`` or ``.safetensors``; returns their metadata.
 
-    Raises:
-        ValueError: missing or damaged file, a file that holds more than tensors, weights of another architecture, or
-            weights that are not finite.
+    A ``ValueError`` tells of a missing or damaged file, one of another architecture, or weights that are not finite.
     """
     path, metadata = Path(path), read_metadata(path)
     if fingerprint(network) != metadata["architecture"]:
