@@ -31,7 +31,7 @@ from unicorn_monai.system.console import (
     run_commands,
     tell,
 )
-from unicorn_monai.system.ending import install
+from unicorn_monai.system.errors import tell_root_cause_last
 from unicorn_monai.system.terminal import say
 
 app = command_line(
@@ -180,7 +180,7 @@ def main() -> None:
         from unicorn_monai.system.errors import NOT_FINITE, NotFinite, explain, root_cause
 
         if os.environ.get("UNICORN_DEBUG"):
-            install()
+            tell_root_cause_last()
             raise
         cause = root_cause(error)
         tell(f"error: {explain(cause)}", "red")

@@ -34,7 +34,7 @@ try:
 except ValueError as error:
     raise RuntimeError("MONAI wraps it") from error
 """
-INSTALL = "from unicorn_monai.system.ending import install\ninstall()\n"
+INSTALL = "from unicorn_monai.system.errors import tell_root_cause_last\ntell_root_cause_last()\n"
 
 
 def ends(*command: str) -> subprocess.CompletedProcess:
@@ -48,7 +48,7 @@ def test_numbers_that_are_not_finite_have_an_exit_status_of_their_own_where_a_pr
     assert done.stderr.count("RuntimeError: MONAI wraps it") == 1
     assert "NotFinite: A latent holds NaN or infinite values (batch of a.png)." in done.stderr
     assert ends("-c", INSTALL + "raise ValueError('anything else')").returncode == 1
-    asked = "from unicorn_monai.system.ending import end_in_one_sentence\nend_in_one_sentence()\n"
+    asked = "from unicorn_monai.system.errors import end_in_one_sentence\nend_in_one_sentence()\n"
     for elsewhere in (WRAPPED, asked + WRAPPED):  # a program that is not MONAI's command ends as Python does
         done = ends("-c", elsewhere)
         assert done.returncode == 1

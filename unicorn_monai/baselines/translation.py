@@ -20,9 +20,8 @@ from unicorn_monai.data.writer import About, DatasetWriter, require_same_origin
 from unicorn_monai.images.files import read_array
 from unicorn_monai.images.pictures import to_uint8
 from unicorn_monai.images.transforms import read_image
-from unicorn_monai.system.applied import AppliedNetwork
 from unicorn_monai.system.files import PathLike
-from unicorn_monai.system.networks import require_finite
+from unicorn_monai.system.networks import AppliedNetwork, require_finite
 from unicorn_monai.system.weights import read_metadata
 
 

@@ -23,9 +23,8 @@ from unicorn_monai.evaluation.features import require_file
 from unicorn_monai.fusion import MODES
 from unicorn_monai.prior import SCALINGS
 from unicorn_monai.report.trainings import AUGMENTED, BASELINES, BENT, SELF_TRAINED, SEMANTIC_ONLY, STYLE_TRANSFER
-from unicorn_monai.system.fields import obeys, one_of, rules_of
 from unicorn_monai.system.files import read_json, require_finite
-from unicorn_monai.system.records import read_record, take, tell_unread
+from unicorn_monai.system.records import obeys, one_of, read_record, rules_of, take, tell_unread
 
 PLACES = ("labeled", "unlabeled", "output")  # absolute from the start, so that a run can be gone on with from anywhere
 PRESETS = {"quick": "small", "full": None}  # and the preset of the bundles

@@ -10,7 +10,7 @@ from torch import Tensor
 from unicorn_monai.fusion import Weight
 from unicorn_monai.images.files import IGNORE_LABEL
 from unicorn_monai.images.transforms import LoadPixelsd, one_hot
-from unicorn_monai.images.warping import augment_label
+from unicorn_monai.images.warping import warp
 from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.synthesis.requests import Request
@@ -52,7 +52,7 @@ class Generator:
             return None
         load = LoadPixelsd(["label"], num_labels=self.num_labels)
         maps = [(load.read_label(str(r.label)), r.augment) for r in requests]
-        return torch.stack([label if seed is None else augment_label(label, seed) for label, seed in maps])
+        return torch.stack([label if seed is None else warp(label, seed, "nearest") for label, seed in maps])
 
     def __call__(
         self,

@@ -44,7 +44,7 @@ class Requests(Sequence[Request]):
         label_dir: data set with the label maps; None without semantic control.
         split: splits whose label maps are used, e.g. ["training", "validation"].
         uncertainty: drawn from a prior, or these in turn (as in the paper's Fig. 5); None without that control.
-        augment: change the label maps' geometry a little (``images.warping.augment_label``).
+        augment: change the label maps' geometry a little (``images.warping.warp``).
         template: makes the prompts from the label maps' items.
         subdomains: the prompts name these in turn instead of the label maps' own, e.g. ["fog", "rain"].
     """
