@@ -28,7 +28,7 @@ from unicorn_monai.system.files import PathLike
 from unicorn_monai.system.weights import save_weights
 from unicorn_monai.training import EMA, Progress, SampleImages, TimeBudget, TranslationSettings, autocast_settings
 from unicorn_monai.training.budget import LinearDecay
-from unicorn_monai.training.state import last_handlers
+from unicorn_monai.training.handlers import last_handlers
 
 # MONAI's default passes the scores through a leaky ReLU first, which the papers do not.
 _least_squares = PatchAdversarialLoss(criterion="least_squares", no_activation_leastsq=True)

@@ -16,7 +16,7 @@ import torch
 from monai.data import DataLoader, Dataset, DistributedSampler
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import LrScheduleHandler, ValidationHandler
-from torch import Tensor, nn
+from torch import nn
 
 from unicorn_monai.diffusion.autoencoder import (
     Adversary,
@@ -31,7 +31,7 @@ from unicorn_monai.diffusion.training import ControlNetInferer, LatentPrepareBat
 from unicorn_monai.images.transforms import collate
 from unicorn_monai.system.distributed import SharedOrder, is_active, parallel
 from unicorn_monai.training import EMA, AutoencoderSettings, BestWeights, Progress, SampleImages, WarmupCosine
-from unicorn_monai.training.state import last_handlers
+from unicorn_monai.training.handlers import last_handlers
 from unicorn_monai.training.steps import ClipGradients, loss_metric, random_order
 
 
@@ -109,7 +109,7 @@ def diffusion_evaluator(
         network=network,
         prepare_batch=LatentPrepareBatch(task, fixed=True),
         inferer=(NoisePredictionInferer if task.condition is None else ControlNetInferer)(task, validating=True),
-        key_val_metric={"val_loss": loss_metric(mean_squared_error)},
+        key_val_metric={"val_loss": loss_metric(task.settings.loss)},
         val_handlers=list(handlers),
         decollate=False,
     )
@@ -135,7 +135,7 @@ def diffusion_trainer(
     own = {"batch_size": settings.batch_size, "iterations": settings.iterations_per_epoch}
     sampler = SharedOrder(dataset, **own) if is_active() else None
     loader = LatentLoader(dataset, shuffle=sampler is None, sampler=sampler, **own)
-    schedule = WarmupCosine(optimizer, max_epochs, loader)
+    schedule = settings.schedule(optimizer, max_epochs, loader)
     ema, models = EMA(network, averaged, settings.ema_decay), Path(settings.ckpt_dir)
     about = task.belongs_to()
     best = BestWeights(evaluator, "val_loss", averaged, models / "model.pt", larger_is_better=False, metadata=about)
@@ -147,7 +147,7 @@ def diffusion_trainer(
         train_data_loader=loader,
         network=parallel(network, settings.device) if is_active() else network,
         optimizer=optimizer,
-        loss_function=mean_squared_error,
+        loss_function=settings.loss,
         accumulation_steps=settings.accumulation_steps,
         prepare_batch=LatentPrepareBatch(task),
         inferer=inferer,
@@ -163,11 +163,6 @@ def diffusion_trainer(
             *last_handlers(settings, models / "last.pt", state),
         ],
     )
-
-
-def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error in float32, whatever precision the network ran in."""
-    return torch.nn.functional.mse_loss(prediction.float(), target.float())
 
 
 def _validation_share(dataset: Any) -> DistributedSampler | None:

@@ -17,11 +17,13 @@ from tqdm import tqdm
 
 from unicorn_monai.images.files import write_array
 from unicorn_monai.images.pictures import tile
-from unicorn_monai.system.distributed import is_main
+from unicorn_monai.system.distributed import RankSeeds, is_active, is_main
 from unicorn_monai.system.errors import NotFinite, of_batch, on_failure
 from unicorn_monai.system.files import PathLike, sweep
 from unicorn_monai.system.terminal import printable
 from unicorn_monai.training.budget import TimeBudget
+from unicorn_monai.training.settings import TrainingSettings
+from unicorn_monai.training.state import TrainingState
 
 logger = logging.getLogger("unicorn_monai")
 
@@ -32,6 +34,12 @@ def shared(handler: Any) -> Any:
     MONAI's ``check_properties`` wants every entry of ``train::handlers`` to be a dictionary with a ``_target_``.
     """
     return handler
+
+
+def last_handlers(settings: TrainingSettings, path: PathLike, objects: dict[str, Any]) -> list[Any]:
+    """What every training's handlers end with: its state, and in several processes random numbers of each one's own."""
+    state = TrainingState(path, objects, settings.resume, settings.save_minutes)
+    return [state, *([RankSeeds(settings.seed)] if is_active() else [])]
 
 
 def scalars(engine: Engine) -> dict[str, float]:

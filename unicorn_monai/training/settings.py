@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from unicorn_monai.bundle.settings import check_settings
+from unicorn_monai.training.steps import WarmupCosine, mean_squared_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,8 @@ class DiffusionSettings(TrainingSettings):
     ema_decay: float = 0.999  # share of the averaged weights kept at each step (`EMA`)
     timestep_shift: float = 1.0
     prompt_dropout: float | None = None
+    loss: Callable[[Tensor, Tensor], Tensor] = mean_squared_error  # of what is predicted and what is wanted
+    schedule: Callable[[Optimizer, int, Any], LRScheduler] = WarmupCosine  # of optimizer, epochs and data loader
     num_inference_steps: int = 25  # of the sheets of samples
     guidance: Sequence[float] = (1.0, 1.0)  # the same
 

@@ -19,11 +19,10 @@ from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from torch import Tensor, distributed
 
-from unicorn_monai.system.distributed import RankSeeds, is_active, is_main, rank
+from unicorn_monai.system.distributed import is_main, rank
 from unicorn_monai.system.errors import STOPPED, NotFinite, on_failure, on_sigterm, trained_on
 from unicorn_monai.system.files import Occupied, PathLike, atomic, flush, sweep
 from unicorn_monai.system.intake import require_regular
-from unicorn_monai.training.settings import TrainingSettings
 
 logger = logging.getLogger("unicorn_monai")
 
@@ -218,12 +217,6 @@ class TrainingState:
                 set_random_state(saved["rng"])
 
             engine.state.dataloader = _Behind(loader, saved["position"], caught_up)
-
-
-def last_handlers(settings: TrainingSettings, path: PathLike, objects: dict[str, Any]) -> list[Any]:
-    """What every training's handlers end with: its state, and in several processes random numbers of each one's own."""
-    state = TrainingState(path, objects, settings.resume, settings.save_minutes)
-    return [state, *([RankSeeds(settings.seed)] if is_active() else [])]
 
 
 class _Behind:

@@ -81,6 +81,11 @@ class WarmupCosine(torch.optim.lr_scheduler.LambdaLR):
         super().__init__(optimizer, factor)
 
 
+def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error in float32, whatever precision the network ran in."""
+    return torch.nn.functional.mse_loss(prediction.float(), target.float())
+
+
 def loss_metric(loss_function: Callable[[Tensor, Tensor], Tensor]) -> Loss:
     """Ignite metric: mean of a loss over the validation set; the evaluator must not decollate."""
     return Loss(loss_function, output_transform=lambda output: (output["pred"], output["label"]))
