@@ -1210,7 +1210,7 @@ def test_a_folder_that_cannot_be_made_is_named(world, tmp_path):
 
 
 @pytest.mark.parametrize("entry", ["loss", "schedule"])
-def test_a_noise_predictor_learns_by_a_loss_and_a_schedule_of_ones_own(world, tmp_path, entry):
+def test_a_noise_predictor_learns_by_a_loss_and_a_schedule_of_ones_own(world, autoencoder, tmp_path, entry):
     own = {
         "loss": {"_target_": "torch.nn.SmoothL1Loss"},
         "schedule": {"_target_": "unicorn_monai.training.WarmupCosine", "_mode_": "callable", "warmup": 0.9},
