@@ -1219,5 +1219,5 @@ def test_a_noise_predictor_learns_by_a_loss_and_a_schedule_of_ones_own(world, au
     for name, overrides in {"usual": {}, "own": {f"settings::{entry}": own[entry]}}.items():
         folders = {"ckpt_dir": tmp_path / name, "output_dir": tmp_path / f"{name}_output"}
         world.run("latent_diffusion", "train_diffusion", max_epochs=2, **folders, **overrides)
-        found[name] = torch.load(tmp_path / name / "last.pt", weights_only=True)["network"]
+        found[name] = torch.load(tmp_path / name / "last.pt", weights_only=True)["objects"]["network"]
     assert any(not torch.equal(value, found["usual"][key]) for key, value in found["own"].items())
