@@ -336,7 +336,7 @@ def test_a_perceptual_network_is_a_term_of_the_autoencoders_loss_by_its_definiti
                         perceptual=features, perceptual_weight=3.0)  # fmt: skip
     loss, trainer = (trained.parser.get_parsed_content(id) for id in ("loss", "train::trainer"))
     assert trainer.state.output[0]["perceptual"] > 0
-    assert loss.perceptual_weight == 3
+    assert loss.weights["perceptual"] == 3
     assert not any(p.requires_grad for p in loss.perceptual.parameters())
     assert sha256(tmp_path / "autoencoder.pt") != sha256(autoencoder / "autoencoder.pt")
 
