@@ -1,7 +1,5 @@
 """Scripts that bring images from elsewhere into the data set format; each can be run by itself. See README.md."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Sequence
 from importlib import import_module
@@ -23,15 +21,7 @@ SOURCES = (
 
 
 def prepare(words: Sequence[str], name: str) -> int:
-    """The command line of a source, or the list of sources; only the source that is asked for is imported.
-
-    Args:
-        words: the source and what it takes.
-        name: what the command calls itself.
-
-    Returns:
-        the exit status.
-    """
+    """The command line of a source, of which alone is imported, or the list of sources; returns the exit status."""
     from unicorn_monai.system.console import BadUsage
     from unicorn_monai.system.terminal import LINES, say
 

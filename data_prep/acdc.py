@@ -11,12 +11,10 @@ sequence into training and validation. Flattened copies (rgb_anon/{train,val}/*.
 sequence's with --weather-of FILE, a JSON table {"fog": ["GOPR0475", ...], ...}.
 """
 
-from __future__ import annotations
-
 import json
 import sys
+from collections import Counter
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -28,7 +26,7 @@ from data_prep.files import any_files_below
 from data_prep.label_schemes import LABEL_IDS, TRAIN_IDS
 from data_prep.options import command
 from data_prep.scan import Report, Source
-from data_prep.street_frames import SPLIT_OF, Layout, StreetOptions, read_frames
+from data_prep.street_frames import SPLIT_OF, Layout, StreetOptions
 from unicorn_monai.system.console import MANY
 from unicorn_monai.system.intake import read_text
 
@@ -55,25 +53,16 @@ class AcdcOptions(StreetOptions):
 
 
 def find(options: AcdcOptions, report: Report) -> list[Source]:
-    """One source per sequence.
-
-    Raises:
-        ValueError: not the layout of ACDC, no picture of a weather that was asked for, or a weather that is not known.
-    """
-    root = options.input / LAYOUT.pictures
-    if not root.is_dir():
-        raise ValueError(
-            f"'{options.input}' has no folder rgb_anon; expected ACDC as unpacked, rgb_anon/ and gt/ side by side. "
-            "Give the folder that holds both."
-        )
+    """One source per sequence, for every weather that was asked for."""
+    root = LAYOUT.root(options.input)
     if any((root / split).is_dir() for split in SPLIT_OF):
         return _flattened(root, options, report)
     sources = []
     for weather in options.weather:
         own = [
-            _source(folder, name, paths, weather, ours, options)
-            for folder, ours in ((root / weather / split, ours) for split, ours in SPLIT_OF.items())
-            for name, paths in _sequences(folder, options, report)
+            LAYOUT.source(root / weather / split, name, paths, weather, options)
+            for split in SPLIT_OF
+            for name, paths in _sequences(root / weather / split, options, report)
         ]
         if not own:
             raise ValueError(
@@ -91,16 +80,10 @@ def _sequences(folder: Path, options: AcdcOptions, report: Report) -> list[tuple
     return [(name, list(paths)) for name, paths in groups]
 
 
-def _source(
-    folder: Path, name: str, paths: list[Path], weather: str | None, ours: str | None, options: AcdcOptions
-) -> Source:
-    return Source(folder / name, name, partial(read_frames, paths, LAYOUT, weather, options), ours)
-
-
 def _flattened(root: Path, options: AcdcOptions, report: Report) -> list[Source]:
     table = weather_table(options.weather_of) if options.weather_of else {}
     sources = []
-    for split, ours in SPLIT_OF.items():
+    for split in SPLIT_OF:
         for name, paths in _sequences(root / split, options, report):
             weather = table.get(name)
             if weather is None and table:
@@ -109,7 +92,7 @@ def _flattened(root: Path, options: AcdcOptions, report: Report) -> list[Source]
                 report.note("flattened copy: the weather is lost, no results per weather. Give --weather-of FILE")
             elif weather not in options.weather:
                 continue
-            sources.append(_source(root / split, name, paths, weather, ours, options))
+            sources.append(LAYOUT.source(root / split, name, paths, weather, options))
     return _disjoint(sources, report)
 
 
@@ -128,11 +111,10 @@ def weather_table(path: Path) -> dict[str, str]:
 
 def _disjoint(sources: list[Source], report: Report) -> list[Source]:
     """Sequences that two official splits share are told; the splits stay as they are."""
-    splits: dict[str, set[str | None]] = {}
+    places = {(source.subject, source.split) for source in sources}
+    shared = {subject for subject, count in Counter(subject for subject, _ in places).items() if count > 1}
     for source in sources:
-        splits.setdefault(source.subject, set()).add(source.split)
-    for source in sources:
-        if len(splits[source.subject]) > 1:
+        if source.subject in shared:
             report.note(f"the sequence '{source.subject}' is in the official train and val; the splits were kept")
             source.subject = f"{source.subject}-{source.split or 'train'}"
     return sources

@@ -6,8 +6,6 @@ Each line: file, field, found, expected, what to do; warnings say so. What is lo
 The last lines say how many images of each split have a label map, and count.
 """
 
-from __future__ import annotations
-
 import sys
 from json import dumps
 from pathlib import Path

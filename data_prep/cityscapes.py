@@ -9,10 +9,7 @@ The official `val` becomes the test split, `train` is divided by city into train
 official `test` has no public labels and is left out.
 """
 
-from __future__ import annotations
-
 import sys
-from functools import partial
 from itertools import groupby
 
 from data_prep.convert import convert
@@ -20,7 +17,7 @@ from data_prep.files import files_below
 from data_prep.label_schemes import LABEL_IDS, TRAIN_IDS
 from data_prep.options import command
 from data_prep.scan import Report, Source
-from data_prep.street_frames import SPLIT_OF, Layout, StreetOptions, read_frames
+from data_prep.street_frames import SPLIT_OF, Layout, StreetOptions
 
 LAYOUT = Layout(
     device="Cityscapes",
@@ -33,29 +30,16 @@ LAYOUT = Layout(
 
 
 def find(options: StreetOptions, report: Report) -> list[Source]:
-    """One source per city.
-
-    Raises:
-        ValueError: not the layout of Cityscapes.
-    """
-    root = options.input / LAYOUT.pictures
-    if not root.is_dir():
-        raise ValueError(
-            f"'{options.input}' has no folder leftImg8bit; expected Cityscapes as unpacked, leftImg8bit/ and gtFine/ "
-            "side by side. Give the folder that holds both."
-        )
+    """One source per city."""
+    root = LAYOUT.root(options.input)
     sources = []
-    for split, ours in SPLIT_OF.items():
+    for split in SPLIT_OF:
         if not (root / split).is_dir():
             report.note(f"no folder leftImg8bit/{split}")
             continue
-        for city, group in groupby(
-            files_below(root / split, (LAYOUT.picture.lower(),), report, options.input),
-            key=lambda path: path.name.split("_")[0],
-        ):
-            sources.append(
-                Source(root / split / city, city, partial(read_frames, list(group), LAYOUT, "clear", options), ours)
-            )
+        pictures = files_below(root / split, (LAYOUT.picture.lower(),), report, options.input)
+        for city, group in groupby(pictures, key=lambda path: path.name.split("_")[0]):
+            sources.append(LAYOUT.source(root / split, city, group, "clear", options))
     if (root / "test").is_dir():
         report.note("the official test split has no public labels and was left out")
     return sources

@@ -1,10 +1,8 @@
 """Colour pictures of scenes: read upright, cut to the wanted shape, of a size that every network here takes.
 
-An autoencoder halves the sides three times and a diffusion U-Net three times more, so sides are multiples of 64. What
-does not have the wanted ratio of sides is cut around its middle, not squeezed. Rows are rows: nothing is transposed.
+Autoencoder and diffusion U-Net halve the sides three times each, so sides are multiples of 64. What does not have the
+wanted ratio of sides is cut around its middle, not squeezed.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ import numpy as np
 from cyclopts import Parameter
 from numpy.typing import NDArray
 
-from data_prep.label_maps import require_same_shape
+from data_prep.label_images import require_same_shape
 from data_prep.options import Options, Size
 from unicorn_monai.images.files import open_picture
 
@@ -33,17 +31,12 @@ class ColourOptions(Options):
         super().check()
         if wrong := [side for side in self.shape if side % MULTIPLE]:
             near = " ".join(str(max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE)) for side in self.shape)
-            raise ValueError(
-                f"--size {self.shape}: {wrong[0]} is no multiple of {MULTIPLE}, which networks need; use --size {near}."
-            )
+            found = f"{wrong[0]} is no multiple of {MULTIPLE}, which networks need"
+            raise ValueError(f"--size {self.shape}: {found}; use --size {near}.")
 
 
 def read_colours(path: Path) -> NDArray[np.uint8]:
-    """A picture as (rows, columns, 3).
-
-    Raises:
-        ValueError: unreadable, grey, transparent, or more than 8 bits.
-    """
+    """A picture as (rows, columns, 3), unless it is grey, transparent, or of more than 8 bits."""
     try:
         with open_picture(path) as picture:
             if picture.mode == "RGBA" and np.asarray(picture)[..., 3].min() < 255:
@@ -64,11 +57,7 @@ def cut(array: NDArray, size: tuple[int, int]) -> NDArray:
 
 
 def fitted(image: NDArray[np.uint8], label: NDArray | None, options: ColourOptions) -> tuple[NDArray, NDArray | None]:
-    """Picture and label map cut to the wanted ratio of sides, unless they are to be squeezed.
-
-    Raises:
-        ValueError: they differ in size.
-    """
+    """Picture and label map, of one size, cut to the wanted ratio of sides, unless they are to be squeezed."""
     if label is not None:
         require_same_shape(label, image.shape)
     if options.squeeze:

@@ -12,8 +12,6 @@ of a box of 3 rows x 15 columns within the layer. Contrast of layers 1 and 2 in 
 Real images: healthy Spectralis B-scans in $UNICORN_DATA/spectralis_healthy, read by `data_prep.spectralis_healthy`.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -22,17 +20,17 @@ from typing import Annotated
 
 import numpy as np
 from cyclopts import Parameter
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_erosion, uniform_filter
 
-from data_prep.home_oct import draw_window, enlarge
+from data_prep.home_oct import as_home_oct
 from data_prep.options import command
-from data_prep.phantom import DEMO, FIRST_SUBJECT
+from data_prep.phantom import FIRST_SUBJECT, PRESETS
 from data_prep.spectralis_healthy import AXIAL_UM, LATERAL_UM, N_SURFACES, read_bscans, read_subjects
 from unicorn_monai.images.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
-from unicorn_monai.simulation.devices import DEVICES, degrade
-from unicorn_monai.simulation.scans import simulate
+from unicorn_monai.simulation import simulate
 from unicorn_monai.system.console import Whole
 from unicorn_monai.system.terminal import LINES, say
 
@@ -60,28 +58,19 @@ def degraded_pairs(pairs: Iterable[Pair], seed: int) -> list[Pair]:
     for i, (image, label, axial_um) in enumerate(pairs):
         rng = np.random.default_rng([seed, i, 5])
         spacing_mm = (axial_um * 1e-3, 610 * LATERAL_UM * 1e-3 / image.shape[1])
-        rows, columns = draw_window(label, spacing_mm, rng)
-        h, w = image.shape
-        used = (spacing_mm[0] * (rows.stop - rows.start) / h, spacing_mm[1] * (columns.stop - columns.start) / w)
-        image, label = enlarge(image[rows, columns], label[rows, columns], (h, w), N_SURFACES)
-        image, label = degrade(image, label, (used[0] * 1e3, used[1] * 1e3), rng)
+        image, label, used = as_home_oct(image, label, spacing_mm, image.shape, N_SURFACES, rng)
         out.append((image, label, used[0] * 1e3))
     return out
 
 
 def simulated_pairs(device: str, subjects: int, scans: int, size: int, seed: int, preset: str = "full") -> list[Pair]:
     """Simulate B-scans, with the nine labels of the real ones."""
-    optics = DEMO[device] if preset == "demo" else DEVICES[device]
-    found = simulate(optics, subjects, scans, size, seed, first_subject=FIRST_SUBJECT[device])
+    found = simulate(PRESETS[preset][device], subjects, scans, size, seed, first_subject=FIRST_SUBJECT[device])
     return [(s.image, TO_NINE[s.label], s.spacing_mm[0] * 1e3) for s in found]
 
 
 def measure(pairs: Sequence[Pair]) -> dict[str, tuple[float, float]]:
-    """Measure a set of B-scans.
-
-    Returns:
-        quantity -> (mean over the images, standard deviation between them).
-    """
+    """Quantity -> (mean over the images, standard deviation between them)."""
     rows: list[dict[str, float]] = []
     for grey, label, axial_um in pairs:
         image = grey.astype(float)
@@ -131,13 +120,9 @@ def table(measured: dict[str, dict[str, tuple[float, float]]]) -> str:
 
 def draw(rows: dict[str, list[NDArray[np.uint8]]], path: Path) -> None:
     """Draw one row of images per set, all at the same size without smoothing, and save them with 32 levels of grey."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     columns = min(len(images) for images in rows.values())
-    figure, axes = pyplot.subplots(len(rows), columns, figsize=(1.75 * columns, 1.92 * len(rows)), squeeze=False)
+    figure = Figure(figsize=(1.75 * columns, 1.92 * len(rows)))
+    axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         for axis, image in zip(line, images, strict=False):
             axis.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
@@ -146,7 +131,6 @@ def draw(rows: dict[str, list[NDArray[np.uint8]]], path: Path) -> None:
     figure.tight_layout(pad=0.3, h_pad=0.5)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
     with Image.open(path) as opened:
         grey = opened.convert("L").quantize(32)  # speckle does not compress: 32 levels halve the file
     grey.save(path, optimize=True)

@@ -5,30 +5,28 @@
 A source module says how to find its files and how to read one of them as `Scan`s; everything else happens here.
 """
 
-from __future__ import annotations
-
 import hashlib
-import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data_prep.grey import resize_grey
-from data_prep.label_maps import draw
+from data_prep.grey import resize_grey, resize_nearest
+from data_prep.label_images import require_same_shape
 from data_prep.label_schemes import PAPER, Scheme, read_scheme
 from data_prep.options import Options, relative
-from data_prep.privacy import burnt_in_text, default_key_file, pseudonym, read_key, reason
+from data_prep.privacy import burnt_in_text, pseudonym, read_key, reason
 from data_prep.scan import SHOWN, Report, Scan, Source
 from data_prep.splits import split_by_subject, split_like
 from unicorn_monai.data.checks import problems
-from unicorn_monai.data.layout import SPLITS
+from unicorn_monai.data.layout import SPLITS, read_header
 from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.images.files import read_array
-from unicorn_monai.images.surfaces import IGNORE
+from unicorn_monai.images.surfaces import IGNORE, label_map, order_surfaces, resize_surfaces
 from unicorn_monai.system.terminal import printable, say
 
 LATERALITIES = {"R": "OD", "OD": "OD", "L": "OS", "OS": "OS"}
@@ -36,35 +34,18 @@ DECIDING = ("squeeze", "axes", "modality", "first_row", "reflectivity")  # optio
 
 
 def convert(
-    sources: Sequence[Source],
-    options: Options,
-    report: Report,
-    name: str,
-    scheme: Scheme | None,
-    modality: str = "OCT",
+    sources: Sequence[Source], options: Options, report: Report, name: str, scheme: Scheme | None, modality: str = "OCT"
 ) -> int:
     """Write the data set and print the summary.
 
-    Args:
-        sources: what to read, in a fixed order.
-        options: of the command line, checked.
-        report: receives what happened.
-        name: of the data set.
-        scheme: default labels; None where the files do not tell which surfaces or values to use.
-        modality: "OCT" or "RGB".
-
-    Returns:
-        exit status: 1 if the check refuses the data set.
-
-    Raises:
-        ValueError: if nothing can be converted, or the options contradict the data.
+    Sources come in a fixed order. The scheme are the default labels, None where the files do not tell which surfaces or
+    values to use; the modality is "OCT" or "RGB". Returns the exit status: 1 if the check refuses the data set.
     """
     if not sources:
         why = report.first_reasons() or "It holds no such files."
         raise ValueError(f"Nothing in '{options.input}' can be converted. {why}")
-    if options.labels not in (None, "none"):
-        scheme = read_scheme(options.labels)
-    names = _names({source.subject for source in sources}, options)
+    scheme = read_scheme(options.labels) or scheme
+    names = _names(sorted({source.subject for source in sources}), options)
     parts = _split(options, names, {source.subject: source.split for source in sources if source.split is not None})
     with DatasetWriter(
         options.output,
@@ -90,18 +71,18 @@ def convert(
                 index += 1
         if not index:
             raise ValueError(f"No image of '{options.input}' could be converted. {report.first_reasons()}")
-        if report.label_files is None and (report.labelled or options.labels is not None):
+        if report.label_files is None and (report.pixels.any() or options.labels is not None):
             report.note_unlabelled(index)
         writer.header |= report.header(options.device_name, modality)
     return summarise(options.output, report)
 
 
-def _names(subjects: Collection[str], options: Options) -> dict[str, str]:
-    """Subject -> what it is called in the data set, in a fixed order."""
+def _names(subjects: Sequence[str], options: Options) -> dict[str, str]:
+    """Subject -> what it is called in the data set."""
     if options.keep_original_ids:
-        return {subject: subject for subject in sorted(subjects)}
-    key = read_key(options.key_file or default_key_file(), options.output)
-    return {subject: pseudonym(subject, key) for subject in sorted(subjects)}
+        return dict(zip(subjects, subjects, strict=True))
+    key = read_key(options.key_file, options.output)
+    return {subject: pseudonym(subject, key) for subject in subjects}
 
 
 def _settings(
@@ -144,7 +125,7 @@ def _prepared(source: Source, scheme: Scheme | None, options: Options, report: R
     for scan in _scans(source, report):
         where = f"{relative(source.path, options.input)}, {noun} {scan.fields.get('scan', 0)}"
         try:
-            ready = prepare(replace(scan), scheme, options, report, modality)
+            ready = _resampled(scan, scheme, options, report, modality)
         except (ValueError, MemoryError) as error:
             report.skip(where, reason(error))
             continue
@@ -175,15 +156,8 @@ def _scans(source: Source, report: Report) -> Iterator[Scan]:
         report.skip(source.path, reason(error))
 
 
-def prepare(scan: Scan, scheme: Scheme | None, options: Options, report: Report, modality: str = "OCT") -> Scan:
-    """Resample one B-scan and make its label map.
-
-    Returns:
-        a scan of the size wanted; `label` is None where there is none, `spacing_mm` belongs to the new pixels.
-
-    Raises:
-        ValueError: constant image, label of another shape or unknown value, surfaces that cross or leave the image.
-    """
+def _resampled(scan: Scan, scheme: Scheme | None, options: Options, report: Report, modality: str) -> Scan:
+    """A B-scan of the size wanted, with its label map if it has one, and the spacing of its new pixels."""
     shape, size = scan.image.shape[:2], options.shape
     if 0 in shape:
         raise ValueError(f"image: found shape {shape}; expected at least one row and column")
@@ -193,7 +167,7 @@ def prepare(scan: Scan, scheme: Scheme | None, options: Options, report: Report,
     if modality == "OCT" and (evidence := burnt_in_text(scan.image)):
         report.note(f"burnt-in text or a scan box? Found {evidence}; look at the images before you share them")
     image, valid = resize_grey(scan.image, size, scan.valid)
-    surfaces, label = (None, None) if options.labels == "none" else draw(scan, scheme, size, report)
+    label = None if options.labels == "none" else _draw(scan, scheme, size, report)
     if label is not None:
         label[~valid] = IGNORE
         if (label == IGNORE).all():
@@ -205,44 +179,76 @@ def prepare(scan: Scan, scheme: Scheme | None, options: Options, report: Report,
                     "a picture with labels was turned as its EXIF orientation says; the labels are taken to be of "
                     "the picture as viewers show it; look at some: python -m data_prep.overlay"
                 )
-            report.labelled += 1
-            for value, count in zip(*np.unique(label, return_counts=True), strict=True):
-                report.pixels[int(value)] = report.pixels.get(int(value), 0) + int(count)
+            report.pixels += np.bincount(label.ravel(), minlength=256)
     spacing = tuple(options.spacing_mm) if options.spacing_mm else scan.spacing_mm
     if spacing is not None:
         if not all(np.isfinite(s) and s > 0 for s in spacing):
             raise ValueError(f"spacing: found {spacing}; expected finite and positive millimetres; give --spacing-mm")
         spacing = tuple(float(s) * n / m for s, n, m in zip(spacing, shape, size, strict=True))
     fields = {key: value for key, value in scan.fields.items() if value is not None}
-    return replace(scan, image=image, label=label, surfaces=surfaces, spacing_mm=spacing, fields=fields)  # type: ignore[arg-type]
+    return replace(scan, image=image, label=label, spacing_mm=spacing, fields=fields)  # type: ignore[arg-type]
 
 
-def _count_labels(folder: Path, items: Sequence[Mapping[str, Any]]) -> dict[int, int]:
-    counts = np.zeros(256, dtype=np.int64)
-    for item in items:
-        if "label" in item:
-            counts += np.bincount(read_array(folder / item["label"]).ravel(), minlength=256)
-    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+def _draw(scan: Scan, scheme: Scheme | None, size: tuple[int, int], report: Report) -> NDArray[np.uint8] | None:
+    """The label map of a scan, None where there is none."""
+    shape, surfaces = scan.image.shape[:2], scan.surfaces
+    if isinstance(surfaces, Mapping):
+        if scheme is None:
+            raise ValueError("label: the file names its surfaces; say with --labels which of them to use")
+        surfaces = scheme.pick(surfaces)
+        if surfaces is None:
+            lacking = [n for n in scheme.surfaces or () if n not in scan.surfaces]  # type: ignore[operator]
+            report.note(f"no label map: the file lacks the surfaces {lacking}, it has {sorted(scan.surfaces)}")  # type: ignore[arg-type]
+    if surfaces is not None:
+        whole, label = _rasterise(surfaces, scheme, shape, size, report)
+    elif scan.label is None:
+        return None
+    else:
+        require_same_shape(scan.label, shape)
+        if scheme is None:
+            raise ValueError("label: found a label image; say with --labels FILE what its values mean")
+        whole = scheme.replace(scan.label)
+        label = resize_nearest(whole, size)
+    held = set(np.unique(whole).tolist()) - {IGNORE}
+    report.held.update(held)
+    report.vanished.update(held - set(np.unique(label).tolist()))
+    return label
+
+
+def _rasterise(
+    surfaces: NDArray[np.floating], scheme: Scheme | None, shape: tuple[int, int], size: tuple[int, int], report: Report
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Surfaces -> label maps of the input's size and of the output's, by `unicorn_monai.images.surfaces`."""
+    if scheme is not None and len(surfaces) != len(scheme.names) - 1:
+        raise ValueError(f"surfaces: found {len(surfaces)}; expected {len(scheme.names) - 1}, one between two labels")
+    if surfaces.shape[1] != shape[1]:
+        raise ValueError(f"surfaces: found {surfaces.shape[1]} columns; expected {shape[1]}, those of the image")
+    low, high = np.nanmin(surfaces, initial=np.inf), np.nanmax(surfaces, initial=-np.inf)
+    margin = 0.1 * shape[0]
+    if np.isfinite(low) and (low < -margin or high > shape[0] - 1 + margin):
+        raise ValueError(
+            f"surfaces: found rows {low:.1f} to {high:.1f}; expected pixels of an image with {shape[0]} rows, counted "
+            "from the top. Are they micrometres, or counted from the bottom?"
+        )
+    ordered, share = order_surfaces(surfaces)
+    report.crossing.append(share)
+    return label_map(ordered, shape[0]), label_map(resize_surfaces(ordered, shape, size), size[0])
 
 
 def summarise(folder: Path, report: Report) -> int:
-    """Print what was written, what was left out and why, and what the check says.
-
-    Returns:
-        exit status: 1 if the check refuses the data set.
-    """
-    header = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    """Print what was written, what was left out and why, and the check; returns the exit status, 1 if that refuses."""
+    header = read_header(folder)
     items = {split: header[split] for split in SPLITS}
     counts = ", ".join(f"{len(items[s])} {s} ({len({i['subject'] for i in items[s]})} subjects)" for s in SPLITS)
     say(f"{sum(map(len, items.values()))} images of '{header['device']}' in {folder}: {counts}")
-    labelled = sum("label" in item for split in SPLITS for item in items[split])
-    say(f"with label map: {labelled}" + (f"; spacing {header['spacing_mm']} mm (axial, lateral; median)"))
-    if not report.pixels:
-        report.pixels = _count_labels(folder, [item for split in SPLITS for item in items[split]])
-    total = sum(report.pixels.values())
-    for value, count in sorted(report.pixels.items()):
+    maps = [item["label"] for split in SPLITS for item in items[split] if "label" in item]
+    say(f"with label map: {len(maps)}; spacing {header['spacing_mm']} mm (axial, lateral; median)")
+    if not report.pixels.any():
+        for path in maps:
+            report.pixels += np.bincount(read_array(folder / path).ravel(), minlength=256)
+    for value in np.flatnonzero(report.pixels):
         text = "ignore" if value == IGNORE else header["labels"][str(value)]
-        say(f"  label {value:3d} {text}: {count / total:.2%} of the pixels")
+        say(f"  label {value:3d} {text}: {report.pixels[value] / report.pixels.sum():.2%} of the pixels")
     if report.crossing:
         say(f"crossing surfaces repaired in {np.mean(report.crossing):.2%} of the columns")
     for text, count in report.notes.items():

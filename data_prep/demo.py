@@ -1,7 +1,5 @@
 """The two simulated data sets of `unicorn-monai demo`, and the settings that it runs the experiment with."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,20 +24,12 @@ BRIEF: dict[str, dict[str, dict[str, int]]] = {
 
 @dataclass(frozen=True)
 class Demo:
-    """A demo.
-
-    Args:
-        output: run folder; the data sets lie in its folder ``data``.
-        street: streets in clear and bad weather instead of eyes seen by two devices.
-        full: with all baselines and three trainings of each network, as the preset of that name.
-        small: 64 x 64 pixels, with networks to match, instead of 256 x 256.
-        seed: of everything.
-    """
+    """A demo in a run folder, the data sets in its folder ``data``."""
 
     output: Path
-    street: bool
-    full: bool
-    small: bool
+    street: bool  # streets in clear and bad weather instead of eyes seen by two devices
+    full: bool  # with all baselines and three trainings of each network, as the preset of that name
+    small: bool  # 64 x 64 pixels, with networks to match, instead of 256 x 256
     seed: int = 0
 
     def simulate(self) -> Iterator[str]:
@@ -47,21 +37,20 @@ class Demo:
         for name in DOMAINS:
             folder = self.output / "data" / name
             if begun(folder) or not (folder / "dataset.json").is_file():
-                count, what = self._streets(name, folder) if self.street else self._eyes(name, folder)
-                yield f"simulated {count} {what}: {folder}"
+                what = self._streets(name, folder) if self.street else self._eyes(name, folder)
+                yield f"simulated {what}: {folder}"
 
-    def _eyes(self, name: str, folder: Path) -> tuple[int, str]:
+    def _eyes(self, name: str, folder: Path) -> str:
         size, subjects, exam = (64, 60, Exam("demo")) if self.small else (256, 150, Exam("full"))
-        write_phantom(
-            folder, "spectralis" if name == "labeled" else "home_oct", subjects, 10, size, self.seed, SPLIT, exam
-        )
-        return subjects * 10, f"B-scans of {size} x {size}"
+        device = "spectralis" if name == "labeled" else "home_oct"
+        write_phantom(folder, device, subjects, 10, size, self.seed, SPLIT, exam)
+        return f"{subjects * 10} B-scans of {size} x {size}"
 
-    def _streets(self, name: str, folder: Path) -> tuple[int, str]:
+    def _streets(self, name: str, folder: Path) -> str:
         size, drives, frames = ((64, 64), 60, 10) if self.small else ((128, 256), 150, 20)
         weather = ("clear",) if name == "labeled" else BAD_WEATHER
         write_streets(folder, weather, drives, frames, size, self.seed, SPLIT)
-        return drives * frames, f"street scenes of {size[0]} x {size[1]}"
+        return f"{drives * frames} street scenes of {size[0]} x {size[1]}"
 
     def settings(self, device: str | None = None) -> dict[str, Any]:
         """Settings of its experiment, as `Settings.from_dict` takes them."""

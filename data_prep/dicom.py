@@ -8,8 +8,6 @@ PatientIdentityRemoved = YES are refused, unless --i-have-deidentified says that
 reaches the data set but spacing, laterality and the model of the device (data_prep/README.md names the profile).
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,7 +42,7 @@ NOT_BSCANS = {
     "1.2.840.10008.5.1.4.1.1.77.1.5.8": "a volume analysis without grey levels",
     "1.2.840.10008.5.1.4.1.1.66.8": "a height map segmentation; export surfaces or label maps",
 }
-FEWEST_BYTES = 132  # preamble and the letters DICM
+Series = dict[str, list[tuple[int, Path, Dataset]]]  # number, file and header of its images
 
 
 @dataclass(kw_only=True)
@@ -58,10 +56,9 @@ class DicomOptions(Options):
 def find(options: DicomOptions, report: Report) -> tuple[list[Source], Labels]:
     """List the images below INPUT, single frames of one series together, and read the label objects.
 
-    Raises:
-        ValueError: if any file still carries a patient's identity.
+    A file that still carries a patient's identity ends it.
     """
-    series: dict[str, list[tuple[int, Path, Dataset]]] = {}
+    series: Series = {}
     objects: list[Path] = []
     windows: set[str] = set()
     paths = files_below(options.input, ("",), report)  # the standard asks for no suffix
@@ -79,7 +76,12 @@ def find(options: DicomOptions, report: Report) -> tuple[list[Source], Labels]:
         except Exception as error:  # of many kinds, and some only when a value is asked for
             report.skip(path, f"file: found no readable DICOM ({type(error).__name__}); expected a DICOM file")
             continue
-        _require_deidentified(path, state, options)
+        if state != "YES" and not options.i_have_deidentified:
+            found = {"": "nothing", "NO": "NO"}.get(state, "another word")
+            raise ValueError(
+                f"'{path}': PatientIdentityRemoved: found {found}; expected YES. De-identify the files first "
+                "(DICOM PS3.15, Annex E), or say --i-have-deidentified if they are and only lack the mark."
+            )
         if kind in LABEL_OBJECTS:
             objects.append(path)
         elif kind in NOT_BSCANS:
@@ -95,31 +97,31 @@ def find(options: DicomOptions, report: Report) -> tuple[list[Source], Labels]:
             "grey levels; one --window LOW HIGH for all prevents that"
         )
     labels = read_labels(objects if options.labels != "none" else [], report)
-    _tell_unused(
-        labels, {str(entry[2].get("SOPInstanceUID", "")) for group in series.values() for entry in group}, report
-    )
+    headers = [header for group in series.values() for _, _, header in group]
+    _tell_unused(labels, {str(header.get("SOPInstanceUID", "")) for header in headers}, report)
+    return _sources(series, labels, options, report), labels
+
+
+def _sources(series: Series, labels: Labels, options: DicomOptions, report: Report) -> list[Source]:
+    """One source per series, which shows one person."""
     sources = []
     for group in series.values():
         group.sort(key=lambda entry: (entry[0], entry[1].as_posix()))
-        path, header = group[0][1:]
+        own = [path for _, path, _ in group]
         try:
-            people = {_identity(entry[2]) for entry in group}
+            people = {_identity(header) for _, _, header in group}
             if len(people) > 1:
                 raise Refused(f"PatientID: found {len(people)} patients in one series; expected one")
-            subject = subject_of(path, options, people.pop())
+            subject = subject_of(own[0], options, people.pop())
         except Exception as error:
-            report.skip(path, told(error))
+            report.skip(own[0], told(error))
             continue
-        sources.append(Source(path, subject, partial(read, [entry[1] for entry in group], labels, options, report)))
-    return sources, labels
+        sources.append(Source(own[0], subject, partial(read, own, labels, options, report)))
+    return sources
 
 
 def _tell_unused(labels: Labels, images: set[str], report: Report) -> None:
-    """Note label objects whose images are not there.
-
-    Raises:
-        ValueError: if that is so of all of them.
-    """
+    """Note label objects whose images are not there, and refuse them if that is so of all."""
     named = {uid for uid, _ in labels.maps} | set(labels.points)
     absent = len(named - images)
     if absent and absent == len(named) and images:
@@ -129,15 +131,6 @@ def _tell_unused(labels: Labels, images: set[str], report: Report) -> None:
         )
     if absent:
         report.note(f"label objects refer to {absent} of {len(named)} images that INPUT does not hold")
-
-
-def _require_deidentified(path: Path, state: str, options: DicomOptions) -> None:
-    if state != "YES" and not options.i_have_deidentified:
-        found = {"": "nothing", "NO": "NO"}.get(state, "another word")
-        raise ValueError(
-            f"'{path}': PatientIdentityRemoved: found {found}; expected YES. De-identify the files first "
-            "(DICOM PS3.15, Annex E), or say --i-have-deidentified if they are and only lack the mark."
-        )
 
 
 def _identity(header: Dataset) -> str | None:
@@ -175,7 +168,9 @@ def read(paths: list[Path], labels: Labels, options: DicomOptions, report: Repor
                 groups = functional_groups(dataset, k)
                 surfaces, label = labels.of_frame(uid, k, image.shape, groups)
                 spacing = None if options.spacing_mm else spacing_of(dataset, groups)
-                fields = {"scan": scan, "laterality": _laterality(dataset, groups)}
+                anatomy = first_of(groups, "FrameAnatomySequence").get("FrameLaterality")
+                side: Any = anatomy or dataset.get("ImageLaterality") or dataset.get("Laterality")
+                fields = {"scan": scan, "laterality": LATERALITIES.get(str(side).strip().upper())}
             except Exception as error:
                 yield ValueError(f"'{path.name}', frame {k + 1}: {told(error)}")
             else:
@@ -189,9 +184,6 @@ def read_frames(dataset: Dataset, options: DicomOptions) -> tuple[NDArray[np.uin
 
     More than 8 bits are scaled by the window that the file states (VOI), else by the bits stored; --window replaces
     both.
-
-    Raises:
-        ValueError: no pixels, pixels that cannot be decoded, colours, or values that use a small part of their range.
     """
     stored = _stored(dataset)
     valid = padding_left_out(stored, dataset)
@@ -209,7 +201,7 @@ def read_frames(dataset: Dataset, options: DicomOptions) -> tuple[NDArray[np.uin
 def _stored(dataset: Dataset) -> NDArray:
     """Stored values (frames, rows, columns)."""
     photometric = str(dataset.get("PhotometricInterpretation", ""))
-    syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
     require_unpackable_pixels(dataset)
     try:
         values = dataset.pixel_array
@@ -219,8 +211,13 @@ def _stored(dataset: Dataset) -> NDArray:
             f"PixelData: found pixels of transfer syntax '{name}' that cannot be decoded ({told(error)}). Is it cut "
             "off? Otherwise install a decoder: pip install 'unicorn-monai[dicom]'"
         ) from error
-    if syntax == JPEGBaseline8Bit:
-        _require_whole(values if int(dataset.get("NumberOfFrames") or 1) > 1 else values[None])
+    if int(dataset.get("NumberOfFrames") or 1) == 1:
+        values = values[None]
+    for k, frame in enumerate(values if syntax == JPEGBaseline8Bit else ()):
+        try:
+            require_not_filled(frame)
+        except ValueError as error:
+            raise Refused(f"PixelData: frame {k + 1} is cut off: {error}; export it anew") from error
     if int(dataset.get("SamplesPerPixel", 1)) != 1:
         if not (values == values[..., :1]).all():
             raise Refused(f"PhotometricInterpretation: found colours ({photometric}); expected MONOCHROME2")
@@ -229,22 +226,13 @@ def _stored(dataset: Dataset) -> NDArray:
         raise Refused(f"PhotometricInterpretation: found '{photometric}'; expected MONOCHROME1 or MONOCHROME2")
     if int(dataset.get("BitsStored", 8)) == 1:
         raise Refused("BitsStored: found 1; expected grey levels. Export the image, not a mask")
-    return values if int(dataset.get("NumberOfFrames") or 1) > 1 else values.reshape(1, *values.shape[-2:])
-
-
-def _require_whole(frames: NDArray) -> None:
-    for k, frame in enumerate(frames):
-        try:
-            require_not_filled(frame)
-        except ValueError as error:
-            raise Refused(f"PixelData: frame {k + 1} is cut off: {error}; export it anew") from error
+    return values
 
 
 def spacing_of(dataset: Dataset, groups: Dataset) -> tuple[float, float] | None:
     """(axial, lateral) in mm of one frame: from its Pixel Measures, else from the image itself."""
     for holder in (first_of(groups, "PixelMeasuresSequence"), dataset):
-        value = holder.get("PixelSpacing")
-        if value is not None:
+        if (value := holder.get("PixelSpacing")) is not None:
             found = [float(v) for v in value]
             if len(found) != 2 or not all(np.isfinite(v) and v > 0 for v in found):
                 raise Refused(f"PixelSpacing: found {found}; expected two positive numbers, or --spacing-mm")
@@ -252,16 +240,10 @@ def spacing_of(dataset: Dataset, groups: Dataset) -> tuple[float, float] | None:
     return None
 
 
-def _laterality(dataset: Dataset, groups: Dataset) -> str | None:
-    anatomy = first_of(groups, "FrameAnatomySequence").get("FrameLaterality")
-    found: Any = anatomy or dataset.get("ImageLaterality") or dataset.get("Laterality")
-    return LATERALITIES.get(str(found).strip().upper())
-
-
 def device_of(dataset: Dataset) -> str | None:
     """Maker and model, never the serial number or the station's name."""
-    words = [str(dataset.get(key, "") or "").strip() for key in ("Manufacturer", "ManufacturerModelName")]
-    return " ".join(word for word in words if word) or None
+    words = (str(dataset.get(key, "") or "").strip() for key in ("Manufacturer", "ManufacturerModelName"))
+    return " ".join(filter(None, words)) or None
 
 
 @command

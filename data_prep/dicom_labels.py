@@ -6,8 +6,7 @@ for a point p and a frame with origin, row direction r and column direction c; i
 within 10 um; frames are never that close together.
 """
 
-from __future__ import annotations
-
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,16 +31,11 @@ NEAR_MM = 0.01  # of a point to a lone frame's plane
 
 @dataclass
 class Labels:
-    """What the label objects say, by SOP Instance UID of the image.
+    """What the label objects say, by SOP Instance UID of the image."""
 
-    Args:
-        names: segment number -> name, of label maps.
-        maps: (image, frame) -> (rows, columns) label map.
-        points: image -> name of the surface -> (points, 3), mm, in the order of the surface numbers.
-    """
-
-    names: dict[int, str] = field(default_factory=dict)
-    maps: dict[tuple[str, int], NDArray[np.uint8]] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)  # segment number -> name, of label maps
+    maps: dict[tuple[str, int], NDArray[np.uint8]] = field(default_factory=dict)  # (image, frame) -> (rows, columns)
+    # Image -> name of the surface -> (points, 3), mm, in the order of the surface numbers.
     points: dict[str, dict[str, NDArray[np.floating]]] = field(default_factory=dict)
 
     @property
@@ -68,11 +62,7 @@ class Labels:
 
 
 def read_labels(paths: Sequence[Path], report: Report) -> Labels:
-    """Read all label objects; what cannot be used is reported.
-
-    Raises:
-        ValueError: if two objects name their segments differently.
-    """
+    """Read all label objects, which name their segments alike; what cannot be used is reported."""
     labels = Labels()
     for path in paths:
         try:
@@ -99,14 +89,12 @@ def _name(item: Dataset, fallback: str) -> str:
 
 
 def _read_maps(dataset: Dataset, labels: Labels) -> None:
-    segments = {
-        int(item.SegmentNumber): _name(item, f"segment {item.SegmentNumber}") for item in dataset.SegmentSequence
-    }
+    segments = {int(one.SegmentNumber): _name(one, f"segment {one.SegmentNumber}") for one in dataset.SegmentSequence}
     segments.pop(0, None)  # a label map may name its background
     if sorted(segments) != list(range(1, len(segments) + 1)):
         raise Refused(f"segment numbers are {sorted(segments)}, expected 1, 2, ... without gaps")
-    doubled = {name for name in segments.values() if list(segments.values()).count(name) > 1}
-    segments = {k: f"{name} {k}" if name in doubled else name for k, name in segments.items()}
+    uses = Counter(segments.values())
+    segments = {k: f"{name} {k}" if uses[name] > 1 else name for k, name in segments.items()}
     if labels.names and labels.names != segments:
         raise _Contradiction(f"SegmentSequence: found {segments} and {labels.names}; expected the same in all files")
     require_unpackable_pixels(dataset)
@@ -133,7 +121,9 @@ def _read_maps(dataset: Dataset, labels: Labels) -> None:
 
 
 def _read_surfaces(dataset: Dataset, labels: Labels) -> None:
-    images = [str(item.ReferencedSOPInstanceUID) for item in _references(dataset)]
+    series = dataset.get("ReferencedSeriesSequence") or []
+    references = [item for one in series for item in one.get("ReferencedInstanceSequence") or []]
+    images = [str(item.ReferencedSOPInstanceUID) for item in references]
     if not images:
         raise Refused("it refers to no image")
     found: dict[str, NDArray[np.floating]] = {}
@@ -151,18 +141,8 @@ def _read_surfaces(dataset: Dataset, labels: Labels) -> None:
         labels.points[image] = found
 
 
-def _references(dataset: Dataset) -> list[Dataset]:
-    """Images that an object refers to."""
-    series = dataset.get("ReferencedSeriesSequence") or []
-    return [item for one in series for item in one.get("ReferencedInstanceSequence") or []]
-
-
 def frame_geometry(groups: Dataset) -> tuple[NDArray[np.floating], ...]:
-    """Origin, row direction, column direction and (axial, lateral) spacing of a frame.
-
-    Raises:
-        ValueError: if the frame says not where it lies.
-    """
+    """Origin, row direction, column direction and (axial, lateral) spacing of a frame."""
     try:
         origin = np.array(groups.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
         cosines = np.array(groups.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float)
@@ -175,16 +155,7 @@ def frame_geometry(groups: Dataset) -> tuple[NDArray[np.floating], ...]:
 def to_rows(
     points: NDArray[np.floating], place: tuple[NDArray[np.floating], ...], columns: int
 ) -> NDArray[np.floating]:
-    """Rows of a surface in one frame: points near its plane, interpolated between them; NaN outside.
-
-    Args:
-        points: (points, 3), mm.
-        place: of `frame_geometry`.
-        columns: A-scans of the frame.
-
-    Returns:
-        (columns,) 0-based rows.
-    """
+    """0-based rows (columns,) of a surface in a frame: points (n, 3) near its plane, interpolated; NaN outside."""
     origin, along, down, spacing = place
     offset = points - origin
     near = np.abs(offset @ np.cross(along, down)) < NEAR_MM

@@ -5,8 +5,7 @@
 A packed frame has a size of its own in its codestream (JPEG, JPEG-LS, JPEG 2000), which is what its decoder obeys.
 """
 
-from __future__ import annotations
-
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,7 @@ _NO_SIZE = {0xC4, 0xC8, 0xCC}  # JPEG's markers from C0 to CF that begin no fram
 
 
 def read_dicom(path: Path, **how: Any) -> Dataset:
-    """`pydicom.dcmread`, of a file that is one and unpacks to no more than is allowed.
-
-    Args:
-        path: of the file.
-        **how: as pydicom's.
-
-    Raises:
-        Untaken: no regular file, or too large once unpacked.
-        Exception: whatever pydicom makes of a broken file.
-    """
+    """`pydicom.dcmread`, of a regular file that unpacks to no more than is allowed."""
     require_unpackable(require_regular(path).stat().st_size, "file")
     meta = read_file_meta_info(path)
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
@@ -56,11 +46,7 @@ def _inflated_bytes(path: Path) -> int:
 
 
 def require_unpackable_pixels(dataset: Dataset) -> None:
-    """Refuse pixels that unpack to too much, by what the header says and by what packed frames say.
-
-    Raises:
-        Untaken: too much, or a frame whose codestream is of another size than the header says.
-    """
+    """Refuse pixels that unpack to too much by their header, or packed frames of another size than it says."""
     rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
     samples, frames = int(dataset.get("SamplesPerPixel") or 1), int(dataset.get("NumberOfFrames") or 1)
     if min(rows, columns, samples, frames) < 1:
@@ -70,11 +56,9 @@ def require_unpackable_pixels(dataset: Dataset) -> None:
     syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
     if "PixelData" in dataset and syntax is not None and syntax.is_encapsulated:
         for frame in generate_frames(dataset.PixelData, number_of_frames=frames):
-            size = codestream_size(frame)
-            if size not in (None, (rows, columns)):
-                raise ValueError(
-                    f"PixelData: found a packed frame of {size}; expected {(rows, columns)} as Rows, Columns"
-                )
+            size, expected = codestream_size(frame), (rows, columns)
+            if size not in (None, expected):
+                raise ValueError(f"PixelData: found a packed frame of {size}; expected {expected} as Rows, Columns")
 
 
 def codestream_size(frame: bytes) -> tuple[int, int] | None:
@@ -87,8 +71,6 @@ def codestream_size(frame: bytes) -> tuple[int, int] | None:
     while frame[:2] == b"\xff\xd8" and place + 9 <= len(frame) and frame[place] == 0xFF:
         marker, length = frame[place + 1], int.from_bytes(frame[place + 2 : place + 4], "big")
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in _NO_SIZE):
-            return int.from_bytes(frame[place + 5 : place + 7], "big"), int.from_bytes(
-                frame[place + 7 : place + 9], "big"
-            )
+            return struct.unpack(">HH", frame[place + 5 : place + 9])
         place += 1 if marker == 0xFF else 2 + length
     return None

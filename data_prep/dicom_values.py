@@ -6,8 +6,6 @@ A window is LINEAR, LINEAR_EXACT or SIGMOID (PS3.3 C.11.2.1.2 and C.11.2.1.3), o
 In multi-frame files it may stand in the functional groups, shared or of each frame. 8-bit values stay as they are.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
@@ -50,11 +48,7 @@ def view_of(dataset: Dataset, groups: Dataset) -> Dataset:
 
 
 def as_stated(values: NDArray, view: Dataset) -> NDArray[np.uint8]:
-    """Grey levels of rescaled values, by the window that the file states, else by the range of its bits.
-
-    Raises:
-        ValueError: a window that is none.
-    """
+    """Grey levels of rescaled values, by the window that the file states, else by the range of its bits."""
     bits, signed = int(view.get("BitsStored", 8)), bool(view.get("PixelRepresentation", 0))
     if bits != 8 and view.get("VOILUTSequence"):
         return _by_table(values, view.VOILUTSequence[0])
@@ -77,12 +71,7 @@ def window_stated(header: Dataset) -> str:
     return repr([str(view.get(key)) for key in keys])
 
 
-def window_of(view: Dataset) -> tuple[str, float, float]:
-    """Function, centre and width of the first window.
-
-    Raises:
-        ValueError: an unknown function, or a width that leaves nothing.
-    """
+def _windowed(values: NDArray, view: Dataset) -> NDArray[np.uint8]:
     function = str(view.get("VOILUTFunction") or "LINEAR").strip().upper()
     centre, width = (float(np.atleast_1d(view[key].value)[0]) for key in ("WindowCenter", "WindowWidth"))
     least = 1 if function == "LINEAR" else 0
@@ -91,11 +80,6 @@ def window_of(view: Dataset) -> tuple[str, float, float]:
             f"WindowWidth: found {centre:g} and {width:g} as centre and width of a {function} window; expected one of "
             f"{list(FUNCTIONS)}, wider than {least}. Give --window LOW HIGH"
         )
-    return function, centre, width
-
-
-def _windowed(values: NDArray, view: Dataset) -> NDArray[np.uint8]:
-    function, centre, width = window_of(view)
     eight = Dataset()  # the range that pydicom maps to is that of the bits of its data set
     eight.PhotometricInterpretation, eight.BitsStored, eight.PixelRepresentation = "MONOCHROME2", 8, 0
     eight.VOILUTFunction, eight.WindowCenter, eight.WindowWidth = function, centre, width

@@ -1,11 +1,9 @@
 """Which files of a folder count, for all sources: the one place where folders are walked.
 
 Left out and told are hidden files, what other programs leave (`unicorn_monai.data.clutter`), and links to what is read
-under its own name. Links to files and folders are followed where they stay inside INPUT, each folder once, and refused
-where they lead out of it. What cannot be reached is told; nothing is passed over in silence.
+under its own name. Links are followed where they stay inside INPUT, each folder once, and refused where they lead out
+of it. What cannot be reached is told.
 """
-
-from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
@@ -17,16 +15,9 @@ from unicorn_monai.data.clutter import is_clutter
 
 
 def files_below(root: Path, suffixes: Sequence[str], report: Report, within: Path | None = None) -> list[Path]:
-    """Files of these kinds, sorted.
+    """Files of these kinds (suffixes in lower case; ("",) for any), sorted; refused if there is none.
 
-    Args:
-        root: folder to be walked; a file stands for itself.
-        suffixes: in lower case; ("",) for files of any name.
-        report: is told what was left out.
-        within: INPUT, which links must not lead out of; ``root`` by default.
-
-    Raises:
-        ValueError: if there is none, or a link leads out.
+    A root that is a file stands for itself. Links must not lead out of ``within``: INPUT, by default the root.
     """
     found = any_files_below(root, suffixes, report, within)
     if not found:
@@ -131,24 +122,12 @@ class _Walk:
 
 def _require_within(path: Path, within: Path) -> None:
     if within.is_dir() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(within)):
-        kind = "folder" if path.is_dir() else "file"
-        raise ValueError(
-            f"'{path}' is a link that leads out of '{within}'; refused. Copy the {kind}, or remove the link."
-        )
+        remedy = f"Copy the {'folder' if path.is_dir() else 'file'}, or remove the link."
+        raise ValueError(f"'{path}' is a link that leads out of '{within}'; refused. {remedy}")
 
 
-def require_label_below(path: Path, labels: Path, within: Path) -> Path:
-    """A label file, unless it is a link that leads out of INPUT.
-
-    Args:
-        path: the file.
-        labels: the folder of labels, for the message.
-        within: INPUT.
-
-    Raises:
-        ValueError: a link leads out.
-    """
+def require_label_below(path: Path, labels: Path, within: Path) -> None:
+    """Refuse a label file in the folder ``labels`` that is a link and leads out of INPUT."""
     if not path.resolve().is_relative_to(within.resolve()):
         name = labels.relative_to(within) if labels.is_relative_to(within) else labels
         raise ValueError(f"label: '{path}' is a link that leads out of '{name}'; refused")
-    return path

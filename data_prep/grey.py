@@ -5,8 +5,6 @@ grey = 255 (v - low) / (high - low)                     other types, with a wind
 resized = (rows @ image @ columns.T)                    area average when reducing, linear when enlarging
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,32 +12,25 @@ from numpy.typing import NDArray
 
 from data_prep.privacy import Refused
 from unicorn_monai.data.checks import FEWEST_LEVELS
-from unicorn_monai.images.surfaces import resize_weights
+from unicorn_monai.images.surfaces import resize_image, resize_weights
 
 INVALID = 3.0e38  # Heidelberg's mark of pixels and surface rows that do not exist (largest float32)
 
 
-def to_grey(
-    values: NDArray, window: Sequence[float] | None = None, valid: NDArray[np.bool_] | None = None
-) -> NDArray[np.uint8]:
-    """Grey levels of an image or a volume.
+def to_grey(values: NDArray, window: Sequence[float] | None = None) -> NDArray[np.uint8]:
+    """Grey levels of an image or a volume of any shape; `window` are the values that become 0 and 255.
 
     8-bit values stay as they are, floating-point values in 0..1 are taken for shares of white, whole numbers in 0..255
     of any type for grey levels, if they use the range (`require_range_used`). Anything else needs a window.
-
-    Args:
-        values: any shape.
-        window: values that become 0 and 255, as the user says.
-        valid: which pixels exist; all by default.
 
     Raises:
         ValueError: NaN, infinite or complex values, one bit per pixel, or a range that tells no grey levels.
     """
     if values.dtype == bool:
         raise Refused("pixels: found one bit per pixel; expected grey levels. Export the image, not a mask")
-    if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
+    if values.dtype.kind not in "iuf":
         raise Refused(f"pixels: found type {values.dtype}; expected whole or floating-point numbers")
-    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+    if not np.isfinite(values).all():
         raise Refused("pixels: found NaN or infinite values; expected finite ones. Repair them before converting")
     if window is not None:
         if not window[0] < window[1]:
@@ -48,10 +39,10 @@ def to_grey(
     if values.dtype == np.uint8:
         return values
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    if np.issubdtype(values.dtype, np.floating) and low >= 0 and high <= 1:
-        return require_range_used(scaled(values, (0, 1)), values, valid)
+    if values.dtype.kind == "f" and low >= 0 and high <= 1:
+        return require_range_used(scaled(values, (0, 1)), values)
     if low >= 0 and high <= 255 and (values == np.rint(values)).all():
-        return require_range_used(values.astype(np.uint8), values, valid)
+        return require_range_used(values.astype(np.uint8), values)
     raise Refused(
         f"pixels: found {values.dtype} values {low:g} to {high:g}; expected 8-bit grey levels, or --window LOW HIGH: "
         f"the values that become black and white, the same for the whole data set (e.g. --window 0 {_round_up(high)})"
@@ -72,13 +63,9 @@ def scaled(values: NDArray, window: Sequence[float]) -> NDArray[np.uint8]:
 def require_range_used(
     grey: NDArray[np.uint8], values: NDArray, valid: NDArray[np.bool_] | None = None
 ) -> NDArray[np.uint8]:
-    """Grey levels as they are, unless they span so few that the range was not that of the values.
+    """Grey levels as they are, unless they span so few that the range was not that of the values: 12 bits in 16 do.
 
-    Which it was, nobody but the user knows: 12 bits in 16 leave 17 grey levels of 256. A constant image is left to
-    whoever looks for it.
-
-    Raises:
-        ValueError: with the values and a window that would fit.
+    Which it was, nobody but the user knows. A constant image is left to whoever looks for it.
     """
     shown, found = (grey, values) if valid is None else (grey[valid], values[valid])
     if found.size == 0 or found.min() == found.max():
@@ -86,18 +73,14 @@ def require_range_used(
     levels = int(shown.max()) - int(shown.min()) + 1
     if levels < FEWEST_LEVELS:
         low, high = float(found.min()), float(found.max())
+        whole = high > 1 and -high < low < high / 2  # numbers that begin near 0: of so many bits
+        fitting = f"{min(0, np.floor(low)):g} {_round_up(high)}" if whole else f"{low:.6g} {high:.6g}"
         raise Refused(
             f"pixels: found {values.dtype} values {low:g} to {high:g}, {levels} of 256 grey levels of the range that "
             f"they are stored with; expected at least {FEWEST_LEVELS}. Say with --window LOW HIGH which values become "
-            f"black and white, the same for the whole data set (e.g. --window {_around(low, high)})"
+            f"black and white, the same for the whole data set (e.g. --window {fitting})"
         )
     return grey
-
-
-def _around(low: float, high: float) -> str:
-    """A window that holds these values: of so many bits, as far as they are whole numbers that begin near 0."""
-    whole = high > 1 and -high < low < high / 2
-    return f"{min(0, np.floor(low)):g} {_round_up(high)}" if whole else f"{low:.6g} {high:.6g}"
 
 
 def _round_up(value: float) -> int:
@@ -107,11 +90,7 @@ def _round_up(value: float) -> int:
 def from_reflectivity(values: NDArray[np.floating]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Grey levels of a Heidelberg raw export, and which pixels exist.
 
-    Values in 0..1 are linear reflectivity and get the display curve v^(1/4). A file with larger values (written by
-    other software) holds grey levels already.
-
-    Raises:
-        ValueError: negative, NaN or infinite values, or some beyond 255 that are not the mark of invalid pixels.
+    Values in 0..1 are linear reflectivity, shown as v^(1/4). Larger ones (of other software) are grey levels already.
     """
     valid = ~(values >= INVALID)
     real = np.where(valid, values, 0.0)
@@ -125,23 +104,16 @@ def from_reflectivity(values: NDArray[np.floating]) -> tuple[NDArray[np.uint8], 
 def resize_grey(
     image: NDArray[np.uint8], size: tuple[int, int], valid: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Resample an image; pixels that do not exist take no part in the averages.
+    """Resample (rows, columns[, 3]) to a size; pixels that do not exist (`valid`) take no part in the averages.
 
-    Args:
-        image: (rows, columns) or (rows, columns, 3).
-        size: rows and columns wanted.
-        valid: (rows, columns), which pixels exist; all by default.
-
-    Returns:
-        image of that size, 0 where nothing exists, and which of its pixels exist (more than half of their area does).
+    Also says which of the new pixels exist: more than half of their area does. The others are 0.
     """
-    rows, columns = (resize_weights(n, m) for n, m in zip(image.shape, size, strict=False))
     if image.ndim == 3:
         channels = [resize_grey(image[..., k], size, valid) for k in range(image.shape[2])]
         return np.stack([grey for grey, _ in channels], axis=2), channels[0][1]
     if valid is None or valid.all():
-        out = rows @ image.astype(np.float64) @ columns.T
-        return np.clip(np.rint(out), 0, 255).astype(np.uint8), np.ones(size, dtype=bool)
+        return resize_image(image, size), np.ones(size, dtype=bool)
+    rows, columns = (resize_weights(n, m) for n, m in zip(image.shape, size, strict=True))
     share = rows @ valid.astype(np.float64) @ columns.T
     out = rows @ np.where(valid, image, 0).astype(np.float64) @ columns.T / np.maximum(share, 1e-9)
     exists = share > 0.5
@@ -159,12 +131,7 @@ def resize_nearest(labels: NDArray, size: tuple[int, int]) -> NDArray:
 def mask_white_border(image: NDArray[np.uint8], least: int = 8) -> NDArray[np.bool_]:
     """Which pixels exist: display exports fill what lies outside the scanned window with pure white.
 
-    Args:
-        image: (rows, columns), uint8.
-        least: rows of 255 at the top or the bottom of a column that are taken for filling.
-
-    Returns:
-        (rows, columns); False in runs of at least `least` white pixels that begin at the top or the bottom.
+    False in runs of at least `least` white pixels that begin at the top or the bottom of a column.
     """
     white = image == 255
     valid = np.ones(image.shape, dtype=bool)

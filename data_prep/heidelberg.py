@@ -10,9 +10,8 @@ border. Layers found by the device's software are not ground truth: look at some
 items are marked "lateral_spacing": "estimated", unless --spacing-mm is given.
 """
 
-from __future__ import annotations
-
 import mmap
+import struct
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -25,30 +24,27 @@ import numpy as np
 from data_prep.convert import LATERALITIES, convert
 from data_prep.files import files_below
 from data_prep.grey import INVALID, from_reflectivity, mask_white_border, to_grey
-from data_prep.heidelberg_sizes import require_ending_directory
 from data_prep.label_schemes import PAPER
 from data_prep.options import Options, command, subject_of
 from data_prep.privacy import Refused, told
 from data_prep.scan import Report, Scan, Source
 from unicorn_monai.images.files import open_picture
-from unicorn_monai.system.intake import require_parsable, require_unpackable
+from unicorn_monai.system.intake import Untaken, require_parsable, require_regular, require_unpackable
 
 DEVICE = "Spectralis"
 VERSIONS = (b"HSF-OCT", b"ep-v")  # HEYEX, eyepy
-VOL_HEADER = 2048  # bytes before the localizer image
-BSCAN_HEADER = 256  # bytes before the layers of a B-scan
+VOL_HEADER, BSCAN_HEADER = 2048, 256  # bytes before the localizer image, before the layers of a B-scan
 EYE, PATIENT_ID = slice(84, 88), slice(140, 164)  # texts in the header of a .vol
 # Everything there that says who was examined, and when. eyepy takes texts for ASCII and refuses dates it does not know.
 PERSONAL = (slice(84, 96), slice(104, 136), slice(140, 172), slice(176, 208), slice(224, 258))
 IMAGE, PATIENT = 1073741824, 9  # types of .e2e folders
+FIRST, CHUNK, CONTENT = 88, 52, 60  # bytes before the first chunk of an .e2e; of the header of a chunk, of a content
+FOLDER = np.dtype([("position", "<u4"), ("start", "<u4"), ("size", "<u4"), ("others", "V32")])
+MOST_FOLDERS = 250_000
 
 
 def find(options: Options, report: Report) -> list[Source]:
-    """List the volumes below INPUT; files that cannot be read are reported.
-
-    Raises:
-        ValueError: if eyepy is not installed, or there is no such file.
-    """
+    """List the volumes below INPUT; files that cannot be read are reported."""
     try:
         import eyepy  # noqa: F401
     except ImportError as error:
@@ -61,9 +57,6 @@ def find(options: Options, report: Report) -> list[Source]:
         except Exception as error:  # the parsers raise whatever a broken file leads them into
             report.skip(path, f"file: found no readable {path.suffix} export ({told(error)}); export it anew")
     return sources
-
-
-# ---------------------------------------------------------------- .vol
 
 
 def find_vol(path: Path, options: Options) -> list[Source]:
@@ -120,9 +113,9 @@ def read_vol(path: Path) -> Iterator[Scan | ValueError]:
             image, valid = from_reflectivity(np.array(bscan.data, dtype=np.float64))
         except ValueError as error:
             yield ValueError(f"B-scan {k}: {told(error)}")
-            continue
-        fields = _fields(k, side, bscan.quality)
-        yield Scan(image, spacing, surfaces or None, valid=valid, device=DEVICE, fields=fields)
+        else:
+            fields = _fields(k, side, bscan.quality)
+            yield Scan(image, spacing, surfaces or None, valid=valid, device=DEVICE, fields=fields)
 
 
 def _existing(surfaces: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -144,9 +137,6 @@ def _fields(scan: int, laterality: str | None, quality: float | None) -> dict[st
         "laterality": LATERALITIES.get(laterality or ""),
         "quality": round(float(quality), 2) if known else None,  # type: ignore[arg-type]
     }
-
-
-# ---------------------------------------------------------------- .xml with images
 
 
 def find_xml(path: Path, options: Options) -> list[Source]:
@@ -204,13 +194,9 @@ def read_xml(path: Path) -> Iterator[Scan | ValueError]:
                 image = to_grey(np.asarray(opened.convert("L") if opened.mode in ("RGB", "RGBA", "P") else opened))
         except (OSError, SyntaxError, ValueError) as error:
             yield ValueError(f"B-scan {k}: {error}")
-            continue
-        fields = _fields(k, values["scan_position"], meta["quality"])
-        valid = mask_white_border(image)
-        yield Scan(image, spacing, _existing(surfaces) or None, valid=valid, device=DEVICE, fields=fields)
-
-
-# ---------------------------------------------------------------- .e2e
+        else:
+            fields, valid = _fields(k, values["scan_position"], meta["quality"]), mask_white_border(image)
+            yield Scan(image, spacing, _existing(surfaces) or None, valid=valid, device=DEVICE, fields=fields)
 
 
 def find_e2e(path: Path, options: Options) -> list[Source]:
@@ -218,9 +204,8 @@ def find_e2e(path: Path, options: Options) -> list[Source]:
     from eyepy.io.he import HeE2eReader
 
     require_ending_directory(path)
-    reader = HeE2eReader(path)
     sources = []
-    with reader:
+    with HeE2eReader(path) as reader:
         for series in reader.series:
             if not any(IMAGE in slice_.folders for slice_ in series.slices.values()):
                 continue
@@ -231,6 +216,32 @@ def find_e2e(path: Path, options: Options) -> list[Source]:
     if not sources:
         raise Refused("it holds no series of B-scans")
     return sources
+
+
+def require_ending_directory(path: Path) -> None:
+    """Refuse an .e2e whose directory goes in circles, or lists more than a file can hold: eyepy follows it to its end.
+
+    Version (36 bytes), header (52); then chunks: header (52), folders (44 each), their contents. The next chunk begins
+    behind the content of a chunk's last folder, wherever that is.
+    """
+    place, folders, contents, seen = FIRST, 0, 0, set()
+    length = require_regular(path).stat().st_size
+    with path.open("rb") as file:
+        while place + CHUNK <= length:
+            if place in seen:
+                raise Untaken(f"its directory points backwards, to byte {place}, and has no end")
+            seen.add(place)
+            file.seek(place)
+            (count,) = struct.unpack("<I", file.read(CHUNK)[36:40])
+            if count == 0 or place + CHUNK + count * FOLDER.itemsize > length:
+                break  # where eyepy stops reading, too
+            folders += count
+            if folders > MOST_FOLDERS:
+                raise Untaken(f"its directory lists more than {MOST_FOLDERS} folders")
+            table = np.frombuffer(file.read(count * FOLDER.itemsize), FOLDER)
+            contents += int(table["size"].sum(dtype=np.int64))
+            place = int(table["start"][-1]) + int(table["size"][-1]) + CONTENT
+    require_unpackable(contents, "it")
 
 
 def read_e2e(path: Path, series_id: int) -> Iterator[Scan | ValueError]:
@@ -258,8 +269,7 @@ def read_e2e(path: Path, series_id: int) -> Iterator[Scan | ValueError]:
                 yield ValueError(f"B-scan {k}: found no readable image or header ({told(error)})")
                 continue
             spacing = (axial, lateral / 1000) if lateral and axial > 0 else None
-            fields = _fields(k, side, quality)
-            fields["lateral_spacing"] = "estimated" if spacing else None
+            fields = _fields(k, side, quality) | {"lateral_spacing": "estimated" if spacing else None}
             yield Scan(image, spacing, _existing(rows) or None, valid=valid, device=DEVICE, fields=fields)
 
 

@@ -7,8 +7,6 @@ one or two looks, noise, haze, motion) to a labelled data set, e.g. one of `data
 subjects than the labelled domain's. The parameters are plausible, not calibrated: say so wherever a number is shown.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from cyclopts import Parameter
+from numpy.random import Generator
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -25,33 +24,23 @@ from data_prep.convert import summarise
 from data_prep.options import SHARES, Shares, command
 from data_prep.scan import Report
 from data_prep.splits import split_by_subject
-from unicorn_monai.data.items import datalist
-from unicorn_monai.data.layout import SPLITS, read_header
-from unicorn_monai.data.writer import About, DatasetWriter
-from unicorn_monai.images.files import read_array
-from unicorn_monai.images.surfaces import label_map, resize_weights, surfaces_from_labels
+from unicorn_monai.data import About, DatasetWriter, datalist, read_array, read_header
+from unicorn_monai.data.layout import SPLITS
+from unicorn_monai.images.surfaces import label_map, resize_image, resize_surfaces, surfaces_from_labels
 from unicorn_monai.simulation.devices import HOME_OCT, degrade
 from unicorn_monai.system.console import MANY, Whole
 from unicorn_monai.system.terminal import say
 
 SUFFIX = "-as-home-oct"
+Pixels = NDArray[np.uint8]  # (rows, columns)
 
 
-def draw_window(
-    labels: NDArray[np.uint8], spacing_mm: Sequence[float], rng: np.random.Generator
-) -> tuple[slice, slice]:
+def draw_window(labels: Pixels, spacing_mm: Sequence[float], rng: Generator) -> tuple[slice, slice]:
     """Draw the home device's window in a B-scan of the clinical one.
 
     The field and the depth window are those of `HOME_OCT`, at most the image; where the image is cropped already, 75 to
     95 % of it, so that the retina fills more of the picture. The whole retina stays in the window where it fits.
-
-    Args:
-        labels: (rows, columns) label map, 0 = vitreous, 255 = ignore.
-        spacing_mm: (axial, lateral) pixel size, mm.
-        rng: source of randomness.
-
-    Returns:
-        rows and columns of the window.
+    Label 0 is vitreous, 255 ignore.
     """
     h, w = labels.shape
     height = rng.uniform(*HOME_OCT.depth_um) * 1e-3 / spacing_mm[0]
@@ -70,16 +59,21 @@ def draw_window(
     return slice(top, top + height), slice(left, left + width)
 
 
-def enlarge(
-    image: NDArray[np.uint8], labels: NDArray[np.uint8], size: tuple[int, int], n_surfaces: int
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def enlarge(image: Pixels, labels: Pixels, size: tuple[int, int], n_surfaces: int) -> tuple[Pixels, Pixels]:
     """Resample a window to the size of the image: grey levels linearly, labels by way of their surfaces."""
-    rows, columns = (resize_weights(n, m) for n, m in zip(image.shape, size, strict=True))
-    out = np.clip(np.rint(rows @ image.astype(np.float64) @ columns.T), 0, 255).astype(np.uint8)
-    surfaces = surfaces_from_labels(labels, n_surfaces)
-    missing = (columns @ np.isnan(surfaces).T.astype(float)).T > 0
-    z = ((columns @ np.nan_to_num(surfaces).T).T + 0.5) * size[0] / image.shape[0] - 0.5
-    return out, label_map(np.where(missing, np.nan, z), size[0])
+    surfaces = resize_surfaces(surfaces_from_labels(labels, n_surfaces), image.shape, size)
+    return resize_image(image, size), label_map(surfaces, size[0])
+
+
+def as_home_oct(
+    image: Pixels, label: Pixels, spacing_mm: Sequence[float], size: tuple[int, int], surfaces: int, rng: Generator
+) -> tuple[Pixels, Pixels, list[float]]:
+    """Image and label map as the home device has them, and their (axial, lateral) pixel size, mm."""
+    window = draw_window(label, spacing_mm, rng)
+    image, label = enlarge(image[window], label[window], size, surfaces)
+    used = [s * (part.stop - part.start) / n for s, part, n in zip(spacing_mm, window, size, strict=True)]
+    image, label = degrade(image, label, (used[0] * 1e3, used[1] * 1e3), rng)
+    return image, label, used
 
 
 @Parameter(name="*")
@@ -100,14 +94,7 @@ PLAIN = HomeDevice()
 
 
 def write_home_oct(dataset: str | Path, output: str | Path, how: HomeDevice = PLAIN) -> Path:
-    """Convert a labelled data set of a clinical device, with spacings, item by item; subjects are kept.
-
-    Returns:
-        The new folder.
-
-    Raises:
-        ValueError: if the data set has no spacing, is of a home device already, or lacks a subject asked for.
-    """
+    """Convert a labelled data set of a clinical device, with spacings, item by item; subjects are kept."""
     if how.repeats < 1:
         raise ValueError(f"repeats is {how.repeats}; expected at least 1")
     if how.size is not None and how.size < 8:
@@ -135,38 +122,27 @@ def write_home_oct(dataset: str | Path, output: str | Path, how: HomeDevice = PL
         todo = list(product(chosen, range(how.repeats)))
         for index, ((part, item), repeat) in enumerate(tqdm(todo, "home_oct", unit="B-scan", disable=None)):
             rng = np.random.default_rng([how.seed, index, 5])
+            image, label = read_array(item["image"]), read_array(item["label"]).astype(np.uint8)
+            size = (how.size, how.size) if how.size else image.shape
             spacing = item.get("spacing_mm") or header["spacing_mm"]
-            image, label, used = _seen(item, spacing, how.size, max(names), rng)
+            image, label, used = as_home_oct(image, label, spacing, size, max(names), rng)
             own = {k: item[k] for k in ("subject", "scan") if k in item}
             kept = label if how.labels != "none" else None
             writer.add(part, image, kept, **own, repeat=repeat, spacing_mm=[round(s, 6) for s in used])
     return Path(output)
 
 
-def _seen(
-    item: dict, spacing_mm: Sequence[float], size: int | None, n_surfaces: int, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[float]]:
-    """Image and label map of an item as the home device has them, and their (axial, lateral) pixel size, mm."""
-    image, label = read_array(item["image"]), read_array(item["label"]).astype(np.uint8)
-    window = draw_window(label, spacing_mm, rng)
-    target = (size, size) if size else image.shape
-    image, label = enlarge(image[window], label[window], target, n_surfaces)
-    used = [s * (part.stop - part.start) / n for s, part, n in zip(spacing_mm, window, target, strict=True)]
-    image, label = degrade(image, label, (used[0] * 1e3, used[1] * 1e3), rng)
-    return image, label, used
-
-
 def _chosen(dataset: str | Path, header: dict, how: HomeDevice) -> list[tuple[str, dict]]:
     """The items of the subjects asked for, with their splits."""
-    items = [
-        (part, item) for part in SPLITS if header.get(part) for item in datalist(dataset, part, ("image", "label"))
-    ]
+    found = [part for part in SPLITS if header.get(part)]
+    items = [(part, item) for part in found for item in datalist(dataset, part, ("image", "label"))]
     present = list(dict.fromkeys(item["subject"] for _, item in items))
     if unknown := sorted(set(how.subjects or ()) - set(present)):
         raise ValueError(f"--subjects {unknown} are not in '{dataset}'; it holds {present}")
-    items = [(part, item) for part, item in items if how.subjects is None or item["subject"] in how.subjects]
+    wanted = present if how.subjects is None else [subject for subject in present if subject in how.subjects]
+    items = [(part, item) for part, item in items if item["subject"] in wanted]
     if how.split is not None:
-        parts = split_by_subject([s for s in present if how.subjects is None or s in how.subjects], how.split, how.seed)
+        parts = split_by_subject(wanted, how.split, how.seed)
         items = sorted(((parts[item["subject"]], item) for _, item in items), key=lambda pair: SPLITS.index(pair[0]))
     return items
 

@@ -10,10 +10,8 @@ Without `images/` all images below INPUT are taken. JPEG is accepted for images,
 8 bits, or --window says which values are black and white. Pages of a TIFF are B-scans.
 """
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -28,10 +26,10 @@ from PIL import Image
 from data_prep.convert import convert
 from data_prep.files import any_files_below, files_below
 from data_prep.grey import INVALID, from_reflectivity, mask_white_border, to_grey
-from data_prep.label_files import LOSSY, LabelFiles, by_subject, folder_name, images_and_labels, require_no_labels
+from data_prep.label_files import LOSSY, LabelFiles, images_and_labels, require_no_labels
 from data_prep.label_images import read_label_image, require_pages
-from data_prep.label_schemes import Scheme, numbered, read_scheme
-from data_prep.options import Options, Window, command, relative, subject_of
+from data_prep.label_schemes import Scheme, read_scheme
+from data_prep.options import Options, Window, command, relative
 from data_prep.privacy import reason
 from data_prep.scan import Report, Scan, Source
 from data_prep.surface_files import KINDS, load_mat, read_surfaces
@@ -65,32 +63,20 @@ def find(options: ImageOptions, report: Report) -> list[Source]:
     if not options.input.is_dir():
         raise ValueError(f"INPUT '{options.input}' is a file; expected the folder that holds the images.")
     root, place = images_and_labels(options.input)
-    scheme = None if options.labels in (None, "none") else read_scheme(options.labels)
-    labels = None if options.labels == "none" else LabelFiles(place, LABELS, options, report)
+    scheme = read_scheme(options.labels)
+    labels = LabelFiles(place, LABELS, options, report)
     suffixes = IMAGES if options.mat_image else tuple(s for s in IMAGES if s != ".mat")
     images = files_below(root, suffixes, report, options.input)
     require_no_labels(images, root, options)
     sources = []
-
-    def subject_in(path: Path) -> str:
-        return subject_of(path, options, folder_name(path, root))
-
     for folder, group in groupby(images, key=lambda path: path.parent):
         paths = list(group)
-        whole = _volume_file(labels, folder, root, paths)
-        of_images = labels if whole is None else None
-        for subject, own in by_subject(paths, subject_in, root, of_images, report).items():
+        name = folder.relative_to(root).as_posix()
+        whole = None if folder == root else labels.of_folder(folder, paths, name, (".xml", ".mat"))
+        for subject, own in labels.by_subject(paths, root, own_files=whole is None).items():
             sources.append(Source(folder, subject, partial(read, own, paths, whole, scheme, options)))
-    if labels is not None:
-        labels.tell()
+    labels.tell()
     return sources
-
-
-def _volume_file(labels: LabelFiles | None, folder: Path, root: Path, images: Sequence[Path]) -> Path | None:
-    """Surfaces of all images of a folder: labels/FOLDER.xml or .mat."""
-    if labels is None or folder == root:
-        return None
-    return labels.of_folder(folder, images, folder.relative_to(root).as_posix(), (".xml", ".mat"))
 
 
 def read(
@@ -105,8 +91,7 @@ def read(
                 image, valid = _grey(values, path, options)
                 surfaces, label = None, None
                 if whole is not None:
-                    if volume is None:
-                        volume = read_surfaces(whole, image.shape[1], options.first_row, options.mat_surfaces)
+                    volume = volume or read_surfaces(whole, image.shape[1], options.first_row, options.mat_surfaces)
                     _require_one_page(whole, page)
                     surfaces = _slice(volume, paths.index(path), len(paths), whole)
                 elif found is not None:
@@ -152,9 +137,8 @@ def _pixels(picture: Image.Image) -> NDArray:
 
 def _grey(values: NDArray, path: Path, options: ImageOptions) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
     """8-bit image and which of its pixels exist."""
-    if np.issubdtype(values.dtype, np.floating) and np.nanmax(values, initial=0) >= INVALID:
-        return from_reflectivity(values.astype(np.float64))
-    if path.suffix.lower() == ".mat" and options.reflectivity:
+    marked = np.issubdtype(values.dtype, np.floating) and np.nanmax(values, initial=0) >= INVALID
+    if marked or (path.suffix.lower() == ".mat" and options.reflectivity):
         return from_reflectivity(values.astype(np.float64))
     image = to_grey(values, options.window)
     if image.ndim == 3:
@@ -170,17 +154,17 @@ def _grey(values: NDArray, path: Path, options: ImageOptions) -> tuple[NDArray[n
 
 def _slice(volume: dict[str, NDArray], k: int, n: int, whole: Path) -> dict[str, NDArray]:
     """Surfaces of the k-th of n images of a folder."""
-    depth = {rows.shape[0] if rows.ndim == 2 else 1 for rows in volume.values()}
+    volume = {name: np.atleast_2d(rows) for name, rows in volume.items()}
+    depth = {len(rows) for rows in volume.values()}
     if depth != {n}:
         raise ValueError(f"surfaces: '{whole.name}' holds {sorted(depth)} B-scans; expected {n}, the folder's images")
-    return {name: np.atleast_2d(rows)[k] for name, rows in volume.items()}
+    return {name: rows[k] for name, rows in volume.items()}
 
 
 def _require_one_page(surfaces: Path, page: int) -> None:
     if page:
-        raise ValueError(
-            f"surfaces: '{surfaces.name}' holds one B-scan for each image; expected images of one page. Split the image"
-        )
+        found = f"'{surfaces.name}' holds one B-scan for each image"
+        raise ValueError(f"surfaces: {found}; expected images of one page. Split the image")
 
 
 def _read_labels(
@@ -207,7 +191,7 @@ def scheme_of(options: ImageOptions) -> Scheme | None:
         except (ValueError, MemoryError):
             continue
         if names == [str(k + 1) for k in range(len(names))]:
-            return numbered(len(names))
+            return Scheme(("above surface 1", *(f"below surface {name}" for name in names)))
     return None
 
 

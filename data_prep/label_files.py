@@ -6,13 +6,11 @@ Suffixes count in upper and lower case. Names are compared in one Unicode form: 
 or as two. An image has one label file, and a label file belongs to one image.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_prep.files import any_files_below
-from data_prep.options import Options, relative
+from data_prep.options import Options, relative, subject_of
 from data_prep.privacy import one_form
 from data_prep.scan import Report
 from unicorn_monai.data.clutter import is_clutter
@@ -32,9 +30,10 @@ def images_and_labels(root: Path) -> tuple[Path, Path]:
 
 
 def _subfolder(root: Path, name: str) -> Path | None:
-    if not root.is_dir() or (root / name).is_dir():
-        return root / name if root.is_dir() else None
-    found = sorted(path for path in root.iterdir() if path.name.lower() == name and path.is_dir())
+    if (root / name).is_dir():
+        return root / name
+    below = root.iterdir() if root.is_dir() else ()
+    found = sorted(path for path in below if path.name.lower() == name and path.is_dir())
     if len(found) > 1:
         raise ValueError(f"'{root}' holds {[path.name for path in found]}; expected one folder '{name}'. Rename one.")
     return found[0] if found else None
@@ -46,38 +45,8 @@ def folder_name(path: Path, root: Path, depth: int = 0) -> str | None:
     return parts[depth] if len(parts) > depth else None
 
 
-def by_subject(
-    paths: Sequence[Path],
-    subject: Callable[[Path], str],
-    root: Path,
-    labels: LabelFiles | None,
-    report: Report,
-) -> dict[str, dict[Path, Path | None]]:
-    """Subject -> images of a folder -> their label files; images of nobody, or with several, are left out.
-
-    Args:
-        paths: the images.
-        subject: of an image.
-        root: folder of all images, below which a name has its place.
-        labels: the label files; None where they are not looked for.
-        report: receives what was left out.
-    """
-    found: dict[str, dict[Path, Path | None]] = {}
-    for path in paths:
-        try:
-            who, name = subject(path), path.relative_to(root).with_suffix("").as_posix()
-            found.setdefault(who, {})[path] = None if labels is None else labels.of_image(path, name)
-        except ValueError as error:
-            report.skip(path, error)
-    return found
-
-
 def require_no_labels(paths: Sequence[Path], root: Path, options: Options) -> None:
-    """Refuse images that lie in a folder of label images.
-
-    Raises:
-        ValueError: naming the first.
-    """
+    """Refuse images that lie in a folder of label images."""
     for path in paths:
         below = path.relative_to(root).parts[:-1] if root.is_dir() else ()
         if found := [part for part in below if part.lower() in LABEL_FOLDERS]:
@@ -89,15 +58,11 @@ def require_no_labels(paths: Sequence[Path], root: Path, options: Options) -> No
 
 
 class LabelFiles:
-    """The label files of INPUT.
+    """The label files of INPUT in one folder, of the kinds (suffixes in lower case) that a source reads.
 
-    Args:
-        folder: where they lie.
-        kinds: suffixes of the files that the source reads, in lower case.
-        options: of the command line.
-        report: is told what was not found.
-        endings: what may stand between the name of an image and the suffix.
-        anywhere: the names to look for are below INPUT and whole, and the folder holds the images, too.
+    One of ``endings`` may stand between the name of an image and the suffix. With ``anywhere`` the names to look for
+    are below INPUT and whole, and the folder holds the images, too. The report is told what was not found, unless the
+    options want no labels.
     """
 
     def __init__(
@@ -110,8 +75,9 @@ class LabelFiles:
         anywhere: bool = False,
     ) -> None:
         self.folder, self.kinds, self.endings, self.anywhere = folder, tuple(kinds), endings, anywhere
-        self.options, self.report = options, report
-        self.files = any_files_below(folder, ("",), report, options.input) if folder.is_dir() else []
+        self.options, self.report, self.wanted = options, report, options.labels != "none"
+        there = self.wanted and folder.is_dir()
+        self.files = any_files_below(folder, ("",), report, options.input) if there else []
         self.total, self.missing = 0, list[tuple[Path, str]]()
         self.owners: dict[Path, list[Path]] = {}
         self.index: dict[tuple[str, str], list[Path]] = {}  # place and name, suffix -> files
@@ -124,22 +90,36 @@ class LabelFiles:
         return next((kind for kind in sorted(self.kinds, key=len, reverse=True) if name.lower().endswith(kind)), None)
 
     def of_image(self, image: Path, name: str) -> Path | None:
-        """The label file of an image; None if there is none, of which `tell` speaks.
+        """The label file of an image, refused if several fit; None if there is none, of which `tell` speaks.
 
-        Args:
-            image: its file.
-            name: what the label file is called, with its place below the folder of labels and without a suffix; with
-                the suffix if ``anywhere``.
-
-        Raises:
-            ValueError: several files fit.
+        The name has its place below the folder of labels, and a suffix only if ``anywhere``.
         """
+        if not self.wanted:
+            return None
         self.total += 1
         kind = self._kind(name) if self.anywhere else None
         names = [name[: -len(kind)]] if kind else [name + ending for ending in self.endings]
         found = self._take(image, names, (kind,) if kind else self.kinds)
         if found is None:
             self.missing.append((image, name))
+        return found
+
+    def by_subject(
+        self, images: Sequence[Path], root: Path, depth: int = 0, own_files: bool = True
+    ) -> dict[str, dict[Path, Path | None]]:
+        """Subject -> images -> their label files; images of nobody, or with several label files, are left out.
+
+        The root is the folder of all images; unless a pattern says so, the folder that is so deep below it names the
+        subject. Without ``own_files``, one file holds the labels of all images.
+        """
+        found: dict[str, dict[Path, Path | None]] = {}
+        for path in images:
+            try:
+                subject = subject_of(path, self.options, folder_name(path, root, depth))
+                name = path.relative_to(root).with_suffix("").as_posix()
+                found.setdefault(subject, {})[path] = self.of_image(path, name) if own_files else None
+            except ValueError as error:
+                self.report.skip(path, error)
         return found
 
     def of_folder(self, folder: Path, images: Sequence[Path], name: str, kinds: Sequence[str]) -> Path | None:
@@ -157,14 +137,11 @@ class LabelFiles:
             raise ValueError(f"label: found {[path.name for path in found]}; expected one. Remove the others")
         return found[0] if found else None
 
-    # ------------------------------------------------------------------ what is told
-
     def tell(self) -> None:
         """Once all images were looked at: note how many have no label file, and which label files have no image.
 
-        Raises:
-            ValueError: two images share a label file; or no image has one, although --labels names labels and there are
-                files that may hold them.
+        Refused are a label file of two images; and if no image has one, although --labels names labels and there are
+        files that may hold them.
         """
         for path, owners in self.owners.items():
             if len(owners) > 1:

@@ -8,8 +8,7 @@
 An alpha channel is dropped where it is opaque and refused elsewhere; lossy formats are refused by their content.
 """
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,19 +24,13 @@ OTHER_COLOURS = ("CMYK", "YCbCr", "HSV", "LAB")
 
 
 def read_label_image(path: Path, scheme: Scheme | None = None, page: int | None = None) -> NDArray:
-    """A label image, (rows, columns) values or (rows, columns, 3) colours.
+    """A label image, (rows, columns) values or (rows, columns, 3) colours, as far as the labels name colours.
 
-    Args:
-        path: the file.
-        scheme: the labels; where they name colours, these are what a palette or a colour image says.
-        page: of a file with one for each page of its image; without it, the file must hold a single one.
-
-    Raises:
-        ValueError: unreadable, lossy, transparent, no such page, or a palette that can mean two things.
+    Refused are lossy or transparent ones, several pages if none is asked for, and palettes that can mean two things.
     """
     try:
         with _opened(path, page is not None) as picture:
-            if _pages(picture) <= (page or 0):
+            if getattr(picture, "n_frames", 1) <= (page or 0):
                 raise ValueError(f"label: '{path.name}' has no page {page}; expected one for each of the image")
             turn_to(picture, page or 0)
             _require_lossless(picture, path)
@@ -47,14 +40,19 @@ def read_label_image(path: Path, scheme: Scheme | None = None, page: int | None 
 
 
 def require_pages(path: Path, count: int) -> None:
-    """Refuse a label image with more pages than its image.
-
-    Raises:
-        ValueError: naming both numbers.
-    """
+    """Refuse a label image with more pages than its image."""
     with _opened(path, True) as picture:
-        if _pages(picture) > count:
-            raise ValueError(f"label: '{path.name}' has {_pages(picture)} pages; expected {count}, those of its image")
+        if (pages := getattr(picture, "n_frames", 1)) > count:
+            raise ValueError(f"label: '{path.name}' has {pages} pages; expected {count}, those of its image")
+
+
+def require_same_shape(label: NDArray, shape: Sequence[int]) -> None:
+    """Refuse a label image of another shape than its picture, with a hint where one of them lies on its side."""
+    found, expected = tuple(label.shape[:2]), tuple(shape[:2])
+    if found != expected:
+        turned = found == expected[::-1]
+        hint = ". One lies on its side: pictures are taken as viewers show them (EXIF orientation)" if turned else ""
+        raise ValueError(f"label: found shape {found}; expected that of the image, {expected}{hint}")
 
 
 def _opened(path: Path, pages: bool) -> Image.Image:
@@ -64,17 +62,12 @@ def _opened(path: Path, pages: bool) -> Image.Image:
         raise ValueError(f"label: '{path.name}': {error}") from error
 
 
-def _pages(picture: Image.Image) -> int:
-    return getattr(picture, "n_frames", 1)
-
-
 def _require_lossless(picture: Image.Image, path: Path) -> None:
     compression = picture.info.get("compression")
     kind = picture.format if picture.format in LOSSY else compression if compression in LOSSY_TIFF else None
     if kind:
-        raise ValueError(
-            f"label: '{path.name}' is lossy ({str(kind).upper()}); expected PNG or TIFF. Export the labels anew"
-        )
+        kind = str(kind).upper()
+        raise ValueError(f"label: '{path.name}' is lossy ({kind}); expected PNG or TIFF. Export the labels anew")
 
 
 def _opaque(picture: Image.Image, path: Path) -> Image.Image:
@@ -101,43 +94,26 @@ def _meaning(picture: Image.Image, scheme: Scheme | None, path: Path) -> NDArray
     """Values or colours of an opaque picture."""
     colours = () if scheme is None else scheme.colours
     if picture.mode == "P":
-        return _shown(picture, path) if colours else _indices(picture, path)
+        return _of_palette(picture, bool(colours), path)
     array = np.asarray(picture.convert("RGB") if picture.mode in OTHER_COLOURS else picture)
     if array.dtype == bool:
-        array = np.where(array, np.uint8(255), np.uint8(0))
-    if array.ndim == 2 and _are_greys(scheme):
+        array = array * np.uint8(255)
+    greys = scheme is not None and not scheme.values and all(len(set(colour)) == 1 for colour, _ in colours)
+    if array.ndim == 2 and colours and greys:  # grey images are in these colours, too
         return np.repeat(array[..., None], 3, axis=2)
     return array
 
 
-def _are_greys(scheme: Scheme | None) -> bool:
-    """Whether all colours of the labels are greys, so that grey images are in these colours too."""
-    named = scheme is not None and scheme.colours and not scheme.values
-    return bool(named) and all(len(set(colour)) == 1 for colour, _ in scheme.colours)  # type: ignore[union-attr]
-
-
-def _table(picture: Image.Image) -> NDArray[np.uint8]:
-    return np.array(picture.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
-
-
-def _shown(picture: Image.Image, path: Path) -> NDArray[np.uint8]:
-    """Colours of a palette image."""
-    indices, table = np.asarray(picture), _table(picture)
-    if indices.max(initial=0) >= len(table):
-        raise ValueError(
-            f"label: '{path.name}' has the index {indices.max()}, its palette {len(table)} colours; expected a colour "
-            "for each index. Export it anew"
-        )
-    return table[indices]
-
-
-def _indices(picture: Image.Image, path: Path) -> NDArray:
-    """Indices of a palette image; its colours are there to look at, unless they are greys of other values.
-
-    Raises:
-        ValueError: the palette is of greys, and one in use is another value than its index.
-    """
-    indices, table = np.asarray(picture), _table(picture)
+def _of_palette(picture: Image.Image, in_colours: bool, path: Path) -> NDArray:
+    """Colours of a palette image, or its indices: then the palette is to look at, unless it is of other greys."""
+    indices, table = np.asarray(picture), np.array(picture.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
+    if in_colours:
+        if indices.max(initial=0) >= len(table):
+            raise ValueError(
+                f"label: '{path.name}' has the index {indices.max()}, its palette {len(table)} colours; expected a "
+                "colour for each index. Export it anew"
+            )
+        return table[indices]
     used = np.unique(indices)
     used = used[used < len(table)]  # an index without a colour is nothing but an index
     differ = used[table[used, 0] != used]

@@ -10,9 +10,8 @@
 here, stays what it is.
 """
 
-from __future__ import annotations
-
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from operator import index
@@ -22,11 +21,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep import street_labels
+from data_prep.privacy import Refused
 from unicorn_monai.data.label_checks import require_label_table
 from unicorn_monai.data.layout import LABELS_EXAMPLE
 from unicorn_monai.images.files import IGNORE_LABEL
 from unicorn_monai.system.intake import Untaken, lies_there, read_text
+
+ENTRIES = ("labels", "surfaces", "values", "colours")
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,7 @@ class Scheme:
         return dict(enumerate(self.names))
 
     def replace(self, label: NDArray) -> NDArray[np.uint8]:
-        """A label image with its values replaced; 255 stays ignore unless it is given another meaning.
-
-        Raises:
-            ValueError: values that are not whole numbers or that the scheme does not know.
-        """
+        """A label image with its values replaced; 255 stays ignore unless it is given another meaning."""
         if label.ndim == 3 and self.colours:
             return self._from_colours(label)
         if label.ndim != 2:
@@ -60,9 +57,9 @@ class Scheme:
         present = np.unique(label)
         if unknown := [v for v in present.tolist() if v not in table]:
             few = f"{unknown[:8]}{' ...' if len(unknown) > 8 else ''}"
-            own = [v for v in unknown if v in self.labels]
+            own = next((v for v in unknown if v in self.labels), None)
             twice = (
-                f' "values" makes {own[0]} of another value; add "{own[0]}": {own[0]} if both mean it;' if own else ""
+                "" if own is None else f' "values" makes {own} of another value; add "{own}": {own} if both mean it;'
             )
             raise ValueError(
                 f"label values: found {few}; expected {sorted(table)}. Name them in a --labels file, with "
@@ -125,12 +122,35 @@ OCTEXPLORER = Scheme(
     ("vitreous", "RNFL", "GCL+IPL", "INL", "OPL", "ONL+IS", "EZ", "OS/RPE", "choroid and below"),
     ("ILM", "RNFL-GCL", "IPL-INL", "INL-OPL", "OPL-HFL", "BMEIS", "IS/OSJ", "OB_RPE"),
 )
-# Street scenes: the 19 classes, in files with train ids, with all ids, or in colours.
-_STREET = tuple(name for name, _, _ in street_labels.CLASSES)
-_STREET_COLOURS = tuple((colour, value) for value, (_, _, colour) in enumerate(street_labels.CLASSES))
-_STREET_VALUES = {id_: value for value, (_, id_, _) in enumerate(street_labels.CLASSES)}
-TRAIN_IDS = Scheme(_STREET, colours=(*_STREET_COLOURS, ((0, 0, 0), IGNORE_LABEL)))
-LABEL_IDS = replace(TRAIN_IDS, values=tuple((k, _STREET_VALUES.get(k, IGNORE_LABEL)) for k in street_labels.IDS))
+# Street scenes, from cityscapesScripts (MIT): 34 ids in the files, 19 classes that count. A class's place in the table
+# is its "train id", our label. Every other id (ego vehicle, static, caravan, ...) is ignored, 255.
+CLASSES = (  # name, id, colour
+    ("road", 7, (128, 64, 128)),
+    ("sidewalk", 8, (244, 35, 232)),
+    ("building", 11, (70, 70, 70)),
+    ("wall", 12, (102, 102, 156)),
+    ("fence", 13, (190, 153, 153)),
+    ("pole", 17, (153, 153, 153)),
+    ("traffic light", 19, (250, 170, 30)),
+    ("traffic sign", 20, (220, 220, 0)),
+    ("vegetation", 21, (107, 142, 35)),
+    ("terrain", 22, (152, 251, 152)),
+    ("sky", 23, (70, 130, 180)),
+    ("person", 24, (220, 20, 60)),
+    ("rider", 25, (255, 0, 0)),
+    ("car", 26, (0, 0, 142)),
+    ("truck", 27, (0, 0, 70)),
+    ("bus", 28, (0, 60, 100)),
+    ("train", 31, (0, 80, 100)),
+    ("motorcycle", 32, (0, 0, 230)),
+    ("bicycle", 33, (119, 11, 32)),
+)
+TRAIN_IDS = Scheme(
+    tuple(name for name, _, _ in CLASSES),
+    colours=(*((colour, value) for value, (_, _, colour) in enumerate(CLASSES)), ((0, 0, 0), IGNORE_LABEL)),
+)
+_LABEL_OF = {id_: value for value, (_, id_, _) in enumerate(CLASSES)}
+LABEL_IDS = replace(TRAIN_IDS, values=tuple((id_, _LABEL_OF.get(id_, IGNORE_LABEL)) for id_ in range(34)))
 NAMED = {
     "paper": PAPER,
     "retina": RETINA,
@@ -140,28 +160,17 @@ NAMED = {
 }
 
 
-def numbered(n_surfaces: int) -> Scheme:
-    """Scheme for surfaces that have no names."""
-    return Scheme(("above surface 1", *(f"below surface {k}" for k in range(1, n_surfaces + 1))))
-
-
-class _Twice(ValueError):
-    """An entry that is there twice; JSON would take the last without a word."""
-
-
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise _Twice(f"--labels: the file has the entries {twice} twice; expected each once.")
+    """JSON would take the last of two entries without a word."""
+    if twice := sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1):
+        raise Refused(f"--labels: the file has the entries {twice} twice; expected each once.")
     return dict(pairs)
 
 
-def read_scheme(text: str) -> Scheme:
-    """Scheme of a `--labels` value other than `none`: a name or a JSON file.
-
-    Raises:
-        ValueError: neither a name nor a readable file, or a table with gaps, unknown entries or a wrong count.
-    """
+def read_scheme(text: str | None) -> Scheme | None:
+    """Scheme of a `--labels` value: a name or a JSON file; None where it is not given, or `none`."""
+    if text is None or text == "none":
+        return None
     if text in NAMED:
         return NAMED[text]
     path = Path(text)
@@ -169,7 +178,7 @@ def read_scheme(text: str) -> Scheme:
         raise ValueError(f"--labels '{text}' is neither a file nor one of {['none', *NAMED]}.")
     try:
         content = json.loads(read_text(path), object_pairs_hook=_each_once)
-    except (Untaken, _Twice):
+    except (Untaken, Refused):
         raise
     except (ValueError, RecursionError) as error:
         raise ValueError(f"--labels: '{path}' is not valid JSON ({error}); expected {LABELS_EXAMPLE}.") from error
@@ -177,17 +186,16 @@ def read_scheme(text: str) -> Scheme:
         content = {"labels": content}
     if not isinstance(content, dict) or not isinstance(content["labels"], dict) or not content["labels"]:
         raise ValueError(f"--labels: '{path}' holds no table of labels; expected {LABELS_EXAMPLE}.")
-    if unknown := sorted(set(content) - {"labels", "surfaces", "values", "colours"}):
-        expected = "'labels', 'surfaces', 'values', 'colours'"
-        raise ValueError(f"--labels: '{path}' has entries {unknown}; expected {expected}.")
+    if unknown := sorted(set(content) - {*ENTRIES}):
+        raise ValueError(f"--labels: '{path}' has entries {unknown}; expected {str(ENTRIES)[1:-1]}.")
     labels, surfaces, values = content["labels"], content.get("surfaces"), content.get("values", {})
     require_label_table(labels, f"--labels: '{path}'")
-    if surfaces is not None and not (isinstance(surfaces, list) and all(isinstance(s, str) for s in surfaces)):
-        raise ValueError(f"--labels: 'surfaces' of '{path}' is {surfaces!r}; expected a list of names.")
-    if surfaces is not None and len(surfaces) != len(labels) - 1:
-        raise ValueError(
-            f"--labels: '{path}' has {len(surfaces)} surfaces; expected {len(labels) - 1}, one between two labels."
-        )
+    if surfaces is not None:
+        if not (isinstance(surfaces, list) and all(isinstance(s, str) for s in surfaces)):
+            raise ValueError(f"--labels: 'surfaces' of '{path}' is {surfaces!r}; expected a list of names.")
+        if len(surfaces) != len(labels) - 1:
+            expected = f"{len(labels) - 1}, one between two labels"
+            raise ValueError(f"--labels: '{path}' has {len(surfaces)} surfaces; expected {expected}.")
     try:
         pairs = tuple((int(found), index(label)) for found, label in values.items())
     except (ValueError, AttributeError, TypeError) as error:
@@ -196,7 +204,7 @@ def read_scheme(text: str) -> Scheme:
         raise ValueError(f"--labels: 'values' of '{path}' lead to {wrong}, which 'labels' does not name.")
     names = tuple(str(labels[str(k)]) for k in range(len(labels)))
     colours = _read_colours(content.get("colours", {}), len(labels), path)
-    return Scheme(names, None if surfaces is None else tuple(map(str, surfaces)), pairs, colours)
+    return Scheme(names, None if surfaces is None else tuple(surfaces), pairs, colours)
 
 
 def _read_colours(table: object, n_labels: int, path: Path) -> tuple[tuple[tuple[int, int, int], int], ...]:
@@ -204,9 +212,8 @@ def _read_colours(table: object, n_labels: int, path: Path) -> tuple[tuple[tuple
     allowed = {str(v) for v in (*range(n_labels), IGNORE_LABEL)}
     found: dict[tuple[int, int, int], int] = {}
     for value, colour in table.items() if isinstance(table, dict) else [("", table)]:
-        whole = (
-            isinstance(colour, list) and len(colour) == 3 and all(isinstance(c, int) and 0 <= c < 256 for c in colour)
-        )
+        three = isinstance(colour, list) and len(colour) == 3
+        whole = three and all(isinstance(channel, int) and 0 <= channel < 256 for channel in colour)
         if value not in allowed or not whole or tuple(colour) in found:
             expected = "e.g. {'0': [128, 64, 128]}, each colour once, for a label or 255"
             raise ValueError(f"--labels: 'colours' of '{path}' has {value!r}: {colour!r}; expected {expected}.")

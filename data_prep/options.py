@@ -1,7 +1,5 @@
 """The options that all sources share, and what they mean: whose eye, which size."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import sys
@@ -9,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
@@ -31,7 +29,8 @@ SHARES = "shares of the subjects for training, validation and test, each 0 or mo
 Split = Annotated[Shares, every(SHARES)]
 Size = Annotated[tuple[Whole, ...], MANY, every("rows and columns, or one number for both: pixels, 8 to 4096")]
 OriginalIds = Annotated[bool, every("write subject ids as found, not pseudonyms")]
-Window = Annotated[tuple[Finite, Finite] | None, Parameter(help="values that become 0 and 255, the first the lower")]
+Pair = tuple[Finite, Finite] | None
+Window = Annotated[Pair, Parameter(help="values that become 0 and 255, the first the lower")]
 
 
 @Parameter(name="*")
@@ -54,9 +53,7 @@ class Options:
     subject_pattern: Annotated[
         str | None, every(r"regular expression on the path below INPUT, e.g. 'patient(\d+)/'")
     ] = None
-    spacing_mm: Annotated[
-        tuple[Finite, Finite] | None, every("axial and lateral, mm per pixel of the input, instead of the files'")
-    ] = None
+    spacing_mm: Annotated[Pair, every("axial and lateral, mm per pixel of the input, instead of the files'")] = None
     most_gigabytes: Annotated[
         Finite | None, every(f"memory that a file may unpack to, GB; {MOST_GIGABYTES:g} by default")
     ] = None
@@ -82,17 +79,12 @@ class Options:
         return regex
 
     def check(self) -> None:
-        """Refuse options that cannot work, before anything is read.
-
-        Raises:
-            ValueError: naming the option.
-        """
+        """Refuse options that cannot work, before anything is read."""
         if len(self.size) > 2 or min(self.size) < 8 or max(self.size) > 4096:
             raise ValueError(f"--size {[*self.size]}: expected one number or two, 8 to 4096, e.g. --size 256")
         if self.spacing_mm and min(self.spacing_mm) <= 0:
-            raise ValueError(
-                f"--spacing-mm {[*self.spacing_mm]}: expected two positive numbers, mm per pixel of the input"
-            )
+            expected = "two positive numbers, mm per pixel of the input"
+            raise ValueError(f"--spacing-mm {[*self.spacing_mm]}: expected {expected}")
         if not self.input.exists():
             raise ValueError(f"INPUT '{self.input}' does not exist.")
         if self.output.resolve().is_relative_to(self.input.resolve()):
@@ -106,11 +98,7 @@ def relative(path: Path, root: Path) -> str:
 
 
 def subject_of(path: Path, options: Options, found: str | None) -> str:
-    """Identity of the person in a file: by the pattern if one is given, else what the file's header says.
-
-    Raises:
-        ValueError: if neither tells.
-    """
+    """Identity of the person in a file: by the pattern if one is given, else what the file's header says."""
     if options.subject_regex is not None:
         text = one_form(relative(path, options.input))
         match = options.subject_regex.search(text)
@@ -130,9 +118,7 @@ def natural(path: Path) -> list[tuple[int, str]]:
 def command(work: Callable[..., int]) -> Callable[..., int]:
     """The command line of a script: runs a function within a limit of memory, and tells a failure in one paragraph.
 
-    Args:
-        work: does what the script is for and returns the exit status. Its parameters are the arguments and options,
-            `Options` among them are checked before it is called.
+    The parameters of ``work`` are the arguments and options, `Options` among them are checked before it is called.
 
     Returns:
         ``main(words, name) -> exit status``. ``words`` are those of this process by default, ``name`` is what the
@@ -162,9 +148,6 @@ def command(work: Callable[..., int]) -> Callable[..., int]:
         return 1
 
     def main(words: Sequence[str] | None = None, name: str | None = None) -> int:
-        for kind in get_type_hints(work).values():
-            if isinstance(kind, type) and issubclass(kind, Options):  # its parents' names are not those of its module
-                kind.__init__.__annotations__ = get_type_hints(kind, include_extras=True)
         app = command_line(name or script, (sys.modules[work.__module__].__doc__ or "").replace(script, name or script))
         app["--help"].show = False
         app.default(guarded)

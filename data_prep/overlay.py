@@ -5,8 +5,6 @@
 Above each image as it is, below with the borders between labels; what is ignored (255) is tinted.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.options import command
-from unicorn_monai.data.items import datalist
-from unicorn_monai.data.layout import SPLITS, read_header
-from unicorn_monai.images.files import read_array
+from unicorn_monai.data import datalist, read_array, read_header
+from unicorn_monai.data.layout import SPLITS
 from unicorn_monai.images.surfaces import IGNORE
 from unicorn_monai.system.console import Whole
 from unicorn_monai.system.terminal import say
@@ -33,15 +30,7 @@ GAP = 4
 
 
 def draw(image: NDArray[np.uint8], label: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
-    """One image with its label borders.
-
-    Args:
-        image: (rows, columns) or (rows, columns, 3), uint8.
-        label: (rows, columns), or None.
-
-    Returns:
-        (rows, columns, 3) uint8.
-    """
+    """One image, (rows, columns) or (rows, columns, 3) uint8, with its label borders, as (rows, columns, 3)."""
     canvas = np.array(image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2))
     if label is None:
         return canvas
@@ -49,9 +38,7 @@ def draw(image: NDArray[np.uint8], label: NDArray[np.uint8] | None) -> NDArray[n
     canvas[ignored] = (canvas[ignored] // 2 + TINT // 2).astype(np.uint8)
     upper, lower = label[:-1], label[1:]
     edge = (upper != lower) & (upper != IGNORE) & (lower != IGNORE)
-    rows, columns = np.nonzero(edge)
-    below = lower[rows, columns].astype(int)
-    canvas[rows + 1, columns] = COLOURS[(below - 1) % len(COLOURS)]
+    canvas[1:][edge] = COLOURS[(lower[edge].astype(int) - 1) % len(COLOURS)]
     return canvas
 
 
@@ -61,10 +48,9 @@ def montage(items: Sequence[dict], height: int = 256) -> Image.Image:
     for item in items:
         image = read_array(item["image"])
         label = read_array(item["label"]).astype(np.uint8) if "label" in item else None
-        scale = height / image.shape[0]
-        size = (max(round(image.shape[1] * scale), 1), height)
-        pair = [Image.fromarray(draw(image, part)).resize(size, Image.Resampling.NEAREST) for part in (None, label)]
-        columns.append(pair)
+        size = (max(round(image.shape[1] * (height / image.shape[0])), 1), height)
+        drawn = (Image.fromarray(draw(image, part)) for part in (None, label))
+        columns.append([picture.resize(size, Image.Resampling.NEAREST) for picture in drawn])
     width = sum(pair[0].width + GAP for pair in columns) - GAP
     sheet = Image.new("RGB", (width, 2 * height + GAP), "white")
     left = 0

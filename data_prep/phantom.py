@@ -7,8 +7,6 @@ crops the window around the retina, so that the thin layers are two to four pixe
 home device sees a smaller field, hence a taller retina: the spatial bias between the two domains.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,9 +28,7 @@ from unicorn_monai.system.terminal import say
 
 # The window is fixed and close around the retina: 10.3 and 8.1 um per row at 64 rows. Averaging several speckle grains
 # into each of so few pixels makes the home device look better than it is; its demo therefore draws from the harder half
-# of `HOME_OCT` only (single shot). Chosen so that a U-Net trained on the first device reaches
-# little more than half the mean intersection over union of one trained on the second (docs/simulation.md). Within
-# plausible ranges, but NOT calibrated on any image of a home device.
+# of `HOME_OCT` only: single shots (docs/simulation.md). Plausible, but NOT calibrated on any image of a home device.
 DEMO: dict[str, Device] = {
     "spectralis": replace(SPECTRALIS, depth_um=(660.0, 660.0), width_mm=(5.0, 5.0)),
     "home_oct": replace(
@@ -48,16 +44,12 @@ FIRST_SUBJECT: dict[str, int] = {"spectralis": 0, "home_oct": 100_000}
 class Exam:
     """How eyes are examined.
 
-    Args:
-        preset: "demo" (window cropped around the retina) or "full" (the device's own).
-        labels: whether the label maps are written.
-        first_subject: number of the first eye; by default the devices see different people. Data sets of both devices
-            with the same seed and first subject show the same eyes.
+    By default the devices see different people; with the same seed and first subject, both see the same eyes.
     """
 
-    preset: str = "demo"
-    labels: bool = True
-    first_subject: int | None = None
+    preset: str = "demo"  # window cropped around the retina, or "full": the device's own
+    labels: bool = True  # whether the label maps are written
+    first_subject: int | None = None  # number of the first eye
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -77,22 +69,10 @@ def write_phantom(
     split: Sequence[float] = (0.7, 0.1, 0.2),
     exam: Exam = WHOLE_DEMO,
 ) -> Path:
-    """Simulate and write a data set, split by subject.
+    """Simulate and write a data set of square images, split by subject.
 
-    Args:
-        output: folder of the data set.
-        device: "spectralis" or "home_oct".
-        n_subjects: eyes, at least 1.
-        scans_per_subject: B-scans of each, at least 1.
-        size: rows and columns, pixels.
-        seed: item i depends on (seed, subject, scan) only.
-        split: shares of the subjects for training, validation and test.
-        exam: which part of the eyes the device shows, whose they are, and whether there are label maps.
-
-    Returns: the folder.
-
-    Raises:
-        ValueError: unknown device, no images asked for, or an impossible split.
+    The device is "spectralis" or "home_oct", the split are shares of the subjects for training, validation and
+    test. Item i depends on (seed, subject, scan) only.
     """
     if device not in DEVICES:
         raise ValueError(f"Unknown device '{device}'; expected one of {sorted(DEVICES)}.")

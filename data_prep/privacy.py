@@ -9,8 +9,6 @@ Nor does one reach the terminal: what another library says about a file may quot
 told (`told`), and warnings of readers are not shown (`discreet`).
 """
 
-from __future__ import annotations
-
 import hmac
 import logging
 import os
@@ -32,6 +30,7 @@ from unicorn_monai.system.intake import MORE_MEMORY, Untaken, read_text, require
 KEY_VARIABLE = "UNICORN_KEY_FILE"
 KEY_BYTES = 32
 READERS = ("pydicom", "eyepy", "nibabel", "PIL")  # libraries that log what they find in files
+BLOCK, RUN = 16, 4  # side of a block of pixels; neighbouring blocks in a row
 
 
 class Refused(ValueError):
@@ -69,25 +68,18 @@ def discreet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def default_key_file() -> Path:
-    """$UNICORN_KEY_FILE, or a file below the user's configuration folder."""
-    return Path(os.environ.get(KEY_VARIABLE) or Path.home() / ".config" / "unicorn-monai" / "pseudonym.key")
+def read_key(path: Path | None, output: Path) -> bytes:
+    """Read the key, 64 hex digits; make one where there is none yet.
 
-
-def read_key(path: Path, output: Path) -> bytes:
-    """Read the key; make one where there is none yet.
-
-    Args:
-        path: key file of 64 hex digits; only its owner may read it.
-        output: folder of the data set, which must not hold the key.
+    By default it lies in $UNICORN_KEY_FILE, or below the user's configuration folder.
 
     Raises:
         ValueError: if others can read the key, it belongs to somebody else, is no key, or would travel with the data.
     """
+    path = path or Path(os.environ.get(KEY_VARIABLE) or Path.home() / ".config" / "unicorn-monai" / "pseudonym.key")
     if path.resolve().is_relative_to(output.resolve()):
-        raise ValueError(
-            f"The key file '{path}' lies in the data set '{output}': it must not travel; keep it elsewhere."
-        )
+        where = f"lies in the data set '{output}'"
+        raise ValueError(f"The key file '{path}' {where}: it must not travel; keep it elsewhere.")
     if not os.path.lexists(path):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -106,9 +98,8 @@ def read_key(path: Path, output: Path) -> bytes:
     except ValueError:
         key = b""
     if len(key) != KEY_BYTES:
-        raise ValueError(
-            f"'{path}' is no key: expected {2 * KEY_BYTES} hex digits; restore it, or remove it for a new one."
-        )
+        expected = f"{2 * KEY_BYTES} hex digits"
+        raise ValueError(f"'{path}' is no key: expected {expected}; restore it, or remove it for a new one.")
     return key
 
 
@@ -122,33 +113,24 @@ def pseudonym(identity: str, key: bytes) -> str:
     return "s" + hmac.new(key, one_form(identity).strip().encode("utf-8"), sha256).hexdigest()[:12]
 
 
-def burnt_in_text(image: NDArray[np.uint8], block: int = 16, run: int = 4) -> str | None:
-    """Look for text, scan boxes and scale bars in a B-scan.
+def burnt_in_text(image: NDArray[np.uint8]) -> str | None:
+    """Look for text, scan boxes and scale bars in a B-scan; the evidence in words, or None.
 
     Overlays are drawn in colour on a grey image, or in pure white on a dark ground: in four neighbouring blocks of
     16 x 16 pixels the median is below 40, yet 4 to 50 % are 250 or more. No alarm in 70 real Spectralis B-scans, 92
     simulated ones and 24 real ones degraded to home OCT; an alarm in all 80 with text 16 pixels high or more; smaller
-    text is not seen. It warns, it does not clean: look at the images.
-
-    Args:
-        image: (rows, columns) or (rows, columns, 3), uint8.
-        block: side of the blocks.
-        run: neighbouring blocks in a row.
-
-    Returns:
-        the evidence in words, or None.
+    text is not seen.
     """
     if image.ndim == 3:
         coloured = np.ptp(image.astype(np.int16), axis=2) > 60
         if 0 < coloured.mean() < 0.2:
             return "coloured pixels in a grey image"
         image = image.mean(axis=2).astype(np.uint8)
-    rows, columns = (n // block for n in image.shape)
-    if rows == 0 or columns < run:
+    rows, columns = (n // BLOCK for n in image.shape)
+    if rows == 0 or columns < RUN:
         return None
-    blocks = image[: rows * block, : columns * block].reshape(rows, block, columns, block).swapaxes(1, 2)
-    blocks = blocks.reshape(rows, columns, -1)
-    white = (blocks >= 250).mean(axis=2)
-    drawn = (np.median(blocks, axis=2) < 40) & (white > 0.04) & (white < 0.5)
-    neighbours = np.lib.stride_tricks.sliding_window_view(drawn, run, axis=1)
+    blocks = image[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK)
+    white = (blocks >= 250).mean(axis=(1, 3))
+    drawn = (np.median(blocks, axis=(1, 3)) < 40) & (white > 0.04) & (white < 0.5)
+    neighbours = np.lib.stride_tricks.sliding_window_view(drawn, RUN, axis=1)
     return "pure white on a dark ground" if neighbours.all(axis=2).any() else None

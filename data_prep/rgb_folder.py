@@ -9,8 +9,6 @@ Without `images/` all pictures below INPUT are taken, without labels. `--labels`
 images are drawn in colours, the colour of each (see data_prep/README.md); `cityscapes` and `cityscapes_ids` are known.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,10 +22,10 @@ from cyclopts import Parameter
 from data_prep.colour import ColourOptions, fitted, read_colours
 from data_prep.convert import convert
 from data_prep.files import files_below
-from data_prep.label_files import LOSSY, LabelFiles, by_subject, folder_name, images_and_labels, require_no_labels
+from data_prep.label_files import LOSSY, LabelFiles, folder_name, images_and_labels, require_no_labels
 from data_prep.label_images import read_label_image
 from data_prep.label_schemes import Scheme, read_scheme
-from data_prep.options import command, subject_of
+from data_prep.options import command
 from data_prep.privacy import reason
 from data_prep.scan import Report, Scan, Source
 from unicorn_monai.images.faithful_pictures import is_turned
@@ -57,20 +55,17 @@ def find(options: PictureOptions, report: Report) -> list[Source]:
         raise ValueError(
             f"'{place}' holds label images; say with --labels FILE what their values mean, or --labels none."
         )
-    scheme = None if options.labels in (None, "none") else read_scheme(options.labels)
-    labels = None if options.labels == "none" else LabelFiles(place, LABEL_IMAGES, options, report, ENDINGS)
+    scheme = read_scheme(options.labels)
+    labels = LabelFiles(place, LABEL_IMAGES, options, report, ENDINGS)
     pictures = files_below(root, PICTURES, report, options.input)
     require_no_labels(pictures, root, options)
-    sources = []
-
-    def subject_in(path: Path) -> str:  # the second folder names it where the first names the sub-domain
-        return subject_of(path, options, folder_name(path, root, int(options.sub_domains)))
-
-    for folder, group in groupby(pictures, key=lambda path: path.parent):
-        for subject, own in by_subject(list(group), subject_in, root, labels, report).items():
-            sources.append(Source(folder, subject, partial(read, own, root, scheme, options)))
-    if labels is not None:
-        labels.tell()
+    depth = int(options.sub_domains)  # where the first folder names the sub-domain, the second names the subject
+    sources = [
+        Source(folder, subject, partial(read, own, root, scheme, options))
+        for folder, group in groupby(pictures, key=lambda path: path.parent)
+        for subject, own in labels.by_subject(list(group), root, depth).items()
+    ]
+    labels.tell()
     return sources
 
 
@@ -84,14 +79,13 @@ def read(
             image, label = fitted(read_colours(path), label, options)
             sub_domain = folder_name(path, root) if options.sub_domains else None
             if options.sub_domains and sub_domain is None:
-                raise ValueError(
-                    "sub-domain: the picture lies in no folder; expected SUB_DOMAIN/... with --sub-domains"
-                )
+                expected = "SUB_DOMAIN/... with --sub-domains"
+                raise ValueError(f"sub-domain: the picture lies in no folder; expected {expected}")
         except Exception as error:  # of many kinds: a broken file leaves out itself alone
             yield ValueError(f"{path.name}: {reason(error)}")
-            continue
-        fields = {"scan": k, "sub_domain": sub_domain}
-        yield Scan(image, label=label, turned=is_turned(path), fields=fields)
+        else:
+            fields = {"scan": k, "sub_domain": sub_domain}
+            yield Scan(image, label=label, turned=is_turned(path), fields=fields)
 
 
 @command

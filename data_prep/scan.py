@@ -1,7 +1,5 @@
 """What a source reads, file by file, and the report of what happened to it."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,27 +17,17 @@ MANY = 0.1  # of the images: a label that vanishes in so many is told
 
 @dataclass
 class Scan:
-    """One B-scan as read: rows = depth, columns = A-scans.
+    """One B-scan as read: rows = depth, columns = A-scans."""
 
-    Args:
-        image: (rows, columns) or (rows, columns, 3), uint8.
-        spacing_mm: (axial, lateral) of this image, or None where unknown.
-        surfaces: rows by surface name, or (surfaces, columns); 0-based, NaN where not annotated.
-        label: (rows, columns) label image, instead of surfaces.
-        valid: (rows, columns), which pixels exist; all by default.
-        device: model of the device.
-        turned: the picture was turned or mirrored as its EXIF orientation says.
-        fields: more entries of the item, none of them identifying.
-    """
-
-    image: NDArray[np.uint8]
-    spacing_mm: tuple[float, float] | None = None
+    image: NDArray[np.uint8]  # (rows, columns) or (rows, columns, 3)
+    spacing_mm: tuple[float, float] | None = None  # (axial, lateral) of this image, where known
+    # Rows by name, (columns,), or all, (surfaces, columns); 0-based, NaN where not annotated.
     surfaces: Mapping[str, NDArray] | NDArray | None = None
-    label: NDArray | None = None
-    valid: NDArray[np.bool_] | None = None
-    device: str | None = None
-    turned: bool = False
-    fields: dict[str, Any] = field(default_factory=dict)
+    label: NDArray | None = None  # (rows, columns), instead of surfaces
+    valid: NDArray[np.bool_] | None = None  # (rows, columns), which pixels exist; all by default
+    device: str | None = None  # model
+    turned: bool = False  # or mirrored, as the EXIF orientation of the picture says
+    fields: dict[str, Any] = field(default_factory=dict)  # more entries of the item, none of them identifying
 
 
 @dataclass
@@ -64,13 +52,12 @@ class Report:
 
     strict: bool = False
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    notes: dict[str, int] = field(default_factory=dict)
-    left_out: dict[str, int] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
     crossing: list[float] = field(default_factory=list)
-    pixels: dict[int, int] = field(default_factory=dict)
+    pixels: NDArray[np.integer] = field(default_factory=lambda: np.zeros(256, dtype=np.int64))  # of each label
     held: Counter[int] = field(default_factory=Counter)  # images of the input that have a label
     vanished: Counter[int] = field(default_factory=Counter)  # of these, those that have lost it by resizing
-    labelled: int = 0
     unlabelled: list[str] = field(default_factory=list)
     devices: set[str] = field(default_factory=set)  # models, one unless the user names the domain
     spacings: list[tuple[float, float]] = field(default_factory=list)  # of the images as written
@@ -88,7 +75,7 @@ class Report:
 
     def note(self, text: str) -> None:
         """Count something worth knowing."""
-        self.notes[text] = self.notes.get(text, 0) + 1
+        self.notes[text] += 1
 
     def note_unlabelled(self, total: int) -> None:
         """Tell how many images came without labels, for sources that do not look for files of labels."""
@@ -100,7 +87,7 @@ class Report:
     def leave_out(self, name: str, count: int) -> None:
         """Count files that are hidden, or that another program left: those of a name, or in a folder of that name."""
         if count:
-            self.left_out[name] = self.left_out.get(name, 0) + count
+            self.left_out[name] += count
 
     def header(self, device_name: str | None, modality: str) -> dict[str, Any]:
         """Device and spacing for ``dataset.json``; what is not known is noted."""

@@ -8,12 +8,10 @@ values are 1-based rows). Source: Tian, Varga, Somfai, Lee, Smiddy, Cabrera DeBu
 OCT Volume Data of the Macular Region", PLoS ONE 10:e0133908 (2015), supporting file s002, CC BY 4.0: cite it.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +22,7 @@ from tqdm import tqdm
 
 from data_prep.convert import summarise
 from data_prep.files import any_files_below, require_label_below
+from data_prep.label_schemes import OCTEXPLORER
 from data_prep.options import SHARES, Shares, command
 from data_prep.scan import Report
 from data_prep.splits import split_by_subject
@@ -35,21 +34,10 @@ from unicorn_monai.system.console import MANY, Finite, Whole
 from unicorn_monai.system.intake import lies_there, require_parsable
 from unicorn_monai.system.terminal import printable, say
 
-LABELS: dict[int, str] = {
-    0: "vitreous",
-    1: "RNFL",
-    2: "GCL+IPL",
-    3: "INL",
-    4: "OPL",
-    5: "ONL+IS",
-    6: "EZ",
-    7: "OS/RPE",
-    8: "choroid and below",
-}
+LABELS = OCTEXPLORER.labels
 N_SURFACES = len(LABELS) - 1
 AXIAL_UM = 3.87  # per row
 LATERAL_UM = 11.5  # per column: estimated (11 to 12), not stated in the files
-MATLAB_ORIGIN = 1.0  # the traced rows count from 1
 MOST_CROSSING = 0.05  # of all columns; found 0.4 to 1.6 %
 SOURCE = "Tian et al., PLoS ONE 10(8):e0133908 (2015), supporting file s002, CC BY 4.0"
 
@@ -58,36 +46,30 @@ SOURCE = "Tian et al., PLoS ONE 10(8):e0133908 (2015), supporting file s002, CC 
 class BScan:
     """One B-scan: image (rows, columns) uint8 and surfaces (8, columns), 0-based sub-pixel rows as traced."""
 
-    subject: int
     scan: int
     image: NDArray[np.uint8]
     surfaces: NDArray[np.floating]
 
 
-def _images(folder: str | Path) -> list[Path]:
-    images = Path(folder, "images")
-    found = any_files_below(images, (".png",), Report(strict=True), Path(folder)) if images.is_dir() else []
-    return sorted(path for path in found if path.parent == images and re.fullmatch(r"Subject\d+_\d+\.png", path.name))
+def _images(folder: Path) -> Iterator[tuple[int, int, Path]]:
+    """Subject, number of the B-scan, and file."""
+    images = folder / "images"
+    found = any_files_below(images, (".png",), Report(strict=True), folder) if images.is_dir() else []
+    for path in sorted(path for path in found if path.parent == images):
+        if named := re.fullmatch(r"Subject(\d+)_(\d+)\.png", path.name):
+            yield int(named[1]), int(named[2]), path
 
 
 def read_subjects(folder: str | Path) -> list[int]:
-    """List the subjects of an input folder.
-
-    Raises:
-        ValueError: if the folder holds no image `images/SubjectS_KK.png`.
-    """
-    found = {path.name.removeprefix("Subject").partition("_")[0] for path in _images(folder)}
+    """Numbers of the subjects of an input folder."""
+    found = sorted({subject for subject, _, _ in _images(Path(folder))})
     if not found:
         raise ValueError(f"'{folder}' has no images/SubjectS_KK.png; expected the layout that --help describes")
-    return sorted(int(s) for s in found)
+    return found
 
 
 def read_bscans(folder: str | Path, subject: int) -> Iterator[BScan]:
-    """Read the B-scans of one subject.
-
-    Raises:
-        ValueError: if a boundary file is missing, or disagrees with the image in columns or number of B-scans.
-    """
+    """Read the B-scans of one subject, whose boundary files agree with the images in columns and number of B-scans."""
     folder = Path(folder)
     tables = []
     for k in range(1, N_SURFACES + 1):
@@ -99,9 +81,10 @@ def read_bscans(folder: str | Path, subject: int) -> Iterator[BScan]:
     shapes = {t.shape for t in tables}
     if len(shapes) > 1:
         raise ValueError(f"the boundary files of subject {subject} have the shapes {sorted(shapes)}: expected one")
-    rows = np.stack(tables) - MATLAB_ORIGIN  # (surface, column, B-scan)
-    for path in [path for path in _images(folder) if path.name.startswith(f"Subject{subject}_")]:
-        scan = int(path.stem.split("_")[1])
+    rows = np.stack(tables) - 1.0  # (surface, column, B-scan); the traced rows count from 1
+    for owner, scan, path in _images(folder):
+        if owner != subject:
+            continue
         with open_picture(path) as opened:
             image = np.asarray(opened.convert("L"))
         if not 1 <= scan <= rows.shape[2] or image.shape[1] != rows.shape[1]:
@@ -109,13 +92,13 @@ def read_bscans(folder: str | Path, subject: int) -> Iterator[BScan]:
                 f"'{path}' is B-scan {scan} with {image.shape[1]} columns, but the boundaries hold {rows.shape[2]} "
                 f"B-scans with {rows.shape[1]} columns; check that both come from the same subject"
             )
-        yield BScan(subject, scan, image, rows[:, :, scan - 1])
+        yield BScan(scan, image, rows[:, :, scan - 1])
 
 
 def crop(bscan: BScan, crop_um: float | None, crop_mm: float | None, position: float = 0.5) -> BScan:
     """Cut a window of `crop_um` around the retina and of `crop_mm` across the field; whole where None.
 
-    `position` places the window across the field: 0 at its left end, 0.5 in the middle, 1 at its right end.
+    It begins at the left end of the field for position 0, and ends at the right one for 1.
     """
     image, surfaces = bscan.image, bscan.surfaces
     if crop_um is not None:
@@ -127,7 +110,7 @@ def crop(bscan: BScan, crop_um: float | None, crop_mm: float | None, position: f
         width = min(max(round(crop_mm * 1e3 / LATERAL_UM), 1), image.shape[1])
         left = round(position * (image.shape[1] - width))
         image, surfaces = image[:, left : left + width], surfaces[:, left : left + width]
-    return BScan(bscan.subject, bscan.scan, image, surfaces)
+    return replace(bscan, image=image, surfaces=surfaces)
 
 
 @Parameter(name="*")
@@ -149,25 +132,10 @@ WHOLE = Windows()
 
 
 def write_spectralis_healthy(
-    folder: str | Path, output: str | Path, parts: dict[int, str] | None = None, how: Windows = WHOLE
+    folder: str | Path, output: str | Path, parts: dict[int, str], how: Windows = WHOLE
 ) -> tuple[Path, float]:
-    """Convert the B-scans of some subjects.
-
-    Args:
-        folder: input folder.
-        output: folder of the data set.
-        parts: subject -> "training", "validation" or "test"; by default 4, 1 and 2 of the 7 subjects, in order.
-        how: which windows.
-
-    Returns:
-        the data set, and the share of columns in which crossing surfaces were repaired.
-
-    Raises:
-        ValueError: if a subject is not in the input, the size or crop is not positive, or too many surfaces cross.
-    """
+    """Convert subjects (number -> split); returns the data set and the share of columns where surfaces crossed."""
     present = read_subjects(folder)
-    if parts is None:
-        parts = {s: SPLITS[0] if i < 4 else SPLITS[1] if i < 5 else SPLITS[2] for i, s in enumerate(present)}
     if unknown := sorted(set(parts) - set(present)):
         raise ValueError(f"subjects {unknown} are not in '{folder}'; it holds {present}")
     for name in ("size", "crop_um", "crop_mm", "windows"):
@@ -183,17 +151,16 @@ def write_spectralis_healthy(
         **fields,
     ) as writer:
         for subject, part in parts.items():
-            for bscan in tqdm(
-                read_bscans(folder, subject), printable(f"subject {subject}"), unit="B-scan", disable=None
-            ):
+            bscans = read_bscans(folder, subject)
+            for bscan in tqdm(bscans, printable(f"subject {subject}"), unit="B-scan", disable=None):
                 surfaces, share = order_surfaces(bscan.surfaces)
                 crossing.append(share)
-                whole = BScan(subject, bscan.scan, bscan.image, surfaces)
+                whole = replace(bscan, surfaces=surfaces)
                 for window in range(how.windows):
                     cut = crop(whole, how.crop_um, how.crop_mm, (window + 0.5) / how.windows)
-                    shape = cut.image.shape
-                    label = label_map(resize_surfaces(cut.surfaces, shape, (size, size)), size)
-                    spacing = [shape[0] * AXIAL_UM * 1e-3 / size, shape[1] * LATERAL_UM * 1e-3 / size]
+                    rows, columns = cut.image.shape
+                    label = label_map(resize_surfaces(cut.surfaces, (rows, columns), (size, size)), size)
+                    spacing = [rows * AXIAL_UM * 1e-3 / size, columns * LATERAL_UM * 1e-3 / size]
                     writer.add(
                         part,
                         resize_image(cut.image, (size, size)),
@@ -203,12 +170,13 @@ def write_spectralis_healthy(
                         window=window,
                         spacing_mm=[round(s, 6) for s in spacing],
                     )
-        if np.mean(crossing) > MOST_CROSSING:
+        crossed = float(np.mean(crossing))
+        if crossed > MOST_CROSSING:
             raise ValueError(
-                f"surfaces cross in {np.mean(crossing):.1%} of all columns, expected at most {MOST_CROSSING:.0%}; "
+                f"surfaces cross in {crossed:.1%} of all columns, expected at most {MOST_CROSSING:.0%}; "
                 "check the order of the boundary files"
             )
-    return Path(output), float(np.mean(crossing))
+    return Path(output), crossed
 
 
 Subjects = Annotated[tuple[Whole, ...] | None, MANY, Parameter(help="these subjects, instead of a random split")]

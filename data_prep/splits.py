@@ -1,7 +1,5 @@
 """Splits are by subject, never by image: B-scans of one eye are not independent."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,19 +10,7 @@ from unicorn_monai.data.layout import SPLITS, read_header
 
 
 def split_by_subject(subjects: Sequence[str], split: Sequence[float], seed: int) -> dict[str, str]:
-    """Assign each subject to training, validation or test, at random.
-
-    Args:
-        subjects: names, each once.
-        split: three shares; those above zero get at least one subject.
-        seed: of the shuffle.
-
-    Returns:
-        subject -> split, in the order given.
-
-    Raises:
-        ValueError: if the shares are not three finite numbers >= 0 with a positive sum, or there are too few subjects.
-    """
+    """Subject -> training, validation or test, at random, in the order given; shares above zero get at least one."""
     shares = shares_of(split)
     n, wanted = len(subjects), int((shares > 0).sum())
     if n < wanted:
@@ -46,18 +32,8 @@ def split_like(
 ) -> dict[str, str]:
     """Give subjects the split they have in another data set, e.g. of a second device that has seen the same people.
 
-    Args:
-        other: folder of that data set.
-        subjects: pseudonyms, each once, made with the same key as those of the other data set.
-        split: three shares; who is not in the other data set comes, in random order, where most subjects are lacking.
-        seed: of that order.
-        fixed: subjects whose split the source decides.
-
-    Returns:
-        subject -> split, in the order given.
-
-    Raises:
-        ValueError: nobody is in both, or the source puts somebody elsewhere.
+    Pseudonyms, each once, were made with the same key in both. Who is not in the other comes, in random order, where
+    most subjects are lacking by the shares of the split. Fixed is what the source decides.
     """
     known = splits_by_subject(read_header(other))
     parts = {subject: known[subject] for subject in subjects if subject in known}
@@ -85,11 +61,7 @@ def split_like(
 
 
 def shares_of(split: Sequence[float]) -> np.ndarray:
-    """Three shares as numbers.
-
-    Raises:
-        ValueError: they are not three finite numbers >= 0 with a positive sum.
-    """
+    """Three finite shares >= 0 with a positive sum, as numbers."""
     shares = np.asarray(split, dtype=float)
     if shares.shape != (3,) or not np.isfinite(shares).all() or (shares < 0).any() or not shares.any():
         raise ValueError(f"split {tuple(split)}: expected three shares >= 0 for {', '.join(SPLITS)}, e.g. 0.7 0.1 0.2")

@@ -3,10 +3,9 @@
 INPUT/<pictures>/.../<stem><picture>      INPUT/<labels>/.../<stem><label>
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,32 +18,11 @@ from data_prep.label_images import read_label_image
 from data_prep.label_schemes import Scheme
 from data_prep.options import OriginalIds, Size, Split
 from data_prep.privacy import reason
-from data_prep.scan import Scan
+from data_prep.scan import Scan, Source
 from unicorn_monai.images.faithful_pictures import is_turned
 from unicorn_monai.system.intake import lies_there
 
 SPLIT_OF = {"train": None, "val": "test"}  # official split -> ours; None: divided by --split
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where a collection has its files.
-
-    Args:
-        device: name of the domain, unless the user gives one.
-        pictures: folder of the pictures.
-        picture: ending of their names.
-        labels: folder of the label images.
-        label: ending of their names -> what their values mean; the first that is found counts.
-        remedy: what to do where there is none.
-    """
-
-    device: str
-    pictures: str
-    picture: str
-    labels: str
-    label: dict[str, Scheme]
-    remedy: str
 
 
 @dataclass(kw_only=True)
@@ -60,10 +38,38 @@ class StreetOptions(ColourOptions):
         """As for all pictures, and no share of the test split."""
         super().check()
         if self.split[2] > 0:
+            expected = "0 as the third share, e.g. --split 0.9 0.1 0"
+            given = " ".join(map(str, self.split))
+            raise ValueError(f"--split {given}: the official val is the test split; expected {expected}.")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a collection has its files."""
+
+    device: str  # name of the domain, unless the user gives one
+    pictures: str  # folder
+    picture: str  # ending of the names of pictures
+    labels: str  # folder
+    label: dict[str, Scheme]  # ending of label images -> what their values mean; the first that is found counts
+    remedy: str  # what to do where there is none
+
+    def root(self, given: Path) -> Path:
+        """The folder of the pictures, refused where it is not there."""
+        root = given / self.pictures
+        if not root.is_dir():
             raise ValueError(
-                f"--split {' '.join(map(str, self.split))}: the official val is the test split; expected 0 as the "
-                "third share, e.g. --split 0.9 0.1 0."
+                f"'{given}' has no folder {self.pictures}; expected {self.device} as unpacked, {self.pictures}/ and "
+                f"{self.labels}/ side by side. Give the folder that holds both."
             )
+        return root
+
+    def source(
+        self, folder: Path, name: str, pictures: Iterable[Path], sub_domain: str | None, options: StreetOptions
+    ) -> Source:
+        """A sequence, or a city, in the folder of an official split."""
+        read = partial(read_frames, list(pictures), self, sub_domain, options)
+        return Source(folder / name, name, read, SPLIT_OF[folder.name])
 
 
 def read_frames(
@@ -75,9 +81,9 @@ def read_frames(
             image, label = fitted(read_colours(path), _label_of(path, layout, options), options)
         except Exception as error:  # of many kinds: a broken file leaves out itself alone
             yield ValueError(f"{path.name}: {reason(error)}")
-            continue
-        fields = {"scan": k, "frame": path.name.removesuffix(layout.picture), "sub_domain": sub_domain}
-        yield Scan(image, label=label, device=layout.device, turned=is_turned(path), fields=fields)
+        else:
+            fields = {"scan": k, "frame": path.name.removesuffix(layout.picture), "sub_domain": sub_domain}
+            yield Scan(image, label=label, device=layout.device, turned=is_turned(path), fields=fields)
 
 
 def _label_of(path: Path, layout: Layout, options: StreetOptions) -> NDArray | None:

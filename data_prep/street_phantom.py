@@ -5,8 +5,6 @@
 Each drive is one subject and has one weather, in turn; it is kept as `sub_domain` of its items.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +22,6 @@ from unicorn_monai.system.console import MANY, Whole
 from unicorn_monai.system.terminal import say
 
 BAD_WEATHER = tuple(name for name in WEATHERS if name != "clear")
-FIRST_DRIVE = {"clear": 0, "bad": 100_000}
 
 
 def write_streets(
@@ -39,27 +36,14 @@ def write_streets(
 ) -> Path:
     """Simulate and write a data set, split by drive; every weather has its share of every split.
 
-    Args:
-        output: folder of the data set.
-        weather: the kinds of weather, in turn over the drives.
-        drives: streets, how many or which; counted from 0 in clear weather, else from 100,000: nobody drives the same
-            street in both domains.
-        frames: pictures of each, 1 to 40.
-        size: rows and columns, pixels.
-        seed: item i depends on (seed, drive, frame) only.
-        split: shares of the drives for training, validation and test.
-        labels: whether to write the label maps.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: unknown weather, nothing asked for, too few drives, or an impossible split.
+    The kinds of weather come in turn over the drives, a number of streets or which: counted from 0 in clear
+    weather, else from 100,000, for nobody drives the same street in both domains. A drive has 1 to 40 frames.
+    Item i depends on (seed, drive, frame) only.
     """
     if unknown := sorted(set(weather) - set(WEATHERS)) or not weather:
         raise ValueError(f"Unknown weather {unknown if weather else 'none'}; expected some of {list(WEATHERS)}.")
     if isinstance(drives, int):
-        first = FIRST_DRIVE["clear" if "clear" in weather else "bad"]
+        first = 0 if "clear" in weather else 100_000
         drives = range(first, first + drives)
     if not drives or frames < 1:
         raise ValueError(f"{len(drives)} drives with {frames} frames each: expected at least 1 of both.")

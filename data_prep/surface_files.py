@@ -8,8 +8,6 @@ Rows are pixels from the top. MATLAB counts them from 1, everything here from 0:
 values (NaN, empty, 3.4e38) stay missing.
 """
 
-from __future__ import annotations
-
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -21,7 +19,6 @@ from data_prep.grey import INVALID
 from unicorn_monai.images.isolated import Unreadable, read_isolated
 from unicorn_monai.system.intake import read_text, require_parsable, require_regular, require_unpackable
 
-Array = NDArray
 MOST_SURFACES = 1000  # columns of a table; a line of millions would take minutes to split
 CELL_GROWTH = 200  # bytes in memory per byte of a table, whose cells may be of one letter
 KINDS = (".csv", ".txt", ".mat", ".xml")
@@ -29,20 +26,11 @@ KINDS = (".csv", ".txt", ".mat", ".xml")
 
 def read_surfaces(
     path: Path, columns: int | None, first_row: float | None, variable: str | None = None
-) -> dict[str, Array]:
-    """Read one file.
+) -> dict[str, NDArray]:
+    """Name -> rows, (A-scans,) or (B-scans, A-scans); 0-based, NaN where missing; names "1", "2", ... if none.
 
-    Args:
-        path: .csv, .txt, .mat or .xml.
-        columns: A-scans of the image; tells the axes of a .mat apart.
-        first_row: number of the first row; by default 1 in .mat files and 0 elsewhere.
-        variable: name of the variable in a .mat file, where there are several.
-
-    Returns:
-        name -> rows, (A-scans,) or (B-scans, A-scans); 0-based, NaN where missing; names "1", "2", ... if none.
-
-    Raises:
-        ValueError: unreadable, of another shape, or nothing but missing values.
+    The columns are the A-scans of the image, which tell the axes of a .mat apart, as its variable does where there are
+    several. The first row is number 1 in .mat files and 0 elsewhere, unless it is given.
     """
     kind = path.suffix.lower()
     if kind == ".mat":
@@ -56,7 +44,7 @@ def read_surfaces(
     return result
 
 
-def _read_text(path: Path) -> dict[str, Array]:
+def _read_text(path: Path) -> dict[str, NDArray]:
     try:
         lines = [line for line in read_text(path, "utf-8-sig", growth=CELL_GROWTH).splitlines() if line.strip()]
     except UnicodeDecodeError as error:
@@ -67,9 +55,7 @@ def _read_text(path: Path) -> dict[str, Array]:
     if (most := max(line.count(separator or " ") for line in lines)) >= MOST_SURFACES:
         raise ValueError(f"surfaces: '{path.name}' has a line of {most + 1} values; expected one for each surface")
     table = [[cell.strip() for cell in line.split(separator)] for line in lines]
-    names = None
-    if not all(_is_number(cell) for cell in table[0]):
-        names, table = table[0], table[1:]
+    names = None if all(map(_is_number, table[0])) else table.pop(0)
     widths = {len(row) for row in table}
     if len(widths) != 1:
         raise ValueError(f"surfaces: '{path.name}' has lines of {sorted(widths)} values; expected one per surface")
@@ -91,11 +77,7 @@ def _is_number(cell: str) -> bool:
 
 
 def load_mat(path: Path) -> dict[str, NDArray]:
-    """Numerical variables of a MATLAB file (up to version 7; newer ones are HDF5 and have to be saved with -v7).
-
-    Raises:
-        ValueError: unreadable.
-    """
+    """Numerical variables of a MATLAB file (up to version 7; newer ones are HDF5 and have to be saved with -v7)."""
     try:
         size = read_isolated("size of mat", path, require_regular(path).stat().st_size)["unpacked"]
         require_unpackable(size, f"'{path.name}'")
@@ -104,13 +86,13 @@ def load_mat(path: Path) -> dict[str, NDArray]:
         raise ValueError(f"'{path.name}' cannot be read ({error}); expected a MATLAB file, saved with -v7") from error
 
 
-def _read_mat(path: Path, columns: int | None, variable: str | None) -> dict[str, Array]:
+def _read_mat(path: Path, columns: int | None, variable: str | None) -> dict[str, NDArray]:
     arrays = load_mat(path)
     if variable is None:
-        fitting = [k for k, v in arrays.items() if v.ndim in (2, 3) and (columns is None or columns in v.shape)]
+        shapes = {name: array.shape for name, array in arrays.items()}
+        fitting = [k for k, shape in shapes.items() if len(shape) in (2, 3) and (columns is None or columns in shape)]
         if len(fitting) != 1:
-            found = {k: v.shape for k, v in arrays.items()}
-            raise ValueError(f"surfaces: '{path.name}' holds {found}; say which variable with --mat-surfaces")
+            raise ValueError(f"surfaces: '{path.name}' holds {shapes}; say which variable with --mat-surfaces")
         variable = fitting[0]
     if variable not in arrays:
         raise ValueError(f"surfaces: '{path.name}' has no variable '{variable}', it has {sorted(arrays)}")
@@ -127,35 +109,29 @@ def _read_mat(path: Path, columns: int | None, variable: str | None) -> dict[str
     return {str(k + 1): part for k, part in enumerate(rows)}
 
 
-def _read_iowa(path: Path) -> dict[str, Array]:
+def _read_iowa(path: Path) -> dict[str, NDArray]:
     try:
         root = ElementTree.parse(require_parsable(path)).getroot()
     except ElementTree.ParseError as error:
         raise ValueError(f"surfaces: '{path.name}' is no XML ({error}); export it anew") from error
-    found = root.findall("./surface")
-    if root.tag != "surfaces" or not found:
+    if root.tag != "surfaces" or root.find("./surface") is None:
         raise ValueError(f"surfaces: '{path.name}' holds <{root.tag}>; expected <surfaces> of OCTExplorer")
     try:
         width, depth = (int(root.findtext(f"./surface_size/{axis}", "")) for axis in "xz")
         surfaces = {}
-        for surface in found:
+        for surface in root.findall("./surface"):
             rows = [[float(y.text or "nan") for y in bscan.findall("./y")] for bscan in surface.findall("./bscan")]
-            surfaces[_iowa_name(surface)] = np.array(rows, dtype=np.float64)
+            name = surface.findtext("./name", "").strip()
+            brackets = re.search(r"\(([^()]*)\)$", name)  # the last hold the short name: "ILM" of "ILM (ILM)"
+            short = brackets[1] if brackets else name or surface.findtext("./label", "").strip()
+            surfaces[short] = np.array(rows, dtype=np.float64)
         for ascan in root.findall("./undefined_region/ascan"):
             x, z = (int(ascan.findtext(f"./{axis}", "")) for axis in "xz")
             for rows in surfaces.values():
                 rows[z, x] = np.nan
     except (ValueError, IndexError) as error:
-        raise ValueError(
-            f"surfaces: '{path.name}' is damaged: found what is no number, or a place outside; export it anew"
-        ) from error
+        found = "what is no number, or a place outside"
+        raise ValueError(f"surfaces: '{path.name}' is damaged: found {found}; export it anew") from error
     if wrong := {name: rows.shape for name, rows in surfaces.items() if rows.shape != (depth, width)}:
         raise ValueError(f"surfaces: '{path.name}' holds {wrong}; expected {(depth, width)} as it states")
     return surfaces
-
-
-def _iowa_name(surface: ElementTree.Element) -> str:
-    """Short name: what stands in the last brackets, e.g. "ILM" of "ILM (ILM)"."""
-    name = surface.findtext("./name", "").strip()
-    brackets = re.search(r"\(([^()]*)\)$", name)
-    return brackets[1] if brackets else name or surface.findtext("./label", "").strip()

@@ -13,8 +13,6 @@ NIfTI is read by nibabel, the others by ITK, in a process of its own. Spacing (1
 for unknown. No header text reaches the data set.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,34 +72,27 @@ def find(options: VolumeOptions, report: Report) -> list[Source]:
     else:
         require_no_labels(paths, root, options)
     anywhere = options.label is not None
-    labels = None
-    if options.labels != "none":
-        labels = LabelFiles(options.input if anywhere else place, SUFFIXES, options, report, anywhere=anywhere)
+    labels = LabelFiles(options.input if anywhere else place, SUFFIXES, options, report, anywhere=anywhere)
     sources = []
     for path in paths:
         try:
             subject = subject_of(path, options, folder_name(path, root))
-            label = None if labels is None else labels.of_image(path, _label_name(path, root, options))
+            label = labels.of_image(path, _label_name(path, root, options)) if options.labels != "none" else None
             sources.append(Source(path, subject, partial(read, path, label, options)))
         except ValueError as error:
             report.skip(path, error)
-    if labels is not None:
-        labels.tell()
+    labels.tell()
     return sources
 
 
 def stem(path: Path) -> str:
     """Name without .nii.gz and the like."""
-    name = path.name
-    return name[: -len(next(s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)))]
+    suffix = max((s for s in SUFFIXES if path.name.lower().endswith(s)), key=len)
+    return path.name[: -len(suffix)]
 
 
 def _label_name(path: Path, root: Path, options: VolumeOptions) -> str:
-    """What the label volume of a volume is called, with its place; below INPUT where --label says so.
-
-    Raises:
-        ValueError: --label is no such pattern, or leads out of INPUT.
-    """
+    """What the label volume of a volume is called, with its place; below INPUT where --label says so."""
     if options.label is None:
         return (path.relative_to(root).parent / stem(path)).as_posix() if root.is_dir() else stem(path)
     folder = path.parent.relative_to(options.input).as_posix() if options.input.is_dir() else "."
@@ -129,16 +120,9 @@ class Volume(NamedTuple):
 
 
 def read_volume(path: Path, need_spacing: bool = True) -> Volume:
-    """A volume from a file.
-
-    Raises:
-        ValueError: unreadable, too large, or spacing that is not finite and positive.
-    """
+    """A volume from a file, refused if its spacing is needed and not finite and positive."""
     try:
-        if _is_nifti(path):
-            array, spacing, directions, origin = _read_nifti(path)
-        else:
-            array, spacing, directions, origin = read_itk(path)
+        array, spacing, directions, origin = _read_nifti(path) if _is_nifti(path) else read_itk(path)
     except Unreadable as error:
         raise ValueError(f"file: found no readable volume ({error}); export it anew") from error
     except ValueError:
@@ -170,11 +154,7 @@ def _read_nifti(path: Path) -> tuple[NDArray, tuple[float, ...], NDArray | None,
 
 
 def require_inside(path: Path, root: Path) -> None:
-    """Refuse a header that takes its voxels from a file outside INPUT: MHD and NRRD name other files.
-
-    Raises:
-        ValueError: naming the file.
-    """
+    """Refuse a header that takes its voxels from a file outside INPUT: MHD and NRRD name other files."""
     root = root if root.is_dir() else root.parent
     for entry in data_entries(path):
         voxels = path.parent / entry
@@ -194,8 +174,7 @@ def read(path: Path, label: Path | None, options: VolumeOptions) -> Iterator[Sca
     axes = options.axes if array.ndim == 3 else options.axes.replace("b", "")
     if array.ndim != len(axes):
         raise ValueError(f"file: found {array.ndim} dimensions {array.shape}; expected {len(axes)}, as in --axes")
-    grey = _order(to_grey(array, options.window), axes)
-    labels = None
+    grey, labels = _order(to_grey(array, options.window), axes), None
     if label is not None:
         drawn = read_volume(label, need_spacing=False)
         values, name = drawn.array, relative(label, options.input)

@@ -153,7 +153,7 @@ def test_every_training_has_a_form_for_several_processes(path):
     changes, base = read(beneath.with_name(f"multi_gpu_{beneath.name}")), load_config(path.parent.parent, path.name)
     target = base["train"]["trainer"]["_target_"]
     makes = resolve(target) if target.startswith("unicorn_monai.") else None
-    by_recipe = inspect.isfunction(makes) and "is_active" in inspect.getclosurevars(makes).globals
+    by_recipe = inspect.isfunction(makes) and "last_handlers" in inspect.getclosurevars(makes).globals
     assert by_recipe or changes["+train::handlers"], "handlers are added, the single-process ones stay"
     new = {key for key in changes if "::" not in key and key not in base}
     assert all(f"@{key}" in json.dumps(changes) for key in new - {"finalize"}), "nothing is defined in vain"

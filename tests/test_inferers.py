@@ -297,6 +297,15 @@ def test_the_same_call_gives_the_same_images_whatever_ran_before(networks, condi
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_two_samplings_by_turns_do_not_disturb_each_other(networks, conditions, sampler):
+    scheduler, n = sampler
+    inferer, other = (inferer_of(networks | nets, scheduler) for nets in ({}, {"semantic": None, "uncertainty": None}))
+    common = conditions | {"seeds": [3, 4], "num_inference_steps": n}
+    expected = inferer.sample_latents(**common)
+    between = inferer.sample_latents(**common, on_step=lambda *_: other.sample_latents(**common))
+    assert torch.equal(between, expected)
+
+
 def test_a_number_per_image_is_a_constant_hint(networks, conditions):
     inferer = inferer_of(networks, DDIM(50, **COARSE))
     common = {"seeds": [3, 4], "num_inference_steps": 4}

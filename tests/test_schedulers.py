@@ -376,6 +376,23 @@ def test_a_scheduler_is_tried_without_being_touched():
     assert (pndm.counter, pndm.ets) == (0, [])
 
 
+def test_a_sampler_is_tried_once_and_anew_with_other_options(monkeypatch):
+    tried = []
+    monkeypatch.setattr(sampler_trial, "_found", {})
+    monkeypatch.setattr(
+        sampler_trial, "_tried", lambda *given: tried.append(given) or sampler_trial.SamplingError(0, 0, 0)
+    )
+    for _ in range(2):
+        prepare_timesteps(DDIM(1000, **SCHEDULE), 50)
+    assert len(tried) == 1
+    other = {"timestep_spacing": "leading", "set_alpha_to_one": False, "prediction_type": "sample", "beta_end": 0.02}
+    for name, value in other.items():
+        prepare_timesteps(DDIM(1000, **(SCHEDULE | {name: value})), 50)
+    prepare_timesteps(UniPC(1000, **SCHEDULE), 50)
+    prepare_timesteps(UniPC(1000, **SCHEDULE), 40)
+    assert len(tried) == 1 + len(other) + 2
+
+
 def test_timesteps_beyond_the_last_are_refused():
     with pytest.raises(ValueError, match=r"PNDMScheduler with 1000 steps and steps_offset 1 begins at timestep 1000; "):
         prepare_timesteps(OTHERS["PNDM with offset"](**SCHEDULE), 1000)

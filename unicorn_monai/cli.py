@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
+from importlib import import_module  # of data_prep at run time: the library does not depend on it
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,7 +31,7 @@ from unicorn_monai.system.console import (
     run_commands,
     tell,
 )
-from unicorn_monai.system.ending import install
+from unicorn_monai.system.errors import tell_root_cause_last
 from unicorn_monai.system.terminal import say
 
 app = command_line(
@@ -78,7 +78,7 @@ def demo(
     if size not in (None, 64, 256):
         raise BadUsage(f"--size is {size}; expected 64 or 256, the sizes there are networks for")
     small = preset == "quick" if size is None else size == 64
-    simulated = _data_prep("demo").Demo(output, scene == "street", preset == "full", small, seed)
+    simulated = import_module("data_prep.demo").Demo(output, scene == "street", preset == "full", small, seed)
     for sentence in simulated.simulate():
         tell(sentence)
     return _run(simulated.settings(device), resume, force)
@@ -152,14 +152,8 @@ def check(
     as_json: Annotated[bool, described("One JSON document instead of lines.", "--json")] = False,
 ) -> int:
     """Look for what would poison an experiment: = python -m data_prep.check DATASET."""
-    return _data_prep("check").main(
-        [str(dataset), *["--labels"] * labels, *["--json"] * as_json], "unicorn-monai check"
-    )
-
-
-def _data_prep(name: str):
-    """A module of data_prep, found by name at run time: the library does not depend on it."""
-    return import_module(f"data_prep.{name}")
+    words = [str(dataset), *["--labels"] * labels, *["--json"] * as_json]
+    return import_module("data_prep.check").main(words, "unicorn-monai check")
 
 
 def _run(settings: dict[str, Any], resume: bool, force: bool) -> int:
@@ -186,7 +180,7 @@ def main() -> None:
         from unicorn_monai.system.errors import NOT_FINITE, NotFinite, explain, root_cause
 
         if os.environ.get("UNICORN_DEBUG"):
-            install()
+            tell_root_cause_last()
             raise
         cause = root_cause(error)
         tell(f"error: {explain(cause)}", "red")

@@ -40,8 +40,7 @@ def controlnet_for(
     }
     if not isinstance(unet, nn.Module):
         arguments = {key: value for key, value in dict(unet).items() if not key.startswith("_")}
-        unknown = set(arguments) - set(inspect.signature(DiffusionModelUNet).parameters)
-        if unknown:
+        if unknown := set(arguments) - set(inspect.signature(DiffusionModelUNet).parameters):
             raise ValueError(f"The U-Net's definition has {sorted(unknown)}; expected arguments of DiffusionModelUNet.")
         shared = set(inspect.signature(ControlNet).parameters)
         return ControlNet(**{key: value for key, value in arguments.items() if key in shared}, **embedding)
@@ -65,14 +64,9 @@ def controlnet_for(
 
 
 def copy_encoder(controlnet: ControlNet, unet: DiffusionModelUNet) -> ControlNet:
-    """Copy every weight of the U-Net's encoder, middle block and time embedding into the ControlNet, or raise.
-
-    Raises:
-        ValueError: the architectures differ.
-    """
+    """Copy every weight of the U-Net's encoder, middle block and time embedding; other architectures are refused."""
     source, target = _encoder(unet), _encoder(controlnet)
-    misfits = sorted(name for name in source.keys() | target.keys() if source.get(name) != target.get(name))
-    if misfits:
+    if misfits := sorted(name for name in source.keys() | target.keys() if source.get(name) != target.get(name)):
         name = misfits[0]
         raise ValueError(
             f"The ControlNet is not a copy of this U-Net's encoder: {len(misfits)} parts differ, first '{name}': "
@@ -98,14 +92,14 @@ def _encoder(network: nn.Module) -> dict[str, str]:
 
 
 class _Encoded(nn.Identity):
-    """Stands in for a condition embedding whose output was computed beforehand."""
+    """In place of a condition embedding whose output was computed beforehand."""
 
 
 @contextmanager
 def encoded_condition(
     controlnet: nn.Module | None, condition: Tensor, name: str = "condition", size: Sequence[int] | None = None
 ) -> Iterator[Tensor]:
-    """Compute the condition embedding once, for all calls of ``controlnet`` inside the block.
+    """Compute the condition embedding once; yields what to pass as ``controlnet_cond`` inside the block.
 
     It does not depend on the timestep, but ``ControlNet.forward`` computes it at every call: 32 % of the time of a
     denoising step with two small ControlNets. A network without ``controlnet_cond_embedding`` gets its condition as is.
@@ -115,12 +109,6 @@ def encoded_condition(
         condition: (batch, channels, *image).
         name: how messages call the condition.
         size: spatial size of the latents, which the embedding must give.
-
-    Yields:
-        what to pass as ``controlnet_cond`` inside the block.
-
-    Raises:
-        ValueError: number of channels or dimensions, or size of the embedding, that do not fit.
     """
     embedding = getattr(controlnet, "controlnet_cond_embedding", None)
     if controlnet is None or not isinstance(embedding, nn.Module):

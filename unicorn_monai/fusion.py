@@ -30,18 +30,8 @@ def mode_weights(mode: str, uncertainty_weight: Weight) -> tuple[Weight, Weight]
     return (1.0 - uncertainty_weight if mode == "paper" else 1.0), uncertainty_weight
 
 
-def at_every_step(weight: Weight | Sequence[Weight], steps: int, device: torch.device) -> list[Weight]:
-    """One weight, or a list with one per step, as such a list; tensors are brought to the device."""
-    each = weight if isinstance(weight, Sequence) else [weight] * steps
-    return [w.to(device) if isinstance(w, Tensor) else w for w in each]
-
-
 def fuse_residuals(residuals: Sequence[Residuals], weights: Sequence[Weight]) -> Residuals:
-    """Weighted sum of the residuals of several ControlNets, Eqs. (6) and (7).
-
-    Args:
-        residuals: for each ControlNet its down block residuals and its mid block residual.
-        weights: for each ControlNet a number or a tensor (batch,).
+    """Weighted sum of the residuals of several ControlNets, Eqs. (6) and (7); each has a weight, a number or (batch,).
 
     Raises:
         ValueError: the nets do not have the same number or shapes of residuals (the U-Net would silently truncate).
@@ -75,11 +65,7 @@ def control(
 
 
 def controlled(
-    unet: nn.Module,
-    controls: Sequence[Control],
-    inputs: Tensor,
-    timesteps: Tensor,
-    context: Tensor | None = None,
+    unet: nn.Module, controls: Sequence[Control], inputs: Tensor, timesteps: Tensor, context: Tensor | None = None
 ) -> Tensor:
     """What the U-Net predicts for ``inputs`` with the fused residuals; without any, what it predicts by itself."""
     _require_context(unet, context)
@@ -111,11 +97,8 @@ def _require_context(network: nn.Module, context: Tensor | None) -> None:
 
 
 def _weighted_sum(parts: Sequence[Tensor], weights: Sequence[Weight]) -> Tensor:
-    scaled = [part * _per_image(weight, part) for part, weight in zip(parts, weights, strict=True)]
-    total = scaled[0]
-    for term in scaled[1:]:
-        total = total + term
-    return total
+    first, *others = (part * _per_image(weight, part) for part, weight in zip(parts, weights, strict=True))
+    return sum(others, start=first)
 
 
 def _per_image(weight: Weight, like: Tensor) -> Weight:

@@ -17,6 +17,7 @@ more, (g_text - 1) (eps - eps of the empty prompt): classifier-free guidance its
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from unicorn_monai.controlnets import encoded_condition
-from unicorn_monai.fusion import Control, Weight, at_every_step, control, guided, mode_weights
+from unicorn_monai.fusion import Control, Weight, control, guided, mode_weights
 from unicorn_monai.latent_diffusion import LatentDiffusion
 from unicorn_monai.schedulers import prepare_timesteps, seeded_step
 from unicorn_monai.system.cuda_graphs import CudaGraphs
@@ -82,15 +83,9 @@ class DualControlNetInferer:
         context: Tensor | None = None,
         uncertainty_weight: Weight | None = None,
     ) -> Tensor:
-        """One noise prediction for noisy latents; a ControlNet that is None or of weight 0 is not run.
+        """One noise prediction for x_t, (batch, channels, *latent), at timesteps (batch,) or (1,).
 
-        Args:
-            latents: x_t, (batch, channels, *latent).
-            timesteps: (batch,) or (1,).
-            label_map: one-hot, (batch, labels, *image).
-            hint: scaled uncertainty as constant images, (batch, 1, *image).
-            context: cross-attention context (prompts), (batch, tokens, dimensions).
-            uncertainty_weight: in place of the inferer's.
+        The rest is as of :meth:`sample_latents`; the hint is an image. A ControlNet of weight 0 is not run.
         """
         weight = self.uncertainty_weight if uncertainty_weight is None else uncertainty_weight
         a_sem, a_unc = mode_weights(self.mode, weight)
@@ -144,15 +139,16 @@ class DualControlNetInferer:
             seeds: one for each image.
             num_inference_steps: denoising steps.
             uncertainty_weight: a number, one per image as a tensor (batch,), or a list with one of these per step.
-            context: cross-attention context (prompts), (batch, tokens, dimensions).
+            context: of the prompts, (batch, tokens, dimensions).
             start: (scaled latents of real images, e.g. of ``LatentDiffusion.encode``, steps to skip) instead of noise.
             on_step: told the number of every step and the x_0 predicted there, as scaled latents.
         """
         n, shape, device, dims = len(label_map), self.ldm.latent_shape, label_map.device, label_map.ndim - 2
-        scheduler = self.ldm.scheduler
+        scheduler = copy.deepcopy(self.ldm.scheduler)  # it holds the state of one sampling
         steps = prepare_timesteps(scheduler, num_inference_steps)
         given = self.uncertainty_weight if uncertainty_weight is None else uncertainty_weight
-        weights = at_every_step(given, len(steps), device)
+        each = given if isinstance(given, Sequence) else [given] * len(steps)
+        weights = [w.to(device) if isinstance(w, Tensor) else w for w in each]
         real, skip = start or (torch.zeros(n, *shape), 0)
         require(n == len(hint) == len(seeds), f"Got {n} label maps, {len(hint)} hints, {len(seeds)} seeds; match.")
         require(len(shape) == dims + 1, f"latent_shape is {shape}; expected (channels, *latent) of {dims} dimensions.")

@@ -28,67 +28,42 @@ class Text(Protocol):
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> (prompts, tokens, dimensions)."""
-        ...
 
     @property
     def template(self) -> Callable[..., str]:
         """Gives the prompt of an item of a data set."""
-        ...
 
     @property
     def subdomains(self) -> Sequence[str]:
         """The prompts of synthetic images name these in turn."""
-        ...
 
     @property
     def null(self) -> Tensor:
         """The encoding of the empty prompt, (1, tokens, dimensions)."""
-        ...
 
 
 @dataclass(frozen=True)
 class StoredAutoencoder:
-    """An autoencoder that is loaded only if there are images to encode or decode, so that a training need not hold it.
+    """An autoencoder that is loaded only where there are images to encode or decode; a training need not hold it."""
 
-    Args:
-        identity: of its weights, e.g. their sha256.
-        load: gives the network, on the device where it is to run.
-        num_channels: of the images.
-        downsampling: image size / latent size.
-    """
-
-    identity: str
-    load: Callable[[], AutoencoderKL]
-    num_channels: int = 3
-    downsampling: int = 8
+    identity: str  # of its weights, e.g. their sha256
+    load: Callable[[], AutoencoderKL]  # gives the network, on the device where it is to run
+    num_channels: int = 3  # of the images
+    downsampling: int = 8  # image size / latent size
 
 
 @dataclass(frozen=True)
 class LatentDiffusion:
-    """Autoencoder, noise predictor, noise schedules and words that belong together.
+    """Autoencoder, noise predictor, noise schedules and words that belong together."""
 
-    Args:
-        autoencoder: a MONAI ``AutoencoderKL``, frozen, or one that is loaded where it is needed.
-        unet: the noise predictor, a MONAI ``DiffusionModelUNet``.
-        scheduler: draws samples (``set_timesteps``, ``timesteps``, ``add_noise``, ``step``).
-        train_scheduler: the noise schedule of the training.
-        scale_factor: s, 1 / standard deviation of the autoencoder's latents.
-        latent_shape: (channels, rows, columns) of the latents, (channels, slices, rows, columns) of volumes.
-        text: gives the context, to a U-Net that attends to words.
-        bundle_root: bundle that holds the weights; None for one put together by hand.
-
-    Raises:
-        ValueError: a scale factor that is not above 0, or a shape that the U-Net does not take.
-    """
-
-    autoencoder: AutoencoderKL | StoredAutoencoder
-    unet: nn.Module
-    scheduler: Sampler
-    train_scheduler: Scheduler
-    scale_factor: float
-    latent_shape: tuple[int, ...]
-    text: Text | None = None
-    bundle_root: str | os.PathLike[str] | None = None
+    autoencoder: AutoencoderKL | StoredAutoencoder  # frozen
+    unet: nn.Module  # the noise predictor, a MONAI ``DiffusionModelUNet``
+    scheduler: Sampler  # draws samples; each sampling has a copy of its own
+    train_scheduler: Scheduler  # the noise schedule of the training
+    scale_factor: float  # s, 1 / standard deviation of the autoencoder's latents
+    latent_shape: tuple[int, ...]  # (channels, rows, columns), or (channels, slices, rows, columns) of volumes
+    text: Text | None = None  # gives the context, to a U-Net that attends to words
+    bundle_root: str | os.PathLike[str] | None = None  # which holds the weights; None for one put together by hand
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "latent_shape", tuple(self.latent_shape))  # a list in a configuration
@@ -105,7 +80,7 @@ class LatentDiffusion:
 
     @property
     def image_size(self) -> tuple[int, ...]:
-        """Pixels of the images, (rows, columns)."""
+        """(rows, columns) of the images."""
         return tuple(side * downsampling(self.autoencoder) for side in self.latent_shape[1:])
 
     def loaded_autoencoder(self) -> AutoencoderKL:

@@ -20,7 +20,6 @@ from torch import Tensor
 from unicorn_monai.bundle.references import from_bundle
 from unicorn_monai.experiment.settings import bundle_places, settings_of
 from unicorn_monai.images.files import IGNORE_LABEL
-from unicorn_monai.latent_diffusion import LatentDiffusion
 from unicorn_monai.synthesis.generator import Generator
 from unicorn_monai.synthesis.requests import Request
 from unicorn_monai.system.files import PathLike
@@ -29,21 +28,17 @@ BATCH = 16  # images made at a time
 
 
 class UnIACorN:
-    """A latent diffusion model with both ControlNets.
-
-    Args:
-        generator: holds the networks.
-    """
+    """A latent diffusion model with both ControlNets; its images are of ``image_size``, (rows, columns)."""
 
     def __init__(self, generator: Generator) -> None:
-        self.generator = generator
+        self.generator, self.ldm, self.image_size = generator, generator.ldm, generator.ldm.image_size
 
     @classmethod
     def from_run(cls, run: PathLike, device: torch.device | str | None = None) -> UnIACorN:
         """That of a finished run, which samples as the run did in its first mode.
 
         Args:
-            run: run folder.
+            run: its folder.
             device: "cpu", "cuda:0", ...; the first GPU by default.
 
         Raises:
@@ -62,7 +57,7 @@ class UnIACorN:
 
         Args:
             bundles: folder that holds "synthesis" and the bundles that it refers to.
-            device: as there.
+            device: as of :meth:`from_run`.
             **settings: entries of that configuration, e.g. ``guidance=[3.0, 1.0]``.
 
         Raises:
@@ -70,16 +65,6 @@ class UnIACorN:
         """
         own = settings | ({} if device is None else {"device": str(device)})
         return cls(from_bundle(Path(bundles) / "synthesis", "generator", settings=own))
-
-    @property
-    def ldm(self) -> LatentDiffusion:
-        """The latent diffusion model."""
-        return self.generator.ldm
-
-    @property
-    def image_size(self) -> tuple[int, ...]:
-        """(rows, columns) of images and label maps."""
-        return self.ldm.image_size
 
     def __call__(
         self,
@@ -99,35 +84,26 @@ class UnIACorN:
             prompts: words, for a model that was trained with some; its template's by default.
             weight: of the Uncertainty-ControlNet; that of the run by default.
             steps: denoising steps; those of the bundle by default.
-
-        Raises:
-            ValueError: naming what does not fit, with its value and what was expected.
         """
         maps = self._checked(torch.as_tensor(label_maps))
         n = len(maps)
         seeds = range(n) if seeds is None else seeds
-        if len(seeds) != n:
-            raise ValueError(f"seeds has {len(seeds)} entries for {n} label maps; expected one each.")
         prior = self.generator.prior
         if uncertainty is None and prior is not None:
             uncertainty = [float(prior.sample([seed])[0]) for seed in seeds]
         wanted = [uncertainty] * n if uncertainty is None or isinstance(uncertainty, int | float) else uncertainty
         words = [prompts] * n if prompts is None or isinstance(prompts, str) else prompts
-        for name, values in (("uncertainty", wanted), ("prompts", words)):
+        for name, values in (("seeds", seeds), ("uncertainty", wanted), ("prompts", words)):
             if len(values) != n:
                 raise ValueError(f"{name} has {len(values)} entries for {n} label maps; expected one each.")
-        wrong = [u for u in wanted if u is not None and not 0 <= u <= 1]
-        if wrong:
+        if wrong := [u for u in wanted if u is not None and not 0 <= u <= 1]:
             raise ValueError(f"uncertainty is {wrong[0]}; expected u of Eq. 4, from 0 to 1.")
         requests = [
             Request(i, int(seed), uncertainty=u, prompt=self._prompt(told))
             for i, (seed, u, told) in enumerate(zip(seeds, wanted, words, strict=True))
         ]
-        parts = [
-            self.generator(requests[start : start + BATCH], maps[start : start + BATCH], weight, steps).cpu()
-            for start in range(0, n, BATCH)
-        ]
-        return torch.cat(parts)
+        batches = [slice(start, start + BATCH) for start in range(0, n, BATCH)]
+        return torch.cat([self.generator(requests[batch], maps[batch], weight, steps).cpu() for batch in batches])
 
     def _checked(self, maps: Tensor) -> Tensor:
         """Label maps (n, 1, rows, columns)."""

@@ -34,37 +34,21 @@ _STREAM = 0x756E6963  # keeps the draws apart from other uses of the same seed
 
 @dataclass(frozen=True)
 class UncertaintyPrior:
-    """Distribution of the unlabelled domain's uncertainties, and the scaling of the hint.
+    """Distribution of the unlabelled domain's uncertainties, and the scaling of the hint."""
 
-    Args:
-        mean: mean of u over the unlabelled images, in [0, 1].
-        std: standard deviation of the same.
-        scaling: name of the scaling of the hint, one of ``SCALINGS``.
-        offset: subtracted from u.
-        scale: u - offset is divided by it.
-        segmentation_sha256: sha256 of the weights of the segmentation network that measured u.
-        distribution: "gaussian" (truncated) or "empirical".
-        quantiles: of u over the unlabelled images, for ``empirical``.
-        both_quantiles: of u over both domains, for the scaling ``quantile``.
-        acquisition: what was measured per pixel (see ``segmentation/acquisition.py``), "entropy" is Eq. 3.
-        aggregation: how an image's pixels were summed up, "mean" is Eq. 4.
-        samples: predictions with dropout, for the acquisition ``mc_dropout``.
-        ensemble: weights of the further networks of an ensemble, file -> sha256.
-    """
-
-    mean: float
-    std: float
-    scaling: str
-    offset: float
-    scale: float
-    segmentation_sha256: str
-    distribution: str = "gaussian"
-    quantiles: tuple[float, ...] = ()
-    both_quantiles: tuple[float, ...] = ()
-    acquisition: str = "entropy"
-    aggregation: str = "mean"
-    samples: int = 8
-    ensemble: dict[str, str] = field(default_factory=dict)
+    mean: float  # of u over the unlabelled images, in [0, 1]
+    std: float  # of the same
+    scaling: str  # of the hint, one of ``SCALINGS``
+    offset: float  # subtracted from u
+    scale: float  # u - offset is divided by it
+    segmentation_sha256: str  # of the weights of the segmentation network that measured u
+    distribution: str = "gaussian"  # (truncated) or "empirical"
+    quantiles: tuple[float, ...] = ()  # of u over the unlabelled images, for ``empirical``
+    both_quantiles: tuple[float, ...] = ()  # of u over both domains, for the scaling ``quantile``
+    acquisition: str = "entropy"  # what was measured per pixel (``segmentation/acquisition.py``), "entropy" is Eq. 3
+    aggregation: str = "mean"  # how an image's pixels were summed up, "mean" is Eq. 4
+    samples: int = 8  # predictions with dropout, for the acquisition ``mc_dropout``
+    ensemble: dict[str, str] = field(default_factory=dict)  # its further networks' weights, file -> sha256
 
     @classmethod
     def fit(
@@ -100,10 +84,9 @@ class UncertaintyPrior:
         return (uncertainty - self.offset) / self.scale
 
     def sample(self, seeds: Sequence[int]) -> Tensor:
-        """Draw one uncertainty for each seed, in [0, 1]: shape (len(seeds),).
+        """Draw one uncertainty for each seed, (seeds,) in [0, 1], which depends on this seed only.
 
-        The inverse of the distribution function is applied to one uniform number, so a draw depends on its own seed
-        only. Its stream is not the one of the latent's noise with the same seed.
+        The inverse of the distribution function is applied to one uniform number.
         """
         uniform = _uniform(seeds)
         if self.distribution == "empirical":

@@ -31,10 +31,9 @@ class DDIM(DDIMScheduler):
 
     Args:
         num_train_timesteps: T.
-        clip_sample: clamp the predicted x0; False, since latents are not confined to [-1, 1].
+        clip_sample: clamp the predicted x0; latents are not confined to [-1, 1].
         timestep_spacing: "linspace", or "leading": multiples of T // n, as Stable Diffusion is sampled.
-        coarse: let numbers of steps through at which the sampler is wrong, with a warning: images that try the
-            machinery and are looked at by nobody.
+        coarse: let numbers of steps through at which the sampler is wrong, with a warning: images to try the machinery.
         **kwargs: as ``monai.networks.schedulers.DDIMScheduler`` (schedule, beta_start, beta_end, prediction_type, ...).
     """
 
@@ -52,7 +51,7 @@ class DDIM(DDIMScheduler):
         super().__init__(num_train_timesteps=num_train_timesteps, clip_sample=clip_sample, **kwargs)
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Choose the timesteps."""
+        """Choose the ``timesteps``, the last one first."""
         super().set_timesteps(num_inference_steps, device)
         if self.timestep_spacing == "leading":
             ratio = self.num_train_timesteps // num_inference_steps
@@ -166,13 +165,9 @@ class UniPC(DPMSolverPlusPlus):
 
 
 def x0_and_noise(scheduler: Any, output: Tensor, sample: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
-    """What a network's output says about the clean latent and about the noise.
+    """What a network's output says about the clean latent and about the noise of x_t; t one for all or one per image.
 
-    Args:
-        scheduler: its ``prediction_type`` tells what the output is, "epsilon", "v_prediction" or "sample".
-        output: of the network for ``sample``.
-        sample: x_t.
-        timestep: t, one for all or one per image.
+    The ``prediction_type`` of the scheduler tells what the output is, "epsilon", "v_prediction" or "sample".
     """
     alpha = scheduler.alphas_cumprod[timestep.to(scheduler.alphas_cumprod.device)]
     if timestep.ndim:
@@ -188,13 +183,11 @@ def x0_and_noise(scheduler: Any, output: Tensor, sample: Tensor, timestep: Tenso
 def prepare_timesteps(scheduler: Sampler, num_inference_steps: int) -> list[int]:
     """Set the number of steps and return the timesteps, refusing what would sample a wrong distribution.
 
-    Every scheduler is tried (:func:`unicorn_monai.sampler_trial.sampling_error`), ours, MONAI's and anybody's. One of
-    ours that is told ``coarse`` is let through with a warning.
+    Every scheduler is tried (``sampler_trial.py``), ours, MONAI's and anybody's. One of ours that is told ``coarse`` is
+    let through with a warning.
 
     Raises:
-        ValueError: ``num_inference_steps`` outside 1..T; another kind of scheduler; MONAI's DDPM with fewer than T
-            steps; MONAI's DDIM with a number that does not divide T; MONAI's PNDM with its Runge-Kutta steps;
-            timesteps beyond T - 1; errors of the mean, the spread or the distance that are not tolerable.
+        ValueError: ``num_inference_steps`` outside 1..T, or what the scheduler cannot do right.
     """
     name = type(scheduler).__name__
     if not isinstance(scheduler, Sampler):
@@ -232,29 +225,24 @@ def prepare_timesteps(scheduler: Sampler, num_inference_steps: int) -> list[int]
 
 def _remedy(scheduler: Sampler, num_inference_steps: int) -> str:
     """The smallest larger numbers of steps at which this scheduler and UniPC are right."""
-    best = UniPC(scheduler.num_train_timesteps)
+    total = scheduler.num_train_timesteps
+    best = UniPC(total)
     best.alphas_cumprod, best.prediction_type = scheduler.alphas_cumprod, scheduler.prediction_type
 
     def smallest(candidate: Sampler, least: int) -> int | None:
-        return next((n for n in _FEW if n >= least and _is_right(candidate, n)), None)
+        divisors = type(candidate) is DDIMScheduler
+        numbers = (n for n in _FEW if least <= n <= total and not (divisors and total % n))
+        return next((n for n in numbers if sampling_error(candidate, n).tolerable), None)
 
     own = smallest(scheduler, num_inference_steps + 1)
     other = None if isinstance(scheduler, UniPC) else smallest(best, 1)
-    advice = [f"{own} steps or more"] * bool(own) + [f"unicorn_monai.schedulers.UniPC with {other} or more"] * bool(
-        other
-    )
-    return f"Take {', or '.join(advice) or f'all {scheduler.num_train_timesteps} steps'}."
-
-
-def _is_right(scheduler: Sampler, n: int) -> bool:
-    total = scheduler.num_train_timesteps
-    divides = type(scheduler) is not DDIMScheduler or total % n == 0
-    return n <= total and divides and sampling_error(scheduler, n).tolerable
+    advice = [f"{own} steps or more"] if own else []
+    advice += [f"unicorn_monai.schedulers.UniPC with {other} or more"] if other else []
+    return f"Take {', or '.join(advice) or f'all {total} steps'}."
 
 
 @functools.cache
-def _tell(warning: str) -> None:
-    """Warn, once for every text: each batch of images prepares its timesteps."""
+def _tell(warning: str) -> None:  # once for every text: each batch of images prepares its timesteps
     logger.warning(warning)
 
 

@@ -57,7 +57,7 @@ def cyclegan(g: nn.Module, f: nn.Module, score: float = 1.0, **settings: Any) ->
 
 def cut(**settings: Any) -> CUT:
     g = generator()
-    projection = PatchProjection(g.feature_channels(LAYERS), width=8, num_patches=16)
+    projection = PatchProjection(feature_channels(g, LAYERS), width=8, num_patches=16)
     return CUT(g, discriminator(), projection, LAYERS, **settings)
 
 
@@ -78,7 +78,9 @@ def test_features_are_those_on_the_way_to_the_image():
     translated, features = g.translate(image, LAYERS)
     assert torch.equal(translated, g(image))
     assert torch.equal(features[0], image * 2 - 1)
-    assert [f.shape[1] for f in features] == g.feature_channels(LAYERS) == feature_channels(g, LAYERS) == [1, 8, 16, 16]
+    assert (
+        [f.shape[1] for f in features] == feature_channels(g, LAYERS) == feature_channels(g, LAYERS) == [1, 8, 16, 16]
+    )
     assert [f.shape[-1] for f in features] == [16, 8, 4, 4]
     assert all(torch.equal(a, b) for a, b in zip(features, g.encode(image, LAYERS), strict=True))
 
@@ -406,7 +408,7 @@ def test_the_state_of_an_objective_is_restored(method):
 
 
 def test_a_sheet_shows_source_translation_and_target():
-    sheet = TranslationSheet(Shift(0.25), images(9, 0), images(3, 100), count=8)()
+    sheet = TranslationSheet(Shift(0.25), UnpairedDataset(images(9, 0), images(3, 100)), count=8)()
     assert sheet.shape == (3, 3, 1, 16, 16)
     assert sheet[:, :, 0, 0, 0].tolist() == [[0, 4, 8], [0.25, 4.25, 8.25], [100, 101, 102]]
 
@@ -417,8 +419,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "odd size": (lambda: generator()(torch.rand(1, 1, 18, 16)), r"\(1, 1, 18, 16\).*multiples of 4"),
     "channels": (lambda: generator()(torch.rand(1, 3, 16, 16)), r"expected \(batch, 1, rows, columns\)"),
     "no channels": (lambda: generator(channels=0), "channels 0"),
-    "no such layer": (lambda: generator().feature_channels([0, 99]), r"layers is \[0, 99\]; expected some of 0 to 8"),
-    "no layer": (lambda: generator().feature_channels([]), r"layers is \[\]"),
+    "no such layer": (lambda: feature_channels(generator(), [0, 99]), r"layers is \[0, 99\]; expected some of 0 to 8"),
+    "no layer": (lambda: feature_channels(generator(), []), r"layers is \[\]"),
     "pool": (lambda: ImagePool(-1), "pool_size is -1; expected 0"),
     "one patch": (lambda: PatchProjection([1], num_patches=1), "num_patches is 1; expected at least 2"),
     "temperature": (lambda: cut(temperature=0.0), "temperature is 0.0; expected a number above 0"),
@@ -434,7 +436,7 @@ BAD: dict[str, tuple[Any, str]] = {
         r"Images differ in size: .*\(1, 8, 4\).* lower patch_size",
     ),
     "sizes on a sheet": (
-        TranslationSheet(nn.Identity(), images(1, 0), images(1, 0, size=8)),
+        TranslationSheet(nn.Identity(), UnpairedDataset(images(1, 0), images(1, 0, size=8))),
         r"\(16, 16\) and \(8, 8\) pixels; expected one size for the sheet",
     ),
 }

@@ -17,7 +17,7 @@ from unicorn_monai.data.layout import label_names, read_header
 from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.images.files import IGNORE_LABEL, read_array
 from unicorn_monai.segmentation.pseudo_labels import PseudoLabeller, pseudo_label
-from unicorn_monai.system.applied import AppliedNetwork
+from unicorn_monai.system.networks import AppliedNetwork
 from unicorn_monai.system.weights import save_weights, sha256
 
 LABELS = {0: "above", 1: "below"}

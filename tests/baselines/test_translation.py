@@ -14,7 +14,7 @@ from unicorn_monai.data.checks import check
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.images.files import read_array
-from unicorn_monai.system.applied import AppliedNetwork
+from unicorn_monai.system.networks import AppliedNetwork
 from unicorn_monai.system.weights import save_weights
 
 LABELS = {0: "above", 1: "below"}

@@ -336,7 +336,7 @@ def test_a_perceptual_network_is_a_term_of_the_autoencoders_loss_by_its_definiti
                         perceptual=features, perceptual_weight=3.0)  # fmt: skip
     loss, trainer = (trained.parser.get_parsed_content(id) for id in ("loss", "train::trainer"))
     assert trainer.state.output[0]["perceptual"] > 0
-    assert loss.perceptual_weight == 3
+    assert loss.weights["perceptual"] == 3
     assert not any(p.requires_grad for p in loss.perceptual.parameters())
     assert sha256(tmp_path / "autoencoder.pt") != sha256(autoencoder / "autoencoder.pt")
 
@@ -1207,3 +1207,17 @@ def test_a_folder_that_cannot_be_made_is_named(world, tmp_path):
     with pytest.raises(RuntimeError) as caught:
         world.run("retinal_unet", "train", ckpt_dir=tmp_path / "file" / "models")
     assert str(tmp_path / "file") in str(root_cause(caught.value))
+
+
+@pytest.mark.parametrize("entry", ["loss", "schedule"])
+def test_a_noise_predictor_learns_by_a_loss_and_a_schedule_of_ones_own(world, autoencoder, tmp_path, entry):
+    own = {
+        "loss": {"_target_": "torch.nn.SmoothL1Loss"},
+        "schedule": {"_target_": "unicorn_monai.training.WarmupCosine", "_mode_": "callable", "warmup": 0.9},
+    }
+    found = {}
+    for name, overrides in {"usual": {}, "own": {f"settings::{entry}": own[entry]}}.items():
+        folders = {"ckpt_dir": tmp_path / name, "output_dir": tmp_path / f"{name}_output"}
+        world.run("latent_diffusion", "train_diffusion", max_epochs=2, **folders, **overrides)
+        found[name] = torch.load(tmp_path / name / "last.pt", weights_only=True)["objects"]["network"]
+    assert any(not torch.equal(value, found["usual"][key]) for key, value in found["own"].items())

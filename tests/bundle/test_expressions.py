@@ -12,10 +12,10 @@ import pytest
 from command_line import CliRunner
 from tiny_networks import TINY
 from unicorn_monai.bundle.expressions import changed_wiring, require_literal, wiring
-from unicorn_monai.bundle.installation import bundle_root, install, load_config
+from unicorn_monai.bundle.installation import GENERATOR, bundle_root, install, load_config
 from unicorn_monai.bundle.references import from_bundle
 from unicorn_monai.bundle.run import run_bundle
-from unicorn_monai.bundle.run_bundles import GENERATOR, require_own_bundles
+from unicorn_monai.bundle.run_bundles import require_own_bundles
 from unicorn_monai.bundle.settings import check_overrides, refuse_unknown_options
 from unicorn_monai.cli import app
 from unicorn_monai.data.writer import About, DatasetWriter

@@ -18,7 +18,7 @@ from unicorn_monai.data.items import datalist
 from unicorn_monai.diffusion.word_vectors import WordVectors
 from unicorn_monai.experiment.settings import Settings
 from unicorn_monai.segmentation.pseudo_labels import PseudoLabeller
-from unicorn_monai.system.applied import AppliedNetwork
+from unicorn_monai.system.networks import AppliedNetwork
 from unicorn_monai.system.weights import save_weights
 
 PLAIN, FOG, NIGHT = "an image", "an image, foggy scene", "an image, night scene"

@@ -12,6 +12,7 @@ from monai.data import load_decathlon_datalist
 from monai.transforms import LoadImage
 from PIL import Image
 
+from described import described_writer
 from unicorn_monai.data.checks import check, problems
 from unicorn_monai.data.items import datalist, folders_of, image_size, num_labels
 from unicorn_monai.data.journal import JOURNAL
@@ -37,7 +38,7 @@ def labelling(seed, shape=(12, 8)):
 def write(root, n=6, labelled=True, suffix=".nii.gz", shape=(12, 8), **options):
     """A data set of ``n`` images: training, then one of validation, then one of test, each of its own subject."""
     arguments = {"name": "tiny", "device": "Spectralis", "labels": LABELS, "spacing_mm": (0.004, 0.012)} | options
-    with DatasetWriter(root, About(suffix=suffix, **arguments)) as writer:
+    with described_writer(root, suffix=suffix, **arguments) as writer:
         for i in range(n):
             split = {n - 1: "test", n - 2: "validation"}.get(i, "training")
             label = labelling(i, shape[:2]) if labelled else None
@@ -160,7 +161,7 @@ def interrupted(root, n=4, **options):
     """Write items until there are ``n``, and fail then."""
     with (
         contextlib.suppress(KeyboardInterrupt),
-        DatasetWriter(root, About(name="tiny", device="d", labels=LABELS, **options)) as writer,
+        described_writer(root, name="tiny", device="d", labels=LABELS, **options) as writer,
     ):
         for i in range(len(writer), n):
             writer.add("training", picture(i), labelling(i), subject=f"s{i}", index=i)

@@ -10,17 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from described import described_writer
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.journal import JOURNAL, MOST_ITEMS, Rows, begun, cut_torn_line
 from unicorn_monai.data.layout import HEADER
-from unicorn_monai.data.writer import About, DatasetWriter
+from unicorn_monai.data.writer import DatasetWriter
 
 ARGUMENTS = {"name": "n", "device": "d", "labels": {0: "a", 1: "b"}, "settings": {"seed": 1}}
 TOTAL = 7
 
 
 def writer(root: Path, rank: int, processes: int = 2, **changes) -> DatasetWriter:
-    return DatasetWriter(root, About(**{"total": TOTAL} | ARGUMENTS | changes), resume=True, share=(rank, processes))
+    return described_writer(root, **{"total": TOTAL} | ARGUMENTS | changes, resume=True, share=(rank, processes))
 
 
 def write(writer: DatasetWriter, indices) -> list[int]:

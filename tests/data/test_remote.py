@@ -11,6 +11,7 @@ import fsspec
 import numpy as np
 import pytest
 
+from described import described_writer
 from tiny_synthesis import label_maps, synthesizer
 from unicorn_monai.data import remote as storage
 from unicorn_monai.data.checks import check, problems
@@ -46,7 +47,7 @@ def image(k):
 
 def write(root, indices=range(3), **options):
     label = np.tile(np.arange(8, dtype=np.uint8)[:, None] // 4, (1, 9))
-    with DatasetWriter(root, About(name="n", device="d", labels=LABELS, **options)) as writer:
+    with described_writer(root, name="n", device="d", labels=LABELS, **options) as writer:
         for k in indices:
             if k not in writer:
                 writer.add("training", image(k), label, subject=f"s{k}", index=k)

@@ -262,7 +262,7 @@ def test_spectralis_notices_wrong_order_and_wrong_subject(tmp_path):
     first.write_text(last.read_text())
     last.write_text(text)
     with pytest.raises(ValueError, match="surfaces cross"):
-        spectralis_healthy.write_spectralis_healthy(source, tmp_path / "a")
+        spectralis_healthy.write_spectralis_healthy(source, tmp_path / "a", {1: "training"})
     for path in (source / "boundaries").glob("Subject2_*.txt"):
         np.savetxt(path, np.full((30, 2), 5.0), delimiter=",")
     with pytest.raises(ValueError, match="48 columns, but the boundaries hold 2 B-scans with 30"):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import acdc, cityscapes, rgb_folder, street_labels
+from data_prep import acdc, cityscapes, rgb_folder
 from data_prep.colour import cut
-from data_prep.label_schemes import LABEL_IDS, TRAIN_IDS
+from data_prep.label_schemes import CLASSES, LABEL_IDS, TRAIN_IDS
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import SPLITS, label_names, read_header
 from unicorn_monai.images.files import read_array
@@ -20,7 +20,7 @@ ROWS, COLUMNS = 64, 128
 SAME = ("--size", str(ROWS), str(COLUMNS))
 CITIES = ("aachen", "bochum", "lindau", "bonn")
 IDS = np.array([7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33, 0, 4, 29, 255])
-COLOURS = {str(k): list(colour) for k, (_, _, colour) in enumerate(street_labels.CLASSES)}
+COLOURS = {str(k): list(colour) for k, (_, _, colour) in enumerate(CLASSES)}
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def ids(k: int, rows: int = ROWS, columns: int = COLUMNS) -> np.ndarray:
 
 def train_ids(label: np.ndarray) -> np.ndarray:
     table = np.full(256, 255, np.uint8)
-    table[[id_ for _, id_, _ in street_labels.CLASSES]] = np.arange(19)
+    table[[id_ for _, id_, _ in CLASSES]] = np.arange(19)
     return table[label]
 
 
@@ -107,7 +107,7 @@ def refused(module, root: Path, output: Path, *options: str) -> str:
 def test_the_table_of_ids_is_that_of_cityscapes():
     assert (LABEL_IDS.replace(ids(0)) == train_ids(ids(0))).all()
     assert (TRAIN_IDS.replace(train_ids(ids(0))) == train_ids(ids(0))).all()
-    assert TRAIN_IDS.palette == [list(colour) for _, _, colour in street_labels.CLASSES]
+    assert TRAIN_IDS.palette == [list(colour) for _, _, colour in CLASSES]
     with pytest.raises(ValueError, match=r"label values: found \[34\]"):
         LABEL_IDS.replace(np.full((2, 2), 34, np.uint8))
     with pytest.raises(ValueError, match=r"label values: found \[19\]"):
@@ -203,7 +203,7 @@ def test_label_images_in_colours_and_sub_domains(tmp_path):
             save(tmp_path / f"in/images/{weather}/{drive}/0.png", photo(2 * k + d))
             colours = np.array([COLOURS[str(v)] if v < 19 else [0, 0, 0] for v in train_ids(ids(k))[0]], np.uint8)
             save(tmp_path / f"in/labels/{weather}/{drive}/0.png", np.repeat(colours[None], ROWS, axis=0))
-    names = {str(k): name for k, (name, _, _) in enumerate(street_labels.CLASSES)}
+    names = {str(k): name for k, (name, _, _) in enumerate(CLASSES)}
     scheme = {"labels": names, "colours": COLOURS | {"255": [0, 0, 0]}}
     (tmp_path / "labels.json").write_text(json.dumps(scheme))
     options = ("--labels", str(tmp_path / "labels.json"), "--sub-domains")
@@ -290,7 +290,7 @@ def test_a_bad_picture_is_left_out_by_name(changes, message, tmp_path, capsys):
 
 
 def four_colours(root: Path) -> str:
-    names = {str(k): name for k, (name, _, _) in enumerate(street_labels.CLASSES)}
+    names = {str(k): name for k, (name, _, _) in enumerate(CLASSES)}
     (root / "c.json").write_text(json.dumps({"labels": names, "colours": {"0": [1, 2, 3]}}))
     return str(root / "c.json")
 

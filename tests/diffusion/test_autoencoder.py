@@ -8,9 +8,9 @@ from torch.distributions import kl_divergence as divergence
 from torch.nn import functional
 
 from unicorn_monai.diffusion.autoencoder import AutoencoderLoss, kl_divergence, spectral_distance
-from unicorn_monai.diffusion.training import mean_squared_error
 from unicorn_monai.images.speckle import high_pass, high_pass_std, speckle_contrast
 from unicorn_monai.segmentation.training import SegmentationLoss
+from unicorn_monai.training import mean_squared_error
 
 LABELS = 3
 

@@ -110,7 +110,9 @@ def test_a_mirrored_latent_belongs_to_the_mirrored_image_and_label_map(data, enc
     sides = set()
     for _ in range(8):
         batch = dataset.__getitems__(list(range(len(items))))
-        for mean, label, item, as_is in zip(batch["mean"], batch["label"], items, dataset.label, strict=True):
+        for mean, label, item, as_is in zip(
+            batch["mean"], batch["label"], items, torch.cat(dataset.labels), strict=True
+        ):
             mirrored = not torch.equal(label, as_is)
             sides.add(mirrored)
             image = read_image(item["image"])
@@ -125,7 +127,7 @@ def test_without_mirroring_every_item_is_as_it_is(make):
     dataset = make(num_labels=len(LABELS))
     batch = dataset.__getitems__([3, 0])
     assert torch.equal(batch["mean"], dataset.mean[0, [3, 0]])
-    assert torch.equal(batch["label"], dataset.label[[3, 0]])
+    assert torch.equal(batch["label"], torch.cat(dataset.labels)[[3, 0]])
     assert batch["index"].tolist() == [3, 0]
 
 

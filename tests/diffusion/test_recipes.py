@@ -275,10 +275,10 @@ def test_several_processes_train_an_autoencoder_and_its_opponent_together(data, 
 
 
 def test_the_weights_of_the_loss_are_those_of_the_settings(settings):
-    names = ("kl_weight", "spectral_weight", "speckle_weight", "adversarial_weight", "perceptual_weight")
-    weights = dict(zip(names, (0.1, 0.2, 0.3, 0.4, 0.5), strict=True))
-    loss = autoencoder_loss(settings(AutoencoderSettings, **weights), nn.L1Loss())
-    assert {name: getattr(loss, name) for name in names} == weights
+    weights = {"kl": 0.1, "spectral": 0.2, "speckle": 0.3, "adversarial": 0.4, "perceptual": 0.5}
+    own = settings(AutoencoderSettings, **{f"{name}_weight": weight for name, weight in weights.items()})
+    loss = autoencoder_loss(own, nn.L1Loss())
+    assert loss.weights == weights
     assert isinstance(loss.perceptual, nn.L1Loss)
 
 

@@ -127,10 +127,6 @@ def test_a_real_set_of_one_subject_has_no_floor():
     assert table["labeled"]["unicorn"] > 0
 
 
-def test_without_features_nothing_is_substituted():
-    assert distances(None, None, ["labeled"]) == {"not_computed": "no feature network was given"}
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

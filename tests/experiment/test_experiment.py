@@ -465,6 +465,7 @@ def test_a_labelled_data_set_needs_no_test_images(finished, tmp_path, monkeypatc
     left_out = len(header.pop("test"))
     (labeled / "dataset.json").write_text(json.dumps(header))
     monkeypatch.setattr(finished, "labeled", labeled)
+    monkeypatch.setitem(finished.domains, "labeled", labeled)
     assert judging(finished).copies()["n_held_out"] == finished.results["memorization"]["n_held_out"] - left_out
 
 

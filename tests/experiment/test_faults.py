@@ -31,7 +31,7 @@ from unicorn_monai.experiment.tracking import Tracker
 from unicorn_monai.images.files import read_array, write_array
 from unicorn_monai.system.distributed import share
 from unicorn_monai.system.errors import explain, root_cause
-from unicorn_monai.system.files import atomic, copy, write_json
+from unicorn_monai.system.files import atomic, write_json
 from unicorn_monai.system.weights import save_tensors, save_weights
 from unicorn_monai.training.state import save_atomically
 
@@ -103,7 +103,6 @@ FILES = {
     "last.pt": lambda path: save_atomically({"w": torch.zeros(3000)}, path),
     "latents.safetensors": lambda path: save_tensors({"w": torch.zeros(3000)}, path),
     "model.safetensors": lambda path: save_weights(torch.nn.Linear(50, 50), path.with_name("model.pt")),
-    "copy.py": lambda path: copy(Path(__file__), path),
 }
 
 

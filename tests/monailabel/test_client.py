@@ -18,7 +18,7 @@ from unicorn_monai.monailabel.client import (
     take,
     whole,
 )
-from unicorn_monai.system.fields import one_of
+from unicorn_monai.system.records import one_of
 
 
 class Sent(TypedDict, total=False):

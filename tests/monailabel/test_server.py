@@ -720,7 +720,7 @@ def test_a_damaged_server_says_so_as_its_own_fault(client, world):
     text = prior.read_text()
     prior.write_text("{}")
     try:
-        app_instance().names("model")["synthesis"]._loaded.clear()
+        app_instance().tasks_of("infer")["synthesis"]._loaded.clear()
         answer = client.post("/infer/synthesis?image=oct_1", **params(device="cpu"))
         assert answer.status_code == 500
         assert "is no uncertainty prior" in answer.json()["detail"]

@@ -219,6 +219,7 @@ def test_move_by_whole_pixels():
 
 def test_area_average_and_supersampling():
     assert area_average(np.array([[0.0, 2.0], [4.0, 6.0]]), (2, 2)).item() == 3.0
+    assert area_average(np.ones((6, 9, 3)), (3, 3)).shape == (2, 3, 3)
     assert supersampling(SPECTRALIS, (1.0, 1.0)) == (1, 1)
     assert supersampling(SPECTRALIS, (10.0, 1000.0)) == (2, 4)
 
@@ -259,13 +260,13 @@ def test_any_size(size):
         simulate_scan(HOME_OCT, 0, 0, 4)
 
 
-def test_window_overrides():
-    scan = next(simulate(SPECTRALIS, 1, 1, 64, depth_um=640.0, width_mm=4.8))
+def test_window_and_field_are_those_of_the_device():
+    scan = next(simulate(replace(SPECTRALIS, depth_um=(640.0, 640.0), width_mm=(4.8, 4.8)), 1, 1, 64))
     assert scan.spacing_mm == pytest.approx((0.010, 0.075))
 
 
 def test_retina_stays_in_the_window():
-    for scan in simulate(SPECTRALIS, 10, 1, 64, 1, depth_um=660.0, width_mm=5.0):
+    for scan in simulate(replace(SPECTRALIS, depth_um=(660.0, 660.0), width_mm=(5.0, 5.0)), 10, 1, 64, 1):
         assert (scan.label[0] == 0).mean() > 0.9
         assert (scan.label[-1] == 9).mean() > 0.9
 

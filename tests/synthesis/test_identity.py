@@ -115,6 +115,18 @@ def test_a_data_set_of_other_settings_is_not_gone_on_with(labels, tmp_path, monk
     before = content(tmp_path / "set")
     synthesizer(labels, tmp_path / "set", resume=True).run()
     assert content(tmp_path / "set") == before
+    other = synthesizer(labels, tmp_path / "set", resume=True)
+    other.generator.ldm.scheduler.steps_offset = 1
+    with pytest.raises(ValueError, match=r"was begun with the settings .*'steps_offset': 0.* not .*'steps_offset': 1"):
+        other.run()
+    header = json.loads((tmp_path / "set" / HEADER).read_text())
+    del header["settings"]["sampler"]  # as older ones are
+    (tmp_path / "set" / HEADER).write_text(json.dumps(header))
+    other.run()
+    header["settings"]["steps"] += 1
+    (tmp_path / "set" / HEADER).write_text(json.dumps(header))
+    with pytest.raises(ValueError, match="was begun with the settings"):
+        other.run()
 
 
 def test_label_maps_are_known_by_their_content_wherever_they_lie(labels, tmp_path):

@@ -7,7 +7,7 @@ import torch
 from tiny_synthesis import STEPS, label_maps, synthesizer
 from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.diffusion.text import PromptTemplate
-from unicorn_monai.images.warping import augment_label
+from unicorn_monai.images.warping import warp
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.synthesis.generator import Generator
 from unicorn_monai.synthesis.requests import Request, Requests, derive_seed, with_uncertainty
@@ -36,7 +36,7 @@ def data(tmp_path):
 
 def test_a_changed_label_map_has_the_same_labels(layers):
     for seed in range(20):
-        changed = augment_label(layers, seed)
+        changed = warp(layers, seed, "nearest")
         assert changed.shape == layers.shape
         assert changed.dtype == layers.dtype
         assert set(changed.unique().tolist()) == set(layers.unique().tolist())
@@ -44,26 +44,26 @@ def test_a_changed_label_map_has_the_same_labels(layers):
 
 
 def test_a_changed_label_map_keeps_the_order_of_the_layers(layers):
-    assert all((augment_label(layers, seed).diff(dim=1) >= 0).all() for seed in range(20))
+    assert all((warp(layers, seed, "nearest").diff(dim=1) >= 0).all() for seed in range(20))
 
 
 def test_left_and_right_are_exchanged_as_often_as_not():
     halves = torch.zeros(1, 20, 40, dtype=torch.long)
     halves[..., 20:] = 1
-    exchanged = sum(augment_label(halves, seed)[..., :5].float().mean().item() > 0.5 for seed in range(40))
+    exchanged = sum(warp(halves, seed, "nearest")[..., :5].float().mean().item() > 0.5 for seed in range(40))
     assert 10 < exchanged < 30
 
 
 def test_a_change_depends_on_its_seed_only(layers):
     torch.manual_seed(1)
-    first = augment_label(layers, 7)
+    first = warp(layers, 7, "nearest")
     torch.manual_seed(2)
-    assert torch.equal(augment_label(layers, 7), first)
-    assert not torch.equal(augment_label(layers, 8), first)
+    assert torch.equal(warp(layers, 7, "nearest"), first)
+    assert not torch.equal(warp(layers, 8, "nearest"), first)
 
 
 def test_ignored_pixels_stay_ignored(layers):
-    assert (augment_label(torch.full_like(layers, 255), 3) == 255).all()
+    assert (warp(torch.full_like(layers, 255), 3, "nearest") == 255).all()
 
 
 def test_seeds_derived_from_different_numbers_differ():

@@ -20,7 +20,7 @@ from unicorn_monai.bundle.installation import bundle_root
 from unicorn_monai.experiment import versions
 from unicorn_monai.system.errors import NotFinite, explain, of_batch, on_failure, on_sigterm
 from unicorn_monai.system.networks import in_parts, require_finite
-from unicorn_monai.training.random_numbers import random_state, set_random_state
+from unicorn_monai.training.state import random_state, set_random_state
 
 ENDING = {"_target_": "unicorn_monai.system.end_in_one_sentence"}
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -34,7 +34,7 @@ try:
 except ValueError as error:
     raise RuntimeError("MONAI wraps it") from error
 """
-INSTALL = "from unicorn_monai.system.ending import install\ninstall()\n"
+INSTALL = "from unicorn_monai.system.errors import tell_root_cause_last\ntell_root_cause_last()\n"
 
 
 def ends(*command: str) -> subprocess.CompletedProcess:
@@ -48,7 +48,7 @@ def test_numbers_that_are_not_finite_have_an_exit_status_of_their_own_where_a_pr
     assert done.stderr.count("RuntimeError: MONAI wraps it") == 1
     assert "NotFinite: A latent holds NaN or infinite values (batch of a.png)." in done.stderr
     assert ends("-c", INSTALL + "raise ValueError('anything else')").returncode == 1
-    asked = "from unicorn_monai.system.ending import end_in_one_sentence\nend_in_one_sentence()\n"
+    asked = "from unicorn_monai.system.errors import end_in_one_sentence\nend_in_one_sentence()\n"
     for elsewhere in (WRAPPED, asked + WRAPPED):  # a program that is not MONAI's command ends as Python does
         done = ends("-c", elsewhere)
         assert done.returncode == 1

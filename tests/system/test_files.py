@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from unicorn_monai.system.files import _HOST, Occupied, atomic, copy, flush, sweep
+from unicorn_monai.system.files import _HOST, Occupied, atomic, flush, sweep
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 HOLD = """
@@ -76,7 +76,8 @@ def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_one_goes_on(t
     flushed: list[str] = []
     sync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda d: (flushed.append(str(Path(f"/proc/self/fd/{d}").readlink())), sync(d)))
-    copy(Path(__file__), tmp_path / "a.py")
+    with atomic(tmp_path / "a.py") as temporary:
+        temporary.write_bytes(Path(__file__).read_bytes())
     assert (tmp_path / "a.py").read_bytes() == Path(__file__).read_bytes()
     assert [Path(path).name.startswith(".tmp-") for path in flushed] == [True, False]
     assert flushed[1] == str(tmp_path)

@@ -28,7 +28,7 @@ from torch import nn
 
 from data_prep import heidelberg, image_folder, volumes
 from data_prep.dicom_sizes import codestream_size, read_dicom, require_unpackable_pixels
-from data_prep.heidelberg_sizes import require_ending_directory
+from data_prep.heidelberg import require_ending_directory
 from data_prep.image_folder import read_pages
 from data_prep.label_images import read_label_image
 from data_prep.label_schemes import read_scheme

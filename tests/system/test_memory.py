@@ -8,7 +8,7 @@ import pytest
 
 FAULTS = """
 import resource, sys, torch
-from unicorn_monai.system.memory import keep_freed_memory
+from unicorn_monai.system.networks import keep_freed_memory
 torch.set_num_threads(1)
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
@@ -31,7 +31,7 @@ def test_a_training_step_gets_the_pages_of_the_one_before():
 
 
 def test_other_systems_are_left_as_they_are(monkeypatch):
-    from unicorn_monai.system.memory import keep_freed_memory
+    from unicorn_monai.system.networks import keep_freed_memory
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert not keep_freed_memory()

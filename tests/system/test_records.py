@@ -11,8 +11,7 @@ import pytest
 from command_line import CliRunner
 from unicorn_monai.cli import app
 from unicorn_monai.data.journal import JOURNAL
-from unicorn_monai.data.layout import read_header
-from unicorn_monai.data.taken_over import index_of, layout_of
+from unicorn_monai.data.layout import index_of, layout_of, read_header
 from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.evaluation.copies import write_without
 from unicorn_monai.experiment.settings import settings_begun_with

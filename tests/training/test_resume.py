@@ -25,8 +25,7 @@ from monai.utils import set_determinism
 from unicorn_monai.system.errors import NotFinite
 from unicorn_monai.training.handlers import Progress
 from unicorn_monai.training.kept_weights import EMA, BestWeights
-from unicorn_monai.training.random_numbers import random_state, set_random_state
-from unicorn_monai.training.state import TrainingState, read_whole
+from unicorn_monai.training.state import TrainingState, random_state, read_whole, set_random_state
 from unicorn_monai.training.steps import ClipGradients, WarmupCosine, loss_metric
 
 EPOCHS, LENGTH = 3, 4

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from unicorn_monai.system.files import PathLike
 from unicorn_monai.system.intake import read_text
+from unicorn_monai.system.networks import freeze
 
 WEIGHTS = "diffusion_pytorch_model"
 
@@ -166,11 +167,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def read_config(folder: PathLike, kind: str) -> dict[str, Any]:
-    """The ``config.json`` of a network of class ``kind``, every option of it known.
-
-    Raises:
-        ValueError: another class, or an option that MONAI's network does not have.
-    """
+    """The ``config.json`` of a network of class ``kind``, every option of it one that MONAI's network has."""
     path = Path(folder) / "config.json"
     config = read_json(path, f"configuration of a {kind}")
     if config.get("_class_name") != kind:
@@ -179,17 +176,13 @@ def read_config(folder: PathLike, kind: str) -> dict[str, Any]:
         if key.startswith("_") or key in _TAKEN:
             continue
         if key in _FIXED[kind]:
-            if (list(value) if isinstance(value, list) else [value]) != [_FIXED[kind][key]] * _length(value):
-                expected = _FIXED[kind][key]
+            expected = _FIXED[kind][key]
+            if any(one != expected for one in (value if isinstance(value, list) else [value])):
                 raise ValueError(f"'{path}' has {key}: {value!r}; supported: {expected!r}.{_REMEDY.get(key, '')}")
         elif value not in (None, False):
             raise ValueError(f"'{path}' has the option {key}: {value!r}, which is not known here; remove it if it is "
                              "without effect.")  # fmt: skip
     return config
-
-
-def _length(value: Any) -> int:
-    return len(value) if isinstance(value, list) else 1
 
 
 def unet_arguments(config: dict[str, Any], path: PathLike) -> dict[str, Any]:
@@ -241,12 +234,7 @@ def vae_arguments(config: dict[str, Any], path: PathLike) -> dict[str, Any]:
 
 
 def weights_file(folder: PathLike, variant: str | None = None) -> Path:
-    """The safetensors file of a network.
-
-    Args:
-        folder: of the network, e.g. ``stable-diffusion-v1-5/unet``.
-        variant: "fp16", "non_ema", ...: part of the file's name.
-    """
+    """The safetensors file of a network in a folder; ``variant``, "fp16", "non_ema", ..., is part of its name."""
     path = Path(folder) / (f"{WEIGHTS}.{variant}.safetensors" if variant else f"{WEIGHTS}.safetensors")
     if not path.is_file():
         found = sorted(file.name for file in Path(folder).glob(f"{WEIGHTS}*")) or "none"
@@ -266,10 +254,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def fill(network: nn.Module, tensors: dict[str, Tensor], name: Callable[[str], str], path: Path) -> nn.Module:
-    """Give every parameter of ``network`` the tensor of its name in the file, as float32, and use every tensor.
+    """Give every parameter of ``network`` the tensor of its name in the file, as float32; it is frozen then.
 
-    Raises:
-        ValueError: a tensor that is missing, of another shape, or left over.
+    A tensor that is missing, of another shape, or left over is refused.
     """
     state, left = {}, dict(tensors)
     for parameter, value in network.state_dict().items():
@@ -288,4 +275,4 @@ def fill(network: nn.Module, tensors: dict[str, Tensor], name: Callable[[str], s
             "Stable Diffusion 1.x or 2.x network."
         )
     network.load_state_dict(state, assign=True)
-    return network
+    return freeze(network)

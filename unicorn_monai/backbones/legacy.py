@@ -10,9 +10,7 @@
 Transposed convolutions (`use_convtranspose` of the autoencoder) have three pixels there and two here: they have no
 counterpart.
 
-MONAI's ``load_old_state_dict`` loads the projection that was never called, which changes the outputs, and of a
-ControlNet without cross-attention leaves the attention random or fails. Here every entry of both sides is accounted
-for.
+Every entry of both sides is accounted for, other than by MONAI's ``load_old_state_dict`` (docs/weights.md).
 """
 
 from __future__ import annotations
@@ -37,13 +35,9 @@ _NEVER_CALLED = re.compile(r"(.+)\.proj_attn\.(weight|bias)")
 def convert(network: nn.Module, old: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dictionary of ``network`` that gives the outputs of the old network.
 
-    Args:
-        network: ``AutoencoderKL``, ``DiffusionModelUNet`` or ``ControlNet`` of MONAI, built with the arguments of the
-            old one (``num_channels`` is called ``channels`` today).
-        old: state dictionary of the monai-generative network.
-
-    Raises:
-        ValueError: an entry of either side without its counterpart, or of another shape.
+    It is an ``AutoencoderKL``, ``DiffusionModelUNet`` or ``ControlNet`` of MONAI, built with the arguments of the old
+    one (``num_channels`` is called ``channels`` today). An entry of either side without its counterpart, or of another
+    shape, is refused.
     """
     new, used = {}, set()
     for key, value in network.state_dict().items():
@@ -59,7 +53,8 @@ def convert(network: nn.Module, old: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 f"The checkpoint has no '{missing[0]}', from which '{key}' of the {type(network).__name__} is made. "
                 "Build the network with the arguments of the old one."
             )
-        parts = [old[name] for name in sources] or [_identity(value)]
+        identity = torch.eye(len(value)) if value.ndim == 2 else torch.zeros_like(value)
+        parts = [old[name] for name in sources] or [identity]
         found = torch.cat(parts) if len(parts) > 1 else parts[0]
         if found.shape != value.shape:
             raise ValueError(
@@ -70,9 +65,8 @@ def convert(network: nn.Module, old: Mapping[str, Tensor]) -> dict[str, Tensor]:
         used |= set(sources)
     left = [name for name in old if name not in used and not _never_called(name, used)]
     if left:
-        hint = (
-            " `include_fc` must be true with cross-attention." if any(".attn1.to_out." in name for name in left) else ""
-        )
+        fc = any(".attn1.to_out." in name for name in left)
+        hint = " `include_fc` must be true with cross-attention." if fc else ""
         raise ValueError(
             f"{len(left)} entries of the checkpoint have no place in the {type(network).__name__}, first '{left[0]}'. "
             f"Build the network with the arguments of the old one.{hint}"
@@ -91,40 +85,24 @@ def old_names(key: str) -> list[str]:
     return [f"{found['block']}.{part}.{found['kind']}" for part in parts]
 
 
-def _identity(value: Tensor) -> Tensor:
-    return torch.eye(len(value)) if value.ndim == 2 else torch.zeros_like(value)
-
-
 def _never_called(name: str, used: set[str]) -> bool:
     found = _NEVER_CALLED.fullmatch(name)
     return found is not None and f"{found[1]}.to_q.weight" in used
 
 
 def read_checkpoint(path: PathLike, entry: str | None = None) -> dict[str, Tensor]:
-    """The state dictionary in a checkpoint; a "module." of several GPUs is taken off its names.
-
-    Args:
-        path: file written by ``torch.save``.
-        entry: the dictionary's name in the file, where that holds several things.
-
-    Raises:
-        ValueError: a file that holds more than tensors, containers and plain values; no such entry.
-    """
+    """The state dictionary in a checkpoint, or its ``entry``; a "module." of several GPUs is taken off its names."""
     if not Path(path).is_file():
         raise ValueError(f"No checkpoint at '{path}'. Check the path.")
     content = load_tensors_only(path)
     if entry is not None and isinstance(content, dict):
         content = content.get(entry)
-    if not _is_state(content):
-        inside = [k for k, v in content.items() if _is_state(v)] if isinstance(content, dict) else []
+    if not is_state(content) or not content:
+        inside = [k for k, v in content.items() if is_state(v) and v] if isinstance(content, dict) else []
         what = f"entry '{entry}' of '{path}'" if entry is not None else f"'{path}'"
         raise ValueError(f"{what} is no state dictionary; state dictionaries in it: {inside}. Name one with --entry.")
     together = all(name.startswith("module.") for name in content)
     return {name.removeprefix("module.") if together else name: value for name, value in content.items()}
-
-
-def _is_state(content: Any) -> bool:
-    return is_state(content) and bool(content)
 
 
 def import_weights(
@@ -135,18 +113,10 @@ def import_weights(
     entry: str | None = None,
     **metadata: Any,
 ) -> Path:
-    """Publish the weights of an old checkpoint as those of a bundle.
+    """Publish the weights of an old checkpoint (:func:`read_checkpoint`) as ``models/WEIGHTS`` of a bundle.
 
-    Args:
-        checkpoint: see :func:`read_checkpoint`.
-        bundle_root: the bundle, whose ``inference.json`` defines the network with the arguments of the old one.
-        id: the network there, e.g. "network_def" or "autoencoder_def".
-        weights: file under the bundle's ``models`` folder to write.
-        entry: see :func:`read_checkpoint`.
-        **metadata: what belongs to the weights, e.g. ``scale_factor`` and ``latent_shape`` of a diffusion model.
-
-    Returns:
-        the file written.
+    Its ``inference.json`` defines the network with the arguments of the old one; ``metadata`` is what belongs to the
+    weights, e.g. ``scale_factor`` and ``latent_shape`` of a diffusion model. The path of the file is returned.
     """
     network = from_bundle(bundle_root, id)
     network.load_state_dict(convert(network, read_checkpoint(checkpoint, entry)))

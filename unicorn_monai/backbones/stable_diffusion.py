@@ -10,7 +10,7 @@ to rounding (``tests/backbones/test_stable_diffusion.py``). Prompts are encoded 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +22,16 @@ from monai.networks.nets.diffusion_model_unet import SpatialTransformer
 from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
-from unicorn_monai.backbones.diffusers_layout import (
-    WEIGHTS,
-    fill,
-    old_vae_name,
-    read_config,
-    read_json,
-    read_weights,
-    unet_arguments,
-    unet_name,
-    vae_arguments,
-    vae_names,
-    weights_file,
-)
+from unicorn_monai.backbones import diffusers_layout as layout
 from unicorn_monai.controlnets import controlnet_for
 from unicorn_monai.latent_diffusion import StoredAutoencoder
 from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus, UniPC
 from unicorn_monai.system.files import PathLike, sweep, write_json
-from unicorn_monai.system.networks import freeze, require
+from unicorn_monai.system.networks import require
 from unicorn_monai.system.weights import save_tensors, sha256
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionControlNetPipeline", "StableDiffusionImg2ImgPipeline")
+Device = torch.device | str | None
 SAMPLERS = {"DDIM": DDIM, "DPMSolverPlusPlus": DPMSolverPlusPlus, "UniPC": UniPC}
 EMBEDDING_CHANNELS = (16, 32, 96, 256)  # of the ControlNets' condition embedding, as diffusers has it
 
@@ -53,13 +42,6 @@ class StableDiffusionAutoencoder(AutoencoderKL):
     Those are: a SiLU before the last convolution of either half, one residual block more per level in the decoder, an
     encoder that gives mean and log-variance in one tensor, of which the two quantising convolutions see everything,
     and images in [-1, 1].
-
-    Args:
-        channels: of the levels.
-        latent_channels: of the latents.
-        num_channels: of the images.
-        num_res_blocks: of each level of the encoder.
-        norm_num_groups: of the normalisations.
     """
 
     def __init__(
@@ -71,14 +53,8 @@ class StableDiffusionAutoencoder(AutoencoderKL):
         norm_num_groups: int = 32,
     ) -> None:
         levels = len(channels)
-        shared: dict[str, Any] = {
-            "spatial_dims": 2,
-            "channels": tuple(channels),
-            "norm_num_groups": norm_num_groups,
-            "norm_eps": 1e-6,
-            "attention_levels": (False,) * levels,
-            "use_flash_attention": True,
-        }
+        shared: dict[str, Any] = {"spatial_dims": 2, "channels": tuple(channels), "attention_levels": (False,) * levels}
+        shared |= {"norm_num_groups": norm_num_groups, "norm_eps": 1e-6, "use_flash_attention": True}
         super().__init__(
             in_channels=num_channels, out_channels=num_channels, latent_channels=latent_channels,
             num_res_blocks=num_res_blocks, **shared,
@@ -107,13 +83,9 @@ class StableDiffusionAutoencoder(AutoencoderKL):
 
 
 def check_folder(folder: PathLike) -> Path:
-    """The folder, if it holds a Stable Diffusion 1.x or 2.x text-to-image pipeline.
-
-    Raises:
-        ValueError: no ``model_index.json``, or that of another pipeline (Stable Diffusion XL, inpainting, ...).
-    """
+    """The folder, if it holds a Stable Diffusion 1.x or 2.x text-to-image pipeline; not XL, inpainting, ..."""
     path = Path(folder) / "model_index.json"
-    kind = read_json(path, "index of a pipeline").get("_class_name")
+    kind = layout.read_json(path, "index of a pipeline").get("_class_name")
     require(kind in PIPELINES, f"'{path}' describes a {kind}; supported are Stable Diffusion 1.x and 2.x: {PIPELINES}.")
     return Path(folder)
 
@@ -121,99 +93,76 @@ def check_folder(folder: PathLike) -> Path:
 def unet_definition(folder: PathLike) -> dict[str, Any]:
     """Arguments of ``DiffusionModelUNet`` for the U-Net of a Stable Diffusion folder."""
     part = check_folder(folder) / "unet"
-    arguments = unet_arguments(read_config(part, "UNet2DConditionModel"), part / "config.json")
-    latent = vae_arguments(*_vae_config(folder))["latent_channels"]
+    arguments = layout.unet_arguments(layout.read_config(part, "UNet2DConditionModel"), part / "config.json")
+    latent = layout.vae_arguments(*_vae_config(folder))["latent_channels"]
     got = {arguments["in_channels"], arguments["out_channels"]}
     require(got == {latent}, f"'{part / 'config.json'}' has channels {got}; expected the {latent} of the autoencoder's "
             "latents (inpainting and upscaling networks are not supported).")  # fmt: skip
     return arguments
 
 
-def load_unet(
-    folder: PathLike, variant: str | None = None, device: torch.device | str | None = None
-) -> DiffusionModelUNet:
-    """The U-Net of a Stable Diffusion folder, frozen, float32.
-
-    Args:
-        folder: as diffusers' ``save_pretrained`` writes it.
-        variant: of the weights' file, e.g. "fp16" or "non_ema".
-        device: where to put it.
-    """
+def load_unet(folder: PathLike, variant: str | None = None, device: Device = None) -> DiffusionModelUNet:
+    """The U-Net of a Stable Diffusion folder, frozen, float32; ``variant`` of its file, e.g. "fp16" or "non_ema"."""
     with torch.device("meta"):  # no time and memory for weights that are replaced
         unet = DiffusionModelUNet(**unet_definition(folder))
-    path = weights_file(Path(folder) / "unet", variant)
-    fill(_stable_diffusion_eps(unet), read_weights(path), unet_name, path)
-    freeze(unet)
+    path = layout.weights_file(Path(folder) / "unet", variant)
+    layout.fill(_stable_diffusion_eps(unet), layout.read_weights(path), layout.unet_name, path)
     return unet.to(device)
 
 
 def new_controlnet(folder: PathLike, conditioning_channels: int) -> ControlNet:
-    """The architecture of a ControlNet for a Stable Diffusion folder, with random weights.
+    """A ControlNet for a Stable Diffusion folder, with random weights; `controlnets.copy_encoder` fills its encoder.
 
-    Args:
-        folder: of Stable Diffusion.
-        conditioning_channels: of the hint at image resolution: number of labels, or 1 for the uncertainty.
-
-    `controlnets.copy_encoder` then copies the U-Net's encoder.
+    The hint at image resolution has as many channels as there are labels, or 1 for the uncertainty.
     """
-    levels = len(vae_arguments(*_vae_config(folder))["channels"])
+    levels = len(layout.vae_arguments(*_vae_config(folder))["channels"])
     require(levels == len(EMBEDDING_CHANNELS), f"'{folder}/vae/config.json' has {levels} levels; the ControlNet's "
             f"condition embedding halves {len(EMBEDDING_CHANNELS) - 1} times, for 4 levels.")  # fmt: skip
     return _stable_diffusion_eps(controlnet_for(unet_definition(folder), conditioning_channels, EMBEDDING_CHANNELS))
 
 
-def load_controlnet(
-    folder: PathLike, variant: str | None = None, device: torch.device | str | None = None
-) -> ControlNet:
+def load_controlnet(folder: PathLike, variant: str | None = None, device: Device = None) -> ControlNet:
     """A ControlNet that diffusers wrote, frozen, float32; its hint has as many channels as its ``config.json`` says."""
-    config, path = read_config(folder, "ControlNetModel"), Path(folder) / "config.json"
+    config, path = layout.read_config(folder, "ControlNetModel"), Path(folder) / "config.json"
     with torch.device("meta"):
         channels = config.get("conditioning_embedding_out_channels", EMBEDDING_CHANNELS)
-        controlnet = controlnet_for(unet_arguments(config, path), config.get("conditioning_channels", 3), channels)
-    path = weights_file(folder, variant)
-    fill(_stable_diffusion_eps(controlnet), read_weights(path), unet_name, path)
-    freeze(controlnet)
+        controlnet = controlnet_for(
+            layout.unet_arguments(config, path), config.get("conditioning_channels", 3), channels
+        )
+    path = layout.weights_file(folder, variant)
+    layout.fill(_stable_diffusion_eps(controlnet), layout.read_weights(path), layout.unet_name, path)
     return controlnet.to(device)
 
 
-def load_autoencoder(
-    folder: PathLike, variant: str | None = None, device: torch.device | str | None = None
-) -> StableDiffusionAutoencoder:
+def load_autoencoder(folder: PathLike, variant: str | None = None, device: Device = None) -> StableDiffusionAutoencoder:
     """The autoencoder of a Stable Diffusion folder, frozen, float32."""
     with torch.device("meta"):
-        autoencoder = StableDiffusionAutoencoder(**vae_arguments(*_vae_config(folder)))
-    path = weights_file(Path(folder) / "vae", variant)
-    tensors = read_weights(path)
-    names = vae_names(autoencoder)
+        autoencoder = StableDiffusionAutoencoder(**layout.vae_arguments(*_vae_config(folder)))
+    path = layout.weights_file(Path(folder) / "vae", variant)
+    tensors = layout.read_weights(path)
+    names = layout.vae_names(autoencoder)
     if not set(names.values()) & {key for key in tensors if ".to_q." in key}:
-        names = {parameter: old_vae_name(name) for parameter, name in names.items()}
+        names = {parameter: layout.old_vae_name(name) for parameter, name in names.items()}
     for kind in ("weight", "bias"):  # one convolution of both moments, here one for each
         moments = tensors.pop(f"quant_conv.{kind}", None)
         if moments is not None and len(moments) % 2 == 0:
             for part, tensor in zip(("mu", "log_sigma"), moments.chunk(2), strict=True):
                 tensors[f"quant_conv_{part}.conv.{kind}"] = tensor
-    fill(autoencoder, tensors, lambda parameter: names.get(parameter, parameter), path)
-    freeze(autoencoder)
+    layout.fill(autoencoder, tensors, lambda parameter: names.get(parameter, parameter), path)
     return autoencoder.to(device)
 
 
-def stored_autoencoder(
-    folder: PathLike, variant: str | None = None, device: torch.device | str | None = None
-) -> StoredAutoencoder:
+def stored_autoencoder(folder: PathLike, variant: str | None = None, device: Device = None) -> StoredAutoencoder:
     """The autoencoder of a Stable Diffusion folder for `latents.LatentDataset`, loaded only if latents are missing."""
-    path = weights_file(check_folder(folder) / "vae", variant)
-    vae = vae_arguments(*_vae_config(folder))
-    return StoredAutoencoder(
-        _sha256(path),
-        lambda: load_autoencoder(folder, variant, device),
-        vae["num_channels"],
-        2 ** (len(vae["channels"]) - 1),
-    )
+    path = layout.weights_file(check_folder(folder) / "vae", variant)
+    vae = layout.vae_arguments(*_vae_config(folder))
+    load, factor = partial(load_autoencoder, folder, variant, device), 2 ** (len(vae["channels"]) - 1)
+    return StoredAutoencoder(_sha256(path), load, vae["num_channels"], factor)
 
 
 def weights_metadata(folder: PathLike) -> dict[str, dict[str, Any]]:
     """What is known about the weights of a Stable Diffusion folder, as `bundle.references.metadata_of` asks for it."""
-    found = {part: _sha256(weights_file(check_folder(folder) / part, None)) for part in ("vae", "unet")}
+    found = {part: _sha256(layout.weights_file(check_folder(folder) / part, None)) for part in ("vae", "unet")}
     unet = {
         "sha256": found["unet"],
         "autoencoder_sha256": found["vae"],
@@ -243,12 +192,8 @@ def scale_factor(folder: PathLike) -> float:
 
 
 def latent_shape(folder: PathLike, image_size: Sequence[int]) -> list[int]:
-    """(channels, rows, columns) of the latents of images of a size in pixels.
-
-    Raises:
-        ValueError: sides that the networks cannot halve often enough: for Stable Diffusion, no multiples of 64.
-    """
-    vae = vae_arguments(*_vae_config(folder))
+    """(channels, rows, columns) of the latents of images whose sides the networks can halve: multiples of 64."""
+    vae = layout.vae_arguments(*_vae_config(folder))
     factor = 2 ** (len(vae["channels"]) - 1)
     multiple = factor * 2 ** (len(unet_definition(folder)["channels"]) - 1)
     fits = [max(multiple, multiple * round(side / multiple)) for side in image_size]
@@ -268,10 +213,8 @@ def train_scheduler(folder: PathLike) -> DDPMScheduler:
 def sampler(folder: PathLike, name: str = "UniPC", coarse: bool = False) -> DDIM:
     """A sampler with the noise schedule of a Stable Diffusion folder.
 
-    Args:
-        folder: of Stable Diffusion.
-        name: "UniPC", "DPMSolverPlusPlus", or "DDIM" with the timesteps of diffusers' scheduler of that name.
-        coarse: let too few steps through with a warning (:class:`unicorn_monai.schedulers.DDIM`).
+    "UniPC", "DPMSolverPlusPlus", or "DDIM" with the timesteps of diffusers' scheduler of that name; ``coarse`` as in
+    :class:`unicorn_monai.schedulers.DDIM`.
     """
     require(name in SAMPLERS, f"Unknown sampler '{name}'; expected one of {list(SAMPLERS)}.")
     schedule, config = _schedule(folder)
@@ -287,16 +230,12 @@ def sampler(folder: PathLike, name: str = "UniPC", coarse: bool = False) -> DDIM
 def export_diffusers(controlnet: ControlNet, folder: PathLike, stable_diffusion: PathLike) -> None:
     """Write a ControlNet as diffusers does: ``ControlNetModel.from_pretrained(folder)`` reads it.
 
-    Args:
-        controlnet: trained for the U-Net of ``stable_diffusion``.
-        folder: gets ``config.json`` and the safetensors file; created.
-        stable_diffusion: the Stable Diffusion folder.
+    It was trained for the U-Net of the folder ``stable_diffusion``.
     """
-    config = read_config(check_folder(stable_diffusion) / "unet", "UNet2DConditionModel")
-    embedding = controlnet.controlnet_cond_embedding
-    convolutions = [w for w in embedding.parameters() if w.ndim > 1]
+    config = layout.read_config(check_folder(stable_diffusion) / "unet", "UNet2DConditionModel")
+    hint_channels = next(w for w in controlnet.controlnet_cond_embedding.parameters() if w.ndim > 1).shape[1]
     with torch.device("meta"):
-        expected = new_controlnet(stable_diffusion, convolutions[0].shape[1])
+        expected = new_controlnet(stable_diffusion, hint_channels)
     shapes = [{key: value.shape for key, value in net.state_dict().items()} for net in (controlnet, expected)]
     require(
         shapes[0] == shapes[1],
@@ -306,21 +245,20 @@ def export_diffusers(controlnet: ControlNet, folder: PathLike, stable_diffusion:
     linear = config.get("use_linear_projection", False)
     tensors = {}
     for parameter, value in controlnet.state_dict().items():
-        if linear and (".proj_in." in parameter or ".proj_out." in parameter):
-            value = value.flatten(1) if value.ndim > 1 else value
-        tensors[unet_name(parameter)] = value.detach().cpu()
+        flat = linear and value.ndim > 1 and (".proj_in." in parameter or ".proj_out." in parameter)
+        tensors[layout.unet_name(parameter)] = (value.flatten(1) if flat else value).detach().cpu()
     kept = ("act_fn", "attention_head_dim", "block_out_channels", "cross_attention_dim", "down_block_types",
             "downsample_padding", "flip_sin_to_cos", "freq_shift", "in_channels", "layers_per_block", "norm_eps",
             "norm_num_groups", "use_linear_projection")  # fmt: skip
     written = {key: config[key] for key in kept if key in config} | {
         "_class_name": "ControlNetModel",
-        "conditioning_channels": convolutions[0].shape[1],
+        "conditioning_channels": hint_channels,
         "conditioning_embedding_out_channels": list(EMBEDDING_CHANNELS),
     }
     Path(folder).mkdir(parents=True, exist_ok=True)
     sweep(Path(folder))
     write_json(Path(folder) / "config.json", written)
-    save_tensors(tensors, Path(folder) / f"{WEIGHTS}.safetensors", format="pt")
+    save_tensors(tensors, Path(folder) / f"{layout.WEIGHTS}.safetensors", format="pt")
 
 
 def _stable_diffusion_eps(network: Any) -> Any:
@@ -333,13 +271,13 @@ def _stable_diffusion_eps(network: Any) -> Any:
 
 def _vae_config(folder: PathLike) -> tuple[dict[str, Any], Path]:
     part = check_folder(folder) / "vae"
-    return read_config(part, "AutoencoderKL"), part / "config.json"
+    return layout.read_config(part, "AutoencoderKL"), part / "config.json"
 
 
 def _schedule(folder: PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of a MONAI scheduler, and the configuration that they are from."""
     path = check_folder(folder) / "scheduler" / "scheduler_config.json"
-    config = read_json(path, "configuration of a scheduler")
+    config = layout.read_json(path, "configuration of a scheduler")
     schedules = {"scaled_linear": "scaled_linear_beta", "linear": "linear_beta"}
     for key, supported in {
         "beta_schedule": list(schedules),

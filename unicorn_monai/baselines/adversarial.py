@@ -8,12 +8,12 @@ over the patches that the discriminator judges. What a method adds stands in its
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import Trainer
@@ -21,36 +21,44 @@ from monai.losses import PatchAdversarialLoss
 from torch import Tensor, nn
 
 from unicorn_monai.baselines.unpaired import UnpairedDataset, UnpairedLoader
-from unicorn_monai.system.distributed import RankSeeds, average_gradients, is_active, is_main, same_weights
+from unicorn_monai.images.pictures import evenly
+from unicorn_monai.system.distributed import average_gradients, is_main, same_weights
 from unicorn_monai.system.errors import trained_on
 from unicorn_monai.system.files import PathLike
 from unicorn_monai.system.weights import save_weights
-from unicorn_monai.training.budget import LinearDecay, TimeBudget
-from unicorn_monai.training.handlers import Progress, SampleImages
-from unicorn_monai.training.kept_weights import EMA
-from unicorn_monai.training.settings import TranslationSettings
-from unicorn_monai.training.state import TrainingState
-from unicorn_monai.training.steps import autocast_settings
+from unicorn_monai.training import EMA, Progress, SampleImages, TimeBudget, TranslationSettings, autocast_settings
+from unicorn_monai.training.budget import LinearDecay
+from unicorn_monai.training.handlers import last_handlers
 
 # MONAI's default passes the scores through a leaky ReLU first, which the papers do not.
 _least_squares = PatchAdversarialLoss(criterion="least_squares", no_activation_leastsq=True)
 
 
-class Objective(Protocol):
-    """What a method is to the trainer."""
+class Objective(ABC):
+    """What a method is to the trainer: its networks, ``generator`` among those trained, and its losses."""
 
     name: str
-    generator: nn.Module
-    trained: nn.Module
-    judges: nn.Module
+    generator: Any
 
+    def __init__(self, generator: nn.Module, trained: Sequence[nn.Module], judges: Sequence[nn.Module]) -> None:
+        self.generator, self.trained, self.judges = generator, nn.ModuleList(trained), nn.ModuleList(judges)
+
+    @abstractmethod
     def generator_terms(self, source: Tensor, target: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
         """All terms with their weighted sum under "loss", and the translated images."""
-        ...
 
+    @abstractmethod
     def discriminator_loss(self, source: Tensor, target: Tensor, translated: list[Tensor]) -> Tensor:
         """The discriminators' objective, given what the generators made."""
-        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights of all networks."""
+        return {"trained": self.trained.state_dict(), "judges": self.judges.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self.trained.load_state_dict(state["trained"])
+        self.judges.load_state_dict(state["judges"])
 
 
 def generator_loss(scores: list[Tensor]) -> Tensor:
@@ -66,16 +74,7 @@ def discriminator_loss(real: list[Tensor], fake: list[Tensor]) -> Tensor:
 
 
 class TranslationTrainer(Trainer):
-    """Train generators against discriminators on unpaired batches ("source", "target").
-
-    Args:
-        settings: of the training.
-        train_data_loader: an ``UnpairedLoader``.
-        objective: ``CycleGAN`` or ``CUT``; its ``generator`` is what is wanted in the end.
-        optimizer: of ``objective.trained``.
-        discriminator_optimizer: of ``objective.judges``.
-        train_handlers: Ignite handlers.
-    """
+    """Train generators against discriminators on unpaired batches ("source", "target")."""
 
     def __init__(
         self,
@@ -87,11 +86,7 @@ class TranslationTrainer(Trainer):
         train_handlers: list | None = None,
     ) -> None:
         super().__init__(
-            device=settings.device,
-            max_epochs=settings.max_epochs,
-            data_loader=train_data_loader,
-            handlers=train_handlers,
-            decollate=False,
+            settings.device, settings.max_epochs, train_data_loader, handlers=train_handlers, decollate=False
         )
         self.network, self.objective = objective.generator, objective
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
@@ -127,7 +122,7 @@ class TranslationTrainer(Trainer):
 def translation_trainer(
     settings: TranslationSettings,
     max_epochs: int,
-    objective: Any,
+    objective: Objective,
     optimizer: torch.optim.Optimizer,
     discriminator_optimizer: torch.optim.Optimizer,
     dataset: UnpairedDataset,
@@ -136,18 +131,8 @@ def translation_trainer(
 ) -> TranslationTrainer:
     """The training of a translation; ``model.pt`` holds the newest averaged weights.
 
-    Args:
-        settings: of the training.
-        max_epochs: its length; an argument of its own, since MONAI looks for it here.
-        objective: ``CycleGAN`` or ``CUT``.
-        optimizer: of ``objective.trained``.
-        discriminator_optimizer: of ``objective.judges``.
-        dataset: training images of both domains.
-        validation: images of both domains for the sheets of samples.
-        handlers: more Ignite handlers.
-
-    Raises:
-        ValueError: ``iterations_per_epoch`` is null; the two domains have no common length.
+    ``max_epochs`` is an argument of its own, since MONAI looks for it here. The optimizers are those of the objective's
+    networks ``trained`` and ``judges``; images of ``validation`` are on the sheets of samples.
     """
     per_epoch = settings.iterations_per_epoch
     if per_epoch is None:
@@ -155,15 +140,10 @@ def translation_trainer(
     budget, models = TimeBudget(settings.max_seconds), Path(settings.ckpt_dir)
     averaged = copy.deepcopy(objective.generator)
     ema = EMA(objective.generator, averaged, settings.ema_decay)
-    state = {
-        "networks": objective,
-        "optimizer": optimizer,
-        "discriminator_optimizer": discriminator_optimizer,
-        "ema": ema,
-        "budget": budget,
-    }
+    state = {"networks": objective, "ema": ema, "budget": budget}
+    state |= {"optimizer": optimizer, "discriminator_optimizer": discriminator_optimizer}
     about = {"method": objective.name.lower(), "max_seconds": settings.max_seconds}
-    sheet = TranslationSheet(averaged, validation.source, validation.target, settings.device)
+    sheet = TranslationSheet(averaged, validation, settings.device)
     train_handlers = [
         budget,
         LinearDecay([optimizer, discriminator_optimizer], budget, settings.decay_start),
@@ -171,8 +151,7 @@ def translation_trainer(
         Progress(objective.name, budget=budget),
         LastWeights(averaged, models / "model.pt", budget, about),
         SampleImages(sheet, Path(settings.output_dir) / "samples", settings.sample_interval),
-        TrainingState(models / "last.pt", state, settings.resume, settings.save_minutes),
-        *([RankSeeds(settings.seed)] if is_active() else []),
+        *last_handlers(settings, models / "last.pt", state),
         *handlers,
     ]
     with torch.random.fork_rng(devices=[]):  # MONAI's loader seeds PyTorch anew: the networks' numbers would come again
@@ -184,13 +163,8 @@ def translation_trainer(
 class LastWeights:
     """Ignite handler: publish the newest weights after every epoch.
 
-    There is no best: an adversarial loss says nothing about the images, and the target domain has no labels.
-
-    Args:
-        network: whose weights (the averaged ones where there are).
-        path: e.g. ``models/cut/model.pt``.
-        budget: its seconds are noted with the weights where they are limited.
-        metadata: stored with the weights.
+    There is no best: an adversarial loss says nothing about the images, and the target domain has no labels. With the
+    weights are stored ``metadata``, and the seconds of the budget where they are limited.
     """
 
     def __init__(
@@ -215,36 +189,24 @@ class LastWeights:
 class TranslationSheet:
     """Source images, what the network makes of them, and images of the target domain to compare with.
 
-    Args:
-        network: the generator.
-        source: gives "image".
-        target: gives "image".
-        device: of the network.
-        count: images of each, evenly spread over the data sets.
+    ``count`` of each, evenly spread over the data sets.
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        source: Sequence[dict[str, Any]],
-        target: Sequence[dict[str, Any]],
-        device: torch.device | str = "cpu",
-        count: int = 8,
+        self, network: nn.Module, images: UnpairedDataset, device: torch.device | str = "cpu", count: int = 8
     ) -> None:
-        self.network, self.source, self.target, self.device = network, source, target, torch.device(device)
-        self.count = min(count, len(source), len(target))
+        self.network, self.domains, self.device = network, (images.source, images.target), torch.device(device)
+        self.count = min(count, *map(len, self.domains))
 
     @torch.no_grad()
     def __call__(self) -> Tensor:
         """(3, columns, channels, height, width): source above translated above target."""
-        source, target = self._spread(self.source), self._spread(self.target)
+        source, target = (
+            torch.stack([images[i]["image"] for i in evenly(len(images), self.count)]) for images in self.domains
+        )
         if source.shape != target.shape:
             raise ValueError(
                 f"The two domains have images of {tuple(source.shape[2:])} and {tuple(target.shape[2:])} pixels; "
                 "expected one size for the sheet. Resample with the `--size` of data_prep."
             )
         return torch.stack([source, self.network(source.to(self.device)).float().cpu(), target])
-
-    def _spread(self, images: Sequence[dict[str, Any]]) -> Tensor:
-        at = np.linspace(0, len(images) - 1, self.count).round().astype(int)
-        return torch.stack([images[int(i)]["image"] for i in at])

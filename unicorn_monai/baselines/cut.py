@@ -11,24 +11,20 @@ perceptron of two layers. The negatives k_s' are the other patches of the same i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from monai.networks.utils import normal_init
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unicorn_monai.baselines.adversarial import discriminator_loss, generator_loss
-from unicorn_monai.baselines.networks import ResnetGenerator
+from unicorn_monai.baselines.adversarial import Objective, discriminator_loss, generator_loss
+from unicorn_monai.baselines.networks import ResnetGenerator, feature_channels
 
 
 class PatchProjection(nn.Module):
     """Features -> unit vectors at randomly chosen positions, by a perceptron for each layer.
 
-    Args:
-        channels: of the features of each layer.
-        width: of the perceptrons and the vectors.
-        num_patches: positions; all of them where a layer has fewer.
+    There are ``num_patches`` positions; all of them where a layer has fewer.
     """
 
     def __init__(self, channels: Sequence[int], width: int = 256, num_patches: int = 256) -> None:
@@ -54,32 +50,20 @@ class PatchProjection(nn.Module):
 
 
 def patch_nce(query: Tensor, key: Tensor, temperature: float = 0.07) -> Tensor:
-    """The contrastive loss of each image, Eq. (3) of CUT.
+    """The contrastive loss of each image, Eq. (3) of CUT, (batch,); log(patches) where all patches look alike.
 
-    Args:
-        query: (batch, patches, width), of unit length.
-        key: the same; patch s of an image belongs to patch s of its query.
-        temperature: of the softmax.
-
-    Returns:
-        (batch,), in [0, ...); log(patches) where all patches look alike.
+    ``query`` and ``key`` are (batch, patches, width), of unit length; patch s of both belong together.
     """
     with torch.autocast(query.device.type, enabled=False):  # divided by 0.07, bfloat16 would be too coarse
         logits = query.float() @ key.detach().float().transpose(1, 2) / temperature
     return -logits.log_softmax(dim=2).diagonal(dim1=1, dim2=2).mean(dim=1)
 
 
-class CUT:
-    """The objective.
+class CUT(Objective):
+    """The objective for a generator G, a discriminator D of the target domain and a projection H.
 
-    Args:
-        generator: G.
-        discriminator: D, of the target domain.
-        projection: H, for the same layers.
-        layers: of the generator's encoder, see ``ResnetGenerator.encode``.
-        nce_weight: 1 in the paper.
-        identity_weight: of the same term for target images, which should stay as they are; 1 in the paper.
-        temperature: 0.07 in the paper.
+    H sees the same ``layers`` of the generator's encoder, see ``ResnetGenerator.encode``. The identity term is for
+    target images, which should stay as they are; the weights are those of the paper.
     """
 
     name = "CUT"
@@ -98,9 +82,9 @@ class CUT:
             raise ValueError(f"layers is {list(layers)}, the projection has {len(projection.heads)} heads; match them.")
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}; expected a number above 0, 0.07 in the paper.")
-        generator.feature_channels(layers)  # refuses layers that are not there
-        self.generator, self.discriminator, self.projection = generator, discriminator, projection
-        self.trained, self.judges = nn.ModuleList([generator, projection]), nn.ModuleList([discriminator])
+        feature_channels(generator, layers)  # refuses layers that are not there
+        super().__init__(generator, [generator, projection], [discriminator])
+        self.discriminator, self.projection = discriminator, projection
         self.layers, self.temperature = list(layers), temperature
         self.nce_weight, self.identity_weight = nce_weight, identity_weight
 
@@ -124,12 +108,3 @@ class CUT:
     def discriminator_loss(self, source: Tensor, target: Tensor, translated: list[Tensor]) -> Tensor:
         """The discriminator's, on the newest images."""
         return discriminator_loss(self.discriminator(target), self.discriminator(translated[0]))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Weights of all networks."""
-        return {"trained": self.trained.state_dict(), "judges": self.judges.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
-        self.trained.load_state_dict(state["trained"])
-        self.judges.load_state_dict(state["judges"])

@@ -15,15 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unicorn_monai.baselines.adversarial import discriminator_loss, generator_loss
+from unicorn_monai.baselines.adversarial import Objective, discriminator_loss, generator_loss
 
 
 class ImagePool:
-    """Earlier translated images: each new one is shown, or kept in the place of an older one that is shown.
-
-    Args:
-        size: images kept; 0 always shows the new ones.
-    """
+    """Up to ``size`` earlier translated images: each new one is shown, or takes the place of an older one that is."""
 
     def __init__(self, size: int = 50) -> None:
         if size < 0:
@@ -35,17 +31,13 @@ class ImagePool:
         """As many images as given: (batch, channels, rows, columns)."""
         if self.size == 0:
             return images
-        shown = []
-        for image in images:
+        shown = list(images)
+        for i, image in enumerate(images):
             if len(self.images) < self.size:
                 self.images.append(image.clone())
-                shown.append(image)
             elif torch.rand(()) < 0.5:
                 at = int(torch.randint(self.size, ()))
-                shown.append(self.images[at].to(image))
-                self.images[at] = image.clone()
-            else:
-                shown.append(image)
+                shown[i], self.images[at] = self.images[at].to(image), image.clone()
         return torch.stack(shown)
 
     def state_dict(self) -> dict[str, Any]:
@@ -57,17 +49,10 @@ class ImagePool:
         self.images = list(state["images"])[: self.size]
 
 
-class CycleGAN:
-    """The objective.
+class CycleGAN(Objective):
+    """The objective for the generators G (source to target) and F (back) and the discriminators D_Y (target) and D_X.
 
-    Args:
-        generator: G, source to target.
-        back_generator: F, target to source.
-        discriminator: D_Y, of the target domain.
-        back_discriminator: D_X, of the source domain.
-        cycle_weight: 10 in the paper.
-        identity_weight: relative to ``cycle_weight``; 0.5 in the paper where it is used.
-        pool_size: of both image pools.
+    ``identity_weight`` is relative to ``cycle_weight``; the weights are those of the paper.
     """
 
     name = "CycleGAN"
@@ -82,10 +67,9 @@ class CycleGAN:
         identity_weight: float = 0.5,
         pool_size: int = 50,
     ) -> None:
-        self.generator, self.back_generator = generator, back_generator
+        super().__init__(generator, [generator, back_generator], [discriminator, back_discriminator])
+        self.back_generator = back_generator
         self.discriminator, self.back_discriminator = discriminator, back_discriminator
-        self.trained = nn.ModuleList([generator, back_generator])
-        self.judges = nn.ModuleList([discriminator, back_discriminator])
         self.cycle_weight, self.identity_weight = cycle_weight, identity_weight
         self.pool, self.back_pool = ImagePool(pool_size), ImagePool(pool_size)
 
@@ -111,16 +95,11 @@ class CycleGAN:
 
     def state_dict(self) -> dict[str, Any]:
         """Weights of all four networks, and the pools."""
-        return {
-            "trained": self.trained.state_dict(),
-            "judges": self.judges.state_dict(),
-            "pools": [self.pool.state_dict(), self.back_pool.state_dict()],
-        }
+        return super().state_dict() | {"pools": [self.pool.state_dict(), self.back_pool.state_dict()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave."""
-        self.trained.load_state_dict(state["trained"])
-        self.judges.load_state_dict(state["judges"])
+        super().load_state_dict(state)
         for pool, saved in zip((self.pool, self.back_pool), state["pools"], strict=True):
             pool.load_state_dict(saved)
 

@@ -20,13 +20,9 @@ from torch import Tensor, nn
 class ResnetGenerator(nn.Module):
     """Image -> image of the same size.
 
-    Args:
-        spatial_dims: 2 (3 has no mirrored border).
-        in_channels: of the images, in and out.
-        channels: after the first convolution; doubled by every halving.
-        num_blocks: residual units.
-        num_downs: halvings; image sides must be multiples of 2 ** num_downs, and at least two: mirrored borders need
-            two rows and columns behind the last halving, and four before the first.
+    ``channels`` are those after the first convolution, doubled by each of the ``num_downs`` halvings. Image sides must
+    be multiples of 2 ** num_downs, and at least two: mirrored borders need two rows and columns behind the last
+    halving, and four before the first. In 3 dimensions there are no mirrored borders.
     """
 
     def __init__(
@@ -68,13 +64,6 @@ class ResnetGenerator(nn.Module):
         """The features alone; stages behind the last one asked for are not run."""
         return self._run(image, max(layers), layers)[1:]
 
-    def feature_channels(self, layers: Sequence[int]) -> list[int]:
-        """How many channels the features have."""
-        misfits = [i for i in layers if not 0 <= i < len(self.widths)]
-        if misfits or not layers:
-            raise ValueError(f"layers is {list(layers)}; expected some of 0 to {len(self.widths) - 1}, see `encode`.")
-        return [self.widths[i] for i in layers]
-
     def _run(self, image: Tensor, end: int, layers: Sequence[int]) -> list[Tensor]:
         least = max(2 * self.factor, 4)
         misfits = [side for side in image.shape[2:] if side % self.factor or side < least]
@@ -99,5 +88,8 @@ def _residual(spatial_dims: int, channels: int, shared: dict[str, Any]) -> Resid
 
 
 def feature_channels(generator: ResnetGenerator, layers: Sequence[int]) -> list[int]:
-    """Channels of a generator's features (for configurations)."""
-    return generator.feature_channels(layers)
+    """How many channels a generator's features have, see ``ResnetGenerator.encode``."""
+    widths = generator.widths
+    if not layers or any(not 0 <= i < len(widths) for i in layers):
+        raise ValueError(f"layers is {list(layers)}; expected some of 0 to {len(widths) - 1}, see `encode`.")
+    return [widths[i] for i in layers]

@@ -6,14 +6,11 @@ labels of the unlabelled domain, where there are any, are not read.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 from unicorn_monai.bundle.run import run_bundle
 from unicorn_monai.system.files import PathLike
-
-logger = logging.getLogger("unicorn_monai")
 
 ROUNDS = 2  # of the experiment
 Step = tuple[str, str, dict[str, Any]]
@@ -30,30 +27,22 @@ def steps(
 ) -> list[Step]:
     """What self-training runs, in order: (configuration of retinal_unet, "infer" or "train", settings).
 
-    The last one leaves ``<output_dir>/round_<rounds>/model.pt``.
-
-    Args:
-        weights: of the network trained on the labelled domain.
-        labeled_dir: its data set.
-        unlabeled_dir: data set of the unlabelled domain.
-        output_dir: gets a folder for every round.
-        rounds: how often labels are guessed and the network is trained.
-        threshold: see :func:`pseudo_label`.
-        augmentation: of the trainings, one of ``images.augmentation.AUGMENTATIONS``.
+    ``weights`` are those of the network trained on the labelled domain, ``rounds`` how often labels are guessed, from a
+    probability ``threshold`` on, and the network is trained. The last round leaves
+    ``output_dir/round_ROUNDS/model.pt``.
     """
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}; expected at least 1, 2 is usual.")
     result: list[Step] = []
-    teacher = str(weights)
+    labeled, teacher = str(labeled_dir), str(weights)
     for i in range(1, rounds + 1):
         folder = Path(output_dir) / f"round_{i}"
         guessed = str(folder / "pseudo_labelled")
-        both = [str(labeled_dir), guessed]
         labelling = {"dataset_dir": str(unlabeled_dir), "output_dir": guessed, "ckpt_path": teacher}
-        labelling["labeled_dir"] = str(labeled_dir)
-        result.append(("pseudo_label.json", "infer", labelling | {"threshold": threshold}))
+        result.append(("pseudo_label.json", "infer", labelling | {"labeled_dir": labeled, "threshold": threshold}))
+        data = {"dataset_dir": [labeled, guessed], "validation_dir": [labeled, guessed], "resume": True}
         folders = {"ckpt_dir": str(folder), "output_dir": str(folder), "augmentation": augmentation}
-        result.append(("train.json", "train", {"dataset_dir": both, "validation_dir": both, "resume": True} | folders))
+        result.append(("train.json", "train", data | folders))
         teacher = str(folder / "model.pt")
     return result
 
@@ -68,20 +57,9 @@ def self_train(
     threshold: float = 0.9,
     **settings: Any,
 ) -> Path:
-    """Run :func:`steps` with a retinal_unet bundle; an interrupted call goes on where it stopped.
+    """Run :func:`steps` with a retinal_unet bundle, with further ``settings`` of its ``train.json``, e.g. ``seed=1``.
 
-    Args:
-        bundle_root: the retinal_unet bundle.
-        weights: see :func:`steps`, as the following.
-        labeled_dir: its data set.
-        unlabeled_dir: data set of the unlabelled domain.
-        output_dir: gets a folder for every round.
-        rounds: how often.
-        threshold: see :func:`pseudo_label`.
-        **settings: of ``train.json``, e.g. ``seed=1``.
-
-    Returns:
-        the weights of the last round.
+    An interrupted call goes on where it stopped. Given are the weights of the last round.
     """
     for config, kind, overrides in steps(weights, labeled_dir, unlabeled_dir, output_dir, rounds, threshold):
         run_bundle(Path(bundle_root) / "configs" / config, kind, **(overrides | (settings if kind == "train" else {})))

@@ -15,30 +15,22 @@ from tqdm import tqdm
 
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.journal import begun
-from unicorn_monai.data.layout import read_header
-from unicorn_monai.data.taken_over import colours_of, layout_of
+from unicorn_monai.data.layout import colours_of, layout_of, read_header
 from unicorn_monai.data.writer import About, DatasetWriter, require_same_origin
 from unicorn_monai.images.files import read_array
 from unicorn_monai.images.pictures import to_uint8
 from unicorn_monai.images.transforms import read_image
-from unicorn_monai.system.applied import AppliedNetwork
 from unicorn_monai.system.files import PathLike
-from unicorn_monai.system.networks import require_finite
+from unicorn_monai.system.networks import AppliedNetwork, require_finite
 from unicorn_monai.system.weights import read_metadata
 
 
 class Translator:
-    """Write the translated data set, streamed and resumable.
+    """Write the translated data set, streamed; an interrupted one is continued.
 
-    Args:
-        network: the generator, images -> images; method and sha256 of its weights are kept as provenance.
-        dataset_dir: data set of the labelled domain.
-        output_dir: the new data set; an interrupted one is continued, a finished one refused.
-        split: splits to translate.
-        device_name: device the images look like.
-        num_channels: of the images.
-        batch_size: images at a time.
-        resume: leave a finished data set as it is, if it was made with the same weights, instead of refusing it.
+    Method and sha256 of the network's weights are kept as provenance. A finished data set is refused or, with
+    ``resume`` and if it was made with the same weights, left as it is. ``device_name`` is the device the images look
+    like.
     """
 
     def __init__(
@@ -80,8 +72,7 @@ class Translator:
             for start in tqdm(range(0, len(missing), self.batch_size), desc="translation", disable=None, leave=False):
                 batch = missing[start : start + self.batch_size]
                 images = [read_image(self.items[i][1]["image"], self.num_channels) for i in batch]
-                translated = self.translate(images)
-                for i, image in zip(batch, translated, strict=True):
+                for i, image in zip(batch, self.translate(images), strict=True):
                     self._write(writer, i, image)
 
     def translate(self, images: Sequence[Tensor]) -> list[Tensor]:
@@ -94,18 +85,7 @@ class Translator:
 
     def _write(self, writer: DatasetWriter, index: int, image: Tensor) -> None:
         split, item = self.items[index]
-        synthetic: dict[str, Any] = {
-            **self.provenance,
-            "source_image": Path(item["image"]).name,
-            "source_label": Path(item["label"]).name,
-        }
-        spacing = {"spacing_mm": item["spacing_mm"]} if "spacing_mm" in item else {}
-        writer.add(
-            split,
-            to_uint8(image),
-            read_array(item["label"]),
-            subject=str(item.get("subject", "")),
-            index=index,
-            synthetic=synthetic,
-            **spacing,
-        )
+        sources = {f"source_{key}": Path(item[key]).name for key in ("image", "label")}
+        about: dict[str, Any] = {"synthetic": self.provenance | sources, "subject": str(item.get("subject", ""))}
+        about |= {key: item[key] for key in ("spacing_mm",) if key in item}
+        writer.add(split, to_uint8(image), read_array(item["label"]), index=index, **about)

@@ -17,11 +17,9 @@ DOMAINS = ("source", "target")
 
 
 class UnpairedDataset(Dataset):
-    """Every image of the source domain with an image of the target domain drawn at random.
+    """Every image of the source domain (labelled) with an image of the target domain (unlabelled) drawn at random.
 
-    Args:
-        source: data set that gives "image" (and "image_path", for messages); here the labelled domain.
-        target: the same; here the unlabelled domain.
+    Both give "image" (and "image_path", for messages).
     """
 
     def __init__(self, source: Sequence[dict[str, Any]], target: Sequence[dict[str, Any]]) -> None:
@@ -44,14 +42,7 @@ class UnpairedDataset(Dataset):
 def unpaired_images(
     domains: tuple[PathLike, PathLike], split: str, transform: Callable, cache_num: int = 0
 ) -> UnpairedDataset:
-    """The images of a split of two data sets.
-
-    Args:
-        domains: folders of the source and of the target.
-        split: "training", "validation" or "test".
-        transform: of an item.
-        cache_num: images of each domain kept in memory.
-    """
+    """The images of a split of two data sets, source and target, transformed; ``cache_num`` of each kept in memory."""
     source, target = (
         CacheDataset(datalist(folder, split), transform, cache_num=cache_num, progress=False) for folder in domains
     )
@@ -62,24 +53,13 @@ class UnpairedLoader(DataLoader):
     """Data loader of an :class:`UnpairedDataset` with epochs of a fixed number of batches.
 
     Every process of a parallel training draws images of its own, given random numbers of its own (``RankSeeds``).
-
-    Args:
-        dataset: the images.
-        batch_size: images of each domain in a batch.
-        iterations: batches in an epoch.
-        num_workers: processes that load.
     """
 
     def __init__(self, dataset: UnpairedDataset, batch_size: int, iterations: int, num_workers: int = 0) -> None:
         if min(batch_size, iterations) < 1:
             raise ValueError(f"batch_size is {batch_size}, iterations is {iterations}; expected at least 1 of both.")
-        super().__init__(
-            dataset,
-            batch_size=batch_size,
-            sampler=RandomSampler(dataset, num_samples=iterations * batch_size),
-            collate_fn=collate_unpaired,
-            num_workers=num_workers,
-        )
+        sampler = RandomSampler(dataset, num_samples=iterations * batch_size)
+        super().__init__(dataset, num_workers, batch_size=batch_size, sampler=sampler, collate_fn=collate_unpaired)
 
 
 def collate_unpaired(items: list[dict[str, Any]]) -> dict[str, Any]:

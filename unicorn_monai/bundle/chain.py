@@ -1,7 +1,4 @@
-"""What a bundle checks in seconds, before it reads an image: labels, and weights that belong together.
-
-Options and settings: `bundle/settings.py`.
-"""
+"""What a bundle checks in seconds, before it reads an image: labels, and weights that belong together."""
 
 from __future__ import annotations
 
@@ -23,11 +20,7 @@ logger = logging.getLogger("unicorn_monai")
 
 
 def check_labels(dataset_dir: PathLike | Sequence[Any], num_labels: int) -> None:
-    """Refuse a data set with more or fewer labels than the network.
-
-    Raises:
-        ValueError: naming both.
-    """
+    """Refuse a data set with more or fewer labels than the network."""
     for folder in list_folders(dataset_dir):
         names = label_names(folder)
         if len(names) != num_labels:
@@ -49,11 +42,8 @@ def trained_on(
 ) -> dict[str, Any]:
     """What is stored with a ControlNet's weights: which other weights they belong to, and which hint; checked first.
 
-    Args:
-        latent_diffusion: bundle of the U-Net.
-        uncertainty_controlnet: bundle of the ControlNet it is trained on top of.
-        mode: of the Semantic-ControlNet; in ``paper`` mode it is trained on its own.
-        prior: of the Uncertainty-ControlNet; how it made a hint of an uncertainty. It must be that of the one below.
+    A Semantic-ControlNet has a ``mode`` and, unless that is ``paper``, the ``uncertainty_controlnet`` that it is
+    trained on top of; an Uncertainty-ControlNet has the ``prior`` that made hints of the uncertainties.
     """
     if mode is not None:
         _check_value("mode", mode)
@@ -80,18 +70,9 @@ def check_chain(
 ) -> None:
     """Refuse weights that were not trained for each other, as far as they tell.
 
-    Args:
-        latent_diffusion: bundle with autoencoder and U-Net.
-        semantic_controlnet: bundle, where it is used.
-        uncertainty_controlnet: bundle, where it is used.
-        mode: "paper" or "compositional".
-        scheduler: its ``prediction_type`` must be the one of the U-Net's training.
-        scale_factor: in use; must be the one of the U-Net's training.
-        prior: in use; its hint must be the one of the Uncertainty-ControlNet's training, where that takes part. It does
-            not in the training of a Semantic-ControlNet in ``paper`` mode.
-
-    Raises:
-        ValueError: naming the weights and what they were trained for.
+    ``scheduler`` (its ``prediction_type``) and ``scale_factor`` must be those of the U-Net's training, the hint of
+    ``prior`` the one of the Uncertainty-ControlNet's, where that takes part: not in the training of a
+    Semantic-ControlNet in ``paper`` mode.
     """
     unet = metadata_of(latent_diffusion)
     diffusion = f"The diffusion model of '{latent_diffusion}'"
@@ -101,10 +82,9 @@ def check_chain(
     if scale_factor is not None and not math.isclose(unet.get("scale_factor", scale_factor), scale_factor):
         _expect(diffusion, unet, "scale_factor", scale_factor)
     style = None
-    if uncertainty_controlnet is not None and (mode != "paper" or _trained(uncertainty_controlnet)):
-        style = metadata_of(uncertainty_controlnet)
-    if style is not None:
-        name = f"The ControlNet of '{uncertainty_controlnet}'"
+    trained = uncertainty_controlnet is not None and Path(uncertainty_controlnet, "models", "model.pt").is_file()
+    if uncertainty_controlnet is not None and (mode != "paper" or trained):
+        name, style = f"The ControlNet of '{uncertainty_controlnet}'", metadata_of(uncertainty_controlnet)
         _expect(name, style, "unet_sha256", unet["sha256"])
         if prior is not None and (mode != "paper" or semantic_controlnet is not None):
             _expect_hint(name, style, prior)
@@ -114,10 +94,6 @@ def check_chain(
         _expect(name, semantic, "mode", mode)
         if style is not None and mode != "paper":
             _expect(name, semantic, "base_sha256", style["sha256"])
-
-
-def _trained(bundle_root: PathLike) -> bool:
-    return (Path(bundle_root) / "models" / "model.pt").is_file()
 
 
 def _expect(
@@ -132,15 +108,8 @@ def _expect(
 
 def _hint(prior: UncertaintyPrior) -> dict[str, Any]:
     """What decides the hint of an uncertainty: the network that measured it, how, and the scaling."""
-    return {
-        "segmentation_sha256": prior.segmentation_sha256,
-        "acquisition": prior.acquisition,
-        "aggregation": prior.aggregation,
-        "scaling": prior.scaling,
-        "offset": prior.offset,
-        "scale": prior.scale,
-        "both_quantiles": list(prior.both_quantiles),
-    }
+    names = ("segmentation_sha256", "acquisition", "aggregation", "scaling", "offset", "scale")
+    return {name: getattr(prior, name) for name in names} | {"both_quantiles": list(prior.both_quantiles)}
 
 
 def _expect_hint(name: str, metadata: dict[str, Any], prior: UncertaintyPrior) -> None:

@@ -14,13 +14,12 @@ No function else, and no method: a name must be that of the class itself, where 
 from __future__ import annotations
 
 import pydoc
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from monai.bundle.config_item import ComponentLocator
 
+from unicorn_monai.bundle.expressions import texts
 from unicorn_monai.bundle.installation import BUNDLES, bundle_root
 from unicorn_monai.system.files import parse_json
 
@@ -38,10 +37,10 @@ COMPUTING = (
     "monai.networks.schedulers",
     "monai.optimizers",
     "monai.transforms",
-    *(
-        f"unicorn_monai.{name}"
-        for name in ("images.augmentation", "inferers", "schedulers", "segmentation.acquisition")
-    ),
+    "unicorn_monai.images.augmentation",
+    "unicorn_monai.inferers",
+    "unicorn_monai.schedulers",
+    "unicorn_monai.segmentation.acquisition",
 )
 
 
@@ -84,6 +83,8 @@ FILES_AND_NAMES = _words(
     "RandTorchVisiond TorchIO TorchIOd RandTorchIO RandTorchIOd CuCIM CuCIMd RandCuCIM RandCuCIMd"
 )
 TOO_MUCH = WEIGHTS_FROM_ELSEWHERE | FILES_AND_NAMES
+_MODULES = frozenset(COMPUTING) | {place.rpartition(".")[0] for place in USUAL}
+_locator = cache(ComponentLocator)
 
 
 def is_usual(target: str) -> bool:
@@ -97,22 +98,14 @@ def is_usual(target: str) -> bool:
     if not target.startswith(("monai.", "torch.nn.", "torch.optim.", "ignite.metrics.", "unicorn_monai.")):
         return False
     package = target.rpartition(".")[0]
-    if not any(_within(package, module) or _within(module, package) for module in _modules()):
+    if not any(_within(package, module) or _within(module, package) for module in _MODULES):
         return False
-    found = _locate(target)
-    return _place(found) in USUAL or (isinstance(found, type) and _is_let_through(found))
-
-
-def computing() -> Iterator[type]:
-    """Every class that the modules of ``COMPUTING`` themselves offer and that is let through."""
-    for module in COMPUTING:
-        offered = vars(_locate(module)).values()
-        yield from {found for found in offered if isinstance(found, type) and _is_let_through(found)}
-
-
-def _place(component: Any) -> str:
-    """Where a class or function was defined, and as what."""
-    return f"{getattr(component, '__module__', None)}.{getattr(component, '__qualname__', None)}"
+    try:
+        found = pydoc.locate(target)
+    except pydoc.ErrorDuringImport:
+        return False
+    place = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', None)}"  # where it was defined
+    return place in USUAL or (isinstance(found, type) and _is_let_through(found))
 
 
 def _is_let_through(found: type) -> bool:
@@ -124,31 +117,8 @@ def _within(name: str, module: str) -> bool:
 
 
 @cache
-def _modules() -> frozenset[str]:
-    return frozenset(COMPUTING) | {place.rpartition(".")[0] for place in USUAL}
-
-
-def _locate(name: str) -> Any:
-    try:
-        return pydoc.locate(name)
-    except pydoc.ErrorDuringImport:
-        return None
-
-
-@cache
-def _locator() -> ComponentLocator:
-    return ComponentLocator()
-
-
-@cache
 def _own() -> frozenset[str]:
     """Every dotted name that the bundles of this package call."""
-
-    def targets(node: Any) -> Iterator[str]:
-        if isinstance(node, dict) and isinstance(node.get("_target_"), str):
-            yield node["_target_"]
-        for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-            yield from targets(child)
-
     files = [path for name in BUNDLES for path in Path(bundle_root(name)).rglob("*.json")]
-    return frozenset(name for path in files for name in targets(parse_json(path)) if "." in name)
+    found = (pair for path in files for pair in texts(parse_json(path)))
+    return frozenset(text for key, text in found if key.rpartition("::")[2] == "_target_" and "." in text)

@@ -30,66 +30,43 @@ def is_reference(text: Any) -> bool:
     return isinstance(text, str) and _REFERENCE.fullmatch(text.replace("#", "::")) is not None
 
 
-def is_wired(text: Any) -> bool:
-    """Whether a value is a text that MONAI evaluates, or takes something else for."""
-    return isinstance(text, str) and (text.startswith(("$", "%")) or is_reference(text))
-
-
-def wiring(node: Any, key: str = "") -> dict[str, Any]:
+def wiring(config: Any) -> dict[str, Any]:
     """Everything of a configuration that is not data, by id.
 
     Expressions and references as they stand, of components the names of their arguments and every entry that begins
     with ``_``, and entries whose names MONAI would divide.
-
-    Args:
-        node: the configuration, or a part of it.
-        key: its id.
     """
     found: dict[str, Any] = {}
-    if is_wired(node):
-        found[key] = node
-    if isinstance(node, Mapping) and "_target_" in node:
-        found[key] = sorted(map(str, node))
-    for name, child in _children(node):
-        own = f"{key}::{name}".removeprefix("::")
-        if isinstance(name, str) and (not name or _SEPARATORS.search(name)):
-            _add(found, {own: {name: child}})  # under the id that MONAI makes of it, where another entry may stand
-        elif (isinstance(name, str) and name.startswith("_")) or (not key and _is_special(name)):
-            _add(found, {own: child})
-        else:
-            _add(found, wiring(child, own))
+    for key, value in _wired(config, ""):  # where two have one id, both are kept: which MONAI takes must not matter
+        found[key] = [found[key], value] if key in found else value
     return found
 
 
-def _is_special(name: Any) -> bool:
-    """Whether a name at the top is no entry of its own: another file, or `+NAME`, which MONAI merges into NAME."""
-    return name in _BASE or (isinstance(name, str) and name.startswith("+"))
-
-
-def _add(found: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Add entries; where two have one id, both are kept: which of them MONAI would take must not matter."""
-    for key, value in more.items():
-        found[key] = [found[key], value] if key in found else value
+def _wired(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if is_reference(node) or (isinstance(node, str) and node.startswith(("$", "%"))):
+        yield key, node
+    if isinstance(node, Mapping) and "_target_" in node:
+        yield key, sorted(map(str, node))
+    for name, child in children(node):
+        own, text = f"{key}::{name}".removeprefix("::"), str(name)
+        if not text or _SEPARATORS.search(text):
+            yield own, {name: child}  # under the id that MONAI makes of it, where another entry may stand
+        elif text.startswith("_") or (not key and (text in _BASE or text.startswith("+"))):  # + merges it into another
+            yield own, child
+        else:
+            yield from _wired(child, own)
 
 
 def changed_wiring(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Ids at which two configurations run or refer to something else."""
-    one, other = wiring(before), wiring(after)
-    return [key for key in dict.fromkeys([*one, *other]) if _differs(one, other, key)]
-
-
-def _differs(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> bool:
-    return key not in one or key not in other or one[key] != other[key]
+    one, other, nothing = wiring(before), wiring(after), object()
+    return [key for key in one | other if one.get(key, nothing) != other.get(key, nothing)]
 
 
 def require_literal(value: Any, name: str) -> None:
-    """Refuse texts that MONAI would not take as they are, at any depth.
-
-    Raises:
-        ValueError: naming the entry, the text, what MONAI makes of it and what to do.
-    """
+    """Refuse texts that MONAI would not take as they are, at any depth."""
     require_data(value, name)
-    for key, text in _texts(value, name):
+    for key, text in texts(value, name):
         if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
             raise ValueError(f"'{key}' is {text!r}, which no file can be called; expected readable letters.")
         if is_reference(text):
@@ -107,12 +84,8 @@ def require_literal(value: Any, name: str) -> None:
 
 
 def require_data(value: Any, name: str) -> None:
-    """Refuse what MONAI would run or read.
-
-    Raises:
-        ValueError: a text that begins with `$` (an expression) or `%` (another file), or a ``_target_``, at any depth.
-    """
-    for key, child in _children(value):
+    """Refuse, at any depth, what MONAI would run or read: `$` (an expression), `%` (another file), a ``_target_``."""
+    for key, child in children(value):
         require_data(child, f"{name}::{key}")
     code = isinstance(value, str) and value.startswith(("$", "%"))
     if code or (isinstance(value, Mapping) and "_target_" in value):
@@ -122,15 +95,17 @@ def require_data(value: Any, name: str) -> None:
         )
 
 
-def _children(node: Any) -> Iterator[tuple[Any, Any]]:
+def children(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Entries of a part of a configuration, by name or place; none of a value."""
     if isinstance(node, Mapping):
         yield from node.items()
     elif isinstance(node, list | tuple):
         yield from enumerate(node)
 
 
-def _texts(node: Any, key: str) -> Iterator[tuple[str, str]]:
+def texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of a part of a configuration with its id (the end of it, where that is long)."""
     if isinstance(node, str):
         yield key, node
-    for name, child in _children(node):
-        yield from _texts(child, f"{key}::{name}")
+    for name, child in children(node):
+        yield from texts(child, f"{key[-400:]}::{str(name)[:400]}".removeprefix("::"))

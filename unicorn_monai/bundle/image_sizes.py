@@ -25,13 +25,7 @@ from unicorn_monai.system.files import PathLike
 def multiples(
     preset: str | None, overrides: Mapping[str, Any] | None = None, translates: bool = False
 ) -> dict[str, int]:
-    """What image sides must be multiples of, by network.
-
-    Args:
-        preset: of the bundles, e.g. "small".
-        overrides: settings of single bundles, {bundle: {"inference.json": {...}}}.
-        translates: whether the networks of the style transfer are used.
-    """
+    """What image sides must be multiples of, by network; ``translates``: the style transfer's too."""
     bundles = ["retinal_unet", "latent_diffusion", *["style_transfer"] * translates]
     tables = [_factors(configured(bundle, preset, (overrides or {}).get(bundle))) for bundle in bundles]
     return {name: factor for table in tables for name, factor in table.items()}
@@ -55,15 +49,7 @@ def _factors(config: dict[str, Any]) -> dict[str, int]:
 
 
 def check_sides(dataset_dir: PathLike | Sequence[Any], bundle_root: PathLike) -> None:
-    """Refuse images whose sides the networks of a bundle cannot halve and double again, before one is read.
-
-    Args:
-        dataset_dir: one data set, or several.
-        bundle_root: its ``inference.json`` defines the networks.
-
-    Raises:
-        ValueError: naming the data set, the size, the multiple and the remedy.
-    """
+    """Refuse images whose sides the networks of a bundle cannot halve and double again, before one is read."""
     for name, factor in _factors(load_config(bundle_root)).items():
         for folder in list_folders(dataset_dir):
             splits = [split for split in SPLITS if read_header(folder).get(split)]
@@ -79,16 +65,7 @@ def check_sides(dataset_dir: PathLike | Sequence[Any], bundle_root: PathLike) ->
 
 
 def check_domains(labeled: PathLike, unlabeled: PathLike, factors: Mapping[str, int]) -> None:
-    """Refuse two data sets that the networks cannot see together; each is sound by itself.
-
-    Args:
-        labeled: data set of the labelled domain.
-        unlabeled: data set of the unlabelled domain.
-        factors: what image sides must be multiples of, by network.
-
-    Raises:
-        ValueError: naming size, channels or labels of both, and what to do.
-    """
+    """Refuse two data sets that the networks cannot see together, though each is sound by itself."""
     modality = read_header(labeled).get("modality", "OCT")
     channels, sizes = (3 if modality == "RGB" else 1), {}
     for folder in (labeled, unlabeled):

@@ -12,15 +12,8 @@ from monai.bundle import ConfigParser
 from unicorn_monai.bundle.root import with_root
 from unicorn_monai.system.files import PathLike, atomic
 
-BUNDLES = (
-    "retinal_unet",
-    "latent_diffusion",
-    "semantic_controlnet",
-    "uncertainty_controlnet",
-    "synthesis",
-    "style_transfer",
-    "rgb_2d",
-)
+GENERATOR = ("retinal_unet", "latent_diffusion", "semantic_controlnet", "uncertainty_controlnet", "synthesis")
+BUNDLES = (*GENERATOR, "style_transfer", "rgb_2d")
 _STAYS = {"models", "__pycache__", "presets"}  # is not copied with a bundle
 
 
@@ -46,10 +39,7 @@ def load_config(bundle_root: PathLike, name: str = "inference.json") -> dict[str
     """A configuration of a bundle, or of a part of one, whose ``bundle_root`` is the folder it was read from.
 
     With a ``base_bundle``, its entries on top of that bundle's: of the configuration of the same name there, or of its
-    ``base_config``.
-
-    Raises:
-        ValueError: no such file, or a folder whose name MONAI would change.
+    ``base_config``. Refused is a folder whose name MONAI would change.
     """
     config, whole = _read(bundle_root, name), Path(bundle_root, "configs", name).is_file()
     return with_root(config, bundle_root if whole else Path(bundle_root).parent)
@@ -81,14 +71,10 @@ def install(
     preset: str | Sequence[str] | None = None,
     overrides: dict[str, dict] | None = None,
 ) -> Path:
-    """Copy a bundle and merge a preset's settings into its configurations.
+    """Copy a bundle to ``output/name``; what is there and differs is replaced, weights are kept.
 
-    Args:
-        name: the bundle.
-        output: the copy is ``output/name``; what is there and differs is replaced, weights are kept.
-        preset: ``presets/<preset>.json`` of the bundle: {"train.json": {"max_epochs": 40, ...}, ...}; several are
-            merged one after the other.
-        overrides: more settings of the same form, which win.
+    Its configurations take over the settings of ``presets/<preset>.json``, {"train.json": {"max_epochs": 40, ...},
+    ...}, of several presets one after the other, and then ``overrides`` of the same form.
     """
     source, target = Path(bundle_root(name)), Path(output) / name
     settings = _merged(source, preset, overrides)
@@ -98,9 +84,7 @@ def install(
     files = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
     content = {file: (source / file).read_bytes() for file in files if not _STAYS & set(file.parts)}
     for file, changes in settings.items():
-        config = _read(source, file)
-        for key, value in changes.items():
-            _assign(config, key, value, target / "configs" / file)
+        config = _changed(source, file, changes, target / "configs" / file)
         content[Path("configs", file)] = f"{json.dumps(config, indent=2)}\n".encode()
     for file, wanted in content.items():
         path = target / file
@@ -119,10 +103,7 @@ def configured(
 ) -> dict[str, Any]:
     """The configuration that :func:`install` would write, as it is before anything is built."""
     source = Path(bundle_root(name))
-    config = _read(source, file)
-    for key, value in _merged(source, preset, overrides).get(file, {}).items():
-        _assign(config, key, value, source / "configs" / file)
-    return config
+    return _changed(source, file, _merged(source, preset, overrides).get(file, {}), source / "configs" / file)
 
 
 def _merged(
@@ -152,21 +133,19 @@ def _preset(source: Path, preset: str) -> dict[str, dict[str, Any]]:
     return settings | {file: settings.get(file, {}) | changes for file, changes in own.items()}
 
 
-def _assign(config: dict[str, Any], key: str, value: Any, path: Path) -> None:
-    """Set ``a::b::c``; the entry must exist, so a misspelt key cannot pass."""
-    parent, leaf = find_entry(config, key, path)
-    parent[leaf] = value
+def _changed(source: Path, file: str, changes: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A configuration with other settings, whose entries ``a::b::c`` must exist: a misspelt key cannot pass."""
+    config = _read(source, file)
+    for key, value in changes.items():
+        parent, leaf = find_entry(config, key, path)
+        parent[leaf] = value
+    return config
 
 
 def find_entry(config: dict[str, Any], key: str, path: PathLike) -> tuple[Any, Any]:
-    """The dictionary or list that holds the entry ``a::b::c``, and its key or index there.
-
-    Raises:
-        ValueError: there is none.
-    """
-    parent: Any = None
+    """The dictionary or list that holds the entry ``a::b::c``, which must exist, and its key or index there."""
     node: Any = config
-    leaf: Any = None
+    parent = leaf = None
     for part in key.split("::"):
         parent, leaf = node, int(part) if isinstance(node, list) and part.isdecimal() else part
         try:

@@ -13,7 +13,9 @@ from monai.bundle import ConfigParser
 
 from unicorn_monai.bundle.installation import configured
 
-NETWORK, AUTOENCODER = "network_data_format", "autoencoder_data_format"
+IMAGE, PRED = "network_data_format::inputs::image", "network_data_format::outputs::pred"
+CONDITION = "network_data_format::inputs::controlnet_cond"
+ENCODED, DECODED = "autoencoder_data_format::inputs::image", "autoencoder_data_format::outputs::pred"
 RESIDUAL = "residual of the middle block, as are all other channels"
 SCAN, COLOURS = "B-scan; rows are depth, columns A-scans", ("red", "green", "blue")
 
@@ -21,15 +23,7 @@ SCAN, COLOURS = "B-scan; rows are depth, columns A-scans", ("red", "green", "blu
 def described(
     name: str, preset: str | None, overrides: Mapping[str, Any], labels: Sequence[str], num_channels: int
 ) -> dict[str, Any]:
-    """The entries of a bundle's ``metadata.json`` that a run changes, by their place in it.
-
-    Args:
-        name: the bundle.
-        preset: of the bundles, e.g. "small".
-        overrides: settings of single bundles, {bundle: {"inference.json": {...}}}.
-        labels: names of the data set's labels.
-        num_channels: of its images.
-    """
+    """The entries of a bundle's ``metadata.json`` that a run changes, by their place in it."""
 
     def entry(bundle: str, key: str) -> Any:
         return ConfigParser(configured(bundle, preset, overrides.get(bundle))).get_parsed_content(key)
@@ -41,41 +35,35 @@ def described(
         return {
             "label_classes": f"single channel: {', '.join(named)}; 255 is ignored",
             "pred_classes": f"{len(named)} channels of logits, one for each label; their softmax: the probabilities",
-            **_tensor(f"{NETWORK}::inputs::image", image, sides),
-            **_tensor(f"{NETWORK}::outputs::pred", named, sides),
+            **_tensors({IMAGE: (image, sides), PRED: (named, sides)}),
         }
     if name == "style_transfer":
         sides = f"{2 ** entry(name, 'network_def::num_downs')}*(n+1)"
-        tensors = [f"{NETWORK}::inputs::image", f"{NETWORK}::outputs::pred"]
-        return {key: value for tensor in tensors for key, value in _tensor(tensor, image, sides).items()}
+        return _tensors({IMAGE: (image, sides), PRED: (image, sides)})
 
     latents = range(entry("latent_diffusion", "latent_channels"))
     widths = entry("latent_diffusion", "network_def::channels")
     halvings = 2 ** (len(widths) - 1)
     # A group of one channel has no spread to normalise by where a single value is left of it: two rows or more.
     times = "n" if widths[-1] > entry("latent_diffusion", "network_def::norm_num_groups") else "(n+1)"
+    small = f"{halvings}*{times}"
     large = f"{halvings * 2 ** (len(entry('latent_diffusion', 'autoencoder_def::channels')) - 1)}*{times}"
-    noised = _tensor(f"{NETWORK}::inputs::image", [f"noised latent {i}" for i in latents], f"{halvings}*{times}")
-    if name == "latent_diffusion":
-        predicted = _tensor(
-            f"{NETWORK}::outputs::pred", [f"prediction of latent {i}" for i in latents], f"{halvings}*{times}"
-        )
-        encoded = _tensor(f"{AUTOENCODER}::inputs::image", image, large)
-        return noised | predicted | encoded | _tensor(f"{AUTOENCODER}::outputs::pred", image, large)
     if name == "synthesis":
-        drawn = _tensor(f"{NETWORK}::outputs::pred", image, large)
-        return _tensor(f"{NETWORK}::inputs::image", named, large) | drawn
-    residuals = _tensor(f"{NETWORK}::outputs::pred", [RESIDUAL], times)
-    residuals[f"{NETWORK}::outputs::pred::num_channels"] = widths[-1]
+        return _tensors({IMAGE: (named, large), PRED: (image, large)})
+    noised = {IMAGE: ([f"noised latent {i}" for i in latents], small)}
+    if name == "latent_diffusion":
+        predicted = {PRED: ([f"prediction of latent {i}" for i in latents], small)}
+        return _tensors(noised | predicted | {ENCODED: (image, large), DECODED: (image, large)})
     hint = ["uncertainty of the image, scaled by the prior, the same in every pixel"]
-    condition = named if name == "semantic_controlnet" else hint
-    return noised | residuals | _tensor(f"{NETWORK}::inputs::controlnet_cond", condition, large)
+    condition = {CONDITION: (named if name == "semantic_controlnet" else hint, large)}
+    return _tensors(noised | condition | {PRED: ([RESIDUAL], times)}) | {f"{PRED}::num_channels": widths[-1]}
 
 
-def _tensor(place: str, channels: Sequence[str], side: str) -> dict[str, Any]:
-    """One tensor of square images."""
-    return {
-        f"{place}::num_channels": len(channels),
-        f"{place}::spatial_shape": [side, side],
-        f"{place}::channel_def": {str(i): text for i, text in enumerate(channels)},
-    }
+def _tensors(tensors: Mapping[str, tuple[Sequence[str], str]]) -> dict[str, Any]:
+    """The entries of tensors of square images, {place: (channels, side)}."""
+    entries: dict[str, Any] = {}
+    for place, (channels, side) in tensors.items():
+        entries[f"{place}::num_channels"] = len(channels)
+        entries[f"{place}::spatial_shape"] = [side, side]
+        entries[f"{place}::channel_def"] = {str(i): text for i, text in enumerate(channels)}
+    return entries

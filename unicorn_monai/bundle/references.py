@@ -1,8 +1,4 @@
-"""Bundles use each other's networks by reference: a network is defined once, in its bundle's ``inference.json``.
-
-``from_bundle(bundle_root, id, weights)`` builds what another bundle defines; ``install`` copies bundles into a run
-folder with the settings of a preset merged in, so that a finished run holds complete bundles with their weights.
-"""
+"""Bundles use each other's networks by reference: a network is defined once, in its bundle's ``inference.json``."""
 
 from __future__ import annotations
 
@@ -35,19 +31,12 @@ def from_bundle(
     id: str = "network_def",
     weights: str | None = None,
     device: torch.device | str | None = None,
-    frozen: bool = True,
     settings: dict[str, Any] | None = None,
 ) -> Any:
-    """Build what another bundle's ``inference.json`` defines.
+    """Build what another bundle's ``inference.json`` defines, e.g. its "scheduler"; a network with weights is frozen.
 
-    Args:
-        bundle_root: the bundle's folder.
-        id: entry of its configuration, e.g. "network_def" or "scheduler".
-        weights: file under the bundle's ``models`` folder to load, e.g. "model.pt"; not read where the networks that
-            the bundle defines come with their weights (see :func:`metadata_of`).
-        device: where to put a network.
-        frozen: evaluation mode and no gradients, for a network with weights.
-        settings: entries of the configuration to replace, e.g. ``{"num_labels": 19}``.
+    ``weights`` is a file under its ``models`` folder to load, not read where the networks come with their weights (see
+    :func:`metadata_of`). ``settings`` replace entries of the configuration, e.g. ``{"num_labels": 19}``.
     """
     require_literal(settings or {}, "settings")
     parser = ConfigParser(_read(bundle_root) | {ENTRY: literal_root(bundle_root)} | (settings or {}))
@@ -56,17 +45,14 @@ def from_bundle(
     if weights is not None:
         if not _comes_with_weights(bundle_root, weights):
             load_weights(thing, Path(bundle_root) / "models" / weights)
-        if frozen:
-            freeze(thing)
+        freeze(thing)
     return thing if device is None else thing.to(device)
 
 
 def arguments(bundle_root: PathLike, id: str = "network_def") -> dict[str, Any]:
     """The constructor arguments of what a bundle defines, references resolved: a dictionary without ``_target_``."""
-    parser = ConfigParser(_read(bundle_root) | {ENTRY: literal_root(bundle_root)})
-    return {
-        key: parser.get_parsed_content(f"{id}::{key}") for key in definition(bundle_root, id) if not key.startswith("_")
-    }
+    parser, names = ConfigParser(_read(bundle_root) | {ENTRY: literal_root(bundle_root)}), definition(bundle_root, id)
+    return {key: parser.get_parsed_content(f"{id}::{key}") for key in names if not key.startswith("_")}
 
 
 def weights_sha256(**paths: PathLike) -> dict[str, str]:

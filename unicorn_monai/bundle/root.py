@@ -11,7 +11,8 @@ from __future__ import annotations
 import ast
 import inspect
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,21 +26,18 @@ ENTRY = "bundle_root"
 
 
 def own_root(part: str | None = None) -> str:
-    """Folder of the bundle whose configuration MONAI runs, or of a part of it (for configurations).
+    """Folder of the bundle whose configuration MONAI runs, or of a ``part`` of it (for configurations).
 
-    Args:
-        part: of a bundle of several networks.
-
-    Raises:
-        ValueError: nothing tells which configuration runs, or its folder has a name that MONAI would change.
+    Refused where nothing tells which configuration runs, or the folder has a name that MONAI would change.
     """
-    frames = list(_callers())
+    frames = [frame for frame, _ in traceback.walk_stack(inspect.currentframe())]
     workflow = next((w for f in frames if isinstance(w := f.f_locals.get("self"), ConfigWorkflow)), None)
     files = next((files for f in frames if (files := _told(f))), [])
     if workflow is not None and (not files or Path(files[0]).parent != Path(workflow.config_root_path)):
         return root_above(Path(workflow.config_root_path) / "inference.json", part)  # begun by a program, not by MONAI
-    if files:
-        return root_above(_last_with_entry(files), part)
+    if files:  # of several, a later one wins that has the entry; others only change what it wires
+        own = [file for file in files if ENTRY in ConfigParser.load_config_file(file)]
+        return root_above(own[-1] if own else files[0], part)
     raise ValueError(
         "bundle_root is not given, and MONAI was told no configuration file to run, whose folder would be it. Set it, "
         "e.g. parser['bundle_root'] = '/path/of/the/bundle', or use unicorn_monai.bundle.load_config or from_bundle."
@@ -49,9 +47,7 @@ def own_root(part: str | None = None) -> str:
 def root_above(file: PathLike, part: str | None = None) -> str:
     """The bundle of a configuration file: the folder above ``configs``, or, as for MONAI, else the file's own.
 
-    Args:
-        file: the configuration; links are not followed, since a cache may keep its files under other names.
-        part: of a bundle of several networks.
+    Links are not followed, since a cache may keep its files under other names.
     """
     folder = Path(file).absolute().parent
     root = folder.parent if folder.name == "configs" else folder
@@ -59,12 +55,7 @@ def root_above(file: PathLike, part: str | None = None) -> str:
 
 
 def with_root(config: Mapping[str, Any], root: PathLike) -> dict[str, Any]:
-    """A configuration whose ``bundle_root`` is a folder, if it has the entry.
-
-    Args:
-        config: the configuration.
-        root: of its bundle; of a part of it, where the entry names one.
-    """
+    """A configuration whose ``bundle_root``, if it has one, is a folder, or the part of it that the entry names."""
     if ENTRY not in config:
         return dict(config)
     own = config[ENTRY]
@@ -72,21 +63,10 @@ def with_root(config: Mapping[str, Any], root: PathLike) -> dict[str, Any]:
 
 
 def literal_root(bundle_root: PathLike) -> str:
-    """A bundle's folder as an absolute path, for a configuration.
-
-    Raises:
-        ValueError: MONAI would not take it as it is.
-    """
+    """A bundle's folder as an absolute path, refused where MONAI would not take it as it is."""
     root = str(Path(bundle_root).absolute())
     require_literal(root, ENTRY)
     return root
-
-
-def _callers() -> Iterator[FrameType]:
-    frame = inspect.currentframe()
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
 
 
 def _told(frame: FrameType) -> list[str]:
@@ -110,9 +90,3 @@ def files_of(files: str | os.PathLike | Sequence[Any]) -> list[str]:
             return [str(file) for file in ast.literal_eval(files)]
         return files.split(",") if "," in files and not Path(files).is_file() else [files]
     return [str(file) for file in files]
-
-
-def _last_with_entry(files: Sequence[str]) -> str:
-    """Of several files, that whose ``bundle_root`` holds: a later one wins; others only change what it wires."""
-    own = [file for file in files if ENTRY in ConfigParser.load_config_file(file)]
-    return own[-1] if own else files[0]

@@ -1,4 +1,4 @@
-"""Run a bundle configuration in this process, as `python -m monai.bundle run` would."""
+"""Bundle configurations, run from Python."""
 
 from __future__ import annotations
 
@@ -25,10 +25,8 @@ def run_bundle(
         config_file: the configuration.
         workflow_type: "train" or "infer".
         handlers: Ignite handlers to attach to the trainer, and to the evaluator of its validation, e.g. for tracking.
-        **overrides: settings, ``id=value``; texts and lists of them are data, never expressions or references.
-
-    Raises:
-        ValueError: an override that the configuration does not have, or that MONAI would not take as it is.
+        **overrides: settings, ``id=value``; texts and lists of them are data, never expressions or references. What the
+            configuration does not have, or MONAI would not take as it is, is refused.
     """
     config_file = Path(config_file).absolute()
     plain = {key: value for key, value in overrides.items() if not isinstance(value, dict)}
@@ -58,7 +56,5 @@ def run_bundle(
         workflow.run()
         workflow.finalize()
     finally:
-        set_track_meta(
-            tracked
-        )  # trainings switch it off: without metadata MONAI's transforms take a quarter of the time
+        set_track_meta(tracked)  # trainings switch it off: MONAI's transforms then take a quarter of the time
     return workflow

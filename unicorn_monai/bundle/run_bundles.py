@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from unicorn_monai.bundle.expressions import changed_wiring, require_literal
-from unicorn_monai.bundle.installation import bundle_root, configured
+from unicorn_monai.bundle.installation import GENERATOR, bundle_root, configured
 from unicorn_monai.system.files import parse_json
 
-GENERATOR = ("retinal_unet", "latent_diffusion", "uncertainty_controlnet", "semantic_controlnet", "synthesis")
-METADATA = "metadata.json"
 _ELSEWHERE = ("bundle_root", "prior_path", *GENERATOR)  # entries that an older run holds as absolute paths
-_IMPORTABLE = tuple(all_suffixes())
 
 
 def require_own_bundles(
@@ -32,15 +29,8 @@ def require_own_bundles(
 ) -> None:
     """Refuse bundles of a run that run anything but what this package's own would with the run's settings.
 
-    Args:
-        bundles: folder of the bundles.
-        presets: names of the presets of a bundle.
-        overrides: settings of single bundles.
-        prior: ``prior_path`` of the generative bundles.
-        files: which configurations are going to be used, a pattern.
-
-    Raises:
-        ValueError: naming the file and the entry.
+    Those are the ``presets`` of each bundle, the ``overrides`` and the ``prior_path`` of the generative bundles;
+    ``files`` is a pattern of the configurations that are going to be used.
     """
     if os.path.lexists(bundles / "configs"):  # where parts of a bundle would be looked for
         raise ValueError(f"'{bundles / 'configs'}' is no bundle of a run; expected bundles alone. Remove it.")
@@ -50,7 +40,7 @@ def require_own_bundles(
             continue  # who needs it says so
         _require_data_only(root)
         shipped = sorted(Path(bundle_root(name), "configs").glob(files))
-        for file in [*(path.name for path in shipped), METADATA]:
+        for file in [*(path.name for path in shipped), "metadata.json"]:
             path = root / "configs" / file
             if path.is_file():
                 expected = configured(name, presets(name), dict(overrides.get(name, {})), file)
@@ -63,7 +53,7 @@ def _require_data_only(root: Path) -> None:
     for path in (root.parent, root, *root.rglob("*")):
         if path.is_symlink():
             raise ValueError(f"'{path}' is a link to '{path.readlink()}'; expected a file of its own. Copy it there.")
-        if path.name.endswith(_IMPORTABLE):
+        if path.name.endswith(tuple(all_suffixes())):
             raise ValueError(
                 f"'{path}' is code, which Python would import; a run's bundles hold none. Look at it first."
             )

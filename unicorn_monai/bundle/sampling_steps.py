@@ -26,27 +26,14 @@ SAMPLING = (  # configurations with a number of their own
 
 
 def is_coarse(preset: str | None, overrides: Mapping[str, Any] | None = None) -> bool:
-    """Whether a run's diffusion model is trained so briefly that no sampler matters.
-
-    Args:
-        preset: of the bundles, e.g. "small".
-        overrides: settings of single bundles, {bundle: {"train.json": {...}}}.
-    """
+    """Whether a run's diffusion model is trained so briefly that no sampler matters."""
     training = configured("latent_diffusion", preset, (overrides or {}).get("latent_diffusion"), "train_diffusion.json")
     lengths = [training["max_epochs"], training["iterations_per_epoch"]]
     return all(isinstance(n, int) for n in lengths) and lengths[0] * lengths[1] < HARDLY_TRAINED
 
 
 def check_steps(preset: str | None, overrides: Mapping[str, Any] | None = None) -> None:
-    """Refuse numbers of denoising steps at which a run's sampler is wrong.
-
-    Args:
-        preset: of the bundles, e.g. "small".
-        overrides: settings of single bundles, {bundle: {"train.json": {...}}}.
-
-    Raises:
-        ValueError: naming the configuration, the sampler, its errors and a number that is right.
-    """
+    """Refuse numbers of denoising steps at which a run's sampler is wrong."""
     changes = overrides or {}
     sampler = ConfigParser(configured("latent_diffusion", preset, changes.get("latent_diffusion")))
     if is_coarse(preset, overrides):

@@ -30,6 +30,7 @@ from unicorn_monai.images.augmentation import AUGMENTATIONS
 from unicorn_monai.system.records import NUMBER, Rule
 
 PRECISIONS = ("float32", "bfloat16")
+_number = NUMBER[0]
 _TRACKING = ("output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config")  # of `--tracking`
 
 
@@ -37,72 +38,44 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-_number = NUMBER[0]
-
-
 def _several(value: Any, rule: Callable[[Any], bool], counts: Sequence[int] = (2,)) -> bool:
     return isinstance(value, list | tuple) and len(value) in counts and all(rule(v) for v in value)
 
 
 POSITIVE: Rule = (lambda v: _whole(v) and v >= 1, "at least one, a whole number")
-
-
-OPTIONAL: Rule = (lambda v: v is None or (_whole(v) and v >= 1), "at least one, a whole number, or null")
-
-
+OPTIONAL: Rule = (lambda v: v is None or POSITIVE[0](v), "at least one, a whole number, or null")
 NATURAL: Rule = (lambda v: _whole(v) and v >= 0, "0 or more, a whole number")
-
-
 RATE: Rule = (lambda v: _number(v) and v > 0, "a number above 0")
-
-
 WEIGHT: Rule = (lambda v: _number(v) and v >= 0, "a number, 0 or more")
-
-
 SHARE: Rule = (lambda v: _number(v) and 0 <= v <= 1, "a number, 0 to 1")
-
-
 SWITCH: Rule = (lambda v: isinstance(v, bool), "true or false (True or False on the command line)")
-
-
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("max_epochs", "val_interval", "sample_interval", "batch_size", "cache_num"), POSITIVE),
     **dict.fromkeys(("num_inference_steps", "accumulation_steps", "samples"), POSITIVE),
     **dict.fromkeys(("iterations_per_epoch", "patience", "count"), OPTIONAL),
     **dict.fromkeys(("num_workers", "adversarial_start", "pool_size"), NATURAL),
     **dict.fromkeys(("learning_rate", "discriminator_learning_rate", "timestep_shift", "temperature"), RATE),
-    **dict.fromkeys(
-        (f"{term}_weight" for term in ("kl", "spectral", "speckle", "perceptual", "adversarial", "ce")), WEIGHT
-    ),
-    **dict.fromkeys(("nce_weight", "identity_weight", "cycle_weight", "uncertainty_weight"), WEIGHT),
-    "save_minutes": WEIGHT,
+    **dict.fromkeys(("kl_weight", "spectral_weight", "speckle_weight", "perceptual_weight", "ce_weight"), WEIGHT),
+    **dict.fromkeys(("adversarial_weight", "nce_weight", "identity_weight", "cycle_weight"), WEIGHT),
+    **dict.fromkeys(("uncertainty_weight", "save_minutes"), WEIGHT),
     "prompt_dropout": (lambda v: v is None or SHARE[0](v), "a share in [0, 1], or null"),
     **dict.fromkeys(("resume", "augment", "compile", "cuda_graphs", "coarse_sampling"), SWITCH),
     **dict.fromkeys(("threshold", "decay_start"), SHARE),
     "max_seconds": (lambda v: v is None or (_number(v) and v > 0), "a number above 0, or null for no limit"),
     "seed": (lambda v: _whole(v) and 0 <= v < 2**32, "a whole number, 0 to 4294967295"),
     "ema_decay": (lambda v: _number(v) and 0 <= v < 1, "a number, 0 or more and below 1"),
+    **dict.fromkeys(("loss", "schedule"), (callable, "a component that can be called, {'_target_': ...}")),
     "patch_size": (lambda v: _several(v, POSITIVE[0]), "[rows, columns]"),
     "guidance": (
         lambda v: _several(v, _number, (2, 3)),
         "two or three numbers, [uncertainty, label map] or [uncertainty, label map, text]",
     ),
 }
-
-
 CHOICES = {"precision": PRECISIONS, "mode": MODES, "augmentation": AUGMENTATIONS, "split": SPLITS}
 
 
 def check_settings(device: torch.device | str | None = None, **settings: Any) -> None:
-    """Refuse settings of a wrong type or value, and options that the configuration does not have.
-
-    Args:
-        device: where to run.
-        **settings: some of ``RULES`` and ``CHOICES``.
-
-    Raises:
-        ValueError: naming the setting, its value and what was expected.
-    """
+    """Refuse settings of a wrong type or value, and options that the configuration does not have."""
     refuse_unknown_options()
     for name, value in settings.items():
         if name not in RULES | CHOICES:
@@ -117,26 +90,16 @@ def check_settings(device: torch.device | str | None = None, **settings: Any) ->
             raise ValueError(f"cuda_graphs is true, but device is '{device}'; expected a GPU. Set it to false.")
 
 
-def require_rule(name: str, value: Any, rule: Rule) -> None:
-    """Refuse a value that breaks its rule."""
-    if not rule[0](value):
-        raise ValueError(f"{name} is {value!r}; expected {rule[1]}.")
-
-
 def _check_value(name: str, value: Any, where: str = "") -> None:
-    if name in RULES:
-        require_rule(name + where, value, RULES[name])
+    if name in RULES and not RULES[name][0](value):
+        raise ValueError(f"{name}{where} is {value!r}; expected {RULES[name][1]}.")
     for choice in value if name == "split" and isinstance(value, list | tuple) else [value]:
         if name in CHOICES and choice not in CHOICES[name]:
             raise ValueError(f"Unknown {name} '{choice}'{where}; expected one of {list(CHOICES[name])}.")
 
 
 def check_device(device: torch.device | str) -> None:
-    """Refuse a device that this machine does not have.
-
-    Raises:
-        ValueError: naming it and those there are.
-    """
+    """Refuse a device that this machine does not have."""
     try:
         wanted = torch.device(device)
     except (RuntimeError, TypeError) as error:
@@ -157,14 +120,7 @@ def check_device(device: torch.device | str) -> None:
 def check_overrides(overrides: Any, presets: Callable[[str], Sequence[str]] = lambda bundle: ()) -> None:
     """Refuse settings of single bundles, {bundle: {"train.json": {"max_epochs": 10}}}, that would not be taken.
 
-    They change data only: what a bundle runs, calls and refers to is its own.
-
-    Args:
-        overrides: the settings.
-        presets: names of the presets that are merged into a bundle before them.
-
-    Raises:
-        ValueError: naming the bundle, configuration or setting, and what there is.
+    They change data only: what a bundle runs, calls and refers to is its own. ``presets`` names those of a bundle.
     """
     known = [name for name in BUNDLES if name != "rgb_2d"]  # an experiment on colours runs the other bundles, too
     form = "expected {bundle: {configuration: {setting: value}}}, e.g. " + '{"retinal_unet": {"train.json": {...}}}.'
@@ -225,11 +181,7 @@ def _is_data(config: dict[str, Any], value: Any, asked: set[str]) -> bool:
 def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
     """Refuse options of ``python -m monai.bundle run`` that the configuration does not have, or that MONAI misreads.
 
-    Args:
-        arguments: behind ``run``; by default this process's, if it was started so.
-
-    Raises:
-        ValueError: naming the option.
+    Those of this process, if it was started so, or ``arguments``, as they stand behind ``run``.
     """
     if arguments is None:
         started_as = getattr(sys.modules["__main__"].__spec__, "name", "")

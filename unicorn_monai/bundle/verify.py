@@ -16,22 +16,14 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from unicorn_monai.bundle.components import is_usual
+from unicorn_monai.bundle.expressions import texts
+from unicorn_monai.system import weights
 from unicorn_monai.system.files import PathLike, parse_json, write_text
 from unicorn_monai.system.intake import bounded_memory, lies_there, read_text, require_regular
 from unicorn_monai.system.terminal import printable
-from unicorn_monai.system.weights import (
-    MOST_DESCRIPTION,
-    SAFETENSORS,
-    description_in,
-    read_metadata,
-    read_tensors,
-    require_tensors_only,
-    sha256,
-    tensors_sha256,
-)
+from unicorn_monai.system.weights import MOST_DESCRIPTION, SAFETENSORS, sha256
 
 SUMS = "SHA256SUMS"
 CODE = re.compile(
@@ -58,13 +50,9 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
 def seal(bundle_root: PathLike) -> str:
-    """Write ``SHA256SUMS`` of a bundle that is to be given away.
+    """Write ``SHA256SUMS`` of a bundle that is to be given away, if nothing is to be told of it.
 
-    Returns:
-        the sha256 of that file, to be told where it cannot be exchanged together with the bundle.
-
-    Raises:
-        ValueError: the bundle has findings of its own.
+    Its sha256 is returned, to be told where it cannot be exchanged together with the bundle.
     """
     root = _folder(bundle_root)
     found = [*_file_findings(root), *_config_findings(root), *_weight_findings(root)]
@@ -75,11 +63,9 @@ def seal(bundle_root: PathLike) -> str:
 
 
 def findings(bundle_root: PathLike, sums_sha256: str | None = None) -> list[str]:
-    """What a reader should know before running a bundle; one line each.
+    """What a reader should know before running a bundle, a line each.
 
-    Args:
-        bundle_root: folder of the bundle.
-        sums_sha256: what its author says is the sha256 of ``SHA256SUMS``.
+    ``sums_sha256`` is what its author says is the sha256 of ``SHA256SUMS``.
     """
     root = _folder(bundle_root)
     with bounded_memory():
@@ -143,7 +129,7 @@ def _config_findings(root: Path) -> Iterator[str]:
         if path.suffix.lower() == ".json" and not path.is_symlink():
             try:
                 _require_short(path)
-                for key, text in _texts(parse_json(path)):
+                for key, text in texts(parse_json(path)):
                     yield from (f"{name}: {key}: {what}" for what in _code_in(key, text))
             except (ValueError, RecursionError) as error:
                 yield f"{name}: {error}"
@@ -166,14 +152,6 @@ def _require_short(path: Path) -> Path:
     if size > MOST_DESCRIPTION:
         raise ValueError(f"has {size} bytes; expected a configuration of at most {MOST_DESCRIPTION}")
     return path
-
-
-def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every text of a configuration with its id (the end of it, where that is long)."""
-    if isinstance(node, str):
-        yield key, node
-    for name, child in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
-        yield from _texts(child, f"{key[-400:]}::{str(name)[:400]}".removeprefix("::"))
 
 
 def _code_in(key: str, text: str) -> Iterator[str]:
@@ -199,7 +177,7 @@ def _weight_findings(root: Path) -> Iterator[str]:
         try:
             if path.is_symlink():
                 continue
-            require_tensors_only(path)
+            weights.require_tensors_only(path)
             if lies_there(path.with_suffix(SAFETENSORS)) or lies_there(path.with_suffix(".json")):
                 yield from (f"{name}: {what}" for what in _disagreements(path))
         except ValueError as error:
@@ -207,7 +185,7 @@ def _weight_findings(root: Path) -> Iterator[str]:
     for path in sorted(root.rglob(f"*{SAFETENSORS}")):
         if not path.with_suffix(".pt").exists() and not path.is_symlink():
             try:
-                description_in(path)
+                weights.description_in(path)
             except ValueError as error:
                 yield f"{path.relative_to(root).as_posix()}: {error}"
 
@@ -220,7 +198,7 @@ def _disagreements(path: Path) -> Iterator[str]:
         if not lies_there(file):
             yield f"'{file.name}' is missing beside it"
             continue
-        own, found = read_metadata(file), tensors_sha256(read_tensors(file))
+        own, found = weights.read_metadata(file), weights.tensors_sha256(weights.read_tensors(file))
         if own.get("tensors_sha256") != found:
             yield f"'{file.name}' does not hold the tensors of its description (sha256)"
         if noted.get(key) != sha256(file):

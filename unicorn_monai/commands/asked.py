@@ -11,16 +11,10 @@ from unicorn_monai.system.intake import finite, read_text
 
 
 def settings_asked(config: Path | None, given: Mapping[str, Any], weight: str | None = None) -> dict[str, Any]:
-    """Settings of an experiment, as `Settings.from_dict` takes them.
+    """Settings of an experiment, as `Settings.from_dict` takes them: those of a JSON file, and over them the options.
 
-    Args:
-        config: JSON file with settings.
-        given: by the options, None where one is not given; they win.
-        weight: of the Uncertainty-ControlNet: a number is that of the first mode, "auto" holds for every mode and needs
-            the baseline that judges weights.
-
-    Raises:
-        ValueError: the file cannot be read, or the weight is no finite number.
+    An option that is not given is None. A weight of the Uncertainty-ControlNet is that of the first mode; "auto" holds
+    for every mode and needs the baseline that judges weights.
     """
     settings: dict[str, Any] = {"output": "runs/experiment"}
     if config is not None:
@@ -39,11 +33,7 @@ def settings_asked(config: Path | None, given: Mapping[str, Any], weight: str | 
 
 
 def weight_asked(weight: str) -> float:
-    """The number that ``--weight`` gives.
-
-    Raises:
-        ValueError: it is no finite number.
-    """
+    """The number that ``--weight`` gives."""
     try:
         return finite(weight)
     except ValueError:

@@ -26,21 +26,12 @@ def synthesize(
     from unicorn_monai.experiment.settings import bundle_places, settings_of
     from unicorn_monai.synthesis.writer import outcome
 
-    settings, chosen = settings_of(run)
-    mode = settings.modes[0]
-    overrides = {} if device is None else {"device": device}
-    given = weight if weight in (None, "auto") else weight_asked(weight)
-    run_bundle(
-        run.resolve() / "bundles" / "synthesis" / "configs" / "inference.json",
-        "infer",
-        **settings.sampling(mode),
-        **bundle_places(run.resolve() / "bundles", settings),
-        output_dir=absolute(output),
-        count=count,
-        seed=seed,
-        uncertainty_weight=settings.weight_used(mode, chosen, given=given),
-        **overrides,
-    )
+    (settings, chosen), bundles = settings_of(run), run.resolve() / "bundles"
+    mode, given = settings.modes[0], weight if weight in (None, "auto") else weight_asked(weight)
+    own = settings.sampling(mode) | bundle_places(bundles, settings) | ({} if device is None else {"device": device})
+    own |= {"output_dir": absolute(output), "count": count, "seed": seed}
+    own["uncertainty_weight"] = settings.weight_used(mode, chosen, given=given)
+    run_bundle(bundles / "synthesis" / "configs" / "inference.json", "infer", **own)
     tell(outcome(absolute(output)))
 
 

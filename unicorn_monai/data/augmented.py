@@ -7,13 +7,11 @@ import torch
 
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.journal import begun
-from unicorn_monai.data.layout import read_header
-from unicorn_monai.data.taken_over import colours_of, layout_of
+from unicorn_monai.data.layout import colours_of, layout_of, read_header
 from unicorn_monai.data.writer import About, DatasetWriter
+from unicorn_monai.images import read_array, read_image
 from unicorn_monai.images.augmentation import strong_intensity
-from unicorn_monai.images.files import read_array
 from unicorn_monai.images.pictures import to_uint8
-from unicorn_monai.images.transforms import read_image
 from unicorn_monai.system.files import PathLike
 
 
@@ -21,11 +19,6 @@ def write_augmented(dataset_dir: PathLike, output: PathLike, seed: int = 0) -> N
     """Write a copy of a labelled data set with strongly augmented images; each depends on (seed, index) only.
 
     An interrupted copy is continued, a finished one left as it is.
-
-    Args:
-        dataset_dir: a data set with labels.
-        output: the new data set.
-        seed: of the augmentation.
     """
     header = read_header(dataset_dir)
     channels = 3 if header.get("modality") == "RGB" else 1

@@ -21,8 +21,7 @@ from unicorn_monai.images.orientation import judge, label_evidence, row_evidence
 from unicorn_monai.system.files import PathLike
 from unicorn_monai.system.records import SPACING
 
-LARGEST_SPACING_MM = 0.5  # of an OCT pixel; beyond it micrometres were taken for millimetres
-SMALLEST_SPACING_MM = 1e-4
+SMALLEST_SPACING_MM, LARGEST_SPACING_MM = 1e-4, 0.5  # of an OCT pixel; beyond, micrometres were taken for millimetres
 SAMPLE = 64  # files whose headers are read by `require_sound`
 FEWEST_LEVELS = 64  # of 256; what spans fewer was stored with a range of which it uses a small part
 MULTIPLE = 64  # of the sides of colour images
@@ -50,23 +49,15 @@ class Problem:
         return {"severity": "error" if own.pop("fatal") else "warning", **own}
 
 
-def check(
-    dataset_dir: PathLike, need_labels: bool = False, pixels: dict[bytes, tuple[str, str]] | None = None
-) -> list[str]:
+def check(dataset_dir: PathLike, need_labels: bool = False) -> list[str]:
     """One line per fatal problem; empty if there is none. For the arguments see `problems`."""
-    return [str(problem) for problem in problems(dataset_dir, need_labels, pixels) if problem.fatal]
+    return [str(problem) for problem in problems(dataset_dir, need_labels) if problem.fatal]
 
 
 def require_sound(dataset_dir: PathLike, header: Mapping[str, Any], items: Sequence[Mapping[str, Any]] = ()) -> None:
     """Refuse a data set by its ``dataset.json`` and the file headers of a few items; cheap for any number of images.
 
-    Args:
-        dataset_dir: the data set folder, for the message.
-        header: its ``dataset.json``.
-        items: items with absolute paths; of these at most 64, evenly spread, have their files' headers read.
-
-    Raises:
-        ValueError: with one line per problem, at most five.
+    Of the items, which have absolute paths, at most 64, evenly spread, have their files' headers read.
     """
     found = [problem for problem in _header_problems(header) if problem.fatal]
     for item in items[:: max(1, -(-len(items) // SAMPLE))]:
@@ -82,39 +73,31 @@ def require_sound(dataset_dir: PathLike, header: Mapping[str, Any], items: Seque
 def problems(
     dataset_dir: PathLike, need_labels: bool = False, pixels: dict[bytes, tuple[str, str]] | None = None
 ) -> list[Problem]:
-    """Read every file of a data set and list what is wrong with it.
+    """Read every file of a data set and list what is wrong with it; without a readable ``dataset.json`` it is refused.
 
     Args:
         dataset_dir: the data set folder.
         need_labels: every image must have a label map.
         pixels: receives the digest of every image's pixels, with its split and name.
-
-    Returns:
-        fatal problems and warnings; empty if there is nothing to say.
-
-    Raises:
-        ValueError: if there is no readable ``dataset.json``.
     """
     dataset_dir = local_folder(dataset_dir)
     header = read_header(dataset_dir)
-    found = list(_header_problems(header, need_subjects=True))
     survey = _Survey(header, {} if pixels is None else pixels)
     keys = ("image", "label") if need_labels else ("image",)
-    found += [] if need_labels else _incomplete(header)
+    found = [*_header_problems(header, need_subjects=True), *([] if need_labels else _incomplete(header))]
     for split in SPLITS:
         for item in header.get(split, []):
             try:
                 resolved = resolve_item(Path(dataset_dir), item, keys)
                 image = read_array(resolved["image"])
-                lossy = list(_file_problems(item, resolved))
+                lossy = [p for p in _file_problems(item, resolved) if p.field == "format"]
                 label = read_array(resolved["label"]) if "label" in resolved else None
             except ValueError as error:
                 expected, remedy = "a readable file inside the data set", "Restore or convert it again."
                 found.append(Problem(item["image"], "files", str(error).rstrip("."), expected, remedy))
                 continue
-            found += [p for p in lossy if p.field == "format"]
-            found += _pixel_problems(item, image, label, survey.values)
-            found += survey.add(split, item, resolved, image, label)
+            found += [*lossy, *_pixel_problems(item, image, label, survey.values)]
+            found += survey.add(split, item, resolved["image"], image, label)
     return found + list(survey.problems(need_labels))
 
 
@@ -172,11 +155,8 @@ def _spacing_problems(file: str, spacing: Any, oct_: bool) -> Iterator[Problem]:
 
 
 def _lossy(name: str, kind: str) -> Problem:
-    expected, remedy = (
-        "a format that keeps values: .nii.gz or .png",
-        "Lossy compression made up label values: export it anew.",
-    )
-    return Problem(name, "format", f"a lossy label map ({kind})", expected, remedy)
+    found, expected = f"a lossy label map ({kind})", "a format that keeps values: .nii.gz or .png"
+    return Problem(name, "format", found, expected, "Lossy compression made up label values: export it anew.")
 
 
 def _file_problems(item: Mapping[str, Any], resolved: Mapping[str, Any]) -> Iterator[Problem]:
@@ -184,16 +164,15 @@ def _file_problems(item: Mapping[str, Any], resolved: Mapping[str, Any]) -> Iter
     if "label" not in resolved:
         return
     with Path(resolved["label"]).open("rb") as file:
-        start = file.read(12)
-    if start.startswith(LOSSY):
-        yield _lossy(str(item["label"]), "by its content, whatever its name")
-        return
+        if file.read(len(LOSSY)) == LOSSY:
+            yield _lossy(str(item["label"]), "by its content, whatever its name")
+            return
     try:
-        sizes = [read_shape(resolved[key])[:2] for key in ("image", "label")]
+        image, label = (read_shape(resolved[key])[:2] for key in ("image", "label"))
     except ValueError:
         return
-    if sizes[0] != sizes[1]:
-        yield _shape_problem(item, sizes[1], sizes[0])
+    if image != label:
+        yield _shape_problem(item, label, image)
 
 
 def _shape_problem(item: Mapping[str, Any], label: tuple[int, ...], image: tuple[int, ...]) -> Problem:
@@ -223,8 +202,8 @@ def _pixel_problems(
     if label is None:
         return
     if label.ndim != 2:
-        found, remedy = f"{label.shape[-1]} channels", "Convert colours to label values."
-        yield Problem(item["label"], "channels", found, "one", remedy)
+        found = f"{label.shape[-1]} channels"
+        yield Problem(item["label"], "channels", found, "one", "Convert colours to label values.")
         return
     if label.shape != image.shape[:2]:
         yield _shape_problem(item, label.shape, image.shape)
@@ -241,7 +220,6 @@ class _Survey:
     """What only the whole data set shows: sizes, channels, types, duplicates, orientation, spacing of the files."""
 
     def __init__(self, header: Mapping[str, Any], pixels: dict[bytes, tuple[str, str]]) -> None:
-        self.n_labels = len(header["labels"])
         self.meaning = LabelSurvey(header["labels"])
         self.values = {int(v) for v in header["labels"]} | {IGNORE_LABEL}
         self.spacing = header.get("spacing_mm")
@@ -257,12 +235,7 @@ class _Survey:
         self.labels: list[tuple[float, float]] = []
 
     def add(
-        self,
-        split: str,
-        item: Mapping[str, Any],
-        resolved: Mapping[str, Any],
-        image: np.ndarray,
-        label: np.ndarray | None,
+        self, split: str, item: Mapping[str, Any], image_file: str, image: np.ndarray, label: np.ndarray | None
     ) -> Iterator[Problem]:
         """Take note of one image."""
         name = item["image"]
@@ -272,11 +245,10 @@ class _Survey:
         digest = hashlib.blake2b(repr((image.shape, image.dtype)).encode() + image.tobytes(), digest_size=16).digest()
         other_split, other = self.seen.setdefault(digest, (split, name))
         if other != name:
-            apart = other_split != split
-            found = f"the same pixels as '{other}' of {other_split}"
-            expected, remedy = "each image once, in one split", "Remove one; are two subjects one person?"
-            yield Problem(name, "pixels", found, expected, remedy, fatal=apart)
-        yield from self._stored_spacing(item, resolved)
+            found, expected = f"the same pixels as '{other}' of {other_split}", "each image once, in one split"
+            remedy = "Remove one; are two subjects one person?"
+            yield Problem(name, "pixels", found, expected, remedy, fatal=other_split != split)
+        yield from self._stored_spacing(item, image_file)
         if image.dtype == np.uint8:
             self.levels = min(self.levels[0], int(image.min())), max(self.levels[1], int(image.max()))
         self.count += 1
@@ -285,10 +257,10 @@ class _Survey:
         if self.oct and image.ndim == 2 and self.count % self.every == 0 and np.isfinite(image).all():
             self.images.append(row_evidence(image))
             if label is not None and label.shape == image.shape:
-                self.labels.append(label_evidence(label, self.n_labels))
+                self.labels.append(label_evidence(label, len(self.meaning.names)))
 
-    def _stored_spacing(self, item: Mapping[str, Any], resolved: Mapping[str, Any]) -> Iterator[Problem]:
-        stated, stored = item.get("spacing_mm", self.spacing), read_spacing(resolved["image"])
+    def _stored_spacing(self, item: Mapping[str, Any], image_file: str) -> Iterator[Problem]:
+        stated, stored = item.get("spacing_mm", self.spacing), read_spacing(image_file)
         if stated is None or stored is None or any(p.fatal for p in _spacing_problems("", stated, self.oct)):
             return
         if not np.allclose(np.asarray(stated, dtype=float), stored, rtol=0.01):
@@ -297,12 +269,15 @@ class _Survey:
 
     def problems(self, need_labels: bool) -> Iterator[Problem]:
         """What the images have, or do not have, in common."""
-        for found, expected, remedy, fatal in self.meaning.findings(need_labels):
-            yield Problem(HEADER, "labels", found, expected, remedy, fatal)
+        for finding in self.meaning.findings(need_labels):
+            yield Problem(HEADER, "labels", *finding)
         if len(self.shapes) > 1:
             remedy = "Resample with the `--size` of data_prep."
             yield Problem(HEADER, "size", f"images that differ in size: {self.shapes}", "one size", remedy)
-        yield from self._odd_sizes()
+        for shape, name in self.shapes.items():
+            if not self.oct and any(side % MULTIPLE for side in shape):
+                expected = f"sides that are multiples of {MULTIPLE}: the generators halve them up to six times"
+                yield Problem(name, "size", f"{shape}", expected, "Convert again with another `--size`.", False)
         if len(self.channels) > 1:
             remedy = "Convert them, or make two data sets."
             yield Problem(HEADER, "channels", f"{self.channels}", "one number of channels", remedy)
@@ -316,10 +291,3 @@ class _Survey:
         if verdict := judge(self.images, self.labels):
             remedy = "Look at some images; rows are depth, the vitreous is on top."
             yield Problem(HEADER, "orientation", f"images {verdict[0]}: {verdict[1]}", "upright B-scans", remedy, False)
-
-    def _odd_sizes(self) -> Iterator[Problem]:
-        """Colour images whose sides a generator cannot halve often enough."""
-        for shape, name in self.shapes.items():
-            if not self.oct and any(side % MULTIPLE for side in shape):
-                expected = f"sides that are multiples of {MULTIPLE}: the generators halve them up to six times"
-                yield Problem(name, "size", f"{shape}", expected, "Convert again with another `--size`.", False)

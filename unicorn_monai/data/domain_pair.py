@@ -19,29 +19,27 @@ from unicorn_monai.system.files import PathLike
 
 logger = logging.getLogger("unicorn_monai")
 
-Pixels = Mapping[bytes, tuple[str, str]]  # digest of an image's pixels -> its split, its name; of `data.checks`
-
 
 def require_sound_pair(labeled: PathLike, unlabeled: PathLike) -> None:
-    """Read every file of both domains, refuse what would poison an experiment, and log what might.
-
-    Args:
-        labeled: data set of the labelled domain, whose images all need label maps.
-        unlabeled: data set of the unlabelled domain.
-
-    Raises:
-        ValueError: fatal problems of one of them, the same people in different splits, or the same images.
-    """
+    """Read every file of both domains, refuse what would poison an experiment, and log what might."""
     require_people_apart(labeled, unlabeled)
-    pixels: dict[str, dict[bytes, tuple[str, str]]] = {"labeled": {}, "unlabeled": {}}
-    for name, folder, need_labels in (("labeled", labeled, True), ("unlabeled", unlabeled, False)):
-        found = problems(folder, need_labels, pixels[name])
+    own: dict[bytes, tuple[str, str]] = {}  # digest of an image's pixels -> its split, its name
+    other: dict[bytes, tuple[str, str]] = {}
+    for name, folder, pixels in (("labeled", labeled, own), ("unlabeled", unlabeled, other)):
+        found = problems(folder, name == "labeled", pixels)
         if fatal := [str(problem) for problem in found if problem.fatal]:
             more = f"\n... and {len(fatal) - 5} more" if len(fatal) > 5 else ""
             raise ValueError(f"The {name} data set '{folder}' cannot be used:\n" + "\n".join(fatal[:5]) + more)
         for problem in found:
             logger.warning("The %s data set: %s", name, problem)
-    require_images_apart(labeled, unlabeled, pixels["labeled"], pixels["unlabeled"])
+    if shared := own.keys() & other.keys():
+        first = min(shared, key=lambda digest: other[digest])
+        (a, image), (b, twin) = own[first], other[first]
+        raise ValueError(
+            f"{len(shared)} of the {len(other)} images of '{unlabeled}' are images of '{labeled}' too, pixel by pixel: "
+            f"'{twin}' of {b} is '{image}' of {a}. Expected images of two devices. Give the images of the other "
+            "device, or remove from one data set what belongs to the other."
+        )
 
 
 def splits_by_subject(header: Mapping[str, Any]) -> dict[str, str]:
@@ -50,15 +48,7 @@ def splits_by_subject(header: Mapping[str, Any]) -> dict[str, str]:
 
 
 def require_people_apart(labeled: PathLike, unlabeled: PathLike) -> None:
-    """Refuse one folder as both domains, and people who are in another split of the one than of the other.
-
-    Args:
-        labeled: data set of the labelled domain.
-        unlabeled: data set of the unlabelled domain.
-
-    Raises:
-        ValueError: naming how many, and what to do; never who.
-    """
+    """Refuse one folder as both domains, and people in another split of the one than of the other; never say who."""
     folders = [Path(list_folders(folder)[0]).resolve() for folder in (labeled, unlabeled)]
     if folders[0] == folders[1]:
         raise ValueError(
@@ -68,35 +58,11 @@ def require_people_apart(labeled: PathLike, unlabeled: PathLike) -> None:
     own, other = (splits_by_subject(read_header(folder)) for folder in folders)
     shared = own.keys() & other.keys()
     pairs = Counter((own[subject], other[subject]) for subject in shared if own[subject] != other[subject])
-    if not pairs:
-        return
-    where = ", ".join(f"{n} {a} there and {b} here" for (a, b), n in sorted(pairs.items()))
-    raise ValueError(
-        f"{len(shared)} of the {len(other)} subjects of '{unlabeled}' are subjects of '{labeled}' too, "
-        f"{pairs.total()} of them in another split: {where}. Expected every person in the same split of both, or "
-        f"networks are tested on people they were trained on. Convert '{unlabeled}' again with `--split-like "
-        f"{labeled}`. If they are other people who have the same ids, convert it with another --key-file instead."
-    )
-
-
-def require_images_apart(labeled: PathLike, unlabeled: PathLike, own: Pixels, other: Pixels) -> None:
-    """Refuse images that are in both domains.
-
-    Args:
-        labeled: data set of the labelled domain, for the message.
-        unlabeled: data set of the unlabelled domain.
-        own: digests of all images of the first, from `data.checks.problems`.
-        other: of the second.
-
-    Raises:
-        ValueError: naming how many, and one of them.
-    """
-    shared = own.keys() & other.keys()
-    if shared:
-        first = min(shared, key=lambda digest: other[digest])
-        (a, image), (b, twin) = own[first], other[first]
+    if pairs:
+        where = ", ".join(f"{n} {a} there and {b} here" for (a, b), n in sorted(pairs.items()))
         raise ValueError(
-            f"{len(shared)} of the {len(other)} images of '{unlabeled}' are images of '{labeled}' too, pixel by pixel: "
-            f"'{twin}' of {b} is '{image}' of {a}. Expected images of two devices. Give the images of the other "
-            "device, or remove from one data set what belongs to the other."
+            f"{len(shared)} of the {len(other)} subjects of '{unlabeled}' are subjects of '{labeled}' too, "
+            f"{pairs.total()} of them in another split: {where}. Expected every person in the same split of both, or "
+            f"networks are tested on people they were trained on. Convert '{unlabeled}' again with `--split-like "
+            f"{labeled}`. If they are other people who have the same ids, convert it with another --key-file instead."
         )

@@ -1,9 +1,4 @@
-"""Data sets as lists of items; what is read is looked over first (`data.checks`).
-
-    from unicorn_monai.data import DatasetWriter, check, datalist
-
-Rows = depth, columns = A-scans. Splits are by subject, never by image.
-"""
+"""Data sets as lists of items; what is read is looked over first (`data.checks`)."""
 
 from __future__ import annotations
 
@@ -20,19 +15,12 @@ from unicorn_monai.system.files import PathLike
 def datalist(
     dataset_dir: PathLike | Sequence[PathLike], split: str | Sequence[str], keys: Sequence[str] = ("image",)
 ) -> list[dict[str, Any]]:
-    """List the items of one or several data sets, with absolute paths.
+    """The items of one or several data sets, as in ``dataset.json``, with absolute paths and ``dataset``, the folder.
 
     Args:
         dataset_dir: one data set folder, or several (also nested lists) that are concatenated in order.
         split: "training", "validation" or "test", or several of them.
         keys: what each item must have, e.g. ``("image", "label")``.
-
-    Returns:
-        One dictionary per image: the entries of ``dataset.json`` with paths made absolute, plus ``dataset`` (folder).
-
-    Raises:
-        ValueError: bad split, missing entry or file, path outside the data set, label tables that disagree, or what
-            `data.checks.require_sound` refuses.
     """
     folders = list_folders(dataset_dir)
     splits = [split] if isinstance(split, str) else list(split)
@@ -61,11 +49,7 @@ def require_same_labels(folders: Sequence[PathLike]) -> None:
 
 
 def folders_of(items: Sequence[dict[str, Any]]) -> list[str]:
-    """The data sets that items come from, each once; none for files that belong to no data set, as MONAI Label lists.
-
-    Args:
-        items: of :func:`datalist`, or dictionaries of files in their place.
-    """
+    """The data sets that items come from, each once; files that belong to none, as MONAI Label lists, have none."""
     return list(dict.fromkeys(item["dataset"] for item in items if "dataset" in item))
 
 
@@ -82,11 +66,7 @@ def image_size(dataset_dir: PathLike | Sequence[PathLike], split: str = "trainin
 
 
 def num_labels(dataset_dir: PathLike | Sequence[PathLike]) -> int:
-    """Number of labels of a data set, of the first of several (for configurations).
-
-    Raises:
-        ValueError: it has none.
-    """
+    """Number of labels of a data set that has some, of the first of several (for configurations)."""
     folder = list_folders(dataset_dir)[0]
     if not (names := label_names(folder)):
         raise ValueError(

@@ -34,20 +34,6 @@ def cut_torn_line(journal: Path) -> None:
         file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
 
 
-def _parsed(line: bytes, journal: Path) -> dict[str, Any]:
-    """A line of a journal: an item, or what the data set was begun with."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        row = None
-    if not isinstance(row, dict) or ("index" in row and not _is_written(row)):
-        raise ValueError(
-            f"'{journal}' has the line {line[:80]!r}; expected an item with 'index', 'split' and 'image'. Remove the "
-            "folder and begin anew."
-        )
-    return row
-
-
 def _is_written(row: dict[str, Any]) -> bool:
     """Whether a line tells of an item as a writer does, with files under the names that it gives."""
     files = [row.get("image"), *([row["label"]] if "label" in row else [])]
@@ -56,17 +42,12 @@ def _is_written(row: dict[str, Any]) -> bool:
 
 
 class Rows:
-    """The lines of all journals, by index.
-
-    Args:
-        root: folder of the data set.
-        total: items of the finished data set, whose indices are below it; without it they are below ``MOST_ITEMS``.
-    """
+    """The lines of all journals of a folder, by index, which is below ``total``, the items of the finished data set."""
 
     def __init__(self, root: Path, total: int | None = None) -> None:
         self.root, self.limit = root, MOST_ITEMS if total is None else total
         self.next = 0  # the first index behind all others
-        self._indices: set[int] = set()
+        self.indices: set[int] = set()
         self._read_to: dict[Path, int] = {}
         self._own: Path | None = None
         self._out: FileIO | None = None
@@ -86,7 +67,6 @@ class Rows:
 
         Raises:
             FileNotFoundError: a journal was removed, since another process has finished the data set.
-            ValueError: a line that no writer wrote.
         """
         for journal in sorted({*self.journals(), *self._read_to}):
             for line, row in _lines(journal, self._read_to.get(journal, 0)):
@@ -97,11 +77,7 @@ class Rows:
                 self._read_to[journal] = self._read_to.get(journal, 0) + len(line)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add a line; it counts here at once, and on the disk when it is committed.
-
-        Raises:
-            ValueError: not open for writing, or an index that the data set cannot have.
-        """
+        """Add a line; it counts here at once, and on the disk when it is committed."""
         if self._own is None:
             raise ValueError(f"'{self.root}' is not open for writing.")
         if "index" in row:
@@ -131,41 +107,38 @@ class Rows:
                 f"Item {index} in '{journal}': expected 0 to {self.limit - 1}, as many as the data set can hold. Is "
                 "the file from elsewhere? Remove the folder and begin anew."
             )
-        self._indices.add(index)
+        self.indices.add(index)
         self.next = max(self.next, index + 1)
 
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __contains__(self, index: int) -> bool:
-        return index in self._indices
-
     def items(self) -> Iterator[dict[str, Any]]:
-        """What the lines that have been read or written tell of items, by index; of two lines of an item the last.
-
-        Raises:
-            FileNotFoundError: as :meth:`read`.
-        """
+        """What the lines that have been read or written tell of items, by index; of two lines of an item the last."""
         found: dict[int, bytes] = {}
         for journal, end in sorted(self._read_to.items()):
             found |= {row["index"]: line for line, row in _lines(journal, 0, end) if "index" in row}
         for index in sorted(found):
             yield json.loads(found.pop(index))
 
-    def __enter__(self) -> Rows:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Let go of the own journal."""
         if self._out is not None:
             self._out.close()
 
 
 def _lines(journal: Path, start: int, end: int | None = None) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """The whole lines of a journal between two places, and what they tell."""
+    """The whole lines of a journal between two places, and what each tells: an item, or what was begun with."""
     with require_regular(journal).open("rb") as file:
         file.seek(start)
         for line in file:
             if not line.endswith(b"\n") or (end is not None and start >= end):
                 return
             start += len(line)
-            yield line, _parsed(line, journal)
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if not isinstance(row, dict) or ("index" in row and not _is_written(row)):
+                raise ValueError(
+                    f"'{journal}' has the line {line[:80]!r}; expected an item with 'index', 'split' and 'image'. "
+                    "Remove the folder and begin anew."
+                )
+            yield line, row

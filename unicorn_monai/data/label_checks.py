@@ -26,15 +26,7 @@ Finding = tuple[str, str, str, bool]  # found, expected, remedy, fatal
 
 
 def require_label_table(labels: dict[str, str], what: str) -> None:
-    """Refuse a label table that is none.
-
-    Args:
-        labels: value (as text) -> name.
-        what: how the message begins.
-
-    Raises:
-        ValueError: values with gaps; 255, which means ignore, and beyond; a name that is no text, or there twice.
-    """
+    """Refuse a label table, value (as text) -> name, that is none: in a message that begins with ``what``."""
     if set(labels) != {str(value) for value in range(len(labels))}:
         raise ValueError(f"{what} has the values {list(labels)}; expected 0, 1, ... without gaps.")
     if len(labels) > IGNORE:
@@ -50,19 +42,13 @@ def require_label_table(labels: dict[str, str], what: str) -> None:
 
 
 class LabelSurvey:
-    """Counts of the label maps of a data set.
-
-    Args:
-        labels: value (as text) -> name.
-    """
+    """Counts of the label maps of a data set with these labels, value (as text) -> name."""
 
     def __init__(self, labels: Mapping[str, str]) -> None:
         self.names = [labels[str(value)] for value in range(len(labels))]
         self.maps = 0
-        self.pixels = np.zeros(IGNORE + 1, dtype=np.int64)
-        self.inner = np.zeros(IGNORE + 1, dtype=np.int64)  # pixels in a square of 3 x 3 of their label
-        self.between = np.zeros(IGNORE + 1, dtype=np.int64)  # with a lower and a higher label near
-        self.seen = np.zeros(IGNORE + 1, dtype=np.int64)  # pixels of the maps whose rims were looked at
+        # Pixels of each label: all; in a square of 3 x 3 of it; between a lower and a higher one; looked at for rims.
+        self.pixels, self.inner, self.between, self.seen = np.zeros((4, IGNORE + 1), dtype=np.int64)
         self.columns = np.zeros(2, dtype=np.int64)  # of these maps: in which the labels only rise, and all
 
     def add(self, label: NDArray, rims: bool) -> None:
@@ -91,7 +77,15 @@ class LabelSurvey:
         absent = [value for value in range(len(self.names)) if value not in occurring]
         share = ignored / self.pixels.sum()
         if len(occurring) < 2 and absent and (ignored or need_labels):
-            yield self._nothing_to_tell_apart(occurring.tolist(), bool(ignored))
+            found = self._shown(occurring.tolist()) if len(occurring) else "no label"
+            found = f"nothing but {found}{' and 255 (ignore)' if ignored else ''} in all {self.maps} label maps"
+            remedy = "Look which values the label files hold."
+            if ignored:
+                remedy = (
+                    "Are they masks of 0 and 255? 255 means ignore: convert again with "
+                    f'"values": {{"255": {absent[0]}}} in the --labels file.'
+                )
+            yield found, "two labels or more, which a network could tell apart", remedy, True
         elif absent:
             hint = f" 255 (ignore) fills {share:.1%} of the pixels: is it one of these?" if ignored else ""
             remedy = f"Leave them out of the table, or look which values the label files hold.{hint}"
@@ -106,16 +100,6 @@ class LabelSurvey:
             )
             found = f"{self._shown(rims)} only as rims of one or two pixels between lower and higher labels"
             yield found, "labels that cover areas", remedy, False
-
-    def _nothing_to_tell_apart(self, occurring: list[int], ignored: bool) -> Finding:
-        found = self._shown(occurring) if occurring else "no label"
-        found = f"nothing but {found}{' and 255 (ignore)' if ignored else ''} in all {self.maps} label maps"
-        remedy = "Look which values the label files hold."
-        if ignored:
-            other = next(value for value in range(len(self.names)) if value not in occurring)
-            values = f'"values": {{"255": {other}}}'
-            remedy = f"Are they masks of 0 and 255? 255 means ignore: convert again with {values} in the --labels file."
-        return found, "two labels or more, which a network could tell apart", remedy, True
 
     def rims(self) -> list[int]:
         """Labels that occur as rims between others only, and so were probably made up by interpolation."""

@@ -9,7 +9,8 @@ temporary name and renamed: nothing half-written has a final name.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,18 @@ from unicorn_monai.data.label_checks import require_label_table
 from unicorn_monai.data.remote import Remote, is_url
 from unicorn_monai.system.files import PathLike, parse_json
 from unicorn_monai.system.intake import lies_there, require_regular
+from unicorn_monai.system.records import COLOURS, SPACING, TEXT, take
 
 SPLITS = ("training", "validation", "test")
 HEADER = "dataset.json"
 LABELS_EXAMPLE = '{"0": "vitreous", "1": "RNFL"}'
 ITEM_EXAMPLE = '{"image": "images/000000.nii.gz", "label": "labels/000000.nii.gz", "subject": "s001"}'
 _FILES = ("image", "label")
-
-
 WEATHER = {"fog": "foggy scene", "night": "night scene", "rain": "rainy scene", "snow": "snowy scene"}
 
 
 def read_header(dataset_dir: PathLike) -> dict[str, Any]:
-    """Read and check ``dataset.json``; ``labels`` is {} where no image has a label map, whatever the file says there.
-
-    Raises:
-        ValueError: if the folder or the file is missing, is not JSON, or has no proper labels or items.
-    """
+    """Read and check ``dataset.json``; ``labels`` is {} where no image has a label map, whatever it says there."""
     dataset_dir = local_folder(dataset_dir)
     path = Path(dataset_dir) / HEADER
     if not Path(dataset_dir).is_dir():
@@ -66,6 +62,30 @@ def _is_item(item: object) -> bool:
     )
 
 
+def layout_of(header: dict[str, Any]) -> dict[str, Any]:
+    """What a data set made from another one takes over from its header: arguments of ``About``, of known types."""
+    known = take(header, {"modality": TEXT, "spacing_mm": SPACING}, HEADER)
+    return {
+        "labels": {int(value): name for value, name in header["labels"].items()},
+        "modality": known.get("modality", "OCT"),
+        "spacing_mm": known.get("spacing_mm"),
+        "suffix": ".png" if known.get("modality") == "RGB" else ".nii.gz",
+    }
+
+
+def colours_of(header: dict[str, Any]) -> dict[str, Any]:
+    """The entry "colours" of a header, where there is one, to be taken over too."""
+    return take(header, {"colours": COLOURS}, HEADER)
+
+
+def index_of(item: Mapping[str, Any], path: PathLike) -> int:
+    """The place of an item in a data set that this package wrote: its files are named by it."""
+    number = Path(item["image"]).name.partition(".")[0]
+    if not re.fullmatch("[0-9]{1,12}", number):
+        raise ValueError(f"'{path}' has the image {item['image']!r}; expected a name that is a number, as 000000.png.")
+    return int(number)
+
+
 def label_map_counts(header: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """Split -> how many of its images have a label map, and how many there are; of a ``dataset.json``."""
     found = {split: header.get(split, []) for split in SPLITS}
@@ -75,15 +95,11 @@ def label_map_counts(header: dict[str, Any]) -> dict[str, tuple[int, int]]:
 def label_names(dataset_dir: PathLike) -> list[str]:
     """Names of the labels, ordered by value; none where no image has a label map."""
     labels = read_header(dataset_dir)["labels"]
-    return [labels[key] for key in sorted(labels, key=int)]
+    return [labels[str(value)] for value in range(len(labels))]
 
 
 def local_folder(dataset_dir: PathLike) -> PathLike:
-    """A data set folder itself; of one with a URL (`data/remote.py`), a local copy of its files, brought up to date.
-
-    Raises:
-        ValueError: no data set there, or an entry that leaves its folder.
-    """
+    """A data set folder itself; of one with a URL (`data/remote.py`), a local copy of its files, brought up to date."""
     if not is_url(dataset_dir):
         return dataset_dir
     remote = Remote(dataset_dir)
@@ -104,11 +120,7 @@ def list_folders(dataset_dir: PathLike | Sequence[Any]) -> list[PathLike]:
 
 
 def resolve_item(folder: Path, item: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """An item with absolute paths, and ``dataset`` (its folder).
-
-    Raises:
-        ValueError: an entry of ``keys`` is missing, or a file does not exist or lies outside the folder.
-    """
+    """An item that has all ``keys``, with absolute paths of files in the folder, and ``dataset``, the folder."""
     resolved = dict(item, dataset=str(folder))
     for key in keys:
         if key not in item:
@@ -125,11 +137,7 @@ def resolve_item(folder: Path, item: dict[str, Any], keys: Sequence[str]) -> dic
 
 
 def inside(folder: Path, entry: str, what: str) -> Path:
-    """``folder / entry`` with links followed, if that is in the folder.
-
-    Raises:
-        ValueError: it is not, or it is no path; begins with ``what``.
-    """
+    """``folder / entry`` with links followed; refused by the name of ``what`` if that is not in the folder."""
     try:
         path = (folder / entry).resolve()
     except (ValueError, OSError, RuntimeError) as error:  # a zero byte; links that go round in circles

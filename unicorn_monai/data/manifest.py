@@ -28,28 +28,23 @@ logger = logging.getLogger("unicorn_monai")
 
 
 def survey(folder: Path, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a data set is now.
+    """What a data set is now: "header", the sha256 of what ``dataset.json`` says (not of its blanks), and "files".
 
-    Args:
-        folder: the data set.
-        before: what it was; files of the same size and time are not read again.
-
-    Returns:
-        "header", the sha256 of what ``dataset.json`` says (not of its blanks), and "files".
+    ``before`` is what it was: files of the same size and time are not read again.
     """
     header, known = read_header(folder), (before or {}).get("files", {})
     entries = {item[kind] for split in SPLITS for item in header.get(split, []) for kind in KINDS if kind in item}
-    files = {entry: _entry(folder / entry, known.get(entry)) for entry in sorted(entries)}
+    files: dict[str, list] = {}
+    for entry in sorted(entries):
+        path, old = folder / entry, known.get(entry, [])
+        try:
+            found = path.stat()
+        except OSError as error:
+            reason = error.strerror
+            raise ValueError(f"'{path}', listed in dataset.json, cannot be read ({reason}). Restore it.") from error
+        now = [found.st_size, found.st_mtime_ns]
+        files[entry] = [*now, old[2] if old[:2] == now else sha256(path)]
     return {"header": hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest(), "files": files}
-
-
-def _entry(path: Path, before: list | None) -> list:
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise ValueError(f"'{path}', listed in dataset.json, cannot be read ({error.strerror}). Restore it.") from error
-    same = before is not None and before[:2] == [found.st_size, found.st_mtime_ns]
-    return [found.st_size, found.st_mtime_ns, before[2] if same and before is not None else sha256(path)]
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -64,18 +59,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def require_same(run_dir: Path, domains: Mapping[str, Path]) -> dict[str, Any]:
-    """Refuse to go on with a run on other data than it was begun with.
-
-    Args:
-        run_dir: of a run that was begun.
-        domains: "labeled" and "unlabeled" data set.
-
-    Returns:
-        What the data are, for :func:`keep`.
-
-    Raises:
-        ValueError: naming the data set and the first changes.
-    """
+    """What the "labeled" and "unlabeled" data of a run are, for :func:`keep`; others are refused."""
     path = run_dir / FILE
     if not path.is_file():
         logger.warning(
@@ -83,7 +67,13 @@ def require_same(run_dir: Path, domains: Mapping[str, Path]) -> dict[str, Any]:
             "changed since. From now on they are compared with what they are today."
         )
         return {name: survey(folder) for name, folder in domains.items()}
-    before, now = _read(path, domains), {}
+    before, now = parse_json(path), {}
+    try:
+        for part in [before[name] for name in domains]:
+            if not (isinstance(part["header"], str) and all(len(found) == 3 for found in part["files"].values())):
+                raise ValueError
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"'{path}' does not tell what the data of the run were. Restore it, or {ANEW}") from error
     for name, folder in domains.items():
         now[name] = survey(folder, before[name])
         if found := changes(before[name], now[name]):
@@ -93,19 +83,6 @@ def require_same(run_dir: Path, domains: Mapping[str, Path]) -> dict[str, Any]:
                 f"{'; '.join(found[:NAMED])}{more}. Give the data it was begun with, or {ANEW}"
             )
     return now
-
-
-def _read(path: Path, domains: Mapping[str, Path]) -> dict[str, Any]:
-    content = parse_json(path)
-    try:
-        for name in domains:
-            part = content[name]
-            good = isinstance(part["header"], str) and all(len(found) == 3 for found in part["files"].values())
-            if not good:
-                raise ValueError
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"'{path}' does not tell what the data of the run were. Restore it, or {ANEW}") from error
-    return content
 
 
 def keep(run_dir: Path, data: Mapping[str, Any]) -> None:

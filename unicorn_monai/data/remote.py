@@ -4,9 +4,6 @@
     write    a local folder holds the journal; files leave it as they are finished, ``dataset.json`` last
 
 Readers, latents and journals need files with a path, so they see local ones. A plain path never comes near fsspec.
-
-fsspec's own whole-file cache does not do: it writes a download under its final name, not on the disk before it counts,
-and asks for every file anew, where one list tells of all.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,7 @@ from unicorn_monai.system.intake import read_text
 
 CACHE = "UNICORN_CACHE"  # environment variable
 TOKENS = ".fetched.json"
-_TELLING = ("size", "ETag", "etag", "md5Hash", "LastModified", "mtime", "created")
+_TELLING = ("size", "ETag", "etag", "md5Hash", "LastModified", "mtime", "created")  # change when a file does
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?!/)(.+)")  # pathlib makes one slash of two
 
 
@@ -42,7 +39,7 @@ def absolute(path: PathLike) -> str:
 def local_side(path: PathLike) -> Path:
     """The local folder of a data set: a plain path itself; of a URL, a folder below ``$UNICORN_CACHE``.
 
-    Without that variable it is ``~/.cache/unicorn-monai``. Processes that write one data set must share it.
+    Without that variable it is below ``~/.cache/unicorn-monai``. Processes that write one data set must share it.
     """
     if not is_url(path):
         return Path(path)
@@ -51,14 +48,7 @@ def local_side(path: PathLike) -> Path:
 
 
 class Remote:
-    """The far side of a data set with a URL.
-
-    Args:
-        url: e.g. ``s3://bucket/set``; credentials are those of fsspec's configuration.
-
-    Raises:
-        ValueError: a kind of URL for which fsspec has no package installed.
-    """
+    """The far side of a data set with a URL, e.g. ``s3://bucket/set``; credentials are of fsspec's configuration."""
 
     def __init__(self, url: PathLike) -> None:
         from fsspec.core import url_to_fs
@@ -70,21 +60,22 @@ class Remote:
             raise ValueError(f"Cannot open '{self.url}' ({error}). Install fsspec's package for it.") from error
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def receive(self, entries: Iterable[str]) -> bool:
+    def receive(self, entries: Sequence[str]) -> bool:
         """Copy files to the local side, except those that are there as they are; whether the far side has them all.
 
-        Args:
-            entries: paths below the data set, which the caller has checked to stay inside.
+        That the entries are paths that stay inside the caller has checked.
         """
-        there = {name.removeprefix(self.root).lstrip("/"): info for name, info in self._listing().items()}
-        known = self.folder / TOKENS
+        self.fs.invalidate_cache()
+        try:
+            listing: dict[str, Any] = self.fs.find(self.root, detail=True)
+        except FileNotFoundError:
+            listing = {}
+        there = {name.removeprefix(self.root).lstrip("/"): info for name, info in listing.items()}
+        known, changed = self.folder / TOKENS, False
         tokens: dict[str, str] = json.loads(read_text(known)) if known.is_file() else {}
-        changed, complete = False, True
-        for entry in entries:
-            if entry not in there:
-                complete = False
-                continue
-            token, path = _token(there[entry]), self.folder / entry
+        for entry in [entry for entry in entries if entry in there]:
+            info, path = there[entry], self.folder / entry
+            token = " ".join(str(info[key]) for key in _TELLING if key in info)
             if tokens.get(entry) != token or not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with atomic(path) as temporary:
@@ -93,14 +84,7 @@ class Remote:
         if changed:
             with atomic(known) as temporary:
                 temporary.write_text(json.dumps(tokens))
-        return complete
-
-    def _listing(self) -> dict[str, Any]:
-        self.fs.invalidate_cache()
-        try:
-            return self.fs.find(self.root, detail=True)
-        except FileNotFoundError:
-            return {}
+        return all(entry in there for entry in entries)
 
     def send(self, entries: Sequence[str], keep: bool = False) -> None:
         """Move finished files of the local side to the far one, or copy them (``keep``)."""
@@ -109,8 +93,3 @@ class Remote:
             self.fs.put_file(str(self.folder / entry), f"{self.root}/{entry}")
             if not keep:
                 (self.folder / entry).unlink()
-
-
-def _token(info: dict[str, Any]) -> str:
-    """What changes when a file does, as far as its file system tells."""
-    return " ".join(str(info[key]) for key in _TELLING if key in info)

@@ -13,10 +13,7 @@ from unicorn_monai.system.intake import lies_there, read_text
 
 
 def read_uncertainties(path: PathLike, items: list[dict], segmentation_sha256: str | None = None) -> Tensor:
-    """The uncertainties of ``items`` from a file written by retinal_unet's ``uncertainty``: (items,) float32.
-
-    With ``segmentation_sha256``, those of another segmentation network are refused.
-    """
+    """The uncertainties of ``items``, (items,) float32; those of another segmentation network are refused."""
     if not lies_there(path):
         raise ValueError(f"No uncertainties at '{path}'. Run the 'uncertainty' configuration of retinal_unet first.")
     try:
@@ -30,8 +27,7 @@ def read_uncertainties(path: PathLike, items: list[dict], segmentation_sha256: s
             f"{segmentation_sha256[:12]}...; uncertainties of two networks are not comparable. Run the 'uncertainty' "
             "configuration of retinal_unet again."
         )
-    missing = [item["image"] for item in items if item["image"] not in table]
-    if missing:
+    if missing := [item["image"] for item in items if item["image"] not in table]:
         raise ValueError(
             f"'{path}' lacks {len(missing)} of {len(items)} images, first '{missing[0]}'. It was measured on another "
             "data set; run the 'uncertainty' configuration of retinal_unet on this one."

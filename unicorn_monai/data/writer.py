@@ -13,15 +13,15 @@ import numpy as np
 
 from unicorn_monai.data.journal import JOURNAL, Rows, begun, cut_torn_line
 from unicorn_monai.data.label_checks import require_label_table
-from unicorn_monai.data.layout import HEADER, SPLITS, inside, read_header
+from unicorn_monai.data.layout import HEADER, SPLITS, index_of, inside, read_header
 from unicorn_monai.data.remote import Remote, is_url, local_side
-from unicorn_monai.data.taken_over import index_of
 from unicorn_monai.images.files import IGNORE_LABEL, write_array
 from unicorn_monai.system.files import Occupied, PathLike, atomic, flush, sweep
 from unicorn_monai.system.intake import lies_there
 
 COMMIT_INTERVAL = 1.0  # seconds
 OWN = ("index", "split", "image", "label", "subject", "dataset")  # entries of an item that its place decides
+LATER = ("sampler",)  # settings that older data sets do not tell, and that are not compared with theirs
 
 
 def require_same_origin(writer: DatasetWriter, key: str, origin: dict[str, Any]) -> None:
@@ -37,23 +37,14 @@ def require_same_origin(writer: DatasetWriter, key: str, origin: dict[str, Any])
 
 @dataclass(frozen=True)
 class About:
-    """What a data set says of all its images.
+    """What a data set says of all its images."""
 
-    Args:
-        name: of the data set.
-        device: the images come from, e.g. "Spectralis".
-        labels: value -> name; written only if an item has a label map.
-        modality: "OCT", "RGB", ...
-        spacing_mm: (axial, lateral) in millimetres, or None where unknown.
-        suffix: ".nii.gz" (keeps the spacing) or ".png".
-    """
-
-    name: str
-    device: str
-    labels: Mapping[int, str]
-    modality: str = "OCT"
-    spacing_mm: Sequence[float] | None = None
-    suffix: str = ".nii.gz"
+    name: str  # of the data set
+    device: str  # the images come from, e.g. "Spectralis"
+    labels: Mapping[int, str]  # value -> name; written only if an item has a label map
+    modality: str = "OCT"  # or "RGB", ...
+    spacing_mm: Sequence[float] | None = None  # (axial, lateral) in millimetres, or None where unknown
+    suffix: str = ".nii.gz"  # which keeps the spacing, or ".png"
 
 
 class DatasetWriter:
@@ -75,9 +66,8 @@ class DatasetWriter:
         settings: what decides the items (size, seed, ...); a writer with others does not go on. Kept in the header.
         share: (number of this process, processes), each of which writes other items.
         total: items of the finished data set; needed with several processes.
-        entries: more top-level entries of ``dataset.json``, taken over from another one whatever their names are; the
-            writer's own win.
-        **fields: more top-level entries of ``dataset.json``.
+        entries: more of ``dataset.json``, taken over from another one whatever their names are; the writer's own win.
+        **fields: more of ``dataset.json``.
 
     Raises:
         ValueError: a folder in use, by a finished data set or another process, or one begun with other settings.
@@ -121,10 +111,11 @@ class DatasetWriter:
         self._rows = Rows(self.root, total)
         self._lock = ExitStack()
         self._lock.enter_context(Occupied(self.root / f".lock-{share[0]}-of-{share[1]}"))
+        self._lock.callback(self._rows.close)
         try:
             self._open()
         except BaseException:
-            with self._lock, self._rows:
+            with self._lock:
                 raise
 
     def _open(self) -> None:
@@ -140,8 +131,8 @@ class DatasetWriter:
         header = read_header(self.root) if (self.root / HEADER).exists() else None
         if header is not None:
             self._require_same(header if header["labels"] else header | {"labels": self.header["labels"]})
-        items = sum(len(header.get(split, [])) for split in SPLITS) if header is not None else 0
-        if vanished or (self.total is not None and items >= self.total and self._announced):
+        items = [(split, item) for split in SPLITS for item in (header or {}).get(split, [])]
+        if vanished or (self.total is not None and len(items) >= self.total and self._announced):
             self.finished = True
             return
         for folder in (self.root, self.root / "images", self.root / "labels"):
@@ -149,12 +140,9 @@ class DatasetWriter:
             sweep(folder)
         if self._rows.open_own(own):
             self._rows.append({key: self.header.get(key) for key in ("labels", "settings")})
-        if header is not None:
-            for split in SPLITS:
-                for item in header.get(split, []):
-                    index = index_of(item, self.root / HEADER)
-                    if index not in self._rows:
-                        self._rows.append({**item, "index": index, "split": split})
+        for split, item in items:
+            if (index := index_of(item, self.root / HEADER)) not in self._rows.indices:
+                self._rows.append({**item, "index": index, "split": split})
         self.commit()
 
     def _read_journals(self) -> bool:
@@ -168,17 +156,19 @@ class DatasetWriter:
 
     def _require_same(self, begun: dict[str, Any]) -> None:
         for key in ("labels", "settings"):
-            if begun.get(key) != self.header.get(key):
+            told, own = begun.get(key), self.header.get(key)
+            if isinstance(told, dict) and isinstance(own, dict):
+                own = {name: value for name, value in own.items() if name in told or name not in LATER}
+            if told != own:
                 raise ValueError(
-                    f"'{self.root}' was begun with the {key} {begun.get(key)}, not {self.header.get(key)}; resume with "
-                    "these, or begin anew."
+                    f"'{self.root}' was begun with the {key} {told}, not {own}; resume with these, or begin anew."
                 )
 
     def __enter__(self) -> DatasetWriter:
         return self
 
     def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
-        with self._lock, self._rows:
+        with self._lock:
             if exception_type is None:
                 self.close()
             else:
@@ -186,10 +176,10 @@ class DatasetWriter:
                     self.commit()
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._rows.indices)
 
     def __contains__(self, index: int) -> bool:
-        return self.finished or index in self._rows
+        return self.finished or index in self._rows.indices
 
     def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """What has been written so far, read from the disk: (index, item), by index."""
@@ -216,12 +206,8 @@ class DatasetWriter:
             label: (rows, columns), uint8; values of ``labels`` or 255 (ignore).
             subject: pseudonym of the subject; splits are by subject.
             index: position in the data set; the next free one by default.
-            entries: more entries of the item, taken over from another one whatever their names are; the writer's own
-                win.
-            **fields: more entries of the item, e.g. ``synthetic={...}``.
-
-        Raises:
-            ValueError: unknown split, a wrong or taken index, an image or label map of wrong type, shape or values.
+            entries: more of the item, taken over from another one whatever their names are; the writer's own win.
+            **fields: more of the item, e.g. ``synthetic={...}``.
         """
         if split not in SPLITS:
             raise ValueError(f"Unknown split '{split}'; expected one of {list(SPLITS)}.")
@@ -239,8 +225,8 @@ class DatasetWriter:
         if label is not None:
             if label.shape != image.shape[:2]:
                 raise ValueError(f"Label map has shape {label.shape}, its image {image.shape}; expected the same size.")
-            unknown = set(np.unique(label).tolist()) - {int(v) for v in self.header["labels"]} - {IGNORE_LABEL}
-            if unknown:
+            known = {int(value) for value in self.header["labels"]} | {IGNORE_LABEL}
+            if unknown := set(np.unique(label).tolist()) - known:
                 raise ValueError(f"Label map {index} holds {sorted(unknown)}, which 'labels' does not name.")
             row["label"] = f"labels/{name}"
             write_array(self.root / row["label"], label.astype(np.uint8), spacing, lasting=False)
@@ -291,10 +277,7 @@ class DatasetWriter:
 
     def _write_header(self, items: dict[str, list[str]], labelled: bool) -> None:
         """As ``json.dumps`` would, but an item on one line; no label table where no item has a label."""
-        header = dict(self.header)
-        if not labelled:
-            header["labels"] = {}
-            header.pop("colours", None)
+        header = self.header if labelled else {k: v for k, v in self.header.items() if k != "colours"} | {"labels": {}}
         with atomic(self.root / HEADER) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.write(json.dumps(header, indent=2).removesuffix("\n}"))
             for split, rows in items.items():

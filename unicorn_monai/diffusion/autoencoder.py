@@ -12,7 +12,7 @@ P is a perceptual network, where one is given.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,6 @@ import torch
 from ignite.engine import Engine
 from ignite.metrics import Loss
 from monai.engines import Trainer
-from monai.inferers import Inferer
 from monai.losses import PatchAdversarialLoss
 from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
@@ -37,16 +36,10 @@ from unicorn_monai.training.steps import autocast_settings, require_finite_gradi
 
 
 class AutoencoderLoss(nn.Module):
-    """The generator's objective of a KL autoencoder.
+    """The generator's objective of a KL autoencoder, see the file's header for its terms.
 
-    Args:
-        kl_weight: weight of the Kullback-Leibler term; small, it only keeps the latents near a standard normal.
-        spectral_weight: weight of the spectral term.
-        speckle_weight: weight of the speckle contrast term.
-        adversarial_weight: weight of the patch-adversarial term.
-        perceptual: an optional further term, e.g. ``monai.losses.PerceptualLoss`` where its weights are at hand; its
-            own weights stay as they are.
-        perceptual_weight: weight of that term.
+    A small ``kl_weight`` only keeps the latents near a standard normal. ``perceptual``, e.g.
+    ``monai.losses.PerceptualLoss`` where its weights are at hand, is kept as it is.
     """
 
     def __init__(
@@ -59,10 +52,9 @@ class AutoencoderLoss(nn.Module):
         perceptual_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        self.kl_weight, self.spectral_weight, self.adversarial_weight = kl_weight, spectral_weight, adversarial_weight
-        self.speckle_weight = speckle_weight
+        self.weights = {"kl": kl_weight, "spectral": spectral_weight, "speckle": speckle_weight}
+        self.weights |= {"adversarial": adversarial_weight, "perceptual": perceptual_weight}
         self.perceptual = None if perceptual is None else freeze(perceptual)
-        self.perceptual_weight = perceptual_weight
         self.adversarial = PatchAdversarialLoss(criterion="least_squares")
 
     def forward(
@@ -70,12 +62,8 @@ class AutoencoderLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """All terms, unweighted, and their weighted sum under "loss".
 
-        Args:
-            reconstruction: (batch, channels, *spatial).
-            image: the same.
-            mean: of the latents (batch, latent channels, *latent).
-            std: of the latents, the same shape.
-            fake_scores: what the discriminator says of the reconstruction; None before it takes part.
+        ``mean`` and ``std`` are those of the latents; ``fake_scores``, what the discriminator says of the
+        reconstruction, is None before it takes part.
         """
         terms = {
             "l1": (reconstruction - image).abs().mean(),
@@ -83,15 +71,12 @@ class AutoencoderLoss(nn.Module):
             "spectral": spectral_distance(reconstruction, image),
             "speckle": (speckle_contrast(reconstruction) - speckle_contrast(image)).abs().mean(),
         }
-        loss = terms["l1"] + self.kl_weight * terms["kl"] + self.spectral_weight * terms["spectral"]
-        loss = loss + self.speckle_weight * terms["speckle"]
         if fake_scores is not None:
             terms["adversarial"] = self.adversarial(fake_scores, target_is_real=True, for_discriminator=False)
-            loss = loss + self.adversarial_weight * terms["adversarial"]
         if self.perceptual is not None:
             terms["perceptual"] = self.perceptual(reconstruction, image)
-            loss = loss + self.perceptual_weight * terms["perceptual"]
-        return terms | {"loss": loss}
+        weighted = (self.weights[name] * term for name, term in terms.items() if name != "l1")
+        return terms | {"loss": sum(weighted, start=terms["l1"])}
 
     def discriminator(self, real_scores: Tensor, fake_scores: Tensor) -> Tensor:
         """The discriminator's objective."""
@@ -111,72 +96,50 @@ def spectral_distance(image: Tensor, other: Tensor) -> Tensor:
 
     That of Dhariwal et al. (2020, Section 3.3), after each channel's mean of ``other`` was taken out of both images. So
     the frequency 0 is compared with its sign: |F| is the same for x and -x, and of a bright image the amplitude there
-    outweighs all others, so that a network which starts at a negative mean would be held there (2 (m - |m'|) against
-    the 1 of the absolute difference, from a mean m of 0.5 on). What is left cannot do so at a weight of 1: of grey
-    values in [0, 1], twice the variance is at most the mean absolute deviation. Where an amplitude is 0, as those of a
-    patch of one grey value are, the gradient is 0 (``monai.losses.JukeboxLoss`` gives NaN).
+    outweighs all others, so that a network which starts at a negative mean would be held there. Where an amplitude is
+    0, as those of a patch of one grey value are, the gradient is 0 (``monai.losses.JukeboxLoss`` gives NaN).
     """
     dims, mean = tuple(range(1, image.ndim)), other.mean(dim=tuple(range(2, other.ndim)), keepdim=True)
     amplitudes = [torch.fft.fftn(x - mean, dim=dims, norm="ortho").abs() for x in (image, other)]
     return functional.mse_loss(*amplitudes)
 
 
-def narrow_posterior(autoencoder: nn.Module, log_variance: float = -6.0) -> nn.Module:
+def narrow_posterior(autoencoder: nn.Module) -> nn.Module:
     """Let a fresh KL autoencoder start with little noise on its latents.
 
     It starts with a standard deviation of 1, as much as the latents themselves vary, and a weak KL term takes thousands
     of iterations to narrow that; until then the decoder learns to blur.
     """
     nn.init.zeros_(autoencoder.quant_conv_log_sigma.conv.weight)  # type: ignore[union-attr, arg-type]
-    nn.init.constant_(autoencoder.quant_conv_log_sigma.conv.bias, log_variance)  # type: ignore[union-attr, arg-type]
+    nn.init.constant_(autoencoder.quant_conv_log_sigma.conv.bias, -6.0)  # type: ignore[union-attr, arg-type]
     return autoencoder
 
 
 @dataclass(frozen=True)
 class Adversary:
-    """What an autoencoder is trained against.
-
-    Args:
-        network: the discriminator, a ``PatchDiscriminator``.
-        optimizer: of its weights.
-        loss: an ``AutoencoderLoss``, the objective of both.
-    """
+    """What an autoencoder is trained against: a ``PatchDiscriminator``, and the objective of both."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    loss: nn.Module
+    loss: AutoencoderLoss
 
 
 class AutoencoderTrainer(Trainer):
-    """Train a KL autoencoder against a patch discriminator.
-
-    Args:
-        settings: of the training.
-        train_data_loader: batches with "image".
-        network: ``AutoencoderKL``: image -> (reconstruction, mean, std).
-        adversary: discriminator and loss.
-        optimizer: of the autoencoder.
-        train_handlers: Ignite handlers.
-    """
+    """Train a KL autoencoder, image -> (reconstruction, mean, std), on batches with "image" against a discriminator."""
 
     def __init__(
         self,
         settings: AutoencoderSettings,
-        train_data_loader: Iterable,
+        train_data_loader: Any,
         network: nn.Module,
         adversary: Adversary,
         optimizer: torch.optim.Optimizer,
         train_handlers: list | None = None,
     ) -> None:
-        if isinstance(train_data_loader, Sized) and len(train_data_loader) == 0:
-            loader: Any = train_data_loader
-            raise ValueError(no_batch(len(loader.dataset), int(loader.batch_size)))
+        if hasattr(train_data_loader, "__len__") and len(train_data_loader) == 0:
+            raise ValueError(no_batch(len(train_data_loader.dataset), int(train_data_loader.batch_size)))
         super().__init__(
-            device=settings.device,
-            max_epochs=settings.max_epochs,
-            data_loader=train_data_loader,
-            handlers=train_handlers,
-            decollate=False,
+            settings.device, settings.max_epochs, train_data_loader, handlers=train_handlers, decollate=False
         )
         self.network, self.discriminator = network, adversary.network
         self.optimizer, self.discriminator_optimizer = optimizer, adversary.optimizer
@@ -203,7 +166,7 @@ class AutoencoderTrainer(Trainer):
             with torch.autocast(**self.autocast):
                 both = torch.cat([image, reconstruction.detach().to(image)])
                 real, fake = self.discriminator(both)[-1].float().chunk(2)
-            terms["discriminator"] = self.loss_function.discriminator(real, fake)  # type: ignore[operator]
+            terms["discriminator"] = self.loss_function.discriminator(real, fake)
             self.discriminator_optimizer.zero_grad()
             terms["discriminator"].backward()
             self.discriminator_optimizer.step()
@@ -214,22 +177,8 @@ def _reconstruct(image: Tensor, network: nn.Module) -> tuple[Tensor, Tensor, Ten
     return network(image)
 
 
-class ReconstructionInferer(Inferer):
-    """Image -> reconstruction from the mean latent, for validation."""
-
-    def __call__(self, images: Tensor, network: AutoencoderKL) -> Tensor:  # type: ignore[override]
-        """(batch, channels, *spatial)."""
-        return network.reconstruct(images)
-
-
 class ReconstructionSheet:
-    """Images of a data set above their reconstructions.
-
-    Args:
-        autoencoder: the network.
-        dataset: gives "image".
-        count: images, evenly spread over the data set.
-    """
+    """``count`` images of a data set, evenly spread over it, above their reconstructions."""
 
     def __init__(self, autoencoder: AutoencoderKL, dataset: Sequence[dict[str, Any]], count: int = 8) -> None:
         self.autoencoder, self.dataset, self.count = autoencoder, dataset, count

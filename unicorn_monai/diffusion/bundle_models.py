@@ -29,23 +29,17 @@ def load_latent_diffusion(
     image_size: Sequence[int] | None = None,
     stored: bool = False,
 ) -> LatentDiffusion:
-    """The trained model that a bundle's ``inference.json`` puts together as ``ldm``.
+    """The trained model, ``ldm`` of a bundle's ``inference.json``; weights that do not belong together are refused.
 
-    Args:
-        bundle_root: the bundle, or a part of one.
-        device: where to put its networks.
-        scheduler: draws the samples in place of the bundle's.
-        image_size: (rows, columns), for a model of any size; others have that of their training.
-        stored: keep the autoencoder out of memory while it is not needed, where the bundle has a
-            ``stored_autoencoder``.
-
-    Raises:
-        ValueError: weights that were not trained for each other, or are missing.
+    ``scheduler`` draws the samples in place of the bundle's; ``image_size`` (rows, columns) is for a model of any size,
+    others have that of their training. ``stored`` keeps the autoencoder out of memory while it is not needed, where
+    there is a ``stored_autoencoder``.
     """
     config = load_config(bundle_root)
-    for name, value in (("device", device and str(device)), ("image_size", image_size and list(image_size))):
-        if value is not None:
-            config[name] = value
+    if device is not None:
+        config["device"] = str(device)
+    if image_size is not None:
+        config["image_size"] = list(image_size)
     if stored and "stored_autoencoder" in config:
         config["ldm"] |= {"autoencoder": "@stored_autoencoder"}
     parser = ConfigParser(config)
@@ -66,14 +60,7 @@ def base_controlnet(mode: str, bundle_root: PathLike, ldm: LatentDiffusion) -> n
 def start_controlnet(
     bundle_root: PathLike, ldm: LatentDiffusion, initial_weights: PathLike | None, num_labels: int | None = None
 ) -> nn.Module:
-    """Where the training of a ControlNet starts: at the U-Net's encoder, or at the weights of a training before.
-
-    Args:
-        bundle_root: bundle that defines it.
-        ldm: what it is to control.
-        initial_weights: file of these weights, if any.
-        num_labels: of its label maps, if it sees any.
-    """
+    """Where the training of a ControlNet starts: at the U-Net's encoder, or at the weights of a training before."""
     settings = {"latent_diffusion": str(ldm.bundle_root)} | ({} if num_labels is None else {"num_labels": num_labels})
     controlnet = from_bundle(bundle_root, settings=settings)
     copy_encoder(controlnet, ldm.unet)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from unicorn_monai.bundle.chain import check_labels
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import list_folders
 from unicorn_monai.data.uncertainties import read_uncertainties
+from unicorn_monai.images.pictures import evenly
 from unicorn_monai.images.transforms import LoadPixelsd, read_image
 from unicorn_monai.latent_diffusion import LatentDiffusion, StoredAutoencoder, Text, num_channels
 from unicorn_monai.system.distributed import main_first
@@ -50,12 +51,7 @@ BATCH = 16  # images encoded at a time
 
 @dataclass(frozen=True)
 class Uncertainties:
-    """What retinal_unet's ``uncertainty`` measured on data sets.
-
-    Args:
-        path: its file.
-        segmentation_sha256: refuse what other weights of the segmentation network gave.
-    """
+    """What retinal_unet's ``uncertainty`` measured on data sets; refused where other weights gave it."""
 
     path: PathLike
     segmentation_sha256: str | None = None
@@ -69,17 +65,12 @@ class LatentDataset(Dataset):
     """Latents of the images of one or several data sets, with label maps and uncertainties where asked for.
 
     Args:
-        dataset_dir: data set folder, or several.
-        split: "training", "validation" or "test".
         autoencoder: network with ``encode`` (image) -> (mean, std) and its weights, or a :class:`StoredAutoencoder`.
         cache_dir: folder of the encoded latents; a file there is used again if autoencoder and images are the same.
         text: also give the embedding of each image's prompt, as "context".
-        num_labels: also give the label maps, checked against this number.
+        num_labels: also give the label maps; another number of labels is refused before anything is encoded.
         uncertainties: also give each image's uncertainty.
         mirror: give the images as they are or mirrored, at random (training only).
-
-    Raises:
-        ValueError: a data set with more or fewer labels than that, before anything is encoded.
     """
 
     def __init__(
@@ -106,17 +97,16 @@ class LatentDataset(Dataset):
                 self.shards += encode_dataset(part, autoencoder, cache_dir)
         sizes = [len(shard["mean"][0]) for shard in self.shards]
         self.ends = np.cumsum(sizes)  # a shard holds the images from the end of the one before to its own
-        starts = (self.ends - sizes).tolist()
-        _require_one_size(
-            {tuple(s["mean"].shape[3:]): self.images[i] for s, i in zip(self.shards, starts, strict=True)}
-        )
+        self.starts = self.ends - sizes
+        firsts = [items[i] for i in self.starts]
+        _require_one_size({tuple(s["mean"].shape[3:]): i["image"] for s, i in zip(self.shards, firsts, strict=True)})
         self.labels: list[Tensor] = []
         if num_labels is not None:
             load = LoadPixelsd(["label"], num_labels=num_labels)
             with main_first():
                 for part in parts:
                     self.labels += cache_labels(part, load, Path(cache_dir) / "labels")
-            _require_one_size({tuple(s.shape[2:]): items[i]["label"] for s, i in zip(self.labels, starts, strict=True)})
+            _require_one_size({tuple(s.shape[2:]): i["label"] for s, i in zip(self.labels, firsts, strict=True)})
         self.uncertainty = None if uncertainties is None else uncertainties(items)
         self.context: Tensor | None = None
         if text is not None:
@@ -136,22 +126,18 @@ class LatentDataset(Dataset):
         """A whole batch at once: mean and std (batch, channels, *latent), and what was asked for."""
         at = torch.as_tensor(indices)
         side = torch.randint(0, 2, at.shape) if self.mirror else torch.zeros_like(at)
-        where = [(int(s), i - (int(self.ends[s - 1]) if s else 0)) for i in indices for s in [self._shard(i)]]
-        both = list(zip(where, side.tolist(), strict=True))
-        batch = {key: torch.stack([self.shards[s][key][k, row] for (s, row), k in both]) for key in ("mean", "std")}
+        shards = np.searchsorted(self.ends, indices, side="right")
+        where = list(zip(shards.tolist(), (indices - self.starts[shards]).tolist(), side.tolist(), strict=True))
+        batch = {key: torch.stack([self.shards[s][key][k, row] for s, row, k in where]) for key in ("mean", "std")}
         batch["index"] = at
         if self.labels:
-            label = torch.stack([self.labels[s][row] for s, row in where])
-            flip = side.bool().reshape(-1, 1, 1, 1)
-            batch["label"] = torch.where(flip, label.flip(-1), label)
+            label = torch.stack([self.labels[s][row] for s, row, _ in where])
+            batch["label"] = torch.where(side.bool().reshape(-1, 1, 1, 1), label.flip(-1), label)
         if self.uncertainty is not None:
             batch["uncertainty"] = self.uncertainty[at]
         if self.context is not None:
             batch["context"] = self.context[self.prompt[at]]
         return batch
-
-    def _shard(self, index: int) -> int:
-        return int(np.searchsorted(self.ends, index, side="right"))
 
     @property
     def mean(self) -> Tensor:
@@ -164,11 +150,6 @@ class LatentDataset(Dataset):
         return torch.cat([shard["std"] for shard in self.shards], dim=1)
 
     @property
-    def label(self) -> Tensor:
-        """All label maps, in memory: (images, 1, rows, columns) uint8."""
-        return torch.cat(self.labels)
-
-    @property
     def latent_shape(self) -> tuple[int, ...]:
         """(channels, *latent)."""
         return tuple(self.shards[0]["mean"].shape[2:])
@@ -176,9 +157,8 @@ class LatentDataset(Dataset):
     @property
     def scale_factor(self) -> float:
         """1 / standard deviation of the latents z = mean + std * noise; over all images, or 64 files of very many."""
-        chosen = np.unique(np.linspace(0, len(self.shards) - 1, min(64, len(self.shards))).round().astype(int))
         count, total, squares, noise = 0, 0.0, 0.0, 0.0
-        for shard in [self.shards[i] for i in chosen]:
+        for shard in [self.shards[i] for i in evenly(len(self.shards), 64)]:
             mean = shard["mean"][0].double()
             count += mean.numel()
             total, squares = total + float(mean.sum()), squares + float(mean.square().sum())
@@ -188,14 +168,9 @@ class LatentDataset(Dataset):
 
 
 class LatentLoader(DataLoader):
-    """Data loader of a :class:`LatentDataset`, which gives whole batches.
+    """Data loader of a :class:`LatentDataset`, which gives whole batches, of at most the whole data set.
 
-    Args:
-        dataset: the latents.
-        batch_size: at most the whole data set.
-        shuffle: a new order in every epoch.
-        sampler: decides the order and the length of an epoch, e.g. for several processes.
-        iterations: batches in an epoch, whatever the size of the data set; with ``shuffle`` and no sampler.
+    ``iterations`` batches are an epoch whatever the size of the data set, with ``shuffle`` and no ``sampler``.
     """
 
     def __init__(
@@ -209,63 +184,35 @@ class LatentLoader(DataLoader):
         batch_size = min(batch_size, len(dataset))
         if iterations is not None and shuffle and sampler is None:
             sampler, shuffle = RandomSampler(dataset, num_samples=iterations * batch_size), False
-        super().__init__(
-            dataset,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            sampler=sampler,
-            collate_fn=as_is,  # type: ignore[arg-type]  # whole batches, see __getitems__
-        )
+        super().__init__(dataset, batch_size, shuffle, sampler, collate_fn=lambda batch: batch)  # see __getitems__
 
 
 def latent_diffusion_of(
     dataset: LatentDataset, unet: nn.Module, scheduler: Any, train_scheduler: Scheduler, bundle_root: PathLike
 ) -> LatentDiffusion:
     """The model whose U-Net is trained on the latents of a data set: their scale and shape are its own."""
-    return LatentDiffusion(
-        dataset.autoencoder,
-        unet,
-        scheduler,
-        train_scheduler,
-        dataset.scale_factor,
-        dataset.latent_shape,
-        dataset.text,
-        bundle_root,
-    )
-
-
-def as_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Collate function for data sets that give whole batches."""
-    return batch
+    scale, shape, text = dataset.scale_factor, dataset.latent_shape, dataset.text
+    return LatentDiffusion(dataset.autoencoder, unet, scheduler, train_scheduler, scale, shape, text, bundle_root)
 
 
 def encode_dataset(
-    items: list[dict],
-    autoencoder: AutoencoderKL | StoredAutoencoder,
-    cache_dir: PathLike,
+    items: list[dict], autoencoder: AutoencoderKL | StoredAutoencoder, cache_dir: PathLike
 ) -> list[dict[str, Tensor]]:
     """Encode images as they are and mirrored: for every ``SHARD`` of them "mean" and "std", mapped into memory."""
-    loaded: list[AutoencoderKL] = []
     if isinstance(autoencoder, StoredAutoencoder):
-        identity = autoencoder.identity
+        network, identity = cache(autoencoder.load), autoencoder.identity
     else:
+        network = cache(lambda: autoencoder)
         weights = hashlib.sha256()
         for value in autoencoder.state_dict().values():
             weights.update(value.detach().cpu().numpy().tobytes())
         identity = weights.hexdigest()
-    sweep(Path(cache_dir))
-    bar = tqdm(total=len(items), desc="encoding", disable=None, leave=False)
+    with tqdm(total=len(items), desc="encoding", disable=None, leave=False) as bar:
 
-    def encode(some: list[dict]) -> dict[str, Tensor]:
-        if not loaded:
-            loaded.append(autoencoder.load() if isinstance(autoencoder, StoredAutoencoder) else autoencoder)
-        return _encode([item["image"] for item in some], loaded[0], num_channels(autoencoder), bar)
+        def encode(some: list[dict]) -> dict[str, Tensor]:
+            return _encode([item["image"] for item in some], network(), num_channels(autoencoder), bar)
 
-    with bar:
-        return [
-            _cached(Path(cache_dir), _identity(some, "image", identity), partial(encode, some))
-            for some in _portions(items)
-        ]
+        return _shards(items, "image", identity, Path(cache_dir), encode)
 
 
 def cache_labels(items: list[dict], load: LoadPixelsd, cache_dir: Path) -> list[Tensor]:
@@ -276,20 +223,20 @@ def cache_labels(items: list[dict], load: LoadPixelsd, cache_dir: Path) -> list[
         _require_one_size({tuple(label.shape[1:]): path for path, label in maps})
         return {"label": torch.stack([label for _, label in maps]).to(torch.uint8)}
 
-    sweep(cache_dir)
-    return [
-        _cached(cache_dir, _identity(some, "label", str(load.num_labels)), partial(read, some))["label"]
-        for some in _portions(items)
-    ]
+    return [shard["label"] for shard in _shards(items, "label", str(load.num_labels), cache_dir, read)]
 
 
-def _portions(items: list[dict]) -> list[list[dict]]:
-    return [items[start : start + SHARD] for start in range(0, len(items), SHARD)]
+def _shards(
+    items: list[dict], key: str, how: str, folder: Path, make: Callable[[list[dict]], dict[str, Tensor]]
+) -> list[dict[str, Tensor]]:
+    """What is made of the files of every ``SHARD`` items, mapped into memory."""
+    sweep(folder)
+    portions = [items[start : start + SHARD] for start in range(0, len(items), SHARD)]
+    return [_cached(folder / f"{_identity(some, key, how)}.safetensors", partial(make, some)) for some in portions]
 
 
-def _cached(folder: Path, identity: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def _cached(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """What a file holds, mapped into memory; made first where it is not there, or damaged."""
-    path = folder / f"{identity}.safetensors"
     if path.is_file():
         try:
             return load_file(path)
@@ -306,21 +253,16 @@ def _encode(paths: list[str], autoencoder: AutoencoderKL, channels: int, bar: tq
     parts, sizes = [], {}
     for start in range(0, len(paths), BATCH):
         some = paths[start : start + BATCH]
-        images = _stack(some, channels, sizes)
-        both = torch.cat([images, images.flip(-1)]).to(device)
-        mean, std = autoencoder.encode(both)
+        read = [read_image(path, channels) for path in some]
+        sizes |= {tuple(image.shape[1:]): path for image, path in zip(read, some, strict=True)}
+        _require_one_size(sizes)
+        images = torch.stack(read)
+        mean, std = autoencoder.encode(torch.cat([images, images.flip(-1)]).to(device))
         part = torch.stack([mean.float().cpu(), std.float().cpu()]).unflatten(1, (2, len(images)))
         parts.append(require_finite("A latent", part, named(some)))
         bar.update(len(some))
     mean, std = torch.cat(parts, dim=2)
     return {"mean": mean, "std": std}
-
-
-def _stack(paths: list[str], channels: int, sizes: dict[tuple[int, ...], str]) -> Tensor:
-    images = [read_image(path, channels) for path in paths]
-    sizes.update((tuple(image.shape[1:]), path) for image, path in zip(images, paths, strict=True))
-    _require_one_size(sizes)
-    return torch.stack(images)
 
 
 def _require_one_size(sizes: dict[tuple[int, ...], str]) -> None:

@@ -37,33 +37,22 @@ from unicorn_monai.training.steps import autocast_settings
 
 @dataclass(frozen=True)
 class Layout:
-    """How the layout is asked for.
+    """How the layout is asked for."""
 
-    Args:
-        weight: w_layout.
-        fake_weight: w_fake.
-        start: iterations of the ControlNet without the layout term; the discriminator learns from the first one.
-        ramp: iterations over which the term rises to its full weight.
-        unroll: K.
-        stride: timesteps between unrolled predictions.
-        balanced: weigh the labels in the cross-entropy by the inverse of their frequency in the batch.
-    """
-
-    weight: float = 0.1
-    fake_weight: float = 0.01
-    start: int = 0
-    ramp: int = 0
-    unroll: int = 1
-    stride: int = 40
-    balanced: bool = True
+    weight: float = 0.1  # w_layout
+    fake_weight: float = 0.01  # w_fake
+    start: int = 0  # iterations without the layout term; the discriminator learns from the first one
+    ramp: int = 0  # iterations over which the term rises to its full weight
+    unroll: int = 1  # K
+    stride: int = 40  # timesteps between unrolled predictions
+    balanced: bool = True  # labels weigh the inverse of their frequency in the batch
 
     def __post_init__(self) -> None:
-        k, stride = self.unroll, self.stride
-        require(k >= 1 and stride >= 1, f"unroll is {k}, stride {stride}; expected at least 1 each.")
+        k, stride, start, ramp = self.unroll, self.stride, self.start, self.ramp
         weights = self.weight, self.fake_weight
+        require(min(k, stride) >= 1, f"unroll is {k}, stride {stride}; expected at least 1 each.")
         require(min(weights) >= 0, f"The weights are {weights[0]} and {weights[1]}; expected at least 0.")
-        start, ramp = self.start, self.ramp
-        require(start >= 0 and ramp >= 0, f"start is {start}, ramp {ramp}; expected numbers of iterations.")
+        require(min(start, ramp) >= 0, f"start is {start}, ramp {ramp}; expected numbers of iterations.")
 
     def weight_at(self, iteration: int) -> float:
         """w_layout in an iteration, the first of which is 1."""
@@ -74,14 +63,9 @@ class Layout:
 class LayoutSupervision(ControlNetInferer):
     """A ``ControlNetInferer`` for training that, attached as an Ignite handler, also asks for the layout.
 
-    It adds to the loss of MONAI's ``SupervisedTrainer`` before its backward pass, and trains the discriminator after
-    every iteration. ``engine.state.metrics`` gets "layout_loss" and "discriminator_loss".
-
-    Args:
-        task: of a Semantic-ControlNet; the decoder of its autoencoder is differentiated.
-        discriminator: images -> logits (batch, labels + 1, rows, columns) at any resolution; the last is "fake".
-        discriminator_optimizer: of its weights.
-        layout: how much is asked for, and when.
+    It adds to the loss of MONAI's ``SupervisedTrainer`` before its backward pass, and trains the discriminator, images
+    -> logits (batch, labels + 1, rows, columns) at any resolution, after every iteration. ``engine.state.metrics`` gets
+    "layout_loss" and "discriminator_loss".
     """
 
     def __init__(
@@ -91,11 +75,8 @@ class LayoutSupervision(ControlNetInferer):
         discriminator_optimizer: torch.optim.Optimizer,
         layout: Layout | None = None,
     ) -> None:
-        require(
-            not task.settings.cuda_graphs,
-            "cuda_graphs is on, but layout supervision decides anew at every step "
-            "what to compute, which no graph can. Set it to false.",
-        )
+        remedy = "layout supervision decides anew at every step what to compute, which no graph can. Set it to false."
+        require(not task.settings.cuda_graphs, f"cuda_graphs is on, but {remedy}")
         super().__init__(task)
         self.autoencoder, self.layout = task.ldm.loaded_autoencoder(), layout or Layout()
         self.discriminator, self.optimizer = discriminator, discriminator_optimizer
@@ -186,13 +167,7 @@ def layout_mean(entropy: Tensor, label: Tensor, balanced: bool = True) -> Tensor
 
 
 def discriminator_for(bundle_root: PathLike, num_labels: int, id: str = "network_def") -> nn.Module:
-    """The architecture of a segmentation network with one label more.
-
-    Args:
-        bundle_root: bundle that defines the segmentation network.
-        num_labels: of the label maps.
-        id: entry of its ``inference.json``.
-    """
+    """The architecture of a segmentation network with one label more."""
     segmentation = arguments(bundle_root, id) | {"_target_": definition(bundle_root, id)["_target_"]}
     labels = [key for key in ("out_channels", "num_labels") if key in segmentation]  # of MONAI's networks, of SegFormer
     found = f"'{id}' of '{bundle_root}' has the arguments {sorted(segmentation)}"

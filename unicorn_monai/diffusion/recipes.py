@@ -22,50 +22,36 @@ from unicorn_monai.diffusion.autoencoder import (
     Adversary,
     AutoencoderLoss,
     AutoencoderTrainer,
-    ReconstructionInferer,
     ReconstructionSheet,
     reconstruction_metric,
 )
 from unicorn_monai.diffusion.latents import LatentDataset, LatentLoader
 from unicorn_monai.diffusion.task import DiffusionTask
-from unicorn_monai.diffusion.training import (
-    ControlNetInferer,
-    LatentPrepareBatch,
-    NoisePredictionInferer,
-    mean_squared_error,
-)
+from unicorn_monai.diffusion.training import ControlNetInferer, LatentPrepareBatch, NoisePredictionInferer
 from unicorn_monai.images.transforms import collate
-from unicorn_monai.system.distributed import RankSeeds, SharedOrder, is_active, parallel
-from unicorn_monai.training.handlers import Progress, SampleImages
-from unicorn_monai.training.kept_weights import EMA, BestWeights
-from unicorn_monai.training.settings import AutoencoderSettings
-from unicorn_monai.training.state import TrainingState
-from unicorn_monai.training.steps import ClipGradients, WarmupCosine, loss_metric, random_order
+from unicorn_monai.system.distributed import SharedOrder, is_active, parallel
+from unicorn_monai.training import EMA, AutoencoderSettings, BestWeights, Progress, SampleImages, WarmupCosine
+from unicorn_monai.training.handlers import last_handlers
+from unicorn_monai.training.steps import ClipGradients, loss_metric, random_order
 
 
 def autoencoder_loss(settings: AutoencoderSettings, perceptual: nn.Module | None = None) -> AutoencoderLoss:
     """The loss with the weights of the settings, on their device."""
-    return AutoencoderLoss(
-        settings.kl_weight,
-        settings.spectral_weight,
-        settings.speckle_weight,
-        settings.adversarial_weight,
-        perceptual,
-        settings.perceptual_weight,
-    ).to(settings.device)
+    terms = ("kl", "spectral", "speckle", "adversarial", "perceptual")
+    weights = {f"{term}_weight": getattr(settings, f"{term}_weight") for term in terms}
+    return AutoencoderLoss(**weights, perceptual=perceptual).to(settings.device)
 
 
 def autoencoder_evaluator(
     settings: AutoencoderSettings, network: nn.Module, dataset: Dataset, handlers: Sequence[Any] = ()
 ) -> SupervisedEvaluator:
     """The validation of an autoencoder: the error of its reconstructions, ``reconstruction``."""
+    share = _validation_share(dataset)
     return SupervisedEvaluator(
         device=settings.device,
-        val_data_loader=DataLoader(
-            dataset, batch_size=settings.batch_size, collate_fn=collate, sampler=_validation_share(dataset)
-        ),
+        val_data_loader=DataLoader(dataset, batch_size=settings.batch_size, collate_fn=collate, sampler=share),
         network=network,
-        inferer=ReconstructionInferer(),
+        inferer=lambda images, network: network.reconstruct(images),  # type: ignore[arg-type]  # from the mean latent
         key_val_metric={"reconstruction": reconstruction_metric(settings.spectral_weight)},
         val_handlers=list(handlers),
         decollate=False,
@@ -84,36 +70,18 @@ def autoencoder_trainer(
 ) -> AutoencoderTrainer:
     """The training of an autoencoder; ``models/autoencoder.pt`` holds the newest weights, whatever their error.
 
-    Args:
-        settings: of the training.
-        max_epochs: its length; an argument of its own, since MONAI looks for it here.
-        network: being trained.
-        adversary: discriminator and loss.
-        optimizer: of the autoencoder's weights.
-        dataset: training images.
-        evaluator: of :func:`autoencoder_evaluator`; sheets show images of its data set above their reconstructions.
-        handlers: more Ignite handlers.
+    ``max_epochs`` is an argument of its own, since MONAI looks for it here. Sheets show images of the data set of
+    ``evaluator`` (:func:`autoencoder_evaluator`) above their reconstructions.
     """
-    own = settings.batch_size, settings.iterations_per_epoch
-    sampler = SharedOrder(dataset, *own) if is_active() else random_order(dataset, *own)  # type: ignore[arg-type]
+    size, iterations = settings.batch_size, settings.iterations_per_epoch
+    sampler = (SharedOrder if is_active() else random_order)(dataset, size, iterations)  # type: ignore[arg-type]
     loader = DataLoader(
-        dataset,
-        batch_size=settings.batch_size,
-        collate_fn=collate,
-        sampler=sampler,
-        drop_last=True,
-        num_workers=settings.num_workers,
+        dataset, settings.num_workers, batch_size=size, collate_fn=collate, sampler=sampler, drop_last=True
     )
     schedule, models = WarmupCosine(optimizer, max_epochs, loader), Path(settings.ckpt_dir)
     best = BestWeights(evaluator, "reconstruction", network, models / "autoencoder.pt", always=True)
-    state = {
-        "network": network,
-        "discriminator": adversary.network,
-        "optimizer": optimizer,
-        "discriminator_optimizer": adversary.optimizer,
-        "lr": schedule,
-        "best": best,
-    }
+    state = {"network": network, "optimizer": optimizer, "lr": schedule, "best": best}
+    state |= {"discriminator": adversary.network, "discriminator_optimizer": adversary.optimizer}
     sheet = ReconstructionSheet(network, evaluator.data_loader.dataset)  # type: ignore[arg-type, union-attr]
     train_handlers = [
         LrScheduleHandler(schedule, print_lr=False, epoch_level=False),  # type: ignore[arg-type]
@@ -122,8 +90,7 @@ def autoencoder_trainer(
         Progress("autoencoder"),
         SampleImages(sheet, Path(settings.output_dir) / "autoencoder", settings.sample_interval),
         *handlers,
-        TrainingState(models / "autoencoder_last.pt", state, settings.resume, settings.save_minutes),
-        *([RankSeeds(settings.seed)] if is_active() else []),
+        *last_handlers(settings, models / "autoencoder_last.pt", state),
     ]
     if is_active():
         network = parallel(network, settings.device)
@@ -135,21 +102,14 @@ def autoencoder_trainer(
 def diffusion_evaluator(
     task: DiffusionTask, network: nn.Module, dataset: LatentDataset, handlers: Sequence[Any] = ()
 ) -> SupervisedEvaluator:
-    """The validation of a noise predictor: the mean loss at fixed noise and timesteps, ``val_loss``.
-
-    Args:
-        task: a ``DiffusionTask``.
-        network: the averaged one.
-        dataset: validation images.
-        handlers: more Ignite handlers.
-    """
+    """The validation of the averaged noise predictor: the mean loss at fixed noise and timesteps, ``val_loss``."""
     return SupervisedEvaluator(
         device=task.settings.device,
         val_data_loader=LatentLoader(dataset, task.settings.batch_size, sampler=_validation_share(dataset)),
         network=network,
         prepare_batch=LatentPrepareBatch(task, fixed=True),
         inferer=(NoisePredictionInferer if task.condition is None else ControlNetInferer)(task, validating=True),
-        key_val_metric={"val_loss": loss_metric(mean_squared_error)},
+        key_val_metric={"val_loss": loss_metric(task.settings.loss)},
         val_handlers=list(handlers),
         decollate=False,
     )
@@ -167,35 +127,27 @@ def diffusion_trainer(
 ) -> SupervisedTrainer:
     """The training of a noise predictor; ``models/model.pt`` holds the averaged weights of the smallest ``val_loss``.
 
-    Args:
-        task: what is trained.
-        max_epochs: its length; an argument of its own, since MONAI looks for it here.
-        network: being trained.
-        optimizer: of its weights.
-        inferer: one noise prediction; one that can be attached takes part as a handler and is saved with the rest.
-        dataset: training images.
-        evaluator: of :func:`diffusion_evaluator`, whose network is the average.
-        handlers: more Ignite handlers, such as the sheets of samples (``synthesis.samples_of``).
+    ``max_epochs`` is an argument of its own, since MONAI looks for it here. An ``inferer`` that can be attached takes
+    part as a handler and is saved with the rest; the network of ``evaluator`` (:func:`diffusion_evaluator`) is the
+    average.
     """
     settings, averaged = task.settings, evaluator.network
     own = {"batch_size": settings.batch_size, "iterations": settings.iterations_per_epoch}
     sampler = SharedOrder(dataset, **own) if is_active() else None
     loader = LatentLoader(dataset, shuffle=sampler is None, sampler=sampler, **own)
-    schedule = WarmupCosine(optimizer, max_epochs, loader)
-    ema = EMA(network, averaged, settings.ema_decay)
-    models = Path(settings.ckpt_dir)
-    best = BestWeights(
-        evaluator, "val_loss", averaged, models / "model.pt", larger_is_better=False, metadata=task.belongs_to()
-    )
+    schedule = settings.schedule(optimizer, max_epochs, loader)
+    ema, models = EMA(network, averaged, settings.ema_decay), Path(settings.ckpt_dir)
+    about = task.belongs_to()
+    best = BestWeights(evaluator, "val_loss", averaged, models / "model.pt", larger_is_better=False, metadata=about)
     state = {"network": network, "optimizer": optimizer, "lr": schedule, "ema": ema, "best": best}
-    beside = [inferer] if hasattr(inferer, "attach") else []
+    state |= getattr(inferer, "saved", {})
     return SupervisedTrainer(
         device=settings.device,
         max_epochs=max_epochs,
         train_data_loader=loader,
         network=parallel(network, settings.device) if is_active() else network,
         optimizer=optimizer,
-        loss_function=mean_squared_error,
+        loss_function=settings.loss,
         accumulation_steps=settings.accumulation_steps,
         prepare_batch=LatentPrepareBatch(task),
         inferer=inferer,
@@ -207,11 +159,8 @@ def diffusion_trainer(
             best,
             Progress(task.name),
             *handlers,
-            TrainingState(
-                models / "last.pt", state | getattr(inferer, "saved", {}), settings.resume, settings.save_minutes
-            ),
-            *beside,
-            *([RankSeeds(settings.seed)] if is_active() else []),
+            *([inferer] if hasattr(inferer, "attach") else []),
+            *last_handlers(settings, models / "last.pt", state),
         ],
     )
 

@@ -30,15 +30,7 @@ CONDITIONS = {"semantic": "Semantic-ControlNet", "uncertainty": "Uncertainty-Con
 
 
 class DiffusionTask:
-    """The training of a latent diffusion model's U-Net.
-
-    Args:
-        ldm: the model; its U-Net is the averaged one.
-        settings: of the training.
-
-    Raises:
-        ValueError: settings that do not fit the model.
-    """
+    """The training of the U-Net of a latent diffusion model, in which it is the averaged one."""
 
     name, samples = "diffusion model", "diffusion"  # on the progress bar, and the folder of the sheets
     condition: str | None = None
@@ -73,15 +65,9 @@ class DiffusionTask:
 class ControlNetTask(DiffusionTask):
     """The training of one of the two ControlNets, with the U-Net frozen.
 
-    Args:
-        ldm: what it controls.
-        condition: what it sees, "semantic" (label maps) or "uncertainty" (hints).
-        settings: of the training.
-        num_labels: of the label maps.
-        prior: makes the hints of the uncertainties.
-        uncertainties: those of the training images.
-        base: the frozen Uncertainty-ControlNet that a Semantic-ControlNet learns on top of (compositional).
-        trained_on: what is stored with the weights: which others they were made for.
+    It sees a ``condition``, "semantic" (label maps) or "uncertainty" (hints); a Semantic-ControlNet may learn on top of
+    a frozen Uncertainty-ControlNet, its ``base`` (compositional). ``trained_on`` is stored with the weights: which
+    others they were made for.
     """
 
     samples = "samples"
@@ -116,16 +102,9 @@ class ControlNetTask(DiffusionTask):
 
 def task_latents(task: ControlNetTask, dataset_dir: PathLike | Sequence[PathLike], split: str) -> LatentDataset:
     """The latents of a split with what a ControlNet's training sees, mirrored at random in "training"."""
-    return LatentDataset(
-        dataset_dir,
-        split,
-        task.ldm.autoencoder,
-        bundle_of(task.ldm) / "models" / "latents",
-        task.ldm.text,
-        task.num_labels,
-        task.uncertainties,
-        mirror=split == "training",
-    )
+    folder, mirror = bundle_of(task.ldm) / "models" / "latents", split == "training"
+    seen = task.ldm.text, task.num_labels, task.uncertainties
+    return LatentDataset(dataset_dir, split, task.ldm.autoencoder, folder, *seen, mirror=mirror)
 
 
 def bundle_of(ldm: LatentDiffusion) -> Path:

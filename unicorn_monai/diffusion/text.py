@@ -37,13 +37,11 @@ logger = logging.getLogger("unicorn_monai")
 
 
 class PromptTemplate:
-    """The prompt of an item of a data set.
+    """The prompt of an item of a data set, from a text with fields in braces.
 
-    Args:
-        template: text with fields in braces: ``{prompt}``, ``{words}`` and any entry of the item, e.g. ``{subject}``.
-        prompt: stands for ``{prompt}`` where an item has no "prompt" of its own.
-        words: sub-domain -> ``{words}``; a sub-domain that is not in it, as the labelled one's, adds none.
-        key: entry of an item that names its sub-domain.
+    Those are any entry of the item, e.g. ``{subject}``; ``{prompt}``, for which ``prompt`` stands where an item has
+    none; and ``{words}`` of the sub-domain that the entry ``key`` names, none for one that is not in it, as the
+    labelled one.
     """
 
     def __init__(
@@ -61,11 +59,7 @@ class PromptTemplate:
         self.words = dict(WEATHER if words is None else words)
 
     def __call__(self, item: Mapping[str, Any], subdomain: str | None = None) -> str:
-        """The prompt of ``item``; ``subdomain`` in place of its own gives that of the same scene elsewhere.
-
-        Raises:
-            ValueError: the template asks for an entry that the item does not have.
-        """
+        """The prompt of ``item``; ``subdomain`` in place of its own gives that of the same scene elsewhere."""
         own = {key: value for key, value in item.items() if value is not None}
         words = self.words.get(str(own.get(self.key, "") if subdomain is None else subdomain), "")
         values = {"prompt": self.prompt} | own | {"words": words}
@@ -90,13 +84,7 @@ class TextEncoder(Protocol):
 
 
 class ClipTextEncoder:
-    """CLIP's text encoder and tokenizer of a Stable Diffusion folder, loaded at the first prompt that is encoded.
-
-    Args:
-        folder: as diffusers writes it, with ``text_encoder`` and ``tokenizer``.
-        device: where to run.
-        batch_size: prompts encoded at a time.
-    """
+    """CLIP's text encoder and tokenizer of a Stable Diffusion folder, loaded at the first prompt that is encoded."""
 
     def __init__(self, folder: PathLike, device: torch.device | str = "cpu", batch_size: int = 32) -> None:
         self.folder, self.device, self.batch_size = Path(folder), torch.device(device), batch_size
@@ -121,13 +109,11 @@ class ClipTextEncoder:
             raise ValueError(
                 "Prompts need the package transformers; run `pip install 'unicorn-monai[street]'`."
             ) from error
-        options = {"local_files_only": True}
+        weights = {"use_safetensors": True, "output_loading_info": True, "dtype": torch.float32}
         try:
-            tokenizer = CLIPTokenizer.from_pretrained(self.folder / "tokenizer", **options)
-            model, loaded = CLIPTextModel.from_pretrained(
-                self.folder / "text_encoder", use_safetensors=True, output_loading_info=True, dtype=torch.float32,
-                **options,
-            )  # fmt: skip
+            tokenizer = CLIPTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
+            place = self.folder / "text_encoder"
+            model, loaded = CLIPTextModel.from_pretrained(place, local_files_only=True, **weights)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise ValueError(
                 f"The text encoder or tokenizer of '{self.folder}' cannot be read ({error}). Files are missing or "
@@ -158,19 +144,14 @@ class ClipTextEncoder:
         for start in tqdm(range(0, len(prompts), self.batch_size), desc="prompts", disable=None, leave=False):
             batch = list(prompts[start : start + self.batch_size])
             tokens = tokenizer(batch, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-            mask = tokens["attention_mask"] if getattr(model.config, "use_attention_mask", False) else None
-            mask = None if mask is None else mask.to(self.device)
+            masked = getattr(model.config, "use_attention_mask", False)
+            mask = tokens["attention_mask"].to(self.device) if masked else None
             parts.append(model(tokens["input_ids"].to(self.device), attention_mask=mask)[0].float().cpu())
         return torch.cat(parts)
 
 
 class PromptEmbeddings:
-    """Embeddings of prompts, each encoded once and kept on disk: later runs need no text encoder in memory.
-
-    Args:
-        encoder: encodes what is not there yet.
-        cache_dir: of the embeddings.
-    """
+    """Embeddings of prompts, each encoded once and kept on disk: later runs need no text encoder in memory."""
 
     def __init__(self, encoder: TextEncoder, cache_dir: PathLike) -> None:
         self.encoder, self.folder = encoder, Path(cache_dir) / f"prompts-{encoder.identity[:24]}"
@@ -204,17 +185,11 @@ class PromptEmbeddings:
 
 @dataclass(frozen=True)
 class Text:
-    """How a latent diffusion model is told in words what to show.
-
-    Args:
-        embeddings: of prompts.
-        template: makes the prompts of real and of synthetic images.
-        subdomains: the prompts of synthetic images name these in turn instead of the label maps' own.
-    """
+    """How a latent diffusion model is told in words what to show."""
 
     embeddings: PromptEmbeddings
-    template: PromptTemplate
-    subdomains: Sequence[str] = ()
+    template: PromptTemplate  # of real and of synthetic images
+    subdomains: Sequence[str] = ()  # named in turn by the prompts of synthetic images, instead of the label maps' own
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> (prompts, tokens, dimensions) float32 on the CPU."""

@@ -21,6 +21,7 @@ from unicorn_monai.images.transforms import one_hot
 from unicorn_monai.latent_diffusion import downsampling
 from unicorn_monai.system.cuda_graphs import TrainingGraphs
 from unicorn_monai.system.networks import require, to_train
+from unicorn_monai.training.steps import autocast_settings
 
 _NO_NULL = "prompt_dropout is {}, but there are no words, so no empty prompt to take a prompt's place. Set it to 0."
 
@@ -29,14 +30,8 @@ class LatentPrepareBatch:
     """From a batch of a ``LatentDataset`` to (latents, target, (), {noise, timesteps, conditions}).
 
     The latents are scaled; label maps are one-hot under "semantic", uncertainties are hints under "uncertainty",
-    constant images at image resolution.
-
-    Args:
-        task: tells model, conditions and settings.
-        fixed: the same noise and timesteps for a batch at every call, so that validation losses can be compared.
-
-    Raises:
-        ValueError: prompts are to be dropped where there are none.
+    constant images at image resolution. ``fixed`` is the same noise and timesteps for a batch at every call, so that
+    validation losses can be compared.
     """
 
     def __init__(self, task: DiffusionTask, fixed: bool = False) -> None:
@@ -97,12 +92,7 @@ class LatentPrepareBatch:
 
 
 class NoisePredictionInferer(Inferer):
-    """Predict the noise in a noised latent with the network being trained.
-
-    Args:
-        task: tells model and settings.
-        validating: without recordings of CUDA graphs, which are for steps of a training.
-    """
+    """Predict the noise in a noised latent with the network being trained; CUDA graphs are for its steps alone."""
 
     def __init__(self, task: DiffusionTask, validating: bool = False) -> None:
         self.task, self.precision = task, task.settings.precision
@@ -114,7 +104,7 @@ class NoisePredictionInferer(Inferer):
     ) -> Tensor:
         """Noise prediction, float32, of the latents' shape."""
         noisy = self.task.ldm.add_noise(latents, noise, timesteps)
-        with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with torch.autocast(**autocast_settings(latents.device, self.precision)):
             prediction = self.run(noisy, network, timesteps, conditions)
         return prediction.float()
 
@@ -128,10 +118,6 @@ class ControlNetInferer(NoisePredictionInferer):
 
     On top of a frozen ControlNet (``task.base``) its residuals are added: the compositional form, where the
     Semantic-ControlNet learns what the label map adds to the uncertainty.
-
-    Args:
-        task: a ``ControlNetTask``.
-        validating: as there.
     """
 
     def __init__(self, task: DiffusionTask, validating: bool = False) -> None:
@@ -148,8 +134,3 @@ class ControlNetInferer(NoisePredictionInferer):
             with torch.no_grad():
                 controls += control(self.task.base, 1.0, conditions["uncertainty"], noisy, timesteps, context)
         return controlled(self.task.ldm.unet, controls, noisy, timesteps, context)
-
-
-def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error in float32, whatever precision the network ran in."""
-    return torch.nn.functional.mse_loss(prediction.float(), target.float())

@@ -22,15 +22,11 @@ from torch import Tensor
 
 logger = logging.getLogger("unicorn_monai")
 
-_NUMBERS = np.dtype("<u4")  # little-endian on every machine
-
 
 class WordVectors:
     """Text encoder for networks that are trained from scratch (a ``diffusion.text.TextEncoder``).
 
-    Args:
-        dimensions: D, the ``cross_attention_dim`` of the networks.
-        tokens: words of a prompt at most; what is too long is cut, and told.
+    Of a prompt there are at most ``tokens`` words; what is too long is cut, and told.
     """
 
     def __init__(self, dimensions: int = 64, tokens: int = 16) -> None:
@@ -59,6 +55,6 @@ def split(prompt: str) -> list[str]:
 
 def vector(word: str, dimensions: int) -> Tensor:
     """The vector of a word, (dimensions,) float32; a longer one begins with the shorter one."""
-    numbers = np.frombuffer(hashlib.shake_256(word.encode()).digest(4 * dimensions), _NUMBERS)
+    numbers = np.frombuffer(hashlib.shake_256(word.encode()).digest(4 * dimensions), "<u4")  # on every machine
     normal = NormalDist()
     return torch.tensor([normal.inv_cdf((int(n) + 0.5) / 2**32) for n in numbers])

@@ -18,57 +18,23 @@ from unicorn_monai.images.surfaces import surfaces_from_labels
 Labels = NDArray[np.integer]  # (..., rows, columns), values 0 ... K - 1, 255 = ignore
 
 
-def surfaces(labels: Labels, num_labels: int) -> NDArray[np.floating]:
-    """The surfaces below each label but the last, in rows counted from the centre of the first.
-
-    Args:
-        labels: (..., rows, columns).
-        num_labels: K.
-
-    Returns:
-        (..., K - 1, columns); NaN in columns with an ignored pixel. A surface outside the image is at its border,
-        -1/2 or rows - 1/2.
-
-    Raises:
-        ValueError: fewer than two labels, or values that are neither labels nor 255.
-    """
-    if num_labels < 2:
-        raise ValueError(f"num_labels is {num_labels}; expected at least 2, since a surface lies between two labels.")
-    ignored = labels == IGNORE_LABEL
-    if labels.size and (labels[~ignored].max(initial=0) >= num_labels or labels.min() < 0):
-        raise ValueError(
-            f"The label map holds values {labels.min()} to {labels[~ignored].max()}; expected 0 to {num_labels - 1} or "
-            f"{IGNORE_LABEL} (ignore). Check 'labels' in dataset.json."
-        )
-    return surfaces_from_labels(labels, num_labels - 1)
-
-
 def boundary_errors(prediction: Labels, truth: Labels, num_labels: int) -> NDArray[np.float64]:
-    """Distance of every predicted surface from the true one, in rows.
+    """Distance of every predicted surface from the true one, in rows: (..., K - 1, columns), at least 0.
 
-    Args:
-        prediction: (..., rows, columns).
-        truth: the same shape.
-        num_labels: K.
-
-    Returns:
-        (..., K - 1, columns), at least 0; NaN where the column is not annotated or the true surface lies outside the
-        image.
+    NaN where the column is not annotated or the true surface lies outside the image.
     """
     _require_one_shape(prediction, truth)
-    true = surfaces(truth, num_labels)
+    found, true = (surfaces_from_labels(labels, num_labels - 1) for labels in (prediction, truth))
     outside = (true < 0) | (true > truth.shape[-2] - 1)
-    return np.where(outside, np.nan, np.abs(surfaces(prediction, num_labels) - true))
+    return np.where(outside, np.nan, np.abs(found - true))
 
 
 def broken_columns(prediction: Labels, truth: Labels, num_labels: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Columns with a missing or a crossing layer, and columns that are annotated at all.
 
     A layer is missing where the true column has it and the predicted one does not; layers cross where the predicted
-    label decreases from one row to the next although the true ones do not.
-
-    Returns:
-        broken and annotated, each (..., columns); only annotated columns are broken.
+    label decreases from one row to the next although the true ones do not. Both are (..., columns); only annotated
+    columns are broken.
     """
     _require_one_shape(prediction, truth)
     annotated = (truth != IGNORE_LABEL).all(axis=-2)

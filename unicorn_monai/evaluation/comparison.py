@@ -30,11 +30,9 @@ MEANS = ("mean_iou", "mean_iou_layers", "mean_dice")
 SHOWN = ("iou", "mean_iou")  # of a sub-domain
 
 
-def compare(
-    records: Sequence[PathLike], reference: Sequence[PathLike], seed: int, key: str = "mean_iou"
-) -> dict[str, Any]:
-    """Paired difference of a pooled mean between two set-ups, each with the records of one or several trainings."""
-    return bootstrap.paired_difference(_subjects(records), _subjects(reference, records), statistic(key), seed)
+def compare(records: Sequence[PathLike], reference: Sequence[PathLike], seed: int) -> dict[str, Any]:
+    """Paired difference of the mean IoU of two set-ups, each with the records of one or several trainings."""
+    return bootstrap.paired_difference(_subjects(records), _subjects(reference, records), statistic("mean_iou"), seed)
 
 
 def differences(
@@ -48,24 +46,13 @@ def differences(
     }
 
 
-def closed_gaps(
-    records: Mapping[str, Sequence[PathLike]], seed: int, key: str = "mean_iou"
-) -> dict[str, dict[str, Any]]:
-    """Share of the gap between both bounds that each set-up closes (see ``bootstrap.closed_gap``).
-
-    Args:
-        records: set-up -> the records of its trainings.
-        seed: of the resampling.
-        key: the pooled mean.
-
-    Returns:
-        set-up -> "share", "ci95", "n_subjects", of every set-up but the bounds; empty without one of the bounds.
-    """
+def closed_gaps(records: Mapping[str, Sequence[PathLike]], seed: int) -> dict[str, dict[str, Any]]:
+    """Share of the gap between both bounds that every other set-up closes, by its mean IoU; {} without both bounds."""
     if not {LOWER, UPPER} <= records.keys():
         return {}
     lower, upper = _subjects(records[LOWER]), _subjects(records[UPPER], records[LOWER])
     return {
-        setup: bootstrap.closed_gap(_subjects(each, records[LOWER]), lower, upper, statistic(key), seed)
+        setup: bootstrap.closed_gap(_subjects(each, records[LOWER]), lower, upper, statistic("mean_iou"), seed)
         for setup, each in records.items()
         if setup not in (LOWER, UPPER)
     }
@@ -74,13 +61,7 @@ def closed_gaps(
 def score_trainings(each: Sequence[dict[str, Any]], records: Sequence[PathLike], seed: int) -> dict[str, Any]:
     """Scores of a set-up that was trained several times: means over the trainings; intervals are those of the mean.
 
-    Args:
-        each: of every training, from :func:`score_images`.
-        records: their counts.
-        seed: of the resampling.
-
-    Returns:
-        As ``evaluation.scoring.summarise``, with "trainings": {"mean_iou": [of each], "std": their spread}.
+    As :func:`summarise`, from ``each`` training's, with "trainings": {"mean_iou": [of each], "std": their spread}.
     """
     pooled = {key: over_seeds(records, seed, key) for key in MEANS}
     result: dict[str, Any] = {key: mean_of([one[key] for one in each]) for key in ("iou", "dice")}
@@ -112,7 +93,7 @@ def mean_of(values: Sequence[Any]) -> Any:
 
 
 def over_seeds(records: Sequence[PathLike], seed: int, key: str = "mean_iou") -> dict[str, Any]:
-    """A pooled mean over several trainings of one set-up: mean, spread and interval (see ``bootstrap.over_seeds``)."""
+    """A pooled mean over the trainings of one set-up: mean, spread and interval (see ``bootstrap.over_seeds``)."""
     return bootstrap.over_seeds(_subjects(records), statistic(key), seed)
 
 
@@ -138,11 +119,7 @@ def _subjects(
 
 
 def sub_domain_table(dataset_dir: PathLike | Sequence[PathLike], split: str | Sequence[str]) -> dict[str, str]:
-    """Image file -> sub-domain; empty if the data set names none.
-
-    Raises:
-        ValueError: some items have one and others do not.
-    """
+    """Image file -> sub-domain; empty if the data set names none."""
     items = datalist(dataset_dir, split)
     table = {str(item["image"]): str(item["sub_domain"]) for item in items if item.get("sub_domain")}
     if table and len(table) < len(items):
@@ -155,33 +132,23 @@ def sub_domain_table(dataset_dir: PathLike | Sequence[PathLike], split: str | Se
 
 
 def by_sub_domain(each: Sequence[Counts], table: Mapping[str, str], seed: int) -> dict[str, dict[str, Any]]:
-    """Scores of each sub-domain from what was counted, means over the trainings, with 95 % intervals over subjects.
+    """Scores of each sub-domain from the counts of each training, means over them, with 95 % intervals over subjects.
 
-    Args:
-        each: counts of a test set, one for each training.
-        table: image file -> sub-domain, of all its images.
-        seed: of the resampling.
-
-    Returns:
-        sub-domain -> "iou", "mean_iou", "ci95", "n_test", "n_subjects"; empty without sub-domains.
+    ``table`` is that of :func:`sub_domain_table`. Returns sub-domain -> "iou", "mean_iou", "ci95", "n_test",
+    "n_subjects".
     """
     result: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(table.values()):
-        if not any(table[image] == name for image in each[0].images):  # none of its images has a label map
+        size = sum(table[image] == name for image in each[0].images)
+        if not size:  # none of its images has a label map
             nothing: list[None] = [None] * np.shape(each[0].confusion)[-1]
             result[name] = {"iou": nothing, "mean_iou": None, "ci95": None, "n_test": 0, "n_subjects": 0}
             continue
         subjects = [_subjects_in(counts, table, name) for counts in each]
         found = [overlap(counted.sum(axis=0)) for counted in subjects]
-        if len(subjects) == 1:
-            interval = bootstrap.confidence(subjects[0], statistic("mean_iou"), seed)
-        else:
-            interval = bootstrap.over_seeds(subjects, statistic("mean_iou"), seed)["ci95"]
-        result[name] = {key: mean_of([or_none(one[key]) for one in found]) for key in SHOWN} | {
-            "ci95": interval,
-            "n_test": sum(table[image] == name for image in each[0].images),
-            "n_subjects": len(subjects[0]),
-        }
+        pooled = bootstrap.over_seeds(subjects, statistic("mean_iou"), seed)
+        result[name] = {key: mean_of([or_none(one[key]) for one in found]) for key in SHOWN}
+        result[name] |= {"ci95": pooled["ci95"], "n_test": size, "n_subjects": pooled["n_subjects"]}
     return result
 
 
@@ -200,14 +167,7 @@ def sub_domain_scores(
 
 
 class SubDomainWriter:
-    """Ignite handler: write the scores of each sub-domain when an evaluator has finished.
-
-    Args:
-        path: the JSON file; {} without sub-domains.
-        dataset_dir: the data set evaluated.
-        split: its split.
-        num_labels: number of labels.
-    """
+    """Ignite handler: write the scores of each sub-domain of ``split``, {} without, when an evaluator has finished."""
 
     def __init__(
         self, path: PathLike, dataset_dir: PathLike | Sequence[PathLike], split: str | Sequence[str], num_labels: int

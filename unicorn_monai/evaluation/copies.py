@@ -1,14 +1,12 @@
 """Does a synthetic image copy a training image? An audit that knows what images of one label map share by construction.
 
 1. Nearest training image by the features of a network (cosine, standardised), and the largest correlation of the
-   label-controlled speckle (``residual.py``) with ``candidates`` training images: half of them the nearest by features,
+   label-controlled speckle (``residual.py``) with ``CANDIDATES`` training images: half of them the nearest by features,
    half by the spectrum of the speckle (which finds copies of changed contrast, shifted and mirrored ones), and always
    the training image whose label map was used.
 2. How near is too near? The same search in held-out real images, which no generative network was trained on, gives
-   what the synthetic images reach without copying: the 95th and the 99th percentile of it are the thresholds. (Real
-   images against training images would be no measure: synthetic speckle has another texture, on which it depends how
-   much strangers correlate.)
-   A synthetic image whose speckle lies above the 99th percentile is FLAGGED. An honest generator has about one in a
+   what the synthetic images reach without copying: the 95th and the 99th percentile of it are the thresholds. A
+   synthetic image whose speckle lies above the 99th percentile is FLAGGED. An honest generator has about one in a
    hundred flagged for every held-out set's worth of training images.
 3. Images made from a training image's label map share its anatomy. The same numbers for images made from held-out label
    maps (the control set) say how much of it is the label map's part.
@@ -35,8 +33,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from unicorn_monai.data.layout import HEADER, SPLITS, local_folder, read_header, resolve_item
-from unicorn_monai.data.taken_over import colours_of, index_of, layout_of
+from unicorn_monai.data.layout import (
+    HEADER,
+    SPLITS,
+    colours_of,
+    index_of,
+    layout_of,
+    local_folder,
+    read_header,
+    resolve_item,
+)
 from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.evaluation.features import Features
 from unicorn_monai.evaluation.residual import Aligned, fingerprint, speckle_residual
@@ -50,7 +56,8 @@ from unicorn_monai.system.records import KNOWN, TABLE, TEXT, take, tell_unread
 LEVELS = (95, 99)  # percentiles of the held-out images
 FLAG = 99  # the one above which an image is flagged
 LEAST = 40  # held-out images
-SHOWN = 8  # pairs on the sheet
+CANDIDATES = 20  # training images whose speckle is compared with that of each image
+CLOSEST, SHOWN = 50, 8  # pairs listed, and on the sheet
 
 TRANSFORMS: dict[str, Callable[[NDArray, np.random.Generator], NDArray]] = {
     "exact": lambda image, random: image,
@@ -69,45 +76,27 @@ class TooFewImages(ValueError):
 
 @dataclass(frozen=True)
 class Material:
-    """Images in memory with all that they are compared by.
+    """Images in memory with all that they are compared by."""
 
-    Args:
-        items: entries of their data sets.
-        images: (images, channels, rows, columns) in [0, 1], float16.
-        labels: (images, rows, columns) uint8.
-        features: (images, D).
-    """
-
-    items: Sequence[dict[str, Any]]
-    images: Tensor
-    labels: Tensor
-    features: Tensor
+    items: Sequence[dict[str, Any]]  # entries of their data sets
+    images: Tensor  # (images, channels, rows, columns) in [0, 1], float16
+    labels: Tensor  # (images, rows, columns) uint8
+    features: Tensor  # (images, D)
 
     def residual(self, index: int) -> Tensor:
         """Label-controlled speckle of one image, over the mean of its channels."""
         image, label = self.images[index].float().mean(dim=0).numpy(), self.labels[index].numpy()
         return torch.from_numpy(speckle_residual(image, label))
 
-    def residuals(self) -> Tensor:
-        """Of all: (images, rows, columns) float16."""
-        return torch.stack([self.residual(i).half() for i in range(len(self.items))])
-
 
 @dataclass(frozen=True)
 class Audited:
-    """The sets of an audit.
+    """The sets of an audit."""
 
-    Args:
-        synthetic: the data set to audit.
-        training: every real image a generative network was trained on, of both domains.
-        held_out: real images of other subjects, of both domains in about the same proportion.
-        control: synthetic images made from label maps that no network was trained on.
-    """
-
-    synthetic: Material
-    training: Material
-    held_out: Material
-    control: Material | None = None
+    synthetic: Material  # to audit
+    training: Material  # every real image a generative network was trained on, of both domains
+    held_out: Material  # real images of other subjects, of both domains in about the same proportion
+    control: Material | None = None  # synthetic images made from label maps that no network was trained on
 
 
 def gather(
@@ -118,15 +107,9 @@ def gather(
     segmentation: nn.Module | None = None,
     device: torch.device | str = "cpu",
 ) -> Material:
-    """Read images, their label maps and their features.
+    """Read the images of a ``datalist``, their label maps and their features.
 
-    Args:
-        items: from ``datalist``.
-        features: the feature network.
-        num_labels: of the label maps.
-        num_channels: of the images.
-        segmentation: gives the label maps of images that have none, such as those of the unlabelled domain.
-        device: where the segmentation network runs.
+    ``segmentation``, on ``device``, gives the label maps of images that have none, as those of the unlabelled domain.
     """
     if not items:
         raise ValueError("No images to audit; expected at least one.")
@@ -134,16 +117,14 @@ def gather(
     load = LoadPixelsd(["label"], num_labels=num_labels)
     labels = torch.zeros(len(items), *images.shape[2:], dtype=torch.uint8)
     without = [i for i, item in enumerate(items) if "label" not in item]
-    if without and segmentation is None:
-        raise ValueError(
-            f"'{items[without[0]]['image']}' has no label map, which the audit needs; give a segmentation network."
-        )
+    if without:
+        paths = [str(items[i]["image"]) for i in without]
+        if segmentation is None:
+            raise ValueError(f"'{paths[0]}' has no label map, which the audit needs; give a segmentation network.")
+        labels[without] = predict_labels(segmentation, paths, torch.device(device), num_channels)
     for i, item in enumerate(items):
         if "label" in item:
             labels[i] = load.read_label(str(item["label"]))[0].to(torch.uint8)
-    if without and segmentation is not None:
-        paths = [str(items[i]["image"]) for i in without]
-        labels[without] = predict_labels(segmentation, paths, torch.device(device), num_channels)
     return Material(items, images, labels, features.of(items, num_channels))
 
 
@@ -178,16 +159,11 @@ class Nearest:
 
 
 class Searcher:
-    """Finds the nearest training images.
+    """Finds the nearest training images, of both domains."""
 
-    Args:
-        training: the real training images of both domains.
-        candidates: how many have their speckle compared, half of them by features, half by spectrum.
-    """
-
-    def __init__(self, training: Material, candidates: int = 20) -> None:
-        self.training, self.candidates = training, min(candidates, len(training.items))
-        self.residuals = training.residuals()
+    def __init__(self, training: Material) -> None:
+        self.training, self.candidates = training, min(CANDIDATES, len(training.items))
+        self.residuals = torch.stack([training.residual(i).half() for i in range(len(training.items))])
         spectra = torch.cat([fingerprint(part) for part in self.residuals.split(64)])
         self.by_features, self.by_spectrum = Nearest(training.features), Nearest(spectra)
         self.align = Aligned(*training.images.shape[2:])
@@ -217,34 +193,20 @@ class Searcher:
         return Matches(similarity[:, 0].numpy(), residual, training, shift, mirror)
 
 
-def audit(
-    sets: Audited,
-    features: Features,
-    folder: PathLike,
-    candidates: int = 20,
-    planted: int = 50,
-    top: int = 50,
-    seed: int = 0,
-) -> dict[str, Any]:
+def audit(sets: Audited, features: Features, folder: PathLike, planted: int = 50, seed: int = 0) -> dict[str, Any]:
     """Compare synthetic with training images; see the head of this file.
 
     Args:
         sets: what is compared.
         features: the feature network all were gathered with.
-        folder: gets ``closest.png`` and ``audit.json`` (what is returned).
-        candidates: training images whose speckle is compared with that of each image.
+        folder: gets ``closest.png`` (the pairs, their differences below) and ``audit.json`` (what is returned).
         planted: copies planted of each kind.
-        top: closest pairs listed.
         seed: of the copies.
 
     Returns:
         "thresholds", "held_out_thresholds" (those that real images would give, and the synthetic images above them),
         "sets" (SET -> quantity -> level -> count, n, share, ci95), "planted" (the same per kind of copy),
         "flagged" (images, as ``dataset.json`` names them), "closest" pairs, and what it was done with.
-
-    Raises:
-        TooFewImages: too few held-out images.
-        ValueError: images or features that do not fit.
     """
     synthetic, training, held_out = sets.synthetic, sets.training, sets.held_out
     if len(held_out.items) < LEAST:
@@ -252,13 +214,13 @@ def audit(
             f"{len(held_out.items)} held-out image(s); expected at least {LEAST}, validation and test images of "
             "subjects that no network has seen. Hold more real images out"
         )
-    search, unseen = Searcher(training, candidates), Searcher(held_out, candidates)
+    search, unseen = Searcher(training), Searcher(held_out)
     thresholds = _thresholds(unseen(synthetic, "audit: against held-out images"))
     ours, real = search(synthetic, "audit: synthetic images"), search(held_out, "audit: held-out images")
     found, of_real = {"synthetic": _shares(ours, thresholds), "held_out": _shares(real, thresholds)}, _thresholds(real)
     if sets.control is not None:
         found["control"] = _shares(search(sets.control, "audit: control images"), thresholds)
-    flagged, order = ours.residual > thresholds["residual"][str(FLAG)], np.argsort(-ours.residual)[:top]
+    flagged, order = ours.residual > thresholds["residual"][str(FLAG)], np.argsort(-ours.residual)[:CLOSEST]
     result = {
         "features": features.name,
         "features_sha256": features.sha256,
@@ -273,17 +235,11 @@ def audit(
         "expected_by_chance": (1 - FLAG / 100) * len(synthetic.items) * len(training.items) / len(held_out.items),
         "closest": [_pair(synthetic, training, ours, int(i), bool(flagged[i])) for i in order],
     }
-    pairs = [torch.stack(_aligned(synthetic, training, ours, int(i))) for i in order[:SHOWN]]
-    _write(Path(folder), torch.stack(pairs, dim=1), result)
+    pairs = torch.stack([torch.stack(_aligned(synthetic, training, ours, int(i))) for i in order[:SHOWN]], dim=1)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    write_array(Path(folder) / "closest.png", tile(torch.cat([pairs, 0.5 + 0.5 * (pairs[:1] - pairs[1:])])))
+    write_json(Path(folder) / "audit.json", result)
     return result
-
-
-def _write(folder: Path, pairs: Tensor, result: dict[str, Any]) -> None:
-    """The closest pairs (2, pairs, channels, rows, columns) with their differences below, and the numbers."""
-    folder.mkdir(parents=True, exist_ok=True)
-    difference = 0.5 + 0.5 * (pairs[0] - pairs[1])
-    write_array(folder / "closest.png", tile(torch.cat([pairs, difference[None]])))
-    write_json(folder / "audit.json", result)
 
 
 def _thresholds(matches: Matches) -> dict[str, dict[str, float]]:
@@ -364,16 +320,8 @@ def _name(item: dict[str, Any]) -> str:
 def write_without(dataset_dir: PathLike, output: PathLike, flagged: Sequence[str]) -> int:
     """Write a data set without flagged items; everything else stays as it is.
 
-    Args:
-        dataset_dir: the synthetic data set.
-        output: the new one.
-        flagged: images as ``dataset.json`` names them (``"flagged"`` of :func:`audit`).
-
-    Returns:
-        Number of items left out.
-
-    Raises:
-        ValueError: a flagged image that is not in the data set, or nothing would be left.
+    ``flagged`` are images as ``dataset.json`` names them (``"flagged"`` of :func:`audit`). Returns how many were left
+    out.
     """
     folder = local_folder(dataset_dir)
     header, drop = read_header(folder), set(flagged)

@@ -7,14 +7,14 @@
 ||.||_* is the sum of the singular values: of an N x N matrix, no square root of a D x D one (Heusel et al. 2017 write
 tr (S_a S_b)^(1/2), which is the same). KID (Binkowski et al. 2018) has no bias; FID's falls with N, so all numbers of a
 table are computed from equal numbers of images, and between two halves of the same real set, split by subject, stands
-the smallest value to be expected. In retinal OCT both rank generators differently from what a network trained on the
-images is worth: they describe, they do not decide.
+the smallest value to be expected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,7 @@ class FeatureSet:
 
 
 def fid(a: Tensor, b: Tensor) -> float:
-    """Frechet distance between the Gaussians of two sets of features, each (N, D); computed in float64.
-
-    Raises:
-        ValueError: fewer than two images, other numbers of images or features, NaN.
-    """
+    """Frechet distance between the Gaussians of two sets of features, each (N, D); computed in float64."""
     a, b = _require_pair(a, b)
     mean = (a.mean(dim=0) - b.mean(dim=0)).square().sum()
     roots = [(x - x.mean(dim=0)) / (len(x) - 1) ** 0.5 for x in (a, b)]
@@ -72,27 +68,19 @@ def _unbiased(k_aa: Tensor, k_bb: Tensor, k_ab: Tensor) -> float:
     return float(within - 2 * k_ab.mean())
 
 
-def distances(
-    sets: Mapping[str, FeatureSet] | None, features: str | None, real: Sequence[str], seed: int = 0
-) -> dict[str, Any]:
+def distances(sets: Mapping[str, FeatureSet], features: str, real: Sequence[str], seed: int = 0) -> dict[str, Any]:
     """Table 2: FID and KID between every pair of sets, from equal numbers of images of each.
 
     Args:
-        sets: name -> features; None without a feature network.
+        sets: name -> features.
         features: name of the feature network.
         real: names of the sets of real images.
         seed: of the choice of images.
 
     Returns:
         SET -> {SET: FID} for every pair; a real set with itself is the floor, two halves of other subjects (None where
-        it has fewer than two). "kid" and "kid_std" likewise; "n" images of each set, "features". Without features
-        {"not_computed": why}.
-
-    Raises:
-        ValueError: a set with fewer than two images, features of other widths.
+        it has fewer than two). "kid" and "kid_std" likewise; "n" images of each set, "features".
     """
-    if sets is None or features is None:
-        return {"not_computed": "no feature network was given"}
     for name, one in sets.items():
         if len(one.features) < 2 or len(one.features) != len(one.subjects):
             raise ValueError(
@@ -108,24 +96,20 @@ def distances(
         name: one.features[np.random.default_rng([seed, i]).permutation(len(one.features))[:n]]
         for i, (name, one) in enumerate(sets.items())
     }
-    table: dict[str, Any] = {name: {} for name in sets}
-    kids: dict[str, dict] = {name: {} for name in sets}
-    stds: dict[str, dict] = {name: {} for name in sets}
-    names = list(sets)
-    for i, one in enumerate(names):
-        if one in halves:
-            pair = halves[one]
-            possible = pair is not None and min(map(len, pair)) >= n
-            table[one][one] = kids[one][one] = stds[one][one] = None
-            if pair is not None and possible:
-                a, b = (sets[one].features[half[:n]] for half in pair)
-                table[one][one] = fid(a, b)
-                kids[one][one], stds[one][one] = kid(a, b, seed)
-        for other in names[i + 1 :]:
-            table[one][other] = table[other][one] = fid(chosen[one], chosen[other])
-            kids[one][other], stds[one][other] = kid(chosen[one], chosen[other], seed)
-            kids[other][one], stds[other][one] = kids[one][other], stds[one][other]
-    return table | {"kid": kids, "kid_std": stds, "n": n, "features": features}
+    pairs: dict[tuple[str, str], tuple[Tensor, Tensor] | None] = {}
+    for one, other in combinations_with_replacement(sets, 2):
+        if one != other:
+            pairs[one, other] = chosen[one], chosen[other]
+        elif one in halves:
+            first, second = halves[one] or ((), ())
+            enough = min(len(first), len(second)) >= n
+            pairs[one, one] = (sets[one].features[first[:n]], sets[one].features[second[:n]]) if enough else None
+    fids, kids, stds = ({name: {} for name in sets} for _ in range(3))
+    for (one, other), pair in pairs.items():
+        found = (fid(*pair), *kid(*pair, seed)) if pair else (None, None, None)
+        for table, value in zip((fids, kids, stds), found, strict=True):
+            table[one][other] = table[other][one] = value
+    return fids | {"kid": kids, "kid_std": stds, "n": n, "features": features}
 
 
 def split_subjects(subjects: Sequence[str], seed: int = 0) -> tuple[NDArray, NDArray] | None:

@@ -34,6 +34,7 @@ from unicorn_monai.system.records import COUNT, take
 from unicorn_monai.system.weights import load_weights, read_metadata, save_weights, sha256
 
 DEFAULT_NAME = "encoder of a MONAI U-Net trained to fill in masked patches of the real images of both domains"
+BATCH = 16  # images in a training step
 SPECKLE_WEIGHT = 5.0  # brings the error of the speckle to that of the grey values
 ARCHITECTURE: dict[str, Any] = {
     "spatial_dims": 2,
@@ -44,43 +45,30 @@ ARCHITECTURE: dict[str, Any] = {
 }
 
 
-def _gray_to_rgb(images: Tensor) -> Tensor:
-    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-
-
 def _imagenet(images: Tensor) -> Tensor:
     """Three channels, 224 x 224 (bilinear, antialiased), ImageNet's mean and standard deviation."""
     mean, std = (torch.tensor(v).reshape(1, 3, 1, 1).to(images) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    resized = functional.interpolate(_gray_to_rgb(images), size=(224, 224), mode="bilinear", antialias=True)
+    resized = functional.interpolate(images.expand(-1, 3, -1, -1), size=(224, 224), mode="bilinear", antialias=True)
     return (resized - mean) / std
 
 
 PREPROCESSING: dict[str, Callable[[Tensor], Tensor]] = {
     "unit": lambda images: images,  # [0, 1], as many channels as the images have
-    "rgb255": lambda images: (_gray_to_rgb(images) * 255).round(),  # three channels, 0 ... 255; the network resizes
+    "rgb255": lambda images: (images.expand(-1, 3, -1, -1) * 255).round(),  # 0 ... 255; the network resizes
     "imagenet": _imagenet,
 }
 
 
 @dataclass(frozen=True)
 class Features:
-    """A feature network.
+    """A feature network."""
 
-    Args:
-        name: for the report.
-        sha256: of its file.
-        preprocessing: one of ``PREPROCESSING``.
-        network: (batch, channels, rows, columns) -> (batch, D), or (batch, D, *spatial), which is averaged.
-        arguments: further keyword arguments of the network, e.g. ``{"return_features": True}`` for the TorchScript
-            Inception of 2015 (``rgb255``).
-    """
-
-    name: str
-    sha256: str
-    preprocessing: str
-    network: Callable[..., Tensor]
+    name: str  # for the report
+    sha256: str  # of its file
+    preprocessing: str  # one of ``PREPROCESSING``
+    network: Callable[..., Tensor]  # -> (batch, D), or (batch, D, *spatial), which is averaged
     device: torch.device
-    arguments: dict[str, Any]
+    arguments: dict[str, Any]  # of the network, as {"return_features": True} for the Inception of 2015 (``rgb255``)
 
     @classmethod
     def from_file(
@@ -91,11 +79,7 @@ class Features:
         device: torch.device | str = "cpu",
         arguments: dict[str, Any] | None = None,
     ) -> Features:
-        """Load a TorchScript file. It is a program: its sha256 must be the expected one before it is opened.
-
-        Raises:
-            ValueError: no such file, another sha256, an unknown preprocessing, or no TorchScript.
-        """
+        """Load a TorchScript file. It is a program: its sha256 must be the expected one before it is opened."""
         require_file(path, expected_sha256, preprocessing)
         try:
             network = torch.jit.load(str(path), map_location=device)
@@ -139,14 +123,14 @@ class Features:
         pooled = found.flatten(2).mean(dim=2) if found.ndim > 2 else found
         return require_finite(f"A feature vector of '{self.name}'", pooled)
 
-    def of(self, items: Sequence[dict[str, Any]], num_channels: int = 1, batch: int = 32) -> Tensor:
+    def of(self, items: Sequence[dict[str, Any]], num_channels: int = 1) -> Tensor:
         """Features of the images of a data set: (items, D)."""
         paths = [str(item["image"]) for item in items]
         if not paths:
             raise ValueError("No images to compute features of; expected at least one.")
         parts = []
-        for start in tqdm(range(0, len(paths), batch), desc="features", disable=None, leave=False):
-            images = [read_image(path, num_channels) for path in paths[start : start + batch]]
+        for start in tqdm(range(0, len(paths), 32), desc="features", disable=None, leave=False):
+            images = [read_image(path, num_channels) for path in paths[start : start + 32]]
             sizes = {tuple(image.shape[1:]): path for image, path in zip(images, paths[start:], strict=False)}
             if len(sizes) > 1:
                 raise ValueError(f"Images differ in size: {sizes}. Expected one size; resample them.")
@@ -155,11 +139,7 @@ class Features:
 
 
 def require_file(path: PathLike, expected_sha256: str, preprocessing: str) -> None:
-    """Refuse a feature network by what can be known without opening its file.
-
-    Raises:
-        ValueError: no such file, another sha256, or an unknown preprocessing.
-    """
+    """Refuse a feature network by what can be known without opening its file."""
     if preprocessing not in PREPROCESSING:
         raise ValueError(f"Unknown preprocessing '{preprocessing}'; expected one of {sorted(PREPROCESSING)}.")
     if not Path(path).is_file():
@@ -195,7 +175,6 @@ def train_encoder(
     path: PathLike,
     num_channels: int = 1,
     iterations: int = 1000,
-    batch_size: int = 16,
     crop: int = 128,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -206,20 +185,13 @@ def train_encoder(
     the patches (an eighth of the crop wide) were set to the mean grey value. What a patch held can only be known from
     the bottleneck, not from the skip connections; the grey values alone would not need to know how noisy the device is.
 
-    Args:
-        dataset_dirs: the real data sets, both domains.
-        path: the weights are written here, with their description beside them.
-        num_channels: of the images.
-        iterations: training steps.
-        batch_size: images in a step.
-        crop: side of the squares seen in training; the image's shorter side where that is smaller.
-        seed: of everything random here; the global generator is left alone.
-        device: where to train.
+    The weights are written to ``path``, their description beside them. ``crop`` is the side of the squares seen in
+    training, or the images' shorter side where that is smaller. The global generator is left alone.
 
     Returns:
         Mean absolute error of the grey values in the masked patches over the last tenth of the training.
     """
-    images = [_load([item["image"] for item in datalist(d, "training")], num_channels) for d in dataset_dirs]
+    images = [[read_image(item["image"], num_channels) for item in datalist(d, "training")] for d in dataset_dirs]
     sides = {min(min(image.shape[1:]) for image in domain) for domain in images}
     crop = min(crop, *sides) // 8 * 8
     if crop < 16:
@@ -233,8 +205,8 @@ def train_encoder(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: (1 + math.cos(math.pi * i / iterations)) / 2)
     losses: list[float] = []
     for _ in tqdm(range(iterations), desc="feature network", disable=None, leave=False):
-        batch = torch.stack([_crop(images[i % len(images)], crop, random) for i in range(batch_size)]).to(device)
-        coarse = torch.from_numpy(random.random((batch_size, 1, 8, 8)) < 0.5)
+        batch = torch.stack([_crop(images[i % len(images)], crop, random) for i in range(BATCH)]).to(device)
+        coarse = torch.from_numpy(random.random((BATCH, 1, 8, 8)) < 0.5)
         hidden = coarse.repeat_interleave(crop // 8, 2).repeat_interleave(crop // 8, 3).to(device)
         grey = batch.mean(dim=(2, 3), keepdim=True)
         target = torch.cat([batch, high_pass(batch).abs()], dim=1)
@@ -250,10 +222,6 @@ def train_encoder(
         raise ValueError(f"The feature network diverged (loss {losses[-1]}). Check the images for extreme values.")
     save_weights(network, path, name=DEFAULT_NAME, architecture_arguments=arguments, iterations=iterations, seed=seed)
     return float(np.mean(losses[-max(1, iterations // 10) :]))
-
-
-def _load(paths: Sequence[str], num_channels: int) -> list[Tensor]:
-    return [read_image(path, num_channels) for path in paths]
 
 
 def _crop(images: list[Tensor], size: int, random: np.random.Generator) -> Tensor:

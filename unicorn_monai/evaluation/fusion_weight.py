@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.inferers import Inferer
 from scipy.stats import spearmanr, wasserstein_distance
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -40,8 +39,8 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "compositional": (0.5, 1.0, 1.5, 2.0, 3.0),
     "paper": (0.0, 0.25, 0.5, 0.75, 1.0),
 }
-CONSISTENCY = 0.5  # of the largest kappa
-TIE = 1.05  # times the smallest distance
+CONSISTENCY = 0.5  # smallest kappa, as a share of the largest
+TIE = 1.05  # distances up to this factor above the smallest count as equal; the smallest weight of these is taken
 SHOWN = 8  # images in the picture of a weight
 
 
@@ -49,34 +48,12 @@ class NoWeight(ValueError):
     """At no weight are the label maps obeyed, or nobody can tell."""
 
 
-def image_measure(
-    network: nn.Module, measure: Measure | None = None, inferer: Inferer | None = None
-) -> Callable[[Tensor], Tensor]:
-    """Uncertainty of images (batch,) by a segmentation network and an acquisition (Eq. 4 by default).
-
-    Args:
-        network: the one the prior belongs to.
-        measure: ``Measure(prior.acquisition, prior.aggregation)``.
-        inferer: gives the predictions that the acquisition needs; by default ``make_inferer`` of it.
-    """
-    measure = measure or Measure()
-    inferer = inferer or make_inferer(measure.acquisition)
-    return lambda images: measure(inferer(images, network))
-
-
 def measure_of(
     prior: UncertaintyPrior, network: nn.Module, bundle_root: PathLike, device: torch.device | str | None = None
 ) -> Callable[[Tensor], Tensor]:
-    """Uncertainty of images (batch,) as those of the prior were measured.
+    """Images -> uncertainties (batch,), as those of the prior were measured with the segmentation network.
 
-    Args:
-        prior: says what was measured, with how many predictions, and by which further networks.
-        network: the segmentation network it belongs to.
-        bundle_root: the bundle that defines the further networks of an ensemble.
-        device: where those run.
-
-    Raises:
-        ValueError: a further network is missing, or is another one by now.
+    ``bundle_root`` is the bundle that defines the further networks of an ensemble, ``device`` where those run.
     """
     for path, expected in prior.ensemble.items():
         found = sha256(path) if Path(path).is_file() else "none: there is no such file"
@@ -86,7 +63,8 @@ def measure_of(
                 f"{found[:27]}. Restore the file, or run the 'uncertainty' configuration of retinal_unet again."
             )
     inferer = make_inferer(prior.acquisition, prior.samples, list(prior.ensemble), bundle_root, device)
-    return image_measure(network, Measure(prior.acquisition, prior.aggregation), inferer)
+    measure = Measure(prior.acquisition, prior.aggregation)
+    return lambda images: measure(inferer(images, network))
 
 
 @torch.no_grad()
@@ -105,7 +83,7 @@ def control_over_weights(
     Args:
         generator: with both ControlNets; its mode decides what a weight means.
         requests: at least two, of different label maps, each with an uncertainty drawn from the prior.
-        measure: images -> uncertainties (batch,), see :func:`image_measure`.
+        measure: images -> uncertainties (batch,), see :func:`measure_of`.
         judge: segmentation network that sees whether the label maps were obeyed.
         weights: of the uncertainty; those of ``GRIDS`` for the generator's mode by default.
         folder: gets ``weight_<w>.png``: the label maps above the images.
@@ -117,10 +95,6 @@ def control_over_weights(
         "mean_absolute_error" of requested and measured, "distance" (W), "label_fidelity_mean_iou" (IoU with the own
         label map), "chance_mean_iou", "label_consistency" (kappa), "oracle_mean_iou" (what the oracle sees, None
         without one), "n", and "picture" (file name, None without folder).
-
-    Raises:
-        NoWeight: all label maps are the same.
-        ValueError: nothing to measure, a generator without both ControlNets, requests without uncertainties.
     """
     weights = GRIDS[generator.inferer.mode] if weights is None else weights
     labels, requested, table = *_asked(generator, requests, weights), []
@@ -180,17 +154,10 @@ def agreement(requested: np.ndarray, measured: np.ndarray) -> dict[str, float | 
 
 
 def obedience(seen: Tensor, labels: Tensor, num_labels: int) -> dict[str, float]:
-    """Mean IoU of what a judge sees with the own label maps and with those of the next request, and kappa.
-
-    Args:
-        seen: (images, rows, columns) integer.
-        labels: the same, asked for.
-        num_labels: number of labels.
-    """
+    """Mean IoU of what a judge sees with the own label maps and with those of the next request, and kappa."""
     if (labels == labels[:1]).all():
         raise NoWeight("All label maps are the same, so nobody can tell whether they were obeyed; request different.")
-    others = labels.roll(1, dims=0)
-    own, other = (overlap_of(seen, maps, num_labels) for maps in (labels, others))
+    own, other = (overlap_of(seen, maps, num_labels) for maps in (labels, labels.roll(1, dims=0)))
     return {
         "label_fidelity_mean_iou": own,
         "chance_mean_iou": other,
@@ -198,19 +165,10 @@ def obedience(seen: Tensor, labels: Tensor, num_labels: int) -> dict[str, float]
     }
 
 
-def choose_weight(
-    table: Sequence[dict[str, Any]], consistency: float = CONSISTENCY, tie: float = TIE
-) -> tuple[float, str]:
-    """The fusion weight to take, and why; uses only what the labels of the unlabelled domain play no part in.
+def choose_weight(table: Sequence[dict[str, Any]]) -> tuple[float, str]:
+    """The fusion weight to take of a table of :func:`control_over_weights`, and why.
 
-    Args:
-        table: from :func:`control_over_weights`, with a judge trained without labels of the unlabelled domain.
-        consistency: smallest kappa, as a share of the largest.
-        tie: distances up to this factor above the smallest count as equal; the smallest weight of these is taken.
-
-    Raises:
-        NoWeight: no weight at which the label maps are obeyed at all.
-        ValueError: an empty table.
+    Uses only what the labels of the unlabelled domain play no part in, as long as the judge was trained without them.
     """
     if not table:
         raise ValueError("No weights to choose from; measure the control over weights first.")
@@ -220,13 +178,13 @@ def choose_weight(
             f"At no weight do the images follow their label maps (largest kappa {best:.2f}); train the "
             "Semantic-ControlNet longer, or give a better judge."
         )
-    allowed = [row for row in table if row["label_consistency"] >= consistency * best]
+    allowed = [row for row in table if row["label_consistency"] >= CONSISTENCY * best]
     least = min(row["distance"] for row in allowed)
-    chosen = min((row for row in allowed if row["distance"] <= tie * least), key=lambda row: row["weight"])
+    chosen = min((row for row in allowed if row["distance"] <= TIE * least), key=lambda row: row["weight"])
     reason = (
         f"weight {chosen['weight']:g}: distance of measured and requested uncertainties {chosen['distance']:.4f} "
         f"(smallest {least:.4f}), label consistency {chosen['label_consistency']:.2f} (largest {best:.2f}, at least "
-        f"{consistency * best:.2f} was asked for; {len(table) - len(allowed)} of {len(table)} weights excluded)"
+        f"{CONSISTENCY * best:.2f} was asked for; {len(table) - len(allowed)} of {len(table)} weights excluded)"
     )
     return chosen["weight"], reason
 

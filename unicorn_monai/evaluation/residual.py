@@ -22,30 +22,13 @@ from unicorn_monai.images.files import IGNORE_LABEL
 SHIFT = 8  # largest shift, pixels
 
 
-def window(rows: int) -> int:
-    """Side of the square the mean is taken over, pixels: odd, about a sixteenth of the image, at least 5."""
-    return max(5, rows // 16 | 1)
-
-
-def edge(rows: int) -> int:
-    """Pixels on both sides of a label's edge that do not count: 2 in images of 256 rows."""
-    return max(1, rows // 128)
-
-
 def speckle_residual(image: NDArray, label: NDArray) -> NDArray[np.float32]:
-    """Image minus its local mean within each label, scaled to unit length (zero if nothing is left).
-
-    Args:
-        image: (rows, columns), any scale.
-        label: (rows, columns) integer; ignored pixels (255) do not count.
-
-    Returns:
-        (rows, columns).
-    """
+    """Image (rows, columns) minus its local mean within each label, scaled to unit length (zero if nothing is left)."""
     if image.shape != label.shape or image.ndim != 2:
         raise ValueError(f"Image has shape {image.shape}, its label map {label.shape}; expected one 2D shape.")
     image, residual = image.astype(np.float32), np.zeros(image.shape, np.float32)
-    side, border = window(len(image)), 2 * edge(len(image)) + 1
+    side = max(5, len(image) // 16 | 1)  # of the square the mean is taken over, pixels
+    border = 2 * max(1, len(image) // 128) + 1  # across a label's edge, where nothing counts
     for value, box in enumerate(ndimage.find_objects(label.astype(np.int32) + 1)):
         if box is None or value == IGNORE_LABEL:
             continue
@@ -62,11 +45,8 @@ def speckle_residual(image: NDArray, label: NDArray) -> NDArray[np.float32]:
 def fingerprint(residuals: Tensor) -> Tensor:
     """What of a residual does not depend on shift and mirroring, to find candidates by: amplitudes of its spectrum.
 
-    Args:
-        residuals: (images, rows, columns).
-
-    Returns:
-        (images, D): |F| at the lower half of the frequencies of both axes, the mean of those that mirroring exchanges.
+    (images, rows, columns) -> (images, D): |F| at the lower half of the frequencies of both axes, the mean of those
+    that mirroring exchanges.
     """
     rows, columns = residuals.shape[1:]
     down, across = rows // 4, columns // 4
@@ -82,7 +62,6 @@ class Aligned:
     """
 
     def __init__(self, rows: int, columns: int) -> None:
-        self.size = (rows, columns)
         self.reach = min(SHIFT, rows // 4, columns // 4)
         shifts = torch.arange(-self.reach, self.reach + 1, dtype=torch.float64)
         down = torch.outer(shifts, torch.arange(rows, dtype=torch.float64)) / rows
@@ -95,11 +74,7 @@ class Aligned:
         self.across = (twice * torch.exp(2j * torch.pi * across)).to(torch.complex64) / columns
 
     def __call__(self, query: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The best alignment of one residual with each of several.
-
-        Args:
-            query: (rows, columns), of unit length.
-            candidates: (candidates, rows, columns), of unit length.
+        """The best alignment of one residual (rows, columns) with each of several, all of unit length.
 
         Returns:
             similarity (candidates,) in [-1, 1]; (candidates, 2) rows and columns by which the query, mirrored where

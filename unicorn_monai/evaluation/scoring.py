@@ -86,11 +86,7 @@ def statistic(key: str) -> bootstrap.Statistic:
 
 
 def scores(confusion: Tensor | NDArray) -> dict[str, Any]:
-    """IoU and Dice from a pooled confusion matrix (true, predicted).
-
-    Returns:
-        "iou" and "dice" per label (NaN where the label is absent), "mean_iou", "mean_iou_layers", "mean_dice".
-    """
+    """:func:`overlap` of a pooled confusion matrix (true, predicted), as lists and numbers."""
     matrix = np.asarray(confusion, dtype=np.float64)
     if matrix.sum() == 0:
         raise ValueError("No labelled pixel to score: every label is 255 (ignore), or the test set is empty.")
@@ -106,10 +102,10 @@ def per_image(confusion: Array) -> dict[str, Any]:
     """
     found = overlap(confusion)
     with np.errstate(invalid="ignore"):
-        means = {key: float(_mean(found[key])) for key in ("mean_iou", "mean_iou_layers")}
         return {
             "iou": or_none(_mean(found["iou"], axis=0)),
-            **{key: or_none(value) for key, value in means.items()},
+            "mean_iou": or_none(float(_mean(found["mean_iou"]))),
+            "mean_iou_layers": or_none(float(_mean(found["mean_iou_layers"]))),
             "excluded": int(np.isnan(found["iou"]).sum()),
         }
 
@@ -117,9 +113,7 @@ def per_image(confusion: Array) -> dict[str, Any]:
 class PooledIoU(Metric):
     """Ignite metric: mean IoU of the pooled confusion matrix; the evaluator must not decollate.
 
-    Args:
-        num_labels: number of labels.
-        key: which entry of :func:`scores` to give, or "confusion" for the matrix itself.
+    Or ``key``, another entry of :func:`scores`, or "confusion" for the matrix itself.
     """
 
     def __init__(self, num_labels: int, key: str = "mean_iou") -> None:
@@ -149,22 +143,16 @@ class PooledIoU(Metric):
 class Counts:
     """What is counted in the images of a test set; every score, interval and difference is computed from it.
 
-    Args:
-        images: file of each image.
-        subjects: subject of each image.
-        confusion: for each image (true label, predicted label).
-        boundary: for each image and surface [sum of the absolute errors in micrometres, number of columns]; None
-            where the data set gives no spacing or no layers.
-        boundary_p95: for each surface the 95th percentile of the absolute errors of all columns, micrometres.
-        columns: for each image [columns with a missing or crossing layer, annotated columns]; None without layers.
+    There is no ``boundary`` and no ``boundary_p95`` where the data set gives no spacing, and no ``columns`` either
+    where labels are no layers.
     """
 
-    images: list[str]
-    subjects: list[str]
-    confusion: list[list[list[int]]]
-    boundary: list[list[list[float]]] | None = None
-    boundary_p95: list[float | None] | None = None
-    columns: list[list[int]] | None = None
+    images: list[str]  # files
+    subjects: list[str]  # of each image
+    confusion: list[list[list[int]]]  # for each image (true label, predicted label)
+    boundary: list[list[list[float]]] | None = None  # per image and surface [sum of |errors| in um, number of columns]
+    boundary_p95: list[float | None] | None = None  # per surface the 95th percentile of |errors| of all columns, um
+    columns: list[list[int]] | None = None  # per image [those with a missing or crossing layer, annotated ones]
 
     def of_subjects(self, name: str = "confusion") -> Array:
         """What was counted per subject, (subjects, *shape), sorted by subject: input of ``bootstrap``."""
@@ -185,13 +173,10 @@ class Counts:
 
 
 def count(items: Sequence[dict[str, Any]], prediction: Tensor, num_labels: int, layered: bool = True) -> Counts:
-    """Compare predicted label maps with those of a data set.
+    """Compare predicted label maps (images, rows, columns) with those of a data set.
 
-    Args:
-        items: with "image", "label", "subject" and, for micrometres, "spacing_mm" (axial, lateral).
-        prediction: (images, rows, columns) integer.
-        num_labels: number of labels.
-        layered: labels are layers from top to bottom, so that there are surfaces.
+    Items have "image", "label", "subject" and, for micrometres, "spacing_mm" (axial, lateral). ``layered``: labels are
+    layers from top to bottom, so that there are surfaces.
     """
     if not items or len(items) != len(prediction):
         raise ValueError(f"Got {len(prediction)} predictions for {len(items)} images; expected one for each, some.")
@@ -246,13 +231,11 @@ def _boundary(counts: Counts, seed: int) -> dict[str, Any] | None:
     if counts.boundary is None or counts.boundary_p95 is None:
         return None
     subjects = counts.of_subjects("boundary")
-    each = or_none(ratio(subjects.sum(axis=0)))
     known = [p for p in counts.boundary_p95 if p is not None]
-    mean = or_none(mean_ratio(subjects.sum(axis=0)))
     return {
-        "mean_um": each,
+        "mean_um": or_none(ratio(subjects.sum(axis=0))),
         "p95_um": counts.boundary_p95,
-        "all_mean_um": mean,
+        "all_mean_um": or_none(mean_ratio(subjects.sum(axis=0))),
         "all_p95_um": float(np.mean(known)) if known else None,
         "ci95": bootstrap.confidence(subjects, mean_ratio, seed),
     }
@@ -281,11 +264,7 @@ def mean_ratio(pairs: Array) -> Array:
 def scored_items(
     dataset_dir: PathLike | Sequence[PathLike], split: str | Sequence[str], tell: bool = True
 ) -> list[dict[str, Any]]:
-    """:func:`datalist` of the images that have a label map; how many have none is logged, unless that was told before.
-
-    Raises:
-        ValueError: none has one, or label tables disagree.
-    """
+    """:func:`datalist` of the images that have a label map; how many have none is logged if ``tell``."""
     require_same_labels(list_folders(dataset_dir))
     items = datalist(dataset_dir, split)
     found = [item for item in items if "label" in item]
@@ -311,27 +290,18 @@ def score_images(
 ) -> dict[str, Any]:
     """Scores of a segmentation network on one split; see :func:`summarise`.
 
-    The intervals are percentile bootstraps over SUBJECTS: B-scans of one eye are not independent.
-
-    Args:
-        bundle_root: the retinal_unet bundle that defines the network.
-        weights: its weights.
-        dataset_dir: data set with labels.
-        split: usually "test".
-        seed: of the resampling.
-        device: where to run.
-        record: file for the :class:`Counts`, from which set-ups and seeds are compared.
+    ``bundle_root`` is the retinal_unet bundle that defines the network, ``record`` a file for the :class:`Counts`, from
+    which set-ups and seeds are compared.
     """
     network = from_bundle(bundle_root, weights=str(Path(weights).resolve()), device=device)
     num_labels, num_channels = definition(bundle_root, "num_labels"), definition(bundle_root, "num_channels")
     header = read_header(dataset_dir)
-    spacing: dict[str, Any] = {"spacing_mm": header.get("spacing_mm")}
-    items = [spacing | item for item in scored_items(dataset_dir, split, tell=False)]
+    items = [{"spacing_mm": header.get("spacing_mm")} | item for item in scored_items(dataset_dir, split, tell=False)]
     if len(label_names(dataset_dir)) != num_labels:
         raise ValueError(
             f"'{dataset_dir}' has {len(label_names(dataset_dir))} labels, the network {num_labels}; expected the same."
         )
-    prediction = predict_labels(network, [item["image"] for item in items], device, num_channels)
+    prediction = predict_labels(network, [str(item["image"]) for item in items], device, num_channels)
     counts = count(items, prediction, num_labels, layered=header.get("modality", "OCT") == "OCT")
     if record is not None:
         counts.save(record)

@@ -1,8 +1,7 @@
 """The whole method, from two data sets to a retrained segmentation network and a report.
 
 An experiment is put together from a run folder (``run.py``), what its stages are (``plan.py``), what runs them
-(``runner.py``) and an MLflow record (``tracking.py``). What can be set: ``settings.py``. Every training stage is a
-bundle configuration; the shell command that repeats it is printed and kept.
+(``runner.py``) and an MLflow record (``tracking.py``). What can be set: ``settings.py``.
 """
 
 from __future__ import annotations
@@ -26,11 +25,12 @@ from unicorn_monai.experiment.stages import Stage
 from unicorn_monai.experiment.tracking import Tracker
 from unicorn_monai.experiment.versions import provenance
 from unicorn_monai.report.report import write_report
-from unicorn_monai.report.results import write_results
+from unicorn_monai.report.results import Results
 from unicorn_monai.report.trainings import AUGMENTED, SEMANTIC_ONLY
 from unicorn_monai.system.console import log_to_console
 from unicorn_monai.system.distributed import require_single
-from unicorn_monai.system.records import read_stage
+from unicorn_monai.system.files import write_json
+from unicorn_monai.system.records import read_record, read_stage
 
 REFERENCES = ("lower_bound", "cut+real", *AUGMENTED, SEMANTIC_ONLY)  # compared with, subject by subject
 
@@ -50,7 +50,7 @@ class Experiment:
         require_images(settings)
         self.settings, self.folder, self.may_resume = settings, Run(settings), resume
         self.resumed = self.folder.goes_on(resume)
-        self.folder.forced = force or self.folder.was_forced()
+        self.folder.forced = force or (self.resumed and read_record(self.folder.run_dir).get("forced") is True)
         self.runner, self.stages = parts(self.folder)
 
     @property
@@ -100,20 +100,15 @@ class Experiment:
         kept = {p.stem: read_stage(p) for p in markers}
         results["seconds"] = {name: stage["seconds"] for name, stage in kept.items()}
         results["without_command"] = [name for name, stage in kept.items() if not stage["commands"]]
-        written = write_results(run.run_dir, results)
+        scores = {f"{k}.mean_iou".replace("+", "_"): score for k, score in Results.of(results).scores.items()}
+        write_json(run.run_dir / "results.json", results)
         report = write_report(run.run_dir)
-        scores = {f"{k}.mean_iou".replace("+", "_"): score for k, score in written.scores.items()}
         self.runner.tracker.close(scores, [run.run_dir / "results.json", report])
         return report
 
 
 def parts(run: Run, elsewhere: bool = False) -> tuple[Runner, list[Stage]]:
-    """What runs the stages of a run folder, and the stages.
-
-    Args:
-        run: the run folder.
-        elsewhere: in a process beside the one that was started.
-    """
+    """What runs the stages of a run folder, perhaps in a process beside the one that was started, and the stages."""
     runner = Runner(run.run_dir, run.device, run.settings.seed, run.results, elsewhere)
     return runner, Plan(run, runner).stages()
 

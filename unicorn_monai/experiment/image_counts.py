@@ -22,41 +22,31 @@ from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import SPLITS, read_header
 from unicorn_monai.evaluation.copies import LEAST
 from unicorn_monai.experiment.settings import PRESETS, Settings
-from unicorn_monai.system.files import PathLike
 from unicorn_monai.training.batches import no_batch, require_trainable
 
 NAMES = {"labeled": "labelled", "unlabeled": "unlabelled"}
 MORE = "Give the split more subjects: `unicorn-monai prepare ... --split`, or add scans."
 
-
 logger = logging.getLogger("unicorn_monai")
 
 
 def require_images(settings: Settings) -> None:
-    """Refuse an experiment on too few images.
-
-    Raises:
-        ValueError: one line per stage, with what it needs, what there is and what to do.
-    """
-    counts = {name: _counts(getattr(settings, name)) for name in NAMES}
+    """Refuse an experiment on too few images, with a line for each stage: what it needs, what there is, what to do."""
+    headers = {name: read_header(getattr(settings, name)) for name in NAMES}
+    counts = {name: {split: len(header.get(split, [])) for split in SPLITS} for name, header in headers.items()}
     if lacking := list(_lacking(settings, counts)):
         raise ValueError("There are too few images:\n" + "\n".join(lacking))
     for text in _not_computed(counts):
         logger.info(text)
-    config = _config(settings, "retinal_unet", "inference.json")
     with torch.random.fork_rng(devices=[]):
-        network = ConfigParser(config).get_parsed_content("network_def")
+        config = ConfigParser(_config(settings, "retinal_unet", "inference.json"))
+        network = config.get_parsed_content("network_def")
     require_trainable(network, datalist(settings.labeled, "training"), _config(settings, "retinal_unet")["batch_size"])
 
 
 def _config(settings: Settings, bundle: str, file: str = "train.json") -> dict[str, Any]:
     """A configuration as the run will have it."""
     return configured(bundle, PRESETS[settings.preset], (settings.overrides or {}).get(bundle), file)
-
-
-def _counts(folder: PathLike) -> dict[str, int]:
-    header = read_header(folder)
-    return {split: len(header.get(split, [])) for split in SPLITS}
 
 
 def _lacking(settings: Settings, counts: dict[str, dict[str, int]]) -> Iterator[str]:
@@ -69,10 +59,8 @@ def _lacking(settings: Settings, counts: dict[str, dict[str, int]]) -> Iterator[
     for name, count in counts.items():
         found = sum(count[split] for split in ([splits] if isinstance(splits, str) else splits))
         if 0 < found < 2:
-            yield (
-                f"uncertainty: needs 2 images of the {NAMES[name]} domain in {splits}, there is {found}: a mean and a "
-                f"standard deviation are measured. {MORE}"
-            )
+            need = f"uncertainty: needs 2 images of the {NAMES[name]} domain in {splits}, there is {found}"
+            yield f"{need}: a mean and a standard deviation are measured. {MORE}"
     autoencoder = _config(settings, "latent_diffusion", "train_autoencoder.json")
     found = sum(count["training"] for count in counts.values())
     if autoencoder["iterations_per_epoch"] is None and found < autoencoder["batch_size"]:
@@ -81,12 +69,9 @@ def _lacking(settings: Settings, counts: dict[str, dict[str, int]]) -> Iterator[
 
 def _not_computed(counts: dict[str, dict[str, int]]) -> Iterator[str]:
     """What too few images leave out of the results."""
-    few = [NAMES[name] for name, count in counts.items() if count["training"] < 2]
-    if few:
+    if few := [NAMES[name] for name, count in counts.items() if count["training"] < 2]:
         yield f"distances: will not be computed; they need 2 training images, of the {' and '.join(few)} there is one."
     held_out = sum(count["validation"] + count["test"] for count in counts.values())
     if held_out < LEAST:
-        yield (
-            f"search for copies: will not be computed; it needs {LEAST} validation and test images, there are "
-            f"{held_out}."
-        )
+        need = f"it needs {LEAST} validation and test images, there are {held_out}"
+        yield f"search for copies: will not be computed; {need}."

@@ -1,53 +1,60 @@
-"""What the stages measure: the networks, the generator and the folders of a run, handed to the evaluation."""
+"""What the stages measure: the networks, the generator and the folders of a run, handed to the evaluation.
+
+The autoencoder's speckle and the latents' spread. The control of the uncertainty: for a grid of requested uncertainties
+the same label maps are synthesised and the uncertainty of the images is measured with the segmentation network the
+prior belongs to. Label fidelity: the mean IoU between the label maps asked for and what an oracle (the network trained
+on the unlabelled domain's real labels where there are any) sees in the synthetic images.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from monai.networks.nets import AutoencoderKL
-from torch import nn
+from torch import Tensor, nn
 
 from unicorn_monai.bundle.references import from_bundle
-from unicorn_monai.data.items import datalist
-from unicorn_monai.data.layout import read_header
+from unicorn_monai.bundle.sampling_steps import describe
+from unicorn_monai.data import datalist, read_header
 from unicorn_monai.data.uncertainties import read_uncertainties
-from unicorn_monai.diffusion.bundle_models import load_prior
-from unicorn_monai.diffusion.latents import LatentDataset
-from unicorn_monai.evaluation.comparison import score_trainings, sub_domain_scores
-from unicorn_monai.evaluation.copies import Audited, Material, TooFewImages, audit, gather
-from unicorn_monai.evaluation.distribution import FeatureSet, distances
-from unicorn_monai.evaluation.features import Features, train_encoder
-from unicorn_monai.evaluation.fusion_weight import NoWeight, choose_weight, control_over_weights, measure_of
-from unicorn_monai.evaluation.scoring import score_images
-from unicorn_monai.experiment import measures, pictures, reconstructions
+from unicorn_monai.diffusion import LatentDataset, load_prior
+from unicorn_monai.evaluation import Features, FeatureSet, comparison, copies, distances, fusion_weight, score_images
+from unicorn_monai.evaluation.features import train_encoder
+from unicorn_monai.experiment import pictures
+from unicorn_monai.experiment.reconstructions import IMAGES, kept, lost
 from unicorn_monai.experiment.run import Run
 from unicorn_monai.experiment.runner import Runner
+from unicorn_monai.images import LoadPixelsd, read_image
 from unicorn_monai.images.pictures import evenly, palette
+from unicorn_monai.images.speckle import high_pass_std
+from unicorn_monai.latent_diffusion import downsampling
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.report.checks import image_checks
 from unicorn_monai.report.results import Results
-from unicorn_monai.synthesis.generator import Generator
-from unicorn_monai.synthesis.requests import Request, Requests, with_uncertainty
+from unicorn_monai.segmentation import predict_labels
+from unicorn_monai.synthesis import Generator, Request, Requests
+from unicorn_monai.synthesis.requests import with_uncertainty
 from unicorn_monai.system.files import read_json, write_json
+from unicorn_monai.uncertainty import image_uncertainty
 
 logger = logging.getLogger("unicorn_monai")
 
 LATENTS = 64  # sampled for their spread
-MAPS = 12  # label maps at each uncertainty of a grid
+GRID = 8  # requested uncertainties
+MAPS = 12  # label maps at each of them
 WEIGHT_MAPS = 32  # label maps at each fusion weight
 CONTROL = 128  # images from label maps that no network was trained on
+BATCH = 32  # images measured at a time
+SAMPLED = 16  # images sampled at a time
 
 
 class Judging:
-    """Work of the stages of a run that measure something.
-
-    Args:
-        run: says where everything lies.
-        runner: keeps commands.
-    """
+    """Work of the stages of a run that measure something."""
 
     def __init__(self, run: Run, runner: Runner) -> None:
         self.run, self.runner = run, runner
@@ -68,9 +75,8 @@ class Judging:
         """The generator of a variant, as its synthesis bundle wires it; with another weight if one is given."""
         run, mode = self.run, self.run.mode(variant)
         own = {"uncertainty_weight": run.weight(variant) if weight is None else weight, "device": str(run.device)}
-        return from_bundle(
-            run.bundle_dir("synthesis", variant), "generator", settings=run.settings.sampling(mode) | own
-        )
+        root, settings = run.bundle_dir("synthesis", variant), run.settings.sampling(mode) | own
+        return from_bundle(root, "generator", settings=settings)
 
     def prior(self, variant: str) -> UncertaintyPrior:
         """The prior of a variant; one that another segmentation network measured is refused."""
@@ -78,13 +84,11 @@ class Judging:
 
     def features(self) -> Features:
         """The feature network: the file that was given, or the one trained here."""
-        given = self.run.settings.features or {}
+        given, device = self.run.settings.features or {}, self.run.device
         if given.get("path"):
-            arguments = given.get("arguments")
-            return Features.from_file(
-                given["path"], given["sha256"], given["preprocessing"], self.run.device, arguments
-            )
-        return Features.from_encoder(self.run.features_path, self.run.device)
+            own = given["path"], given["sha256"], given["preprocessing"]
+            return Features.from_file(*own, device, given.get("arguments"))
+        return Features.from_encoder(self.run.features_path, device)
 
     def words(self) -> dict[str, Any]:
         """What makes :class:`Requests` name the unlabelled domain's sub-domains in turn; nothing without words."""
@@ -98,14 +102,13 @@ class Judging:
 
     def examples(self, count: int) -> list[Request]:
         """Some of them, spread over the subjects."""
-        total = len(datalist(self.run.labeled, "validation"))
-        everything = self.requests(total)
-        return [everything[i] for i in evenly(total, count)]
+        everything = self.requests(len(datalist(self.run.labeled, "validation")))
+        return [everything[i] for i in evenly(len(everything), count)]
 
-    def uncertainty(self, prior: UncertaintyPrior, variant: str) -> measures.Measured:
+    def uncertainty(self, prior: UncertaintyPrior, variant: str) -> Callable[[Tensor], Tensor]:
         """The uncertainty of images as it was measured for the prior of a variant."""
         root, device = self.run.bundle_dir("retinal_unet", variant), self.run.device
-        return measure_of(prior, from_bundle(root, weights="model.pt", device=device), root, device)
+        return fusion_weight.measure_of(prior, from_bundle(root, weights="model.pt", device=device), root, device)
 
     def known(self, folder: Path, variant: str = "") -> np.ndarray:
         """The uncertainties of a real data set that were measured for the prior."""
@@ -115,24 +118,55 @@ class Judging:
     # ------------------------------------------------------------------ autoencoder and diffusion model
 
     def reconstructions(self) -> dict[str, Any]:
-        """What the autoencoder keeps of the validation images of both domains."""
-        run = self.run
-        return reconstructions.measure(self.autoencoder(), run.domains, run.num_channels, run.device, run.forced)
+        """What the autoencoder keeps of the validation images of both domains; a run that goes on anyway is warned."""
+        run, network, found = self.run, self.autoencoder(), {}
+        for name, folder in run.domains.items():
+            items = datalist(folder, "validation")
+            paths = [str(items[i]["image"]) for i in evenly(len(items), IMAGES)]
+            channels, side = run.num_channels, downsampling(network)
+            found[name] = kept(paths, lambda image: network.reconstruct(image.to(run.device)), channels, side)
+        if run.forced and (what := lost(found)):
+            logger.warning(f"{what} The run goes on because of --force: all that follows is trained on such images.")
+        return found
 
     def refuse_unusable(self) -> None:
-        """End a run whose autoencoder does not keep the images; a forced one goes on, and is marked."""
-        reconstructions.refuse_unusable(self.run.results, self.run.run_dir, self.run.forced)
+        """End a run whose autoencoder does not keep the images; a forced one goes on, and is marked.
 
-    def textures(self) -> dict[str, Any]:
-        """Does the autoencoder keep the speckle?"""
-        run = self.run
-        network = self.network("lower_bound")
-        return measures.reconstruction(self.autoencoder(), network, run.domains, run.num_channels, run.device)
+        Raises:
+            ValueError: naming domain, value and bound, and what to do.
+        """
+        if not (what := lost(self.run.results["reconstructions"])):
+            return
+        if not self.run.forced:
+            sheets = self.run.run_dir / "bundles" / "latent_diffusion" / "output" / "autoencoder"
+            raise ValueError(
+                "All that follows would be trained on the images of an autoencoder that does not keep them. Look at "
+                f"the sheets in '{sheets}' and train it longer (max_epochs of train_autoencoder.json of "
+                "latent_diffusion, in overrides) with another --output, or go on in spite of it with --resume --force. "
+                f"{what}"
+            )
+        self.run.results["forced"] = what
 
+    @torch.no_grad()
+    def textures(self) -> dict[str, dict[str, list[float]]]:
+        """Does the autoencoder keep the speckle? Of validation images and their reconstructions, per domain."""
+        run, network, autoencoder, found = self.run, self.network("lower_bound"), self.autoencoder(), {}
+        for name, folder in run.domains.items():
+            channels, measured = run.num_channels, []
+            for item in datalist(folder, "validation"):
+                image = read_image(item["image"], channels)[None].to(run.device)
+                both = image, autoencoder.reconstruct(image).clamp(0, 1)
+                measured.append([(high_pass_std(x).item(), image_uncertainty(network(x)).item()) for x in both])
+            speckle, entropy = np.mean(measured, axis=0).T.tolist()
+            found[name] = {"high_pass_std": speckle, "entropy": entropy}
+        return found
+
+    @torch.no_grad()
     def latents(self) -> dict[str, Any]:
-        """Does the diffusion model keep the spread of the latents?
+        """Standard deviation of sampled latents over that of the training latents: 0.9 to 1.1 for a trained model.
 
         Those are of both domains; with words, every second image is asked for without, as the labelled ones are told.
+        With it, how right the sampler is that drew them.
         """
         run, told = self.run, self.words()
         root = run.bundle_dir("latent_diffusion")
@@ -140,7 +174,11 @@ class Judging:
         generator: Generator = from_bundle(root, "generator", settings={"device": str(run.device)})
         data = list(run.domains.values())
         dataset = LatentDataset(data, "training", self.autoencoder(), root / "models" / "latents")
-        return measures.latent_statistics(generator, Requests(LATENTS, run.settings.seed, **told), dataset)
+        requests = Requests(LATENTS, run.settings.seed, **told)
+        sampled = [generator.latents(requests[start : start + SAMPLED]) for start in range(0, LATENTS, SAMPLED)]
+        training = float(dataset.mean[0].double().square().mean() + dataset.std[0].double().square().mean()) ** 0.5
+        ratio = float(torch.cat(sampled).double().square().mean().sqrt()) / (training * generator.ldm.scale_factor)
+        return {"latent_std": ratio, "n": LATENTS, "sampler": describe(generator.ldm.scheduler, generator.steps)}
 
     def warn_of_images(self) -> None:
         """Say what of both is not as it should be."""
@@ -148,37 +186,30 @@ class Judging:
             if good is False:
                 logger.warning(f"{expected}; found {found}. What follows rests on it: look at the sheets of samples.")
 
-    # ------------------------------------------------------------------ segmentation networks
+    # ------------------------------------------------------------------ scores and control
 
     def scores(self, setup: str) -> dict[str, Any]:
         """Scores of a set-up on the unlabelled domain's test images, over its trainings."""
         run, trainings = self.run, range(self.run.settings.trainings)
         seed, records = run.settings.seed, [run.record(setup, i) for i in trainings]
-        root = run.bundle_dir("retinal_unet")
+        root, each = run.bundle_dir("retinal_unet"), []
         for i in trainings:
             file, weights = root / "configs" / "evaluate.json", run.weights(setup, i)
             self.runner.note(file, dataset_dir=run.unlabeled, split="test", ckpt_path=weights)
-        each = [
-            score_images(root, run.weights(setup, i), run.unlabeled, "test", seed, run.device, record)
-            for i, record in enumerate(records)
-        ]
-        found = each[0] if len(each) == 1 else score_trainings(each, records, seed)
-        return found | sub_domain_scores(records, run.unlabeled, "test", seed)
-
-    # ------------------------------------------------------------------ control
+            each.append(score_images(root, weights, run.unlabeled, "test", seed, run.device, records[i]))
+        found = each[0] if len(each) == 1 else comparison.score_trainings(each, records, seed)
+        return found | comparison.sub_domain_scores(records, run.unlabeled, "test", seed)
 
     def fusion_weight(self, variant: str) -> dict[str, Any]:
         """Control and label fidelity against the fusion weight, and the weight to take (see ``fusion_weight.py``).
 
-        Returns:
-            "table" of :func:`control_over_weights` (empty where all label maps are the same), "weight" and "reason" of
-            :func:`choose_weight`, "judge", "oracle".
+        The table is empty where all label maps are the same.
         """
         run, prior = self.run, self.prior(variant)
         oracle = "upper_bound" if run.has_upper else None
         found: dict[str, Any] = {"table": [], "judge": "augmentation", "oracle": oracle}
         try:
-            found["table"] = control_over_weights(
+            found["table"] = fusion_weight.control_over_weights(
                 self.generator(variant, weight=0.0),
                 self.requests(WEIGHT_MAPS, prior)[:],
                 self.uncertainty(prior, variant),
@@ -186,33 +217,37 @@ class Judging:
                 folder=run.run_dir / "pictures" / f"weights_{run.setup(variant)}",
                 oracle=None if oracle is None else self.network(oracle),
             )
-            weight, reason = choose_weight(found["table"])
-        except NoWeight as error:
+            weight, reason = fusion_weight.choose_weight(found["table"])
+        except fusion_weight.NoWeight as error:
             if run.settings.weight(run.mode(variant)) == "auto":
                 raise
             return found | {"weight": None, "reason": f"no weight: {error}"}
         logger.info(f"   without labels one would take {reason}")
         return found | {"weight": weight, "reason": reason}
 
+    @torch.no_grad()
     def control(self, variant: str) -> dict[str, Any]:
-        """Requested against measured uncertainty, and label fidelity of the synthetic data set."""
+        """Requested against measured uncertainty of the same label maps, and label fidelity of the synthetic images."""
         run, prior, oracle = self.run, self.prior(variant), self.run.oracle
-        found = measures.measure(
-            self.generator(variant),
-            self.requests(MAPS)[:],
-            self.uncertainty(prior, variant),
-            least=self.known(run.labeled, variant).mean(),
-            most=min(1.0, prior.mean + 2 * prior.std),
-        )
-        images, labels, channels = run.synthetic(variant), len(run.results["labels"]), run.num_channels
+        generator, maps, uncertainty = self.generator(variant), self.requests(MAPS)[:], self.uncertainty(prior, variant)
+        curve, requested, measured = [], [], []
+        for value in np.linspace(self.known(run.labeled, variant).mean(), most_asked(prior), GRID).tolist():
+            u = uncertainty(generator([*with_uncertainty(maps, value)])).cpu().numpy()
+            curve.append({"requested": value, "measured_mean": float(u.mean()), "measured_std": float(u.std())})
+            requested += [value] * len(u)
+            measured += u.tolist()
+        found = fusion_weight.agreement(np.array(requested), np.array(measured))
+        items, labels = datalist(run.synthetic(variant), "training", ("image", "label")), len(run.results["labels"])
+        seen = predict_labels(self.network(oracle), [item["image"] for item in items], run.device, run.num_channels)
+        load = LoadPixelsd(["label"], num_labels=labels)
+        asked = torch.stack([load.read_label(item["label"])[0] for item in items])
         scores = run.results["segmentation"].get(oracle, {})  # the judge is the network of the first training
-        each = scores.get("trainings", {}).get("mean_iou", [scores.get("mean_iou")])
-        return found | {
-            "label_fidelity_mean_iou": measures.label_fidelity(
-                self.network(oracle), images, labels, channels, run.device
-            ),
+        return {
+            **{key: found[key] for key in ("spearman", "mean_absolute_error")},
+            "curve": curve,
+            "label_fidelity_mean_iou": fusion_weight.overlap_of(seen, asked, labels),
             "oracle": f"segmentation network of '{oracle}'",
-            "oracle_mean_iou": each[0],
+            "oracle_mean_iou": scores.get("trainings", {}).get("mean_iou", [scores.get("mean_iou")])[0],
         }
 
     # ------------------------------------------------------------------ sets of images
@@ -224,6 +259,7 @@ class Judging:
         error = train_encoder(sets, run.features_path, run.num_channels, length, seed=seed, device=run.device)
         return {"masked_error": error}
 
+    @torch.no_grad()
     def uncertainties(self) -> None:
         """Mean and standard deviation of the uncertainty of each set, and all values for the histogram.
 
@@ -234,13 +270,16 @@ class Judging:
         main = run.settings.modes[0]
         uncertainty = self.uncertainty(self.prior(main), main)
         for name, folder in run.synthetic_sets.items():
-            values[name] = measures.measured_in(folder, uncertainty, run.num_channels, run.device)
+            items, channels, parts = datalist(folder, "training"), run.num_channels, []
+            for start in range(0, len(items), BATCH):
+                images = torch.stack([read_image(item["image"], channels) for item in items[start : start + BATCH]])
+                parts.append(uncertainty(images.to(run.device)).cpu())
+            values[name] = torch.cat(parts).numpy()
         run.results["uncertainty"] = {
             name: {"mean": float(v.mean()), "std": float(v.std()), "n": len(v)} for name, v in values.items()
         }
-        write_json(
-            run.run_dir / "uncertainties.json", {name: [round(float(x), 6) for x in v] for name, v in values.items()}
-        )
+        rounded = {name: [round(float(x), 6) for x in v] for name, v in values.items()}
+        write_json(run.run_dir / "uncertainties.json", rounded)
 
     def distances(self) -> dict[str, Any]:
         """Table 2: FID and KID between every pair of the run's sets of training images."""
@@ -261,10 +300,10 @@ class Judging:
         run, features, both = self.run, self.features(), ("image", "label")
         labels, channels, network = len(run.results["labels"]), run.num_channels, self.network("unicorn+real")
 
-        def read(items: list[dict[str, Any]]) -> Material:
-            return gather(items, features, labels, channels, network, run.device)
+        def read(items: list[dict[str, Any]]) -> copies.Material:
+            return copies.gather(items, features, labels, channels, network, run.device)
 
-        def real(ours: list[str], theirs: list[str]) -> Material:
+        def real(ours: list[str], theirs: list[str]) -> copies.Material:
             others = [{k: v for k, v in item.items() if k != "label"} for item in datalist(run.unlabeled, theirs)]
             return read(datalist(run.labeled, ours, both) + others)
 
@@ -277,14 +316,14 @@ class Judging:
         words, prior = self.words(), self.prior(main)
         unseen = Requests(count, seed + 1, run.labeled, "validation", uncertainty=prior, augment=augment, **words)
         try:
-            sets = Audited(
+            sets = copies.Audited(
                 read(datalist(run.synthetic(main), "training", both)),
                 real(["training"], ["training"]),
                 real(ours, theirs),
-                measures.control_set(self.generator(main), unseen, features),
+                control_set(self.generator(main), unseen, features),
             )
-            return audit(sets, features, run.run_dir / "memorization", seed=seed)
-        except TooFewImages as reason:
+            return copies.audit(sets, features, run.run_dir / "memorization", seed=seed)
+        except copies.TooFewImages as reason:
             return {"not_computed": str(reason)}
 
     def pictures(self) -> None:
@@ -296,17 +335,30 @@ class Judging:
         requests = with_uncertainty(self.examples(min(len(images) for images in real.values())), prior.mean)
         colours, shown = palette(read_header(run.labeled), channels), [real["unlabeled"], real["labeled"]]
         sheets = []
-        for mode in settings.modes:
-            generator = self.generator(mode)
-            sheets.append(pictures.side_by_side(mode, generator, requests, shown, colours, settings.words))
-            sheets.append(pictures.rising(mode, generator, requests[:3], min(1.0, prior.mean + 2 * prior.std)))
+        for generator in map(self.generator, settings.modes):
+            sheets.append(pictures.side_by_side(generator, requests, shown, colours, settings.words))
+            sheets.append(pictures.rising(generator, requests[:3], most_asked(prior)))
         measured = read_json(run.run_dir / "uncertainties.json")
-        sets = {
-            "synthetic": (run.synthetic(main), measured[run.setup(main)]),
-            "real": (run.unlabeled, measured["unlabeled"]),
-        }
-        sheets += [
-            pictures.by_uncertainty(sets, channels),
-            pictures.reconstructed(self.autoencoder(), real.values()),
-        ]
+        made, there = measured[run.setup(main)], measured["unlabeled"]
+        sets = {"synthetic": (run.synthetic(main), made), "real": (run.unlabeled, there)}
+        sheets.append(pictures.by_uncertainty(sets, channels))
+        sheets.append(pictures.reconstructed(self.autoencoder(), real.values()))
         pictures.write_all(run.run_dir / "pictures", sheets)
+
+
+@torch.no_grad()
+def control_set(generator: Generator, requests: Requests, features: Features) -> copies.Material:
+    """Images synthesised like a data set, but from label maps that no network was trained on."""
+    parts = []
+    for start in range(0, len(requests), SAMPLED):
+        batch = requests[start : start + SAMPLED]
+        labels = generator.labels(batch)
+        images = generator(batch, labels).cpu()
+        parts.append((images.half(), labels[:, 0].to(torch.uint8), features(images)))  # type: ignore[index]
+    images, labels, found = (torch.cat(part) for part in zip(*parts, strict=True))
+    return copies.Material([{}] * len(requests), images, labels, found)
+
+
+def most_asked(prior: UncertaintyPrior) -> float:
+    """The largest uncertainty of grids and pictures."""
+    return min(1.0, prior.mean + 2 * prior.std)

@@ -43,23 +43,18 @@ def write_all(folder: Path, sheets: Iterable[Sheet]) -> None:
 
 @torch.no_grad()
 def side_by_side(
-    mode: str, generator: Generator, requests: Sequence[Request], real: Sequence[Tensor], colours: Tensor, words: bool
+    generator: Generator, requests: Sequence[Request], real: Sequence[Tensor], colours: Tensor, words: bool
 ) -> Sheet:
-    """Label maps, images of the label map alone and of both controls, and real images.
+    """Label maps, images of the label map alone and of both controls, and real images, a column for each request.
 
-    Args:
-        mode: of the generator.
-        generator: with both ControlNets.
-        requests: of the columns.
-        real: images of the unlabelled and of the labelled domain, as many at least.
-        colours: of the labels.
-        words: images are asked for in words too.
+    ``real`` are as many images of the unlabelled and of the labelled domain, at least; with ``words`` the images are
+    asked for in words too.
     """
     labels, told = generator.labels(requests), " and the words" if words else ""
     rows = [paint(labels, colours), generator(requests, weight=0.0), generator(requests)]  # type: ignore[arg-type]
     return Sheet(
-        f"side_by_side_{mode}",
-        f"Label map, label only, label and uncertainty ({mode})",
+        f"side_by_side_{generator.inferer.mode}",
+        f"Label map, label only, label and uncertainty ({generator.inferer.mode})",
         f"Rows: the label map; the image with the Semantic-ControlNet alone{told}; the image with both ControlNets "
         "at the unlabelled domain's mean uncertainty; real images of the unlabelled domain (other subjects); real "
         "images of the labelled domain. The first three rows of a column share label map and noise.",
@@ -68,12 +63,12 @@ def side_by_side(
 
 
 @torch.no_grad()
-def rising(mode: str, generator: Generator, requests: Sequence[Request], most: float) -> Sheet:
+def rising(generator: Generator, requests: Sequence[Request], most: float) -> Sheet:
     """Each request at uncertainties from near 0 to the most."""
     grid = np.linspace(0.02, most, COLUMNS)
     return Sheet(
-        f"rising_uncertainty_{mode}",
-        f"The same label map and noise at rising uncertainty ({mode})",
+        f"rising_uncertainty_{generator.inferer.mode}",
+        f"The same label map and noise at rising uncertainty ({generator.inferer.mode})",
         "Requested uncertainty from left to right: " + ", ".join(f"{u:.2f}" for u in grid) + ".",
         torch.stack([generator([*(with_uncertainty([r], float(u))[0] for u in grid)]).cpu() for r in requests]),
     )
@@ -82,15 +77,13 @@ def rising(mode: str, generator: Generator, requests: Sequence[Request], most: f
 def by_uncertainty(sets: Mapping[str, tuple[Path, Sequence[float]]], channels: int) -> Sheet:
     """Images of data sets, from the least to the most uncertain, evenly spread over the ranks.
 
-    Args:
-        sets: "synthetic" and "real" -> data set and measured uncertainty of each of its training images.
-        channels: of the images.
+    ``sets``: "synthetic" and "real" -> data set and measured uncertainty of each of its training images.
     """
     rows, told = [], []
     columns = min(COLUMNS, *(len(values) for _, values in sets.values()))
     for name, (folder, values) in sets.items():
         items = datalist(folder, "training")
-        chosen = np.argsort(values)[np.linspace(0, len(values) - 1, columns).round().astype(int)]
+        chosen = np.argsort(values)[evenly(len(values), columns)]
         rows.append(torch.stack([read_image(items[i]["image"], channels) for i in chosen]))
         told.append(f"{name} {', '.join(f'{values[i]:.3f}' for i in chosen)}")
     caption = (

@@ -5,22 +5,21 @@
                 -> baselines -> further rounds -> distances, search for copies, pictures
 
 What makes something runs a configuration of a bundle, which stands here with its settings; what measures, and the gates
-between, are in ``judging.py``. What order, processes and resumption follow from: ``stages.py``. Both real data sets are
-always there. A new baseline, way of training or gate is an entry here.
+between, are in ``judging.py``. What order, processes and resumption follow from: ``stages.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from unicorn_monai.baselines import self_training
-from unicorn_monai.data.augmented import write_augmented
-from unicorn_monai.data.layout import read_header
+from unicorn_monai.data import read_header, write_augmented
 from unicorn_monai.experiment.judging import Judging
 from unicorn_monai.experiment.run import Run, nth
 from unicorn_monai.experiment.runner import Runner
@@ -29,35 +28,17 @@ from unicorn_monai.experiment.stages import Stage
 from unicorn_monai.report.trainings import AUGMENTED, SELF_TRAINED, SEMANTIC_ONLY, SYNTHETIC
 from unicorn_monai.system.weights import copy_weights
 
+Work = Callable[[], Any]  # of a stage
 CONTROLNETS = ("uncertainty_controlnet", "semantic_controlnet")  # in order: the second may build on the first
 
 
-def gate(name: str, needs: tuple[str, ...], makes: tuple[str, ...], look: Callable[[], None]) -> Stage:
-    """A condition between stages, looked at in every run; one that is not met ends it."""
-    return Stage(name, needs, makes, look, kept=False)
-
-
-def one_by_one(*works: Callable[[], Any]) -> Callable[[], None]:
-    """The work of a stage that has several parts."""
-
-    def work() -> None:
-        for part in works:
-            part()
-
-    return work
-
-
 class Plan:
-    """The stages of a run.
-
-    Args:
-        run: says what is to be done and where everything lies.
-        runner: runs the configurations of bundles.
-    """
+    """The stages of a run: ``run`` says what is to be done and where, ``runner`` runs the bundles' configurations."""
 
     def __init__(self, run: Run, runner: Runner) -> None:
         self.run, self.runner, self.settings, self.judge = run, runner, run.settings, Judging(run, runner)
         self.domains = {"dataset_dir": str(run.labeled), "unlabeled_dir": str(run.unlabeled)}
+        self.both = [str(run.labeled), str(run.unlabeled)]
         compositional = "compositional" in self.settings.modes
         self.shown = (  # what the Semantic-ControlNet sees besides the labelled images
             *["labeled_augmented"] * (self.settings.style_augmentation and compositional),
@@ -68,7 +49,7 @@ class Plan:
     def stages(self) -> list[Stage]:
         """All of them."""
         chosen, run = self.settings.baselines, self.run
-        parts: Iterable[list[Stage]] = (
+        parts = chain(
             self.autoencoder(),
             self.segmentation(),
             self.diffusion(),
@@ -76,53 +57,44 @@ class Plan:
             *(self.self_trained(name) for name in chosen if name in SELF_TRAINED),
             [Stage(name, (), (name,), self.judge.train_features) for name in self.seen_through],
             *(self.synthetic_baseline(name) for name in chosen if name in SYNTHETIC),
-            *(self.round(variant) for variant in run.rounds),
+            *(self.round(variant, before) for before, variant in pairwise([self.settings.modes[0], *run.rounds])),
             self.judgement(),
         )
-        return [stage for part in parts for stage in part]
+        return list(parts)
 
-    def bundle(
-        self, name: str, config: str, kind: str = "train", variant: str = "", /, **values: Any
-    ) -> Callable[[], None]:
+    def bundle(self, name: str, config: str, kind: str = "train", variant: str = "", /, **values: Any) -> Work:
         """The work of running a configuration of a bundle with these settings."""
         return partial(self.runner.bundle, self.run.bundle_dir(name, variant), config, kind, **values)
 
-    # ------------------------------------------------------------------ both domains
-
     def autoencoder(self) -> list[Stage]:
         """Go on only where its images are usable."""
-        judge, data = self.judge, [str(folder) for folder in self.run.domains.values()]
-        train = self.bundle("latent_diffusion", "train_autoencoder.json", dataset_dir=data)
+        judge, train = self.judge, self.bundle("latent_diffusion", "train_autoencoder.json", dataset_dir=self.both)
         return [
             Stage("autoencoder", (), ("autoencoder",), train),
             Stage("reconstructions", ("autoencoder",), (), judge.reconstructions, result=("reconstructions",)),
-            gate("usable images", ("reconstructions",), ("usable autoencoder",), judge.refuse_unusable),
+            Stage("usable images", ("reconstructions",), ("usable autoencoder",), judge.refuse_unusable, kept=False),
         ]
 
     def segmentation(self) -> list[Stage]:
         """The networks of the real images, guessed labels, and the uncertainties."""
         run, settings, first = self.run, self.settings, self.settings.modes[0]
-        real = [run.labeled]
-        bounds = self.networks("lower_bound", (), real, run.labeled)
-        bounds += self.networks("upper_bound", (), [run.unlabeled], run.unlabeled) if run.has_upper else []
+        bounds = self.networks("lower_bound", (), run.labeled)
+        bounds += self.networks("upper_bound", (), run.unlabeled) if run.has_upper else []
         styles = partial(write_augmented, run.labeled, run.augmented, settings.seed)
         guess = self.guess(first, run.weights("augmentation"))
-        more = [
-            stage
-            for name in settings.augmented
-            for stage in self.networks(name, (), real, run.labeled, augmentation=AUGMENTED[name])
-        ]
+        more = list[Stage]()
+        for name in settings.augmented:
+            more += self.networks(name, (), run.labeled, augmentation=AUGMENTED[name])
         networks = [thing for stage in (*bounds, *more) for thing in stage.makes]  # of any an ensemble may be made
-        measure = one_by_one(*self.measure(first))
         return [
             *bounds,
             *[Stage("styles", (), ("labeled_augmented",), styles)] * ("labeled_augmented" in self.shown),
             *more,
             *[Stage("pseudo_labels", ("augmentation",), ("guessed",), guess)] * settings.teaches,
-            Stage("uncertainty", (*networks, *self.shown), ("prior",), measure),
+            Stage("uncertainty", (*networks, *self.shown), ("prior",), partial(self.measure, first)),
         ]
 
-    def guess(self, variant: str, teacher: Path) -> Callable[[], None]:
+    def guess(self, variant: str, teacher: Path) -> Work:
         """Label the unlabelled images by a network, all their pixels: the Semantic-ControlNet sees whole label maps."""
         own = {"dataset_dir": str(self.run.unlabeled), "output_dir": str(self.run.guessed(variant))}
         own |= {"ckpt_path": str(teacher), "threshold": 0.0, "labeled_dir": str(self.run.labeled)}
@@ -133,43 +105,33 @@ class Plan:
         folders = {"labeled_augmented": self.run.augmented, "guessed": self.run.guessed(variant)}
         return [str(folders[name]) for name in self.shown]
 
-    def measure(self, variant: str) -> list[Callable[[], None]]:
+    def measure(self, variant: str, *before: Work) -> None:
         """Uncertainty of every image of both domains, and the prior in the scaling of every mode."""
-        models, settings = self.run.bundle_dir("retinal_unet", variant) / "models", self.settings
+        for work in before:
+            work()
+        root, settings = self.run.bundle_dir("retinal_unet", variant), self.settings
         values = {**self.domains, "measured_too": self.also_labeled(variant)}
-        return [
-            self.bundle(
-                *("retinal_unet", "uncertainty.json", "infer", variant),
-                **values,
-                scaling=scaling,
-                prior_path=str(models / prior_file(scaling)),
-            )
-            for scaling in dict.fromkeys(settings.scaling_of(mode) for mode in settings.modes)
-        ]
+        for scaling in dict.fromkeys(settings.scaling_of(mode) for mode in settings.modes):
+            own = {"scaling": scaling, "prior_path": str(root / "models" / prior_file(scaling))}
+            self.runner.bundle(root, "uncertainty.json", "infer", **values, **own)
 
     def diffusion(self) -> list[Stage]:
         """Does it keep the speckle and the spread of the latents?"""
-        judge, data = self.judge, [str(folder) for folder in self.run.domains.values()]
-        train = self.bundle("latent_diffusion", "train_diffusion.json", dataset_dir=data)
+        judge, train = self.judge, self.bundle("latent_diffusion", "train_diffusion.json", dataset_dir=self.both)
         alone = self.run.jobs <= 2  # it is longer than all that could run beside it
         made = ("autoencoder", "lower_bound", "diffusion")
         return [
             Stage("diffusion", ("usable autoencoder",), ("diffusion",), train, alone=alone),
             Stage("reconstruction", made, (), judge.textures, result=("autoencoder",)),
             Stage("latents", ("diffusion",), (), judge.latents, result=("diffusion",)),
-            gate("images as they should be", ("reconstruction", "latents"), (), judge.warn_of_images),
+            Stage("images as they should be", ("reconstruction", "latents"), (), judge.warn_of_images, kept=False),
         ]
 
-    # ------------------------------------------------------------------ segmentation networks
-
-    def networks(
-        self, setup: str, needs: tuple[str, ...], data: list[Path], validation: Path, **recipe: str
-    ) -> list[Stage]:
-        """A recipe trained on some data, as often as asked, and its scores."""
-        names = [nth(setup, i) for i in range(self.settings.trainings)]
-        values = {"dataset_dir": [str(folder) for folder in data] if len(data) > 1 else str(data[0])}
-        values["validation_dir"] = str(validation)
-        found = []
+    def networks(self, setup: str, needs: tuple[str, ...], *data: Path, **recipe: str) -> list[Stage]:
+        """A recipe trained on some data, validated on the first of them, as often as asked, and its scores."""
+        names, found = [nth(setup, i) for i in range(self.settings.trainings)], []
+        first, *others = map(str, data)
+        values = {"dataset_dir": [first, *others] if others else first, "validation_dir": first}
         for i, name in enumerate(names):
             folder = str(self.run.weights(setup, i).parent)
             own = values | {"ckpt_dir": folder, "output_dir": folder} | recipe | {"seed": self.settings.seed + i}
@@ -181,25 +143,18 @@ class Plan:
         name, work, result = f"{setup}_evaluation", partial(self.judge.scores, setup), ("segmentation", setup)
         return [Stage(name, tuple(networks), (), work, result)] * self.run.has_truth
 
-    # ------------------------------------------------------------------ variants of the method
-
     def variant(self, variant: str, prior: str = "prior", before: str = "") -> list[Stage]:
         """Both ControlNets, the fusion weight, the synthesis, how far it obeys, and what is trained on its images.
 
-        Args:
-            variant: a mode or a round.
-            prior: the thing that is its prior.
-            before: the variant whose ControlNets it goes on from.
+        ``prior`` is the thing that is its prior, ``before`` the variant whose ControlNets a round goes on from.
         """
         run, judge, name, data = self.run, self.judge, self.run.setup(variant), self.run.synthetic(variant)
         shown = self.shown if run.mode(variant) == "compositional" else ()
         unc, sem = (f"{name}_{net}" for net in CONTROLNETS)
         begun = tuple(f"{run.setup(before)}_{net}" for net in CONTROLNETS) if before else ()
         chosen = (f"{name}_weights",) if self.settings.with_augmentation else ()  # judged without the other labels
-        judges, scored = (
-            ("augmentation", *["upper_bound"] * run.has_upper),
-            [f"{run.oracle}_evaluation"] * run.has_truth,
-        )
+        judges = ["augmentation", *["upper_bound"] * run.has_upper]
+        scored = [f"{run.oracle}_evaluation"] * run.has_truth
         weigh, obey = partial(judge.fusion_weight, variant), partial(judge.control, variant)
         key = name.replace("unicorn", "control")
         stages = [
@@ -211,16 +166,16 @@ class Plan:
             *self.retrained(name, data),
         ]
         for more in self.settings.augmented if variant == self.settings.modes[0] else ():
-            both, recipe = [data, run.labeled], AUGMENTED[more]
-            stages += self.networks(f"{name}+real+{more}", (data.name,), both, data, augmentation=recipe)
+            recipe = {"augmentation": AUGMENTED[more]}
+            stages += self.networks(f"{name}+real+{more}", (data.name,), data, run.labeled, **recipe)
         return stages
 
     def retrained(self, setup: str, data: Path) -> list[Stage]:
         """A segmentation network of synthetic images, and one of synthetic and real ones."""
-        alone = self.networks(setup, (data.name,), [data], data)
-        return alone + self.networks(f"{setup}+real", (data.name,), [data, self.run.labeled], data)
+        alone = self.networks(setup, (data.name,), data)
+        return alone + self.networks(f"{setup}+real", (data.name,), data, self.run.labeled)
 
-    def controlnet(self, net: str, variant: str, before: str) -> Callable[[], None]:
+    def controlnet(self, net: str, variant: str, before: str) -> Work:
         """Train one ControlNet; the Semantic-ControlNet on top of the other in ``compositional`` mode."""
         run, mode = self.run, self.run.mode(variant)
         own: dict[str, Any] = dict(self.domains)
@@ -238,17 +193,15 @@ class Plan:
         own |= {"output_dir": str(output), "resume": True}
         self.runner.bundle(run.bundle_dir("synthesis", variant), "inference.json", "infer", **own)
 
-    def round(self, variant: str) -> list[Stage]:
+    def round(self, variant: str, before: str) -> list[Stage]:
         """A further round: the retrained network guesses labels, and its uncertainties steer the next synthesis."""
-        run, name, before = self.run, self.run.setup(variant), self.run.round_before(variant)
+        run, name = self.run, self.run.setup(variant)
         retrained, prior = f"{run.setup(before)}+real", f"{name}_uncertainty"
         weights = run.weights(retrained)
         install = partial(copy_weights, weights, run.bundle_dir("retinal_unet", variant) / "models" / "model.pt")
         guess = [self.guess(variant, weights)] * self.settings.teaches
-        work = one_by_one(install, *guess, *self.measure(variant))
+        work = partial(self.measure, variant, install, *guess)
         return [Stage(prior, (retrained, *self.shown), (prior,), work), *self.variant(variant, prior, before)]
-
-    # ------------------------------------------------------------------ baselines
 
     def self_trained(self, setup: str) -> list[Stage]:
         """Pseudo-labels of a network of the labelled images on the unlabelled ones, training with them, in rounds."""
@@ -275,14 +228,10 @@ class Plan:
             return [Stage(f"{name}_synthesis", nets, (data.name,), work), *self.retrained(name, data)]
         teacher = ["augmentation"] * self.settings.teaches
         spent = (*teacher, "autoencoder", "diffusion", *(f"unicorn_{net}" for net in CONTROLNETS))
-        translate = self.bundle(
-            *("style_transfer", "inference.json", "infer"),
-            dataset_dir=str(self.run.labeled),
-            ckpt_path=str(self.run.bundle_dir("style_transfer") / "models" / name / "model.pt"),
-            output_dir=str(data),
-            resume=True,
-            device_name=str(read_header(self.run.unlabeled)["device"]),
-        )
+        weights = self.run.bundle_dir("style_transfer") / "models" / name / "model.pt"
+        own = {"dataset_dir": str(self.run.labeled), "ckpt_path": str(weights), "output_dir": str(data), "resume": True}
+        own |= {"device_name": str(read_header(self.run.unlabeled)["device"])}
+        translate = self.bundle("style_transfer", "inference.json", "infer", **own)
         train = partial(self.train_style_transfer, name, spent)
         return [
             Stage(f"{name}_training", spent, (f"{name}_networks",), train, result=("budget", name)),
@@ -301,8 +250,6 @@ class Plan:
         folders = {"ckpt_dir": folder, "output_dir": folder}
         self.bundle("style_transfer", f"train_{name}.json", **self.domains, **length, **folders)()
         return {"core_seconds": budget, "threads": threads, "stages": list(stages)}
-
-    # ------------------------------------------------------------------ sets of images
 
     def judgement(self) -> list[Stage]:
         """Uncertainties of and distances between the sets of images, the search for copies, and the pictures."""

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import connection
 from typing import Any
 
@@ -44,7 +45,7 @@ def side_by_side(
     os.environ |= {"OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"}  # bars of two processes overwrite each other
     spawn = multiprocessing.get_context("spawn")
     try:
-        with on_sigterm(_end), ProcessPoolExecutor(jobs, spawn, _end_with_parent) as pool:
+        with on_sigterm(partial(sys.exit, STOPPED)), ProcessPoolExecutor(jobs, spawn, _end_with_parent) as pool:
             try:
                 _walk(lambda stage: pool.submit(_work, task, stage.name, threads), stages, jobs, here)
             except BaseException as error:  # a failure, SIGTERM, Ctrl-C; before anything more is begun
@@ -80,10 +81,6 @@ def _walk(submit: Callable[[Stage], Future], stages: Sequence[Stage], jobs: int,
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             future.result()
             del running[future]
-
-
-def _end() -> None:
-    raise SystemExit(STOPPED)
 
 
 def _work(task: Callable[[str, int], None], name: str, threads: int) -> None:

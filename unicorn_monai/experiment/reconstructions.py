@@ -9,35 +9,27 @@
 The trivial answer, each image's mean, has an error of 1, and black pictures one far above. The structure counts as kept
 where the error is at most that of a coarse picture, the means of 8 x 8 squares (or a tenth, for images without detail).
 The squares leave out the speckle, which a good reconstruction draws anew; that it is there at all the texture tells. An
-autoencoder that was trained for too short a time shows blocks: each value of the latents decodes to a square of its
-own, which the grid tells. These bounds part usable images from others; whether they are good, ``image_checks`` says.
+autoencoder that was trained for too short a time shows blocks, which the grid tells. These bounds part usable images
+from others; whether they are good, ``image_checks`` says.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from monai.networks.nets import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
-from unicorn_monai.data.items import datalist
-from unicorn_monai.images.pictures import evenly
 from unicorn_monai.images.speckle import high_pass_std
 from unicorn_monai.images.transforms import read_image
-from unicorn_monai.latent_diffusion import downsampling
 from unicorn_monai.report.checks import usable_checks
 from unicorn_monai.report.results import Results
 
 SQUARE = 4  # pixels, the side of a square; a coarse picture has squares of twice that
 ERROR = 0.1  # allowed at any rate
 IMAGES = 200  # of each domain, evenly spread over the validation images
-
-logger = logging.getLogger("unicorn_monai")
 
 
 @torch.no_grad()
@@ -53,8 +45,8 @@ def kept(
         side: of the square that one place of the latents stands for, pixels.
 
     Returns:
-        "error" [of the reconstructions, the largest allowed], "high_pass_std" [of the originals, of the
-        reconstructions], "grid" and "mean" grey value likewise.
+        "error" [of the reconstructions, the largest allowed]; "high_pass_std", "grid" and "mean" grey value [of the
+        originals, of the reconstructions].
     """
     sums, steps = torch.zeros(7, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
     for path in originals:
@@ -85,54 +77,8 @@ def _steps(image: Tensor, side: int) -> Tensor:
     return found
 
 
-def measure(
-    network: AutoencoderKL, domains: Mapping[str, Path], channels: int, device: torch.device, forced: bool = False
-) -> dict[str, dict[str, list[float]]]:
-    """What an autoencoder keeps of the validation images of both domains.
-
-    Args:
-        network: the autoencoder.
-        domains: the real data sets by name.
-        channels: of the images.
-        device: where the network is.
-        forced: the run goes on whatever comes out, which is told.
-    """
-    result = {}
-    for name, folder in domains.items():
-        paths = [str(item["image"]) for item in datalist(folder, "validation")]
-        some = [paths[i] for i in evenly(len(paths), IMAGES)]
-        result[name] = kept(some, lambda image: network.reconstruct(image.to(device)), channels, downsampling(network))
-    if forced and (lost := _lost(result)):
-        logger.warning(f"{lost} The run goes on because of --force: all that follows is trained on such images.")
-    return result
-
-
-def _lost(measured: dict[str, Any]) -> str:
+def lost(measured: dict[str, Any]) -> str:
     """What is not kept, as a sentence; empty where everything is."""
     checks = usable_checks(Results.of({"reconstructions": measured}))
-    lost = [f"{what}; found {found}" for what, found, good in checks if good is False]
-    return f"The autoencoder does not keep the images: {'. '.join(lost)}." if lost else ""
-
-
-def refuse_unusable(results: dict[str, Any], run_dir: Path, forced: bool) -> None:
-    """End a run whose autoencoder does not keep the images; a forced one goes on, and is marked.
-
-    Args:
-        results: of the run, "reconstructions" among them; gets "forced", what was not heeded.
-        run_dir: the run folder, for the message.
-        forced: whether to go on.
-
-    Raises:
-        ValueError: naming domain, value and bound, and what to do.
-    """
-    if not (lost := _lost(results["reconstructions"])):
-        return
-    if forced:
-        results["forced"] = lost
-        return
-    raise ValueError(
-        "All that follows would be trained on the images of an autoencoder that does not keep them. Look at the sheets "
-        f"in '{run_dir / 'bundles' / 'latent_diffusion' / 'output' / 'autoencoder'}' and train it longer (max_epochs "
-        "of train_autoencoder.json of latent_diffusion, in overrides) with another --output, or go on in spite of it "
-        f"with --resume --force. {lost}"
-    )
+    found = [f"{what}; found {value}" for what, value, good in checks if good is False]
+    return f"The autoencoder does not keep the images: {'. '.join(found)}." if found else ""

@@ -22,9 +22,8 @@ from typing import Any
 import torch
 
 from unicorn_monai.baselines.self_training import ROUNDS
-from unicorn_monai.bundle.installation import install
+from unicorn_monai.bundle import definition, install
 from unicorn_monai.bundle.metadata import described
-from unicorn_monai.bundle.references import definition
 from unicorn_monai.bundle.sampling_steps import is_coarse
 from unicorn_monai.data import manifest
 from unicorn_monai.data.layout import HEADER, SPLITS, label_map_counts, label_names, local_folder, read_header
@@ -40,7 +39,6 @@ from unicorn_monai.system.weights import read_metadata, sha256
 
 logger = logging.getLogger("unicorn_monai")
 
-SHARED = ("latent_diffusion", "style_transfer")  # by all variants
 OWN = ("uncertainty_controlnet", "semantic_controlnet", "synthesis")  # of every variant
 FREE = ("jobs", "device", "labeled", "unlabeled")  # may differ in a resumption; the data are compared by content
 
@@ -51,15 +49,11 @@ def nth(name: str, training: int) -> str:
 
 
 class Run:
-    """Paths and results of a run.
-
-    Args:
-        settings: of the experiment.
-        forced: goes on with an autoencoder that does not keep the images.
-    """
+    """Paths and results of a run; a forced one goes on with an autoencoder that does not keep the images."""
 
     def __init__(self, settings: Settings, forced: bool = False) -> None:
-        self.settings, self.run_dir = settings, Path(settings.output).resolve()
+        self.settings, self.run_dir, self.forced = settings, Path(settings.output).resolve(), forced
+        self._begun = self.run_dir / "experiment.json"
         self.device = torch.device(settings.device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
         if settings.tracking:
             address(self.run_dir)
@@ -70,31 +64,22 @@ class Run:
         self.has_truth = self.label_maps["test"][0] > 0  # scores can be computed
         complete = all(0 < n == total for n, total in (self.label_maps[s] for s in SPLITS[:2]))
         self.has_upper = self.has_truth and complete  # and a network trained on true labels
-        self.forced = forced
+        self.oracle = "upper_bound" if self.has_upper else "lower_bound"  # says what synthetic images show
+        self.domains = {"labeled": self.labeled, "unlabeled": self.unlabeled}
+        self.augmented = self.run_dir / "labeled_augmented"  # the labelled images with strong intensity augmentation
+        self.features_path = self.run_dir / "features" / "model.pt"  # of the feature network that was trained here
+        self.rounds = [f"round{r}" for r in range(2, settings.rounds + 1)]  # the further ones, of the first mode
+        self.variants = [*settings.modes, *self.rounds]
         self._data: dict[str, Any] | None = None  # what it is, once it was compared with what it was
         self.results: dict[str, Any] = {
             "labels": label_names(self.labeled),
             "modality": read_header(self.labeled).get("modality", "OCT"),
-            "segmentation": {},
-            "uncertainty": {},
-            "weights": {},
-            "budget": {},
-            "seconds": {},
+            **{table: {} for table in ("segmentation", "uncertainty", "weights", "budget", "seconds")},
             "words": settings.named(),
         }
 
-    @property
-    def _begun(self) -> Path:
-        return self.run_dir / "experiment.json"
-
     def goes_on(self, resume: bool) -> bool:
-        """Compare the settings with what a run here was started with, as ``experiment.json`` tells; changes nothing.
-
-        Args:
-            resume: whether a run may be here.
-
-        Returns:
-            whether one is.
+        """Whether a run is here; compares its settings with these and changes nothing.
 
         Raises:
             ValueError: one is, and was not to be resumed, has other settings or was begun with other data; more
@@ -112,22 +97,11 @@ class Run:
         if "baselines" in changed and set(before["baselines"]) <= set(now["baselines"]):
             changed.remove("baselines")  # a finished run can be compared with more
         if changed:
-            raise ValueError(
-                f"'{self.run_dir}' was started with other settings: {', '.join(changed)}. Resume with the "
-                "same, or use another --output."
-            )
+            what = f"'{self.run_dir}' was started with other settings: {', '.join(changed)}"
+            raise ValueError(f"{what}. Resume with the same, or use another --output.")
         if self._data is None:
             self._data = manifest.require_same(self.run_dir, self.domains)
         return True
-
-    @property
-    def domains(self) -> dict[str, Path]:
-        """Both real data sets."""
-        return {"labeled": self.labeled, "unlabeled": self.unlabeled}
-
-    def was_forced(self) -> bool:
-        """Whether a run here was told to go on with images that its autoencoder does not keep."""
-        return self._begun.is_file() and read_record(self.run_dir).get("forced") is True
 
     def claim(self) -> None:
         """Write down what the run does; within ``Runner.guard``, for it changes what a run here goes by.
@@ -136,11 +110,8 @@ class Run:
         """
         now, settings = provenance(), asdict(self.settings)
         first = read_record(self.run_dir) if self._begun.exists() else {}
-        if other := {
-            key: [first["settings"][key], settings[key]]
-            for key in FREE
-            if first and key in first["settings"] and first["settings"][key] != settings[key]
-        }:
+        before = {key: value for key, value in first.get("settings", {}).items() if key in FREE}
+        if other := {key: [value, settings[key]] for key, value in before.items() if value != settings[key]}:
             now["changed"] = other
         start = first | {"resumed": [*first.get("resumed", []), now]} if first else now
         if first:
@@ -166,29 +137,9 @@ class Run:
                     write_text(path, whole.sub(lambda _: new, text))
                     os.utime(path, ns=(age.st_atime_ns, age.st_mtime_ns))  # it tells the order of the stages
 
-    # ------------------------------------------------------------------ variants
-
-    @property
-    def variants(self) -> list[str]:
-        """The modes, then the further rounds of the first."""
-        return [*self.settings.modes, *self.rounds]
-
-    @property
-    def rounds(self) -> list[str]:
-        """The further rounds of the first mode."""
-        return [f"round{r}" for r in range(2, self.settings.rounds + 1)]
-
     def mode(self, variant: str) -> str:
         """The mode of a variant."""
         return variant if variant in self.settings.modes else self.settings.modes[0]
-
-    def round_before(self, variant: str) -> str:
-        """The variant that a further round goes on from."""
-        return [self.settings.modes[0], *self.rounds][self.rounds.index(variant)]
-
-    def is_round(self, variant: str) -> bool:
-        """Whether a variant is a further round."""
-        return variant not in self.settings.modes
 
     def setup(self, variant: str) -> str:
         """What a variant's set-ups are called: "unicorn", "unicorn_paper", "unicorn_round2"."""
@@ -197,11 +148,6 @@ class Run:
     def weight(self, variant: str) -> float:
         """Weight of the Uncertainty-ControlNet: the setting, or what was chosen."""
         return self.settings.weight_used(self.mode(variant), self.results["weights"], self.setup(variant))
-
-    @property
-    def oracle(self) -> str:
-        """The set-up whose network says what synthetic images show."""
-        return "upper_bound" if self.has_upper else "lower_bound"
 
     @property
     def not_computed(self) -> dict[str, str]:
@@ -227,11 +173,9 @@ class Run:
         for why in self.not_computed.values():
             logger.info(f"not computed: {why}")
 
-    # ------------------------------------------------------------------ paths
-
     def bundle_dir(self, name: str, variant: str = "") -> Path:
         """Where a bundle of this run lies; without a variant, that of the first mode."""
-        own = name in OWN or (name == "retinal_unet" and variant and self.is_round(variant))
+        own = name in OWN or (name == "retinal_unet" and variant in self.rounds)
         first = not variant or variant == self.settings.modes[0] or not own
         return self.run_dir / ("bundles" if first else f"bundles_{variant}") / name
 
@@ -250,19 +194,9 @@ class Run:
         sets = {self.setup(variant): self.synthetic(variant) for variant in self.variants}
         return sets | {n: self.run_dir / f"synthetic_{n}" for n in SYNTHETIC if n in self.settings.baselines}
 
-    @property
-    def augmented(self) -> Path:
-        """The labelled images with strong intensity augmentation."""
-        return self.run_dir / "labeled_augmented"
-
     def guessed(self, variant: str) -> Path:
         """The unlabelled images with the labels that a network guesses; every further round has its own."""
-        return self.run_dir / (f"guessed_{variant}" if self.is_round(variant) else "guessed")
-
-    @property
-    def features_path(self) -> Path:
-        """Weights of the feature network that was trained here."""
-        return self.run_dir / "features" / "model.pt"
+        return self.run_dir / (f"guessed_{variant}" if variant in self.rounds else "guessed")
 
     def weights(self, setup: str, training: int = 0) -> Path:
         """Weights of the segmentation network of a set-up, from its first or a further training."""
@@ -291,37 +225,32 @@ class Run:
         """Channels of the images."""
         return int(definition(self.bundle_dir("retinal_unet"), "num_channels"))
 
-    # ------------------------------------------------------------------ bundles
-
     def install_bundles(self) -> None:
         """Put the bundles into the run folder, with the preset's settings and those of this data."""
-        first, *others = self.variants
-        names = [(name, first) for name in ("retinal_unet", "latent_diffusion", *OWN)]
-        names += [("style_transfer", first)] if set(STYLE_TRANSFER) & set(self.settings.baselines) else []
-        for variant in others:
-            names += [(name, variant) for name in (*(["retinal_unet"] if self.is_round(variant) else []), *OWN)]
-        for name, variant in names:
-            presets = self.settings.presets(name)
-            install(name, self.bundle_dir(name, variant).parent, presets, self._overrides(name, variant))
+        transfer = set(STYLE_TRANSFER) & set(self.settings.baselines)
+        shared = ["retinal_unet", "latent_diffusion", *["style_transfer"] * bool(transfer)]
+        for variant in self.variants:
+            more = shared if variant == self.variants[0] else ["retinal_unet"] * (variant in self.rounds)
+            for name in (*more, *OWN):
+                presets = self.settings.presets(name)
+                install(name, self.bundle_dir(name, variant).parent, presets, self._overrides(name, variant))
 
     def _overrides(self, name: str, variant: str) -> dict[str, dict]:
         own = {file: dict(values) for file, values in (self.settings.overrides or {}).get(name, {}).items()}
         preset, labels = PRESETS[self.settings.preset], label_names(self.labeled)
         channels = 3 if read_header(self.labeled).get("modality") == "RGB" else 1
-        described_as = described(name, preset, self.settings.overrides or {}, labels, channels)
-        data: dict[str, dict] = {"metadata.json": described_as}
-        if name == "retinal_unet":
-            data["inference.json"] = {"num_labels": len(labels), "num_channels": channels}
-        elif name in SHARED:
-            data["inference.json"] = {"num_channels": channels}
-            if name == "latent_diffusion" and is_coarse(preset, self.settings.overrides):
-                data["inference.json"] |= {"coarse_sampling": True}
-            if name == "latent_diffusion" and (named := self.settings.named()):
-                data["inference.json"] |= {"subdomains": list(named), "template::words": named}
-        else:
+        data = {"metadata.json": described(name, preset, self.settings.overrides or {}, labels, channels)}
+        if name in OWN:
             places = {other: self.bundle_dir(other, variant) for other in ("latent_diffusion", "retinal_unet")}
             here = self.bundle_dir(name, variant).parent  # those beside it are found by themselves, moved or not
             elsewhere = {other: str(place) for other, place in places.items() if place.parent != here}
             for file in ("inference.json",) if name == "synthesis" else ("inference.json", "train.json"):
                 data[file] = elsewhere | {"prior_path": prior_place(self.settings.scaling_of(self.mode(variant)))}
+        else:
+            data["inference.json"] = {"num_labels": len(labels)} if name == "retinal_unet" else {}
+            data["inference.json"] |= {"num_channels": channels}
+        if name == "latent_diffusion":
+            data["inference.json"] |= {"coarse_sampling": True} if is_coarse(preset, self.settings.overrides) else {}
+            named = self.settings.named()
+            data["inference.json"] |= {"subdomains": list(named), "template::words": named} if named else {}
         return {file: data.get(file, {}) | own.get(file, {}) for file in data.keys() | own.keys()}

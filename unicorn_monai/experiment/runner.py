@@ -33,23 +33,13 @@ LAST_BREATH = 300.0  # seconds that a process has for the iteration it is in, an
 
 
 class Runner:
-    """What runs the stages of one run folder.
+    """What runs the stages of one run folder, all with one seed, and gathers their results.
 
-    Args:
-        run_dir: run folder.
-        device: where to train.
-        seed: of every stage.
-        results: gets the results of the stages.
-        elsewhere: this is a process beside the one that was started.
+    ``elsewhere``: this is a process beside the one that was started.
     """
 
     def __init__(
-        self,
-        run_dir: Path,
-        device: torch.device,
-        seed: int,
-        results: dict[str, Any] | None = None,
-        elsewhere: bool = False,
+        self, run_dir: Path, device: torch.device, seed: int, results: dict | None = None, elsewhere: bool = False
     ) -> None:
         self.run_dir, self.device, self.seed = run_dir, device, seed
         self.results: dict[str, Any] = {} if results is None else results
@@ -62,15 +52,10 @@ class Runner:
         """What a finished stage leaves: its result, seconds, threads and commands."""
         return self.run_dir / "stages" / f"{name}.json"
 
-    # ------------------------------------------------------------------ all stages
-
     def walk(self, stages: Sequence[Stage], jobs: int = 1, task: Callable[[str, int], None] | None = None) -> None:
-        """Run what is not finished, in order.
+        """Run what is not finished of a plan, in order, ``jobs`` stages at a time.
 
-        Args:
-            stages: the whole plan, or what is ``needed`` of it.
-            jobs: stages at a time.
-            task: runs the stage of a name with a number of threads in another process, which imports it by its name.
+        ``task`` runs the stage of a name with a number of threads in another process, which imports it by its name.
         """
         for alone, group in groupby(ordered(stages), lambda stage: stage.alone):
             part = list(group)
@@ -83,40 +68,41 @@ class Runner:
 
     def _side_by_side(self, part: list[Stage], jobs: int, task: Callable[[str, int], None]) -> None:
         """Run a part of the plan in processes of their own; gates are looked at here as soon as they can be."""
-        before = {stage.name for stage in part if stage.kept and self.marker(stage.name).exists()}
-        for name in (stage.name for stage in part if stage.name in before):
-            logger.info(f"{name}: finished before, skipped")
+        left = [stage for stage in part if not self._finished(stage)]
+        for stage in part:
+            if stage not in left:
+                logger.info(f"{stage.name}: finished before, skipped")
 
         def look(gate: Stage) -> None:
             self.recall(part)
             self.run(gate)
 
-        side_by_side(task, [stage for stage in part if stage.name not in before], jobs, look)
+        side_by_side(task, left, jobs, look)
         self.recall(part)
+
+    def _finished(self, stage: Stage) -> bool:
+        return stage.kept and self.marker(stage.name).exists()
 
     def recall(self, stages: Sequence[Stage]) -> None:
         """Take up what finished stages have left, without a word, in the order of the stages."""
-        for stage in stages:
-            if stage.kept and self.marker(stage.name).exists():
-                self._take_up(stage)
+        for stage in filter(self._finished, stages):
+            self._take_up(stage)
 
     def forget(self, stages: Sequence[Stage]) -> None:
         """Take measurements anew that need what is yet to be made, as the images of a baseline that was added."""
         there = set[str]()
         for stage in ordered(stages):
-            complete, marker = there.issuperset(stage.needs), self.marker(stage.name)
+            complete = there.issuperset(stage.needs)
             if stage.kept and not stage.makes and not complete:
-                marker.unlink(missing_ok=True)
-            if marker.exists() if stage.kept else complete:
+                self.marker(stage.name).unlink(missing_ok=True)
+            if self._finished(stage) if stage.kept else complete:
                 there |= stage.things
-
-    # ------------------------------------------------------------------ one stage
 
     def run(self, stage: Stage) -> Any:
         """Run one stage unless it is finished; its result."""
         if not stage.kept:
             return self._put(stage, stage.work())
-        if self.marker(stage.name).exists():
+        if self._finished(stage):
             logger.info(f"{stage.name}: finished before, skipped")
             return self._take_up(stage)
         try:
@@ -129,9 +115,8 @@ class Runner:
 
     def _take_up(self, stage: Stage) -> Any:
         kept = read_stage(self.marker(stage.name))
-        for key, command in kept["commands"].items():
-            self.commands.pop(key, None)
-            self.commands[key] = command
+        others = {key: command for key, command in self.commands.items() if key not in kept["commands"]}
+        self.commands = others | kept["commands"]
         return self._put(stage, kept["result"])
 
     def _put(self, stage: Stage, result: Any) -> Any:
@@ -194,14 +179,11 @@ class Runner:
             own["prior_path"] = str(folder / Path(overrides["prior_path"]).name)
         if "resume" in known:
             own["resume"] = "False"
-        words = ["python", "-m", "monai.bundle", "run", "--config_file", str(file)]
-        settings = overrides | own | {"device": str(self.device)}
-        words += [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-        command = shlex.join(words)
+        settings = {"config_file": file} | overrides | own | {"device": self.device}
+        words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+        command = shlex.join(["python", "-m", "monai.bundle", "run", *words])
         self.commands[f"{file.parents[1].name}/{file.name} {stage} {len(self.commands)}"] = command
         logger.info(f"   to repeat: {command}")
-
-    # ------------------------------------------------------------------ locks
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -219,14 +201,9 @@ class Runner:
 
 
 def effort(started: float, unfinished: Path) -> dict[str, float]:
-    """What a stage took, with its attempts that ended before (an attempt that was killed outright leaves no record).
+    """What a stage took since ``time.monotonic()`` at its start, and in attempts before, which left ``unfinished``.
 
-    Args:
-        started: ``time.monotonic()`` at its start.
-        unfinished: what the attempts before have left.
-
-    Returns:
-        "seconds", "threads" of PyTorch in this attempt, "core_seconds" (seconds x threads).
+    An attempt that was killed outright leaves no record. Core seconds are seconds x threads of PyTorch.
     """
     seconds, threads = time.monotonic() - started, torch.get_num_threads()
     before = read_spent(unfinished) if unfinished.is_file() else {"seconds": 0.0}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,9 +23,8 @@ from unicorn_monai.evaluation.features import require_file
 from unicorn_monai.fusion import MODES
 from unicorn_monai.prior import SCALINGS
 from unicorn_monai.report.trainings import AUGMENTED, BASELINES, BENT, SELF_TRAINED, SEMANTIC_ONLY, STYLE_TRANSFER
-from unicorn_monai.system.fields import obeys, one_of, rules_of
 from unicorn_monai.system.files import read_json, require_finite
-from unicorn_monai.system.records import read_record, take, tell_unread
+from unicorn_monai.system.records import obeys, one_of, read_record, rules_of, take, tell_unread
 
 PLACES = ("labeled", "unlabeled", "output")  # absolute from the start, so that a run can be gone on with from anywhere
 PRESETS = {"quick": "small", "full": None}  # and the preset of the bundles
@@ -41,6 +40,7 @@ def _once_each(names: tuple[str, ...]) -> tuple[str, ...]:
 _JSON = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)  # it has no tuples
 _ONCE = AfterValidator(_once_each)
 _COMPARED = (*BASELINES, SEMANTIC_ONLY)
+_SOME = "a list of some of {}, each at most once"
 Folder = Annotated[str, Field(min_length=1, description="the path of a folder")]
 Switch = Annotated[bool, Field(description="true or false (True or False on the command line)")]
 Positive = Annotated[int, Field(ge=1, description="at least one, a whole number")]
@@ -51,119 +51,76 @@ Weight = Annotated[Number, Field(ge=0)]
 Auto = Literal["auto"]
 Scaling = Annotated[str, one_of(SCALINGS)]
 Table = Annotated[dict[str, Any] | None, Field(description="an object of settings, or null")]
-Modes = Annotated[
-    tuple[Annotated[str, one_of(MODES)], ...],
-    _JSON,
-    _ONCE,
-    Field(description=f"a list of some of {list(MODES)}, each at most once"),
-]
-Baselines = Annotated[
-    tuple[Annotated[str, one_of(_COMPARED)], ...],
-    _JSON,
-    _ONCE,
-    Field(description=f"a list of some of {list(_COMPARED)}, each at most once"),
-]
-Guidance = Annotated[
-    tuple[Number, ...],
-    _JSON,
-    Field(
-        min_length=2,
-        max_length=3,
-        description="two or three numbers, [uncertainty, label map] or [uncertainty, label map, text]",
-    ),
-]
+Modes = Annotated[tuple[Annotated[str, one_of(MODES)], ...], _JSON, _ONCE]
+Baselines = Annotated[tuple[Annotated[str, one_of(_COMPARED)], ...], _JSON, _ONCE]
+Guidance = Annotated[tuple[Number, ...], _JSON, Field(min_length=2, max_length=3)]
+_GUIDANCE = "two or three numbers, [uncertainty, label map] or [uncertainty, label map, text]"
 
 
 @dataclass
 class Settings:
-    """What an experiment does; every entry can stand in the JSON file given by ``--config``.
+    """What an experiment does; every entry can stand in the JSON file given by ``--config``."""
 
-    Args:
-        labeled: data set of the labelled domain.
-        unlabeled: data set of the unlabelled domain; labels in it serve the upper bound and the scores only.
-        output: run folder.
-        preset: "quick" (the bundles' small networks) or "full" (their defaults, for 256 x 256).
-        seed: of everything.
-        modes: what to train and compare; the first is the main one, its results carry the plain names.
-        uncertainty_weight: weight of the Uncertainty-ControlNet in ``compositional`` mode; "auto": the one that
-            ``evaluation.fusion_weight.choose_weight`` takes.
-        paper_weight: w in ``paper`` mode, (1 - w, w), or "auto".
-        baselines: what else to compare with, some of "augmentation", "augmentation+geometry" (OCT only, since streets
-            do not bend), "self_training", "self_training+geometry" (the same from the network of
-            "augmentation+geometry" on, with its augmentation), "cyclegan", "cut" and "semantic_only". The last takes
-            the Semantic-ControlNet of the mode "paper" alone, with the words if there are any.
-        confidence: of the network that a pixel's pseudo-label needs to count in self-training.
-        guidance: of the uncertainty and of the label map in ``compositional`` mode; (1, 1) is none. With ``words``
-            there may be a third, of the text, for all modes.
-        count: synthetic training images; ``samples_per_label`` for each labelled one by default.
-        samples_per_label: synthetic images of each label map, of other uncertainties.
-        rounds: 2 or more: the retrained network measures the uncertainties again, both ControlNets go on, and so on.
-        pseudo_labels: in ``compositional`` mode, show the Semantic-ControlNet the unlabelled images too, with the
-            labels that a network guesses: that of the set-up "augmentation" (trained for it where it is no baseline),
-            in further rounds the retrained one.
-        scaling: of the hint in ``compositional`` mode, "zscore", "quantile" or "paper".
-        paper_scaling: of the hint in ``paper`` mode, the same; another than "paper" is ours.
-        trainings: of every segmentation network, with other seeds; scores are means over them.
-        features: feature network of distances and audit, {"path", "sha256", "preprocessing", "arguments"}; by default
-            one is trained here, for {"iterations": 1000}.
-        augment: change the label maps' geometry before synthesis; OCT only, since streets do not bend.
-        style_augmentation: in ``compositional`` mode, show the Semantic-ControlNet strongly augmented images too.
-        words: the generative networks are told each image's ``sub_domain`` in words ("foggy scene"), and synthetic
-            images are asked for in those of the unlabelled domain in turn.
-        device: "cpu", "cuda:0", ...; None takes the first GPU where there is one.
-        jobs: branches that do not depend on each other, run at the same time; None: 2 on a CPU, else 1. From 3 on the
-            diffusion model, else alone, is trained beside the segmentation networks.
-        tracking: keep an MLflow record.
-        overrides: settings of single bundles, {bundle: {"train.json": {"max_epochs": 10}}}.
-    """
-
-    labeled: Folder
-    unlabeled: Folder
-    output: Folder
-    preset: Annotated[str, one_of(PRESETS)] = "full"
-    seed: Annotated[int, Field(ge=0, lt=2**32, description="a whole number, 0 to 4294967295")] = 0
-    modes: Modes = MODES
-    baselines: Baselines = ()
-    confidence: Share = 0.9
+    labeled: Folder  # data set of the labelled domain
+    unlabeled: Folder  # data set of the unlabelled domain; labels in it serve the upper bound and the scores only
+    output: Folder  # run folder
+    preset: Annotated[str, one_of(PRESETS)] = "full"  # for 256 x 256; "quick": the bundles' small networks
+    seed: Annotated[int, Field(ge=0, lt=2**32, description="a whole number, 0 to 4294967295")] = 0  # of everything
+    # What to train and compare; the first is the main one, its results carry the plain names.
+    modes: Annotated[Modes, Field(description=_SOME.format(list(MODES)))] = MODES
+    # What else to compare with. "augmentation+geometry": OCT only, since streets do not bend. "self_training+geometry":
+    # from that network on. "semantic_only": the Semantic-ControlNet of the mode "paper" alone, with the words if any.
+    baselines: Annotated[Baselines, Field(description=_SOME.format(list(_COMPARED)))] = ()
+    confidence: Share = 0.9  # of the network that a pixel's pseudo-label needs to count in self-training
+    # Of the Uncertainty-ControlNet in ``compositional`` mode; "auto": what ``fusion_weight.choose_weight`` takes.
     uncertainty_weight: Annotated[Weight | Auto, Field(description="a number, 0 or more, or 'auto'")] = 1.0
+    # w in ``paper`` mode, (1 - w, w), or "auto".
     paper_weight: Annotated[Share | Auto, Field(description="a number, 0 to 1, or 'auto'")] = 0.7
-    guidance: Guidance = (3.0, 1.0)
-    count: Unlimited = None
-    samples_per_label: Positive = 1
-    rounds: Positive = 1
+    # Of the uncertainty and of the label map in ``compositional`` mode; (1, 1) is none. With ``words`` there may be a
+    # third, of the text, for all modes.
+    guidance: Annotated[Guidance, Field(description=_GUIDANCE)] = (3.0, 1.0)
+    count: Unlimited = None  # synthetic training images; by default ``samples_per_label`` for each labelled one
+    samples_per_label: Positive = 1  # synthetic images of each label map, of other uncertainties
+    rounds: Positive = 1  # 2 or more: the retrained network measures the uncertainties again, both ControlNets go on
+    # In ``compositional`` mode, show the Semantic-ControlNet the unlabelled images too, with the labels that a network
+    # guesses: that of "augmentation" (trained for it where it is no baseline), in further rounds the retrained one.
     pseudo_labels: Switch = True
-    scaling: Scaling = "zscore"
-    paper_scaling: Scaling = "paper"
-    trainings: Positive = 1
+    scaling: Scaling = "zscore"  # of the hint in ``compositional`` mode
+    paper_scaling: Scaling = "paper"  # of the hint in ``paper`` mode; another than "paper" is ours
+    trainings: Positive = 1  # of every segmentation network, with other seeds; scores are means over them
+    # Feature network of distances and audit, {"path", "sha256", "preprocessing", "arguments"}; by default one is
+    # trained here, for {"iterations": 1000}.
     features: Table = None
-    augment: Switch = True
+    augment: Switch = True  # change the label maps' geometry before synthesis; OCT only, since streets do not bend
+    # In ``compositional`` mode, show the Semantic-ControlNet strongly augmented images too.
     style_augmentation: Switch = True
+    # The generative networks are told each image's ``sub_domain`` in words ("foggy scene"), and synthetic images are
+    # asked for in those of the unlabelled domain in turn.
     words: Switch = False
     device: Annotated[str | None, Field(description="cpu, cuda:0, ..., or null for the first GPU there is")] = None
+    # Branches that do not depend on each other, run at the same time; None: 2 on a CPU, else 1. From 3 on the diffusion
+    # model, else alone, is trained beside the segmentation networks.
     jobs: Unlimited = None
-    tracking: Switch = True
-    overrides: Table = None
+    tracking: Switch = True  # keep an MLflow record
+    overrides: Table = None  # settings of single bundles, {bundle: {"train.json": {"max_epochs": 10}}}
 
     def __post_init__(self) -> None:
         for name in PLACES:
             if obeys(Folder, getattr(self, name)):  # else `validate` says so
                 setattr(self, name, absolute(getattr(self, name)))
+        for name in ("modes", "guidance", "baselines"):
+            if isinstance(getattr(self, name), list):  # JSON has no tuples
+                setattr(self, name, tuple(getattr(self, name)))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         """Build from a dictionary; an unknown entry, or one that MONAI would run as code, is refused."""
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ValueError(f"Unknown setting(s) {unknown}; expected some of {known}. Check the spelling.")
+        if unknown := sorted(values.keys() - SETTINGS.keys()):
+            raise ValueError(f"Unknown setting(s) {unknown}; expected some of {list(SETTINGS)}. Check the spelling.")
         require_data(values, "settings")
         require_finite(values, "settings")
-        settings = dict(values)
-        for key in ("modes", "guidance", "baselines"):  # JSON has lists
-            if isinstance(settings.get(key), list):
-                settings[key] = tuple(settings[key])
-        made = cls(**settings)
-        made._check_overrides()
+        made = cls(**values)
+        check_overrides({} if made.overrides is None else made.overrides, made.presets)
         return made
 
     def weight(self, mode: str) -> float | str:
@@ -173,16 +130,9 @@ class Settings:
     def weight_used(
         self, mode: str, chosen: Mapping[str, Any], setup: str = "unicorn", given: float | str | None = None
     ) -> float:
-        """The weight as a number.
+        """The weight as a number, of the setting or ``given`` in its place.
 
-        Args:
-            mode: whose.
-            chosen: "weights" of the run's results: by set-up what "auto" stands for.
-            setup: the set-up.
-            given: in place of the setting, a number or "auto".
-
-        Raises:
-            ValueError: "auto", and the run has chosen none.
+        For "auto" it is that of the set-up in ``chosen``, "weights" of the run's results; refused if there is none.
         """
         given = self.weight(mode) if given is None else given
         if given != "auto":
@@ -232,12 +182,8 @@ class Settings:
 
     def sampling(self, mode: str) -> dict[str, Any]:
         """What ``inference.json`` of the bundle ``synthesis`` is told in a mode about how to sample."""
-        return {
-            "dataset_dir": self.labeled,
-            "mode": mode,
-            "guidance": list(self.guidance_of(mode)),
-            "augment": self.changes_geometry(),
-        }
+        guidance, augment = list(self.guidance_of(mode)), self.changes_geometry()
+        return {"dataset_dir": self.labeled, "mode": mode, "guidance": guidance, "augment": augment}
 
     def synthesis(self, mode: str, weight: float) -> dict[str, Any]:
         """All that it is told for the run's own data set, but for the place of the result."""
@@ -256,7 +202,7 @@ class Settings:
             check_device(self.device)
         for name in PLACES:
             require_literal(getattr(self, name), name)
-        self._check_overrides()
+        check_overrides(self.overrides or {}, self.presets)
         check_steps(PRESETS[self.preset], self.overrides)
         if SEMANTIC_ONLY in self.baselines and "paper" not in self.modes:
             raise ValueError(f"'{SEMANTIC_ONLY}' needs the mode 'paper'; modes are {list(self.modes)}. Add it.")
@@ -274,8 +220,7 @@ class Settings:
             if getattr(self, name) == "auto" and not self.with_augmentation:
                 raise ValueError(
                     f"{name} is 'auto', which needs the baseline 'augmentation': its network judges, without labels of "
-                    "the unlabelled domain, whether label maps are obeyed. Add it to baselines "
-                    f"{self.baselines}."
+                    f"the unlabelled domain, whether label maps are obeyed. Add it to baselines {self.baselines}."
                 )
         if self.rounds > 1 and self.modes[0] != "compositional":
             raise ValueError(f"rounds is {self.rounds}; further rounds need the first mode to be 'compositional'.")
@@ -295,17 +240,12 @@ class Settings:
         require_data(read_header(self.labeled)["labels"], f"{self.labeled}/dataset.json::labels")
         self._check_words()
         translates = bool(set(STYLE_TRANSFER) & set(self.baselines))
-        factors = multiples(PRESETS[self.preset], self.overrides, translates)
-        check_domains(self.labeled, self.unlabeled, factors)
+        check_domains(self.labeled, self.unlabeled, multiples(PRESETS[self.preset], self.overrides, translates))
 
     def presets(self, bundle: str) -> list[str]:
         """Which presets of a bundle the run merges into its copy."""
         size = PRESETS.get(self.preset) if isinstance(self.preset, str) else None  # else `validate` says so
         return [*([size] if size else []), *(["words"] if self.words and bundle in WORDED else [])]
-
-    def _check_overrides(self) -> None:
-        if self.overrides is not None:
-            check_overrides(self.overrides, self.presets)
 
     def _check_words(self) -> None:
         named = self.named()
@@ -329,12 +269,8 @@ SETTINGS = rules_of(Settings)  # what each may be by itself; what must hold betw
 def settings_of(run: Path, files: str = "inference.json") -> tuple[Settings, dict[str, Any]]:
     """Settings of a run, and the weights it chose where they are "auto"; those are known once it is finished.
 
-    Args:
-        run: run folder, perhaps somebody else's.
-        files: which configurations of its bundles are going to be used, a pattern.
-
-    Raises:
-        ValueError: settings or bundles that would run anything but what this package's own do.
+    The run may be somebody else's: settings, or configurations of its bundles that are going to be used (``files``, a
+    pattern), that would run anything but what this package's own do are refused.
     """
     results = run / "results.json"
     chosen = read_json(results).get("weights", {}) if results.is_file() else {}
@@ -350,13 +286,12 @@ def settings_begun_with(run: Path) -> dict[str, Any]:
     require_data(settings, "settings")
     known = take(settings, SETTINGS, run / "experiment.json", PLACES)
     tell_unread(settings.keys() - known.keys(), run / "experiment.json", kept=False)
-    settings = known
-    before, now = Path(absolute(settings["output"])), Path(run).resolve()
+    before, now = Path(absolute(known["output"])), Path(run).resolve()
     for name in PLACES:
-        path = Path(absolute(settings[name]))
-        inside = not is_url(settings[name]) and path.is_relative_to(before)
-        settings[name] = str(now / path.relative_to(before)) if inside else absolute(settings[name])
-    return settings
+        place = absolute(known[name])
+        inside = not is_url(place) and Path(place).is_relative_to(before)
+        known[name] = str(now / Path(place).relative_to(before)) if inside else place
+    return known
 
 
 def prior_file(scaling: str) -> str:
@@ -370,12 +305,9 @@ def prior_place(scaling: str) -> str:
 
 
 def bundle_places(bundles: Path, settings: Settings, name: str = "synthesis") -> dict[str, str]:
-    """Where a generative bundle finds itself and the others; its configuration tells where they were when it began.
+    """Where a generative bundle of a run, in the folder of all, finds itself, the others and the first mode's prior.
 
-    Args:
-        bundles: folder that holds them now.
-        settings: of the run; the prior is that of its first mode.
-        name: the bundle.
+    Its configuration tells where they were when the run began.
     """
     found = {other: str(bundles / other) for other in ("latent_diffusion", "retinal_unet")}
     prior = bundles / "retinal_unet" / "models" / prior_file(settings.scaling_of(settings.modes[0]))

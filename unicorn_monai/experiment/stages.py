@@ -19,28 +19,18 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 
 @dataclass(frozen=True)
 class Stage:
-    """One piece of work of an experiment.
+    """One piece of work of an experiment."""
 
-    Args:
-        name: of its marker, its command and its run in MLflow; others that need its result name it so.
-        needs: what must be there before: things that other stages make, or names of stages.
-        makes: what is there afterwards; a stage that makes nothing measures.
-        work: does it; what it returns, JSON, is its result.
-        result: where that stands in ``results.json``, key within key; nowhere by default.
-        alone: nothing runs beside it, and it has all cores.
-        optional: what a ``ValueError`` explains, such as a feature network that does not fit the images, does not end
-            the run: the reason is its result, and a resumption tries again.
-        kept: False for a gate or a summary, which has no marker: it is looked at in every run.
-    """
-
-    name: str
-    needs: tuple[str, ...]
-    makes: tuple[str, ...]
-    work: Callable[[], Any]
-    result: tuple[str, ...] = ()
-    alone: bool = False
+    name: str  # of its marker, its command and its run in MLflow; others that need its result name it so
+    needs: tuple[str, ...]  # what must be there before: things that other stages make, or names of stages
+    makes: tuple[str, ...]  # what is there afterwards; a stage that makes nothing measures
+    work: Callable[[], Any]  # does it; what it returns, JSON, is its result
+    result: tuple[str, ...] = ()  # where that stands in ``results.json``, key within key; nowhere by default
+    alone: bool = False  # nothing runs beside it, and it has all cores
+    # What a ``ValueError`` explains, such as a feature network that does not fit the images, does not end the run: the
+    # reason is its result, and a resumption tries again.
     optional: bool = False
-    kept: bool = True
+    kept: bool = True  # False for a gate or a summary, which has no marker: it is looked at in every run
 
     def __post_init__(self) -> None:
         if self.optional and not self.alone:
@@ -93,7 +83,5 @@ def widest(stages: Sequence[Stage]) -> int:
         direct = {other.name for other in stages if other.things & set(stage.needs)}
         after[stage.name] = direct.union(*(after.get(name, set()) for name in direct))
     kept = [stage.name for stage in stages if stage.kept]
-    if not kept:
-        return 0
     graph = csr_matrix([[int(one in after[other]) for other in kept] for one in kept])
-    return len(kept) - int((maximum_bipartite_matching(graph) >= 0).sum())
+    return len(kept) - int((maximum_bipartite_matching(graph) >= 0).sum()) if kept else 0

@@ -73,11 +73,7 @@ def _metrics(rows: list[tuple[int, int, dict[str, float]]]) -> list[Metric]:
 
 
 def store_uri(path: Path) -> str:
-    """The address of an SQLite file for MLflow.
-
-    Raises:
-        ValueError: MLflow would read the path as another one, and write there.
-    """
+    """The address of an SQLite file for MLflow; one that it would read as another, and write there, is refused."""
     uri = f"sqlite:///{path}"
     if make_url(uri).database != str(path):
         raise ValueError(
@@ -117,25 +113,20 @@ class Tracker:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None:
-            self._fail(ended(error))
+            self.send(self._end_children)  # what other processes left open when they were told to stop
+            self.send(lambda client: client.set_terminated(self.parent, ended(error)))
+            self.note("results", {"status": ended(error)})
 
     def _open(self, name: str) -> None:
         if self.uri.startswith("sqlite:///"):  # MLflow tries for two minutes what cannot work
             with closing(sqlite3.connect(make_url(self.uri).database or "")) as store:
                 store.execute("PRAGMA schema_version")
         client = self.client = MlflowClient(tracking_uri=self.uri)
-        experiment = client.get_experiment_by_name("unicorn_monai")
-        artifacts = (self.run_dir / "mlartifacts").resolve().as_uri()
-        self.experiment = (
-            experiment.experiment_id
-            if experiment
-            else client.create_experiment("unicorn_monai", artifact_location=artifacts)
-        )
-        if not self.parent:
-            self._open_parent(client, name)
-
-    def _open_parent(self, client: MlflowClient, name: str) -> None:
-        """Go on with the parent run of this run folder if the store knows it, or open one."""
+        known, artifacts = client.get_experiment_by_name("unicorn_monai"), self.run_dir.resolve() / "mlartifacts"
+        new = {"name": "unicorn_monai", "artifact_location": artifacts.as_uri()}
+        self.experiment = known.experiment_id if known else client.create_experiment(**new)
+        if self.parent:
+            return
         record = self.run_dir / "mlflow_run.json"
         before = read_run_id(record) if record.is_file() else None
         condition = f"attributes.run_id = '{before}'"
@@ -153,22 +144,17 @@ class Tracker:
         for run in client.search_runs([self.experiment], condition):
             client.set_terminated(run.info.run_id, "KILLED")
 
-    def _fail(self, status: str) -> None:
-        """End the parent run, and what other processes left open when they were told to stop."""
-        client = self.client
-        if client is not None:
-            self._try(lambda: (self._end_children(client), client.set_terminated(self.parent, status)))
-        self.note("results", {"status": status})
-
-    def _try(self, call: Callable[[], Any]) -> bool:
-        """Whether the store took it."""
+    def _try(self, call: Callable[[], Any]) -> Any:
         try:
-            call()
-            return True
+            return call()
         except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
             logger.warning(f"MLflow tracking stopped ({error}); the numbers from here on are in '{self.local}'.")
             self.client, self.lost = None, True
-            return False
+
+    def send(self, call: Callable[[MlflowClient], Any]) -> Any:
+        """Tell the store, while there is one; what it answers."""
+        client = self.client
+        return None if client is None else self._try(lambda: call(client))
 
     def note(self, name: str, numbers: dict[str, Any]) -> None:
         """Append to the local log, where the store has failed."""
@@ -187,42 +173,27 @@ class Tracker:
 
     def close(self, metrics: dict[str, float], artifacts: list[Path]) -> None:
         """Log the results and end the parent run."""
-        if self.client is None:
-            self.note("results", metrics)
-            return
-        client = self.client
-
-        def finish() -> None:
-            client.log_batch(self.parent, metrics=_metrics([(_now(), 0, metrics)]))
-            for path in artifacts:
-                client.log_artifact(self.parent, str(path))
-            client.set_terminated(self.parent)
-
-        self._try(finish)
+        found = _metrics([(int(1000 * time.time()), 0, metrics)])
+        self.send(lambda client: client.log_batch(self.parent, metrics=found))
+        for path in artifacts:
+            self.send(lambda client, path=path: client.log_artifact(self.parent, str(path)))
+        self.send(lambda client: client.set_terminated(self.parent))
+        self.note("results", metrics)
 
 
 class StageTracker:
     """The child run of one stage; an Ignite handler of its trainer and of the evaluator of the validation.
 
     Numbers are gathered and logged every ``FLUSH_SECONDS``, so a process that is killed loses the last of them.
-
-    Args:
-        tracker: has the parent run.
-        name: of the stage.
     """
 
     def __init__(self, tracker: Tracker, name: str) -> None:
-        self.tracker, self.name, self.run = tracker, name, ""
+        self.tracker, self.name = tracker, name
         self._waiting: list[tuple[int, int, dict[str, float]]] = []
         self._flushed, self._configurations = time.monotonic(), 0
         self._iteration, self._sheet = 0, None
-        if (client := tracker.client) is not None:
-            tags = {PARENT_TAG: tracker.parent, "mlflow.runName": name}
-
-            def start() -> None:
-                self.run = client.create_run(tracker.experiment, run_name=name, tags=tags).info.run_id
-
-            tracker._try(start)
+        own = {"run_name": name, "tags": {PARENT_TAG: tracker.parent, "mlflow.runName": name}}
+        self.run = tracker.send(lambda client: client.create_run(tracker.experiment, **own).info.run_id) or ""
 
     def parameters(self, settings: dict[str, Any]) -> None:
         """Log the settings of a configuration; those of a further one in the same stage get a number."""
@@ -247,10 +218,7 @@ class StageTracker:
 
     def _log_validation(self, engine: Engine) -> None:
         """A validation belongs to the iteration of the training after which it came."""
-        found = {
-            k: v.item() if isinstance(v, Tensor) and v.numel() == 1 else v for k, v in engine.state.metrics.items()
-        }
-        self.log(numbers({"validation": found}), self._iteration)
+        self.log(numbers({"validation": engine.state.metrics}), self._iteration)
 
     def _log_sheet(self, engine: Engine) -> None:
         sheet = getattr(engine.state, "sample_sheet", None)
@@ -260,7 +228,7 @@ class StageTracker:
 
     def log(self, metrics: dict[str, float], step: int = 0) -> None:
         """Log numbers, at the latest with those that come after ``FLUSH_SECONDS``."""
-        self._waiting.append((_now(), step, metrics))
+        self._waiting.append((int(1000 * time.time()), step, metrics))
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self._flush()
 
@@ -273,9 +241,8 @@ class StageTracker:
             self.tracker.note(self.name, {"step": step, **row})
 
     def _send(self, call: Callable[[MlflowClient], Any]) -> None:
-        client = self.tracker.client
-        if client is not None and self.run:
-            self.tracker._try(lambda: call(client))
+        if self.run:
+            self.tracker.send(call)
 
     def close(self, status: str, results: dict[str, float] | None = None) -> None:
         """End the run as FINISHED, FAILED or KILLED, with the numbers among the stage's results."""
@@ -284,7 +251,3 @@ class StageTracker:
         self._flush()
         self._send(lambda client: client.set_terminated(self.run, status))
         self.tracker.note(self.name, {"status": status})
-
-
-def _now() -> int:
-    return int(1000 * time.time())

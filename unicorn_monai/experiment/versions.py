@@ -6,6 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,22 +22,16 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _git(*arguments: str) -> str | None:
+def _git(*words: str) -> str | None:
     """What git says about the folder of this file, None without git or a repository.
 
     A package installed below somebody's repository is in it without being part of it: then nothing is listed.
     """
-    try:
-        found = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
-    except OSError:
-        return None
-    return found.stdout.strip() or None
+    with suppress(OSError):
+        found = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+        return found.stdout.strip() or None
 
 
 def _version(package: str) -> str | None:
-    try:
+    with suppress(ModuleNotFoundError):
         return version(package)
-    except ModuleNotFoundError:
-        return None

@@ -1,9 +1,9 @@
 """Strong intensity augmentation: what another device might do to an image, guessed instead of learned.
 
-Speckle, blur, contrast, bias field, noise, grey-value and resolution changes, all random and none calibrated. The label
-map stays true. Used to show the Semantic-ControlNet of ``compositional`` mode label maps together with images the
-segmentation network is uncertain about: trained on one clean device only, it would drag that device's look along. And
-on the fly in the training of the segmentation network: what one would try before any synthetic image.
+Speckle, blur, contrast, bias field, noise, grey-value and resolution changes, all random and none calibrated. Used to
+show the Semantic-ControlNet of ``compositional`` mode label maps together with images the segmentation network is
+uncertain about: trained on one clean device only, it would drag that device's look along. And on the fly in the
+training of the segmentation network: what one would try before any synthetic image.
 """
 
 from __future__ import annotations
@@ -13,31 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import (
-    Compose,
-    Identityd,
-    MapTransform,
-    RandAdjustContrast,
-    RandBiasField,
-    RandGaussianNoise,
-    RandGaussianSmooth,
-    RandHistogramShift,
-    RandomizableTransform,
-    RandSimulateLowResolution,
-)
+from monai import transforms
+from monai.transforms import Compose, MapTransform, RandomizableTransform
 from torch import Tensor
 
 from unicorn_monai.images.warping import RandGeometryd
 
 
 class RandSpeckle(RandomizableTransform):
-    """Multiply the linear intensity by a Gamma-distributed speckle of mean 1: fully developed at one look.
+    """Multiply the linear intensity by Gamma-distributed speckle of mean 1 and contrast 1 / sqrt(L), L in ``looks``.
 
     Displays of OCT compress the linear intensity, here taken as the fourth power of the grey value.
-
-    Args:
-        looks: range of the number of looks L; the contrast of the speckle is 1 / sqrt(L).
-        prob: how often.
     """
 
     def __init__(self, looks: tuple[float, float] = (1.0, 8.0), prob: float = 0.8) -> None:
@@ -58,24 +44,20 @@ def strong_intensity(seed: int | None = None) -> Compose:
     """The augmentation, for images (channels, rows, columns) in [0, 1]; clamp afterwards."""
     transform = Compose(
         [
-            RandBiasField(degree=2, coeff_range=(0.0, 0.2), prob=0.3),
-            RandAdjustContrast(gamma=(0.6, 1.6), prob=0.5),
-            RandGaussianSmooth(sigma_x=(0.25, 1.0), sigma_y=(0.25, 1.0), prob=0.4),
+            transforms.RandBiasField(degree=2, coeff_range=(0.0, 0.2), prob=0.3),
+            transforms.RandAdjustContrast(gamma=(0.6, 1.6), prob=0.5),
+            transforms.RandGaussianSmooth(sigma_x=(0.25, 1.0), sigma_y=(0.25, 1.0), prob=0.4),
             RandSpeckle(),
-            RandGaussianNoise(std=0.15, prob=0.5),
-            RandHistogramShift(num_control_points=(5, 10), prob=0.3),
-            RandSimulateLowResolution(prob=0.2, zoom_range=(0.6, 1.0), upsample_mode="bilinear"),
+            transforms.RandGaussianNoise(std=0.15, prob=0.5),
+            transforms.RandHistogramShift(num_control_points=(5, 10), prob=0.3),
+            transforms.RandSimulateLowResolution(prob=0.2, zoom_range=(0.6, 1.0), upsample_mode="bilinear"),
         ]
     )
     return transform.set_random_state(seed) if seed is not None else transform
 
 
 class RandStrongIntensityd(RandomizableTransform, MapTransform):
-    """:func:`strong_intensity` anew at every call, on the fly in a training; other keys stay as they are.
-
-    Args:
-        keys: images (channels, rows, columns) in [0, 1]; each gets an augmentation of its own.
-    """
+    """:func:`strong_intensity` anew at every call and for every key: images (channels, rows, columns) in [0, 1]."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         MapTransform.__init__(self, keys)
@@ -102,14 +84,10 @@ AUGMENTATIONS = ("none", "strong", "strong+geometry")
 
 
 def training_augmentation(name: str) -> MapTransform | Compose:
-    """The transform of "image" and "label" that a training's setting ``augmentation`` names.
-
-    Args:
-        name: "none"; "strong", of intensities; or "strong+geometry", which bends, scales and shifts them first.
-    """
+    """The transform that a training's setting names: "none", "strong", or "strong+geometry", which bends first."""
     if name not in AUGMENTATIONS:
         raise ValueError(f"Unknown augmentation '{name}'; expected one of {list(AUGMENTATIONS)}.")
     if name == "none":
-        return Identityd(["image"])
+        return transforms.Identityd(["image"])
     strong = RandStrongIntensityd(["image"])
     return strong if name == "strong" else Compose([RandGeometryd(), strong])

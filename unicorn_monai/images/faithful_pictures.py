@@ -27,15 +27,10 @@ START_OF_SCAN, MOST_SCANS = b"\xff\xda", 100  # of JPEG; a progressive file has 
 FILLING, LEAST_ROWS = 128, 8  # what the decoder of JPEG fills in, and the height of its blocks
 
 
-def require_faithful(picture: Any, path: Path) -> None:
-    """Refuse a picture that would be read otherwise than it is stored.
+def make_faithful(picture: Any, path: Path) -> None:
+    """Refuse a picture, opened by Pillow from ``path``, that would be read otherwise than it is stored.
 
-    Args:
-        picture: opened by Pillow.
-        path: its file.
-
-    Raises:
-        ValueError: naming what was found; OSError where pixels cannot be decoded.
+    It is turned, in place, as its EXIF orientation says. An ``OSError`` where pixels cannot be decoded.
     """
     if picture.format == "JPEG2000":
         with path.open("rb") as file:
@@ -43,21 +38,20 @@ def require_faithful(picture: Any, path: Path) -> None:
         depth = stream[FIRST_DEPTH - len(CODESTREAM) :][:1]
         _require_all_bits(picture, (depth[0] & 0x7F) + 1 if depth else 8)
     elif picture.format == "JPEG":
-        _require_whole(picture, path.stat().st_size)
+        size = path.stat().st_size
+        if math.prod(picture.size) > MOST_PIXELS_PER_BYTE * size:
+            raise ValueError(f"it states {picture.width} x {picture.height} pixels, of which {size} bytes can hold few")
+        require_not_filled(np.asarray(picture))
     else:
         require_faithful_page(picture)
+    if picture.format != "TIFF" and _orientation(picture, path) != UPRIGHT:  # Pillow turns the pages of TIFF itself
+        ImageOps.exif_transpose(picture, in_place=True)
 
 
 def require_faithful_page(picture: Any) -> None:
-    """The same for the page at which a file of several is.
-
-    Raises:
-        ValueError: naming what was found.
-    """
+    """The same for the page at which a file of several is."""
     if picture.format == "TIFF":
-        picture.filename = (
-            ""  # else Pillow maps plain pixels into memory, with the sides of those on their side exchanged
-        )
+        picture.filename = ""  # else Pillow maps plain pixels into memory; sides of those on their side are exchanged
         _require_all_bits(picture, max(picture.tag_v2.get(BITS_PER_SAMPLE) or (1,)))
     layout = picture.tile[0].args if picture.tile else ""  # as it is stored, e.g. RGB;16B
     if picture.format == "PPM" and isinstance(layout, tuple):
@@ -77,11 +71,7 @@ def _require_all_bits(picture: Any, bits: int) -> None:
 def require_quick_jpeg(path: Path) -> None:
     """Refuse a JPEG file of few bytes that takes minutes, before it is opened; files of other kinds pass.
 
-    Pillow passes over filling bytes between two segments one by one, and each scan of a progressive file passes over
-    all pixels.
-
-    Raises:
-        ValueError: naming what was found.
+    Pillow passes over filling bytes one by one, and each scan of a progressive file passes over all pixels.
     """
     count, end = 0, b""
     with path.open("rb") as file:
@@ -96,36 +86,11 @@ def require_quick_jpeg(path: Path) -> None:
         raise ValueError(f"it holds {count} scans; expected at most {MOST_SCANS}, of which a picture has about ten")
 
 
-def _require_whole(picture: Image.Image, size: int) -> None:
-    pixels = math.prod(picture.size)
-    if pixels > MOST_PIXELS_PER_BYTE * size:
-        raise ValueError(f"it states {picture.width} x {picture.height} pixels, of which {size} bytes can hold few")
-    require_not_filled(np.asarray(picture))
-
-
 def require_not_filled(pixels: NDArray) -> None:
-    """Refuse what the decoder of JPEG had to fill, (rows, columns) or (rows, columns, channels).
-
-    Raises:
-        ValueError: whole rows of filling at the bottom.
-    """
+    """Refuse what the decoder of JPEG had to fill, (rows, columns) or (rows, columns, channels): rows at the bottom."""
     stored = np.flatnonzero((pixels != FILLING).reshape(len(pixels), -1).any(axis=1))
     if stored.size and len(pixels) - 1 - stored[-1] >= LEAST_ROWS:
         raise ValueError(f"its data end at row {stored[-1] + 1} of {len(pixels)}, the rest is filling")
-
-
-def turn_upright(picture: Any, path: Path) -> None:
-    """Turn a picture, in place, as its EXIF orientation says and viewers show it.
-
-    Args:
-        picture: opened by Pillow.
-        path: its file.
-
-    Raises:
-        ValueError: EXIF data that cannot be read.
-    """
-    if picture.format != "TIFF" and _orientation(picture, path) != UPRIGHT:  # Pillow turns the pages of TIFF itself
-        ImageOps.exif_transpose(picture, in_place=True)
 
 
 def is_turned(path: Path) -> bool:

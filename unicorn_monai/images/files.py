@@ -13,12 +13,7 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from unicorn_monai.images.faithful_pictures import (
-    require_faithful,
-    require_faithful_page,
-    require_quick_jpeg,
-    turn_upright,
-)
+from unicorn_monai.images.faithful_pictures import make_faithful, require_faithful_page, require_quick_jpeg
 from unicorn_monai.images.volume_files import open_nifti
 from unicorn_monai.system.files import PathLike, atomic
 from unicorn_monai.system.intake import require_regular, require_unpackable
@@ -35,8 +30,7 @@ FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "PPM", "WEBP")  # Pi
 def read_array(path: PathLike) -> np.ndarray:
     """Read one image or label file as (rows, columns) or (rows, columns, 3), whatever the format.
 
-    Raises:
-        ValueError: the file cannot be read, is not two-dimensional, holds several pages or more than 100 megapixels.
+    Refused is what cannot be read, is not two-dimensional, holds several pages or more than 100 megapixels.
     """
     path = Path(path)
     try:
@@ -56,11 +50,7 @@ def read_array(path: PathLike) -> np.ndarray:
 
 
 def read_shape(path: PathLike) -> tuple[int, ...]:
-    """Rows, columns (and 3 for colours) of a file by its header alone.
-
-    Raises:
-        ValueError: as :func:`read_array`, as far as the header tells.
-    """
+    """Rows, columns (and 3 for colours) of a file by its header alone; refused as by :func:`read_array`."""
     path = Path(path)
     try:
         if _is_nifti(path):
@@ -80,10 +70,9 @@ def read_spacing(path: PathLike) -> tuple[float, float] | None:
     if not _is_nifti(Path(path)):
         return None
     header = open_nifti(Path(path)).header
-    try:
+    unit = 1.0
+    with suppress(KeyError):  # a number that stands for no unit
         unit = MILLIMETRES[str(header.get_xyzt_units()[0])]
-    except KeyError:  # a number that stands for no unit
-        unit = 1.0
     zooms = [float(z) * unit for z in header.get_zooms()]
     return zooms[0], zooms[1]
 
@@ -109,9 +98,6 @@ def open_picture(path: Path, pages: bool = False) -> Image.Image:
     """Open an image file with Pillow, upright by its EXIF orientation, as viewers show it.
 
     Not if it is too large or, without `pages`, holds several; nor if it would be read otherwise than it is stored.
-
-    Raises:
-        ValueError: naming what was found.
     """
     with warnings.catch_warnings():  # Pillow only warns between 89 and 179 megapixels
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -127,8 +113,7 @@ def open_picture(path: Path, pages: bool = False) -> Image.Image:
             count = _require_few_pages(picture)
             if not pages:
                 raise ValueError(f"it holds {count} pages, expected one image")
-        require_faithful(picture, path)
-        turn_upright(picture, path)
+        make_faithful(picture, path)
         refused.pop_all()
     return picture
 
@@ -153,11 +138,7 @@ def _require_few_pages(picture: Image.Image) -> int:
 
 
 def turn_to(picture: Image.Image, page: int) -> None:
-    """Go to a page of an image file, unless that is too large: each has a size of its own.
-
-    Raises:
-        ValueError: naming what was found.
-    """
+    """Go to a page of an image file, unless that is too large: each has a size of its own."""
     picture.seek(page)
     _require_not_huge(picture.size)
     require_faithful_page(picture)
@@ -179,13 +160,9 @@ def _require_plane(path: Path, array: np.ndarray) -> np.ndarray:
 def write_array(
     path: PathLike, array: np.ndarray, spacing_mm: Sequence[float] | None = None, lasting: bool = True
 ) -> None:
-    """Write one image or label file atomically: a temporary name first, then renamed.
+    """Write (rows, columns) or (rows, columns, 3) uint8 atomically: ``.nii.gz``, which keeps the spacing, or ``.png``.
 
-    Args:
-        path: ``.nii.gz`` keeps the spacing; ``.png`` holds RGB or gray images.
-        array: (rows, columns) or (rows, columns, 3), uint8.
-        spacing_mm: (axial, lateral) pixel spacing in millimetres.
-        lasting: see `system.files.atomic`.
+    ``spacing_mm``: (axial, lateral); ``lasting``: see `system.files.atomic`.
     """
     path = Path(path)
     suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix

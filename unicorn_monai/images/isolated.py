@@ -63,11 +63,7 @@ class Reader:
         self.answers: IO[bytes] = self.process.stdout  # type: ignore[assignment]
 
     def ask(self, question: dict[str, Any]) -> dict[str, Any]:
-        """What the reader found in a file, with its arrays in memory.
-
-        Raises:
-            Unreadable: it found nothing readable, crashed, or was not done in time.
-        """
+        """What the reader found in a file, with its arrays in memory."""
         with suppress(OSError):  # it has ended; the first answer tells
             self.questions.write(json.dumps(question | {"folder": self.folder.name}).encode() + b"\n")
             self.questions.flush()
@@ -114,7 +110,7 @@ _reader: Reader | None = None
 
 
 def read_isolated(kind: str, path: Path, size: int) -> dict[str, Any]:
-    """Read a file in the other process.
+    """Read a file in the other process; :class:`Unreadable` if that finds nothing readable, crashes, or is late.
 
     Args:
         kind: "meta" (.mha, .mhd), "nrrd", "mat", or "size of mat" for what that unpacks to.
@@ -124,9 +120,6 @@ def read_isolated(kind: str, path: Path, size: int) -> dict[str, Any]:
     Returns:
         {"arrays": {name: array}}; of volumes, whose array is "voxels" in the order x, y, z, also "spacing",
         "directions" and "origin"; of a "size of mat" also "unpacked", bytes.
-
-    Raises:
-        Unreadable: it found nothing readable, crashed, or was not done in time.
     """
     global _reader
     if _reader is None or _reader.owner != os.getpid() or _reader.process.poll() is not None:

@@ -51,14 +51,9 @@ def label_evidence(label: NDArray, n_labels: int) -> tuple[float, float]:
 
 
 def judge(images: Sequence[tuple[float, float]], labels: Sequence[tuple[float, float]]) -> tuple[str, str] | None:
-    """Weigh the evidence of a data set.
+    """Weigh the evidence of a data set: `row_evidence` of some images, `label_evidence` of label maps, if any.
 
-    Args:
-        images: `row_evidence` of some images.
-        labels: `label_evidence` of their label maps, if there are any.
-
-    Returns:
-        what seems to be wrong ("transposed" or "upside down") and the evidence in words, or None.
+    Returns what seems to be wrong ("transposed" or "upside down") and the evidence in words, or None.
     """
     labels, images = ([pair for pair in pairs if np.isfinite(pair).all()] for pairs in (labels, images))
     if len(labels) >= FEWEST:

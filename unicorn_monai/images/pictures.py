@@ -14,14 +14,9 @@ from unicorn_monai.images.files import IGNORE_LABEL
 
 
 def palette(header: Mapping[str, Any], channels: int) -> Tensor:
-    """Colour of every label of a data set, (labels, channels) in [0, 1].
+    """Colour of every label of a data set, (labels, channels) in [0, 1]; grey levels for one channel, else 3.
 
-    Args:
-        header: of ``dataset.json``; ``colours`` is a list of [red, green, blue], 0 to 255, one for each label.
-        channels: 1 or 3, as the images have; grey levels for one.
-
-    Raises:
-        ValueError: another number of colours than labels, or values out of range.
+    ``colours`` of the header is a list of [red, green, blue], 0 to 255, one for each label.
     """
     n, own = len(header["labels"]), header.get("colours")
     if channels == 1:

@@ -16,18 +16,11 @@ IGNORE = 255
 
 
 def order_surfaces(surfaces: Array, most: float = 0.20) -> tuple[Array, float]:
-    """Repair surfaces that cross by a running maximum from top to bottom.
+    """Repair surfaces, (n, columns) rows, that cross by a running maximum; returns a copy, and the share repaired.
 
-    Args:
-        surfaces: (n, columns) rows; a column with any NaN is left as it is.
-        most: largest share of crossing columns that may be repaired; where the inner layers vanish in the fovea up to
-            a tenth of the columns of a B-scan cross by fractions of a pixel.
-
-    Returns:
-        the ordered surfaces (a copy) and the share of annotated columns that had to be repaired.
-
-    Raises:
-        ValueError: if more columns than that cross: the surfaces are then in the wrong order, not noisy.
+    A column with any NaN is left as it is. ``most``: largest share of crossing columns that may be repaired; where the
+    inner layers vanish in the fovea up to a tenth of the columns of a B-scan cross by fractions of a pixel. If more do,
+    they are in the wrong order, and refused.
     """
     if surfaces.ndim != 2:
         raise ValueError(f"surfaces of shape {surfaces.shape}: expected (surfaces, columns)")
@@ -69,19 +62,7 @@ def resize_image(image: NDArray, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def resize_surfaces(surfaces: Array, source: tuple[int, int], target: tuple[int, int]) -> Array:
-    """Rescale surfaces to another image size; columns are averaged as `resize_image` averages them.
-
-    Args:
-        surfaces: (n, source columns) rows of the source image.
-        source: (rows, columns) of the source image.
-        target: (rows, columns) wanted.
-
-    Returns:
-        (n, target columns) rows of the target image; NaN where any contributing column is missing.
-
-    Raises:
-        ValueError: if the surfaces have another number of columns than the source image.
-    """
+    """Rescale (n, columns) surfaces between sizes (rows, columns) as `resize_image`; NaN where a column is missing."""
     if surfaces.shape[1] != source[1]:
         raise ValueError(f"surfaces with {surfaces.shape[1]} columns for an image with {source[1]}: expected as many")
     weights = resize_weights(source[1], target[1])
@@ -92,18 +73,7 @@ def resize_surfaces(surfaces: Array, source: tuple[int, int], target: tuple[int,
 
 
 def label_map(surfaces: Array, rows: int) -> NDArray[np.uint8]:
-    """Rasterise ordered surfaces.
-
-    Args:
-        surfaces: (n, columns) increasing rows; NaN anywhere in a column makes the column 255 (ignore).
-        rows: height of the label map.
-
-    Returns:
-        (rows, columns) labels 0..n, 255.
-
-    Raises:
-        ValueError: if surfaces cross; see `order_surfaces`.
-    """
+    """Rasterise ordered surfaces, (n, columns) -> (rows, columns) labels 0..n; 255 in a column with any NaN."""
     missing = np.isnan(surfaces).any(axis=0)
     if (np.diff(surfaces[:, ~missing], axis=0) < 0).any():
         raise ValueError("surfaces cross: expected rows increasing with the surface; repair them with order_surfaces")
@@ -114,18 +84,10 @@ def label_map(surfaces: Array, rows: int) -> NDArray[np.uint8]:
 
 
 def surfaces_from_labels(labels: NDArray[np.integer], n_surfaces: int) -> Array:
-    """Recover surfaces from a label map, each half a pixel above the first row that it contains.
+    """(..., rows, columns) labels 0..n_surfaces, 255 = ignore -> (..., n_surfaces, columns) rows, to half a pixel.
 
-    Args:
-        labels: (..., rows, columns) labels 0..n_surfaces, 255 = ignore.
-        n_surfaces: number of surfaces.
-
-    Returns:
-        (..., n_surfaces, columns) rows, exact to half a pixel; NaN in columns with an ignored pixel. A surface outside
-        the image is set to its border, -1/2 or rows - 1/2.
-
-    Raises:
-        ValueError: if a label is neither 255 nor at most `n_surfaces`.
+    A surface lies half a pixel above the first row that it contains, one outside the image at its border, -1/2 or
+    rows - 1/2. NaN in columns with an ignored pixel.
     """
     present = labels[labels != IGNORE]
     if present.size and present.max() > n_surfaces:

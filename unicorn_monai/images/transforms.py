@@ -25,9 +25,6 @@ class LoadPixelsd(MapTransform):
         num_channels: channels an image must have.
         num_labels: label values must lie in 0..num_labels - 1, or be 255 (ignore).
         keep: keep the other entries and add the files' geometry, for a server that answers one request at a time.
-
-    Raises:
-        ValueError: unreadable file, wrong channel count, non-finite pixels, label out of range.
     """
 
     def __init__(
@@ -49,11 +46,9 @@ class LoadPixelsd(MapTransform):
             result[key] = self.read_label(path) if key == "label" else read_image(path, self.num_channels)
             if self.keep:
                 result[f"{key}_meta_dict"] = {"original_affine": read_affine(path)}
-        if "image" in self.keys and "label" in self.keys and result["image"].shape[1:] != result["label"].shape[1:]:
-            sizes = [tuple(result[key].shape[1:]) for key in ("image", "label")]
-            raise ValueError(
-                f"Image '{result['image_path']}' is {sizes[0]}, its label map {sizes[1]}; expected one size."
-            )
+        image, label = (tuple(result[key].shape[1:]) if key in self.keys else () for key in ("image", "label"))
+        if image and label and image != label:
+            raise ValueError(f"Image '{result['image_path']}' is {image}, its label map {label}; expected one size.")
         return result
 
     def read_label(self, path: str) -> Tensor:
@@ -87,12 +82,7 @@ class LabelMapd(MapTransform):
 class FileAxesd(MapTransform):
     """A map (rows, columns) -> a numpy volume of one slice (i, j, 1) in the axes of the image file, as viewers want it.
 
-    Viewers count the pixels of a picture along the columns first, those of a NIfTI file along its first axis, which is
-    the rows. A volume, since writers keep the spacing and the position of volumes only.
-
-    Args:
-        keys: entries to change.
-        ref: entry of the image; its file is known from ``<ref>_path``.
+    A volume, since writers keep the spacing and the position of volumes only. ``<ref>_path`` of an item tells the file.
     """
 
     def __init__(self, keys: Sequence[str], ref: str = "image") -> None:

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -31,52 +31,35 @@ _ENTRY = re.compile(r"\s*(\w{1,80})\s*[=:]")
 _PLACES = ("ElementDataFile", "datafile")
 _BYTES = {1: "CHAR UCHAR", 2: "SHORT USHORT", 4: "INT UINT LONG ULONG FLOAT", 8: "LONG_LONG ULONG_LONG DOUBLE"}
 _META_TYPES = {f"MET_{name}{end}": n for n, names in _BYTES.items() for name in names.split() for end in ("", "_ARRAY")}
-_NRRD_TYPES = {
-    **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
-    **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), 2),
-    **dict.fromkeys(("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"), 2),
-    **dict.fromkeys(
-        ("int", "signed int", "int32", "int32_t", "uint", "unsigned int", "uint32", "uint32_t", "float"), 4
-    ),
-    **dict.fromkeys(("longlong", "long long", "long long int", "signed long long", "signed long long int"), 8),
-    **dict.fromkeys(("int64", "int64_t", "ulonglong", "unsigned long long", "unsigned long long int"), 8),
-    **dict.fromkeys(("uint64", "uint64_t", "double"), 8),
+_NRRD_NAMES = {
+    1: "signed char, int8, int8_t, uchar, unsigned char, uint8, uint8_t",
+    2: "short, short int, signed short, signed short int, int16, int16_t, ushort, unsigned short, unsigned short int, "
+    "uint16, uint16_t",
+    4: "int, signed int, int32, int32_t, uint, unsigned int, uint32, uint32_t, float",
+    8: "longlong, long long, long long int, signed long long, signed long long int, int64, int64_t, ulonglong, "
+    "unsigned long long, unsigned long long int, uint64, uint64_t, double",
 }
+_NRRD_TYPES = {name: n for n, names in _NRRD_NAMES.items() for name in names.split(", ")}
 
-# Values of an entry of MetaImage: as many as there are axes to this power; and others of several.
+# Values of an entry of MetaImage: as many as there are axes to this power.
 _PER_AXIS = dict.fromkeys(("Position", "Offset", "Origin", "CenterOfRotation", "ElementSpacing", "ElementSize"), 1)
 _PER_AXIS |= dict.fromkeys(("TransformMatrix", "Rotation", "Orientation"), 2)
-_META_VALUES = {"Color": 4}
 
 
-class ItkVolume(NamedTuple):
-    """Voxels in the axis order of the file (x, y, z), their spacing, the directions of the axes as columns, the origin.
+def read_itk(path: Path) -> tuple[NDArray, tuple[float, ...], NDArray | None, tuple[float, ...]]:
+    """A volume from a .mha, .mhd, .nrrd or .nhdr file, looked at before; refused if its reader does not survive it.
 
-    Directions are None where the header tells none, and ITK takes those of space.
+    Returns the voxels in the axis order of the file (x, y, z), their spacing, the directions of the axes as columns
+    (None where the header tells none, and ITK takes those of space), and the origin.
     """
-
-    array: NDArray
-    spacing: tuple[float, ...]
-    directions: NDArray | None
-    origin: tuple[float, ...]
-
-
-def read_itk(path: Path) -> ItkVolume:
-    """A volume from a .mha, .mhd, .nrrd or .nhdr file.
-
-    Raises:
-        ValueError: no regular file, a header that makes no sense or unpacks to too much, or a file that its reader
-            cannot read, or does not survive.
-    """
-    kind = "meta" if is_meta(path) else "nrrd"
     data_entries(path)
-    table = dict(_entries(path))
-    size = _unpacked(table, is_meta(path))
+    table, meta = dict(_entries(path)), is_meta(path)
+    size = _unpacked(table, meta)
     require_unpackable(size, "file")
-    found = read_isolated(kind, path, size)
+    found = read_isolated("meta" if meta else "nrrd", path, size)
     told = any(name.lower() in DIRECTIONS for name in table)
     directions = np.array(found["directions"]) if told else None
-    return ItkVolume(found["arrays"]["voxels"], tuple(found["spacing"]), directions, tuple(found["origin"]))
+    return found["arrays"]["voxels"], tuple(found["spacing"]), directions, tuple(found["origin"])
 
 
 def is_meta(path: Path) -> bool:
@@ -85,11 +68,7 @@ def is_meta(path: Path) -> bool:
 
 
 def data_entries(path: Path) -> list[str]:
-    """Where the header of a MetaImage or NRRD says that its voxels lie: names of files; LOCAL, or LIST and names.
-
-    Raises:
-        Untaken: it is no such header, or names its files by a pattern, from which a reader makes other names.
-    """
+    """Where the header of a MetaImage or NRRD says that its voxels lie: names of files; LOCAL, or LIST and names."""
     found = [value for name, value in _entries(path) if name in (*_PLACES, "=datafile", "")]
     if any("%" in entry for entry in found):
         raise Untaken("file: found a pattern with '%' in place of the file of its voxels; expected the file's name")
@@ -132,7 +111,7 @@ def _require_all_values(entries: list[tuple[str, str]]) -> None:
     for name, value in entries:
         if name == "NDims":
             axes = int(value) if value in map(str, AXES) else 0
-        least = _META_VALUES.get(name, 1) if name not in _PER_AXIS else (axes or max(AXES)) ** _PER_AXIS[name]
+        least = 4 if name == "Color" else (axes or max(AXES)) ** _PER_AXIS.get(name, 0)
         if name not in ("", "?", "Comment") and len(value.split()) < least:
             raise Untaken(
                 f"file: found fewer values than {least} in an entry of its header; expected all. Export it anew"
@@ -158,11 +137,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _unpacked(table: Mapping[str, str], meta: bool) -> int:
-    """Bytes of the voxels that a header of MetaImage, or else of NRRD, promises.
-
-    Raises:
-        Untaken: axes, sizes or type of the voxels are missing or make no sense.
-    """
+    """Bytes of the voxels that a header of MetaImage, or else of NRRD, promises."""
     keys = ("NDims", "DimSize", "ElementType") if meta else ("dimension", "sizes", "type")
     axes, sizes, kind = (table.get(key, "") for key in keys)
     numbers = [int(n) for n in sizes.split() if n.isdecimal() and n.isascii() and len(n) < 12]
@@ -185,12 +160,7 @@ def _shown(text: str) -> str:
 
 
 def open_nifti(path: Path) -> Any:
-    """Nibabel's image of a NIfTI file (version 1 or 2), whose voxels are still to be read.
-
-    Raises:
-        Untaken: no regular file, a header that makes no sense, or more voxels than may be unpacked.
-        Exception: whatever nibabel makes of a broken file.
-    """
+    """Nibabel's image of a NIfTI file (version 1 or 2), whose voxels are still to be read and not too many."""
     packed = require_regular(path).suffix.lower() == ".gz"
     with gzip.open(path) if packed else path.open("rb") as file:
         start = file.read(540)

@@ -22,21 +22,13 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Geometry:
-    """What is changed; lengths in halves of the height and the width.
+    """What is changed; lengths in halves of the height and the width."""
 
-    Args:
-        bends: (height, phase) of cosines of rising frequency over the width.
-        depth: how many times as high everything becomes.
-        down: where the middle row comes from.
-        width: how much of the width is shown; negative mirrors it.
-        aside: where the middle column comes from.
-    """
-
-    bends: tuple[tuple[float, float], ...]
-    depth: float
-    down: float
-    width: float
-    aside: float
+    bends: tuple[tuple[float, float], ...]  # (height, phase) of cosines of rising frequency over the width
+    depth: float  # how many times as high everything becomes
+    down: float  # where the middle row comes from
+    width: float  # how much of the width is shown; negative mirrors it
+    aside: float  # where the middle column comes from
 
 
 def geometry(seed: int) -> Geometry:
@@ -49,12 +41,9 @@ def geometry(seed: int) -> Geometry:
 
 
 def warp(image: Tensor, seed: int, mode: str) -> Tensor:
-    """Change an image or a label map; rows and columns from outside repeat its border.
+    """Change an image or a label map, (channels, rows, columns); rows and columns from outside repeat its border.
 
-    Args:
-        image: (channels, rows, columns).
-        seed: of the change.
-        mode: of the interpolation, "nearest" for label maps, "bilinear" for images.
+    ``mode``: of the interpolation, "nearest" for label maps, "bilinear" for images.
     """
     change = geometry(seed)
     _, rows, columns = image.shape
@@ -69,11 +58,6 @@ def warp(image: Tensor, seed: int, mode: str) -> Tensor:
     return warped[0].to(image.dtype)
 
 
-def augment_label(label: Tensor, seed: int) -> Tensor:
-    """Change a label map, (1, rows, columns), as a seed says."""
-    return warp(label, seed, "nearest")
-
-
 def augmented_spacing(spacing_mm: Sequence[float], seed: int) -> tuple[float, float]:
     """(axial, lateral) size of a pixel of a changed label map, mm: what fills more pixels is seen in smaller ones."""
     change = geometry(seed)
@@ -81,23 +65,11 @@ def augmented_spacing(spacing_mm: Sequence[float], seed: int) -> tuple[float, fl
 
 
 class RandGeometryd(RandomizableTransform, MapTransform):
-    """Change images and their label maps alike, anew at every call.
+    """Change "image" and "label", (channels, rows, columns), alike, anew at every call."""
 
-    Args:
-        keys: images and label maps (channels, rows, columns).
-        modes: of the interpolation, one for each key.
-        prob: how often.
-    """
-
-    def __init__(
-        self,
-        keys: Sequence[str] = ("image", "label"),
-        modes: Sequence[str] = ("bilinear", "nearest"),
-        prob: float = 0.8,
-    ) -> None:
-        MapTransform.__init__(self, keys)
+    def __init__(self, prob: float = 0.8) -> None:
+        MapTransform.__init__(self, ("image", "label"))
         RandomizableTransform.__init__(self, prob)
-        self.modes = tuple(modes)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """All of one item by the same change."""
@@ -105,6 +77,6 @@ class RandGeometryd(RandomizableTransform, MapTransform):
         self.randomize(None)
         if self._do_transform:
             seed = int(self.R.randint(2**31))
-            for key, mode in self.key_iterator(result, self.modes):
+            for key, mode in self.key_iterator(result, ("bilinear", "nearest")):
                 result[key] = warp(torch.as_tensor(result[key]), seed, mode)
         return result

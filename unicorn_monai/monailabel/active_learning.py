@@ -32,15 +32,11 @@ class Scoring(TypedDict, total=False):
 
 def outdated(studies: Studies, weights: str) -> list[str]:
     """Unlabelled real images that the network with these weights (sha256) has not measured yet."""
-    return [i for i in studies.real_unlabeled() if studies.get_image_info(i).get(MEASURED_WITH) != weights]
+    return [i for i in studies.real(labeled=False) if studies.get_image_info(i).get(MEASURED_WITH) != weights]
 
 
 class UncertaintyScoring(ScoringMethod):
-    """Measure the uncertainty of every unlabelled image.
-
-    Args:
-        task: the segmentation.
-    """
+    """Measure the uncertainty of every unlabelled image by the task of the segmentation."""
 
     def __init__(self, task: Segmentation) -> None:
         super().__init__("Image uncertainty (mean normalised entropy, 0 to 1) of every unlabelled image")
@@ -55,17 +51,15 @@ class UncertaintyScoring(ScoringMethod):
         settings, weights = take(request, Scoring), self.task.weights_sha256()
         images, scores, failed = outdated(datastore, weights), {}, {}
         for image in images:
+            asked = {**settings, "image": datastore.get_image_uri(image), "result_write_to_file": False}
             try:
-                _, answer = self.task(
-                    {**settings, "image": datastore.get_image_uri(image), "result_write_to_file": False}
-                )
-                scores[image] = answer[UNCERTAINTY]
+                scores[image] = self.task(asked)[1][UNCERTAINTY]
             except ValueError as error:  # one bad file does not keep the others from being measured
                 failed[image] = str(error)
                 logger.warning(f"{image} could not be measured: {error}")
         known = scores | dict.fromkeys(failed)
         datastore.update_images({i: {UNCERTAINTY: u, MEASURED_WITH: weights} for i, u in known.items()})
-        total = len(datastore.real_unlabeled())
+        total = len(datastore.real(labeled=False))
         result = {"total": total, "skipped": total - len(images), "executed": len(scores), "scores": scores}
         return result | ({"failed": failed} if failed else {})
 
@@ -77,12 +71,8 @@ class MostUncertainFirst(Strategy):
         super().__init__("Most uncertain first; images already served come last, synthetic ones never")
 
     def __call__(self, request: dict[str, Any], datastore: Studies) -> str | None:
-        """Id of the image; None when every image has a label.
-
-        Raises:
-            ValueError: no image has been measured.
-        """
-        infos = {image: datastore.get_image_info(image) for image in datastore.real_unlabeled()}
+        """Id of the image; None when every image has a label. Refused while no image has been measured."""
+        infos = {image: datastore.get_image_info(image) for image in datastore.real(labeled=False)}
         measured = {image: info[UNCERTAINTY] for image, info in infos.items() if info.get(UNCERTAINTY) is not None}
         if not infos:
             return None

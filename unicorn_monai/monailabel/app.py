@@ -32,12 +32,12 @@ from unicorn_monai.system.files import read_json
 logger = logging.getLogger(__name__)
 
 SYNTHESIS, STRATEGY = "synthesis", "most_uncertain"
-TASKS = {
-    "infer": "model",
-    "batch": "model",
-    "train": "trainer",
-    "scoring": "scoring method",
-    "activelearning": "strategy",
+TASKS = {  # of an endpoint: how messages call what it runs, and where MONAI Label keeps them by name
+    "infer": ("model", "_infers"),
+    "batch": ("model", "_infers"),
+    "train": ("trainer", "_trainers"),
+    "scoring": ("scoring method", "_scoring_methods"),
+    "activelearning": ("strategy", "_strategies"),
 }
 
 
@@ -48,18 +48,11 @@ class Batch(TypedDict, total=False):
 
 
 class UnicornApp(MONAILabelApp):
-    """Segmentation, training, scoring, active learning and synthesis on the bundles of a run.
-
-    Args:
-        app_dir: folder made by `make_app`.
-        studies: folder of the images.
-        conf: of MONAI Label.
-    """
+    """Segmentation, training, scoring, active learning and synthesis on the bundles of a run; see `make_app`."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self.record, self.folder = read_json(Path(app_dir) / RECORD), Path(app_dir)
-        bundle = self.folder / "model" / SEGMENTATION
-        self.segmentation = Segmentation(bundle, self.record["labels"])
+        self.segmentation = Segmentation(self.folder / "model" / SEGMENTATION, self.record["labels"])
         super().__init__(
             app_dir,
             studies,
@@ -78,9 +71,7 @@ class UnicornApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, InferTask]:
         """Segmentation and synthesis."""
-        r = self.record
-        bundle = self.folder / "generator" / "synthesis"
-        generator = synthesis.Synthesis(bundle, r["labels"], r["mode"], r["uncertainty_weight"], r["guidance"])
+        generator = synthesis.Synthesis(self.folder / "generator" / "synthesis", self.record)
         return {SEGMENTATION: self.segmentation, SYNTHESIS: generator}
 
     def init_trainers(self) -> dict[str, TrainTask]:
@@ -95,29 +86,16 @@ class UnicornApp(MONAILabelApp):
         """Most uncertain first."""
         return {STRATEGY: MostUncertainFirst()}
 
-    def names(self, what: str) -> Mapping[str, Any]:
-        """The tasks of one kind by name: "model", "trainer", "scoring method" or "strategy"."""
-        kinds = {
-            "model": self._infers,
-            "trainer": self._trainers,
-            "scoring method": self._scoring_methods,
-            "strategy": self._strategies,
-        }
-        return kinds[what]
+    def tasks_of(self, endpoint: str) -> Mapping[str, Any]:
+        """What an endpoint, a key of ``TASKS``, may run, by name."""
+        return getattr(self, TASKS[endpoint][1])
 
     def check(self, endpoint: str, name: str, request: Mapping[str, Any]) -> None:
         """Refuse, when a request arrives, what its task would refuse later in a process of its own.
 
-        Args:
-            endpoint: the first part of the address, a key of ``TASKS``.
-            name: of the task.
-            request: its settings.
-
-        Raises:
-            ValueError: a wrong setting, or too few labels to train on.
-            Unknown: an image to work on that does not exist.
+        ``endpoint`` is the first part of the address, a key of ``TASKS``; ``name`` that of the task.
         """
-        task, studies = self.names(TASKS[endpoint])[name], self.datastore()
+        task, studies = self.tasks_of(endpoint)[name], self.datastore()
         if not isinstance(task, Strategy):
             task.check(request, studies)
         if endpoint == "batch":
@@ -128,26 +106,15 @@ class UnicornApp(MONAILabelApp):
                 known("image", image, studies.list_images())
 
     def infer(self, request: Mapping[str, Any], datastore: Studies | None = None) -> dict[str, Any]:
-        """Run a model on a study or on an uploaded file.
+        """Run a model on a study or an uploaded file: {"label", "tag", "file", "params"}, as MONAI Label's own.
 
-        Args:
-            request: ``model``, ``image`` (id of a study, or the temporary file of an upload), ``label`` (temporary file
-                of an uploaded label map), ``label_tag``, ``save_label``, and the settings of the model.
-            datastore: the studies.
-
-        Returns:
-            {"label", "tag", "file", "params"} as MONAI Label's own.
-
-        Raises:
-            Unknown: no such model, study or label.
-            ValueError: what the model refuses.
+        The request says ``model``, ``image`` (id of a study, or the temporary file of an upload), ``label`` (that of an
+        uploaded label map), ``label_tag``, ``save_label``, and the settings of the model.
         """
         refuse_expressions(request)
         model, studies = known("model", request.get("model"), self._infers), datastore or self.datastore()
-        image, tag = (
-            str(request.get("image") or ""),
-            file_name("label tag", str(request.get("label_tag") or "original")),
-        )
+        image, tag = str(request.get("image") or ""), str(request.get("label_tag") or "original")
+        file_name("label tag", tag)
         study = image if image in studies.list_images() else ""
         if not study and image and not is_upload(image):
             raise Unknown(f"There is no image {image[:80]!r} among the {len(studies.list_images())} studies.")
@@ -194,7 +161,7 @@ class UnicornApp(MONAILabelApp):
         studies = datastore or self.datastore()
         request = {**request, "multi_gpu": False, "max_workers": 1}
         if known("model", request.get("model"), self._infers) == SYNTHESIS:  # what is not stored would be lost
-            request |= {"store": True, "images": studies.real_labeled()}
+            request |= {"store": True, "images": studies.real(labeled=True)}
         return super().batch_infer(request, studies)
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from unicorn_monai.bundle.run_bundles import GENERATOR
+from unicorn_monai.bundle.installation import GENERATOR
 from unicorn_monai.experiment.settings import bundle_places, settings_of
 from unicorn_monai.system.files import PathLike, read_json, write_json
 from unicorn_monai.system.weights import copy_weights, read_metadata
@@ -28,19 +28,13 @@ NOT_SERVED = ("*last.pt", "resume.pt", "*_before.pt", "latents", "uncertainties.
 
 
 def make_app(app_dir: PathLike, run: PathLike | None, setup: str | None = None) -> dict[str, Any]:
-    """Make the folder of an app, or go on with one; weights that were trained in it are kept.
+    """Make the folder of an app, or go on with one; weights that were trained in it are kept. Returns ``app.json``.
 
     Args:
         app_dir: the folder.
         run: folder of a finished run; None goes on with what is there.
         setup: whose segmentation weights are served first, a folder of ``RUN/segmentation`` or "lower_bound"; None
             takes the network trained on synthetic and real images.
-
-    Returns:
-        What ``app.json`` says.
-
-    Raises:
-        ValueError: no run, an unfinished one, an unknown set-up, or an app that was made from another run.
     """
     app_dir = Path(app_dir).resolve()
     if (app_dir / RECORD).is_file():
@@ -57,14 +51,12 @@ def make_app(app_dir: PathLike, run: PathLike | None, setup: str | None = None) 
     temporary = app_dir.with_name(f".tmp-{app_dir.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     for name in GENERATOR:
-        _copy(run / "bundles" / name, temporary / "generator" / name)
-    _copy(run / "bundles" / SEGMENTATION, temporary / "model" / SEGMENTATION)
-    copy_weights(weights, temporary / "model" / SEGMENTATION / "models" / "model.pt")
-    for name in GENERATOR:
-        _set(temporary / "generator" / name, bundle_places(app_dir / "generator", settings, name))
-    served = temporary / "model" / SEGMENTATION
-    _set(served, {"bundle_root": str(app_dir / "model" / SEGMENTATION)})
-    _name_labels(served / "configs" / "metadata.json", labels)
+        places = bundle_places(app_dir / "generator", settings, name)
+        _copy(run / "bundles" / name, temporary / "generator" / name, places)
+    served = Path("model", SEGMENTATION)
+    _copy(run / "bundles" / SEGMENTATION, temporary / served, {"bundle_root": str(app_dir / served)})
+    copy_weights(weights, temporary / served / "models" / "model.pt")
+    _name_labels(temporary / served / "configs" / "metadata.json", labels)
     content = {
         "run": str(run),
         "setup": setup,
@@ -110,15 +102,12 @@ def _weights(run: Path, setup: str) -> Path:
     return folder / "model.pt"
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, entries: dict[str, str]) -> None:
+    """Copy a bundle, and set those of the entries that a configuration of it has."""
     if not (source / "configs").is_dir():
         raise ValueError(f"'{source}' is missing; the run is not complete. Finish it with `--resume`.")
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(*NOT_SERVED))
-
-
-def _set(bundle: Path, entries: dict[str, str]) -> None:
-    """Set the entries that a configuration of the bundle has."""
-    for path in (bundle / "configs").glob("*.json"):
+    for path in (target / "configs").glob("*.json"):
         config = ConfigParser.load_config_file(path)
         if "bundle_root" in config:
             write_json(path, config | {key: value for key, value in entries.items() if key in config})

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import torch
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
-from unicorn_monai.system.fields import expected
+from unicorn_monai.system.records import expected
 
 MARKS = ("$", "@", "%")
 DEEPEST = 20  # tables in tables
@@ -28,11 +28,7 @@ class Unknown(ValueError):
 
 
 def refuse_expressions(value: Any, where: str = "the request", depth: int = 0) -> None:
-    """Look through everything a client sent, keys too.
-
-    Raises:
-        ValueError: a string begins with `$`, `@` or `%`, or tables are nested too deeply.
-    """
+    """Look through everything a client sent, keys too; refused are also tables that are nested too deeply."""
     if depth > DEEPEST:
         raise ValueError(f"The request holds tables or lists in one another, more than {DEEPEST} deep; expected fewer.")
     if isinstance(value, str) and value.lstrip().startswith(MARKS):
@@ -50,25 +46,15 @@ def refuse_expressions(value: Any, where: str = "the request", depth: int = 0) -
 
 
 def known(what: str, name: Any, names: Collection[str]) -> str:
-    """A name that must be one of those there are.
-
-    Raises:
-        Unknown: it is not.
-    """
+    """A name that must be one of those there are, else :class:`Unknown`."""
     if not isinstance(name, str) or name not in names:
-        listed = ", ".join(sorted(names)[:20]) or "none"
-        raise Unknown(
-            f"There is no {what} {str(name)[:80]!r}; there are: {listed}{', ...' if len(names) > 20 else ''}."
-        )
+        listed = (", ".join(sorted(names)[:20]) or "none") + (", ..." if len(names) > 20 else "")
+        raise Unknown(f"There is no {what} {str(name)[:80]!r}; there are: {listed}.")
     return name
 
 
 def file_name(what: str, name: str) -> str:
-    """A name that becomes part of a file's: letters, digits, `_ . + -` and spaces, no folder.
-
-    Raises:
-        ValueError: anything else.
-    """
+    """A name that becomes part of a file's: letters, digits, `_ . + -` and spaces, no folder."""
     if not isinstance(name, str) or not NAME.fullmatch(name) or ".." in name:
         raise ValueError(
             f"The {what} {str(name)[:80]!r} cannot be used; expected letters, digits, `_ . + -` and spaces."
@@ -77,19 +63,10 @@ def file_name(what: str, name: str) -> str:
 
 
 def short_name(name: str) -> str:
-    """The name of an uploaded file, which its temporary file here ends like; clients send whole paths, too.
-
-    Raises:
-        ValueError: the system could not store a file of that name.
-    """
+    """The name of an uploaded file, which its temporary file here ends like; clients send whole paths, too."""
     if len(name.rpartition("/")[2].encode()) > LONGEST or "\0" in name:
         raise ValueError(f"The file name {name[:80]!r}... cannot be used; expected at most {LONGEST} characters.")
     return name
-
-
-def first(value: Any) -> Any:
-    """Clients that send the whole list of a choice mean its first."""
-    return value[0] if isinstance(value, list) and value else value
 
 
 def number(low: float, high: float) -> Any:
@@ -102,20 +79,18 @@ def whole(low: int, high: int) -> Any:
     return Field(ge=low, le=high, description=f"a whole number from {low} to {high}")
 
 
-def _no_switch(value: Any) -> Any:
-    return str(value) if isinstance(value, bool) else value
-
-
 def _there(value: Any) -> str:
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     names = ["cpu", *["cuda"][: len(gpus)], *gpus, *["mps"] * torch.backends.mps.is_available()]
-    if first(value) not in names:
+    if value not in names:
         raise ValueError(f"one of {names}")
-    return first(value)
+    return value
 
 
-FIRST, NUMERIC = BeforeValidator(first), BeforeValidator(_no_switch)  # True would be 1
-Device = Annotated[str, BeforeValidator(_there)]  # one that this machine has
+# Clients that send the whole list of a choice mean its first; and True would be the number 1.
+FIRST = BeforeValidator(lambda value: value[0] if isinstance(value, list) and value else value)
+NUMERIC = BeforeValidator(lambda value: str(value) if isinstance(value, bool) else value)
+Device = Annotated[str, BeforeValidator(_there), FIRST]  # one that this machine has; the last validator is the first
 Flag = Annotated[
     bool,
     BeforeValidator(lambda value: {"true": True, "false": False}.get(str(value).lower())),
@@ -124,18 +99,9 @@ Flag = Annotated[
 
 
 def take(request: Mapping[str, Any], kind: type[Sent]) -> Sent:
-    """The settings that a task knows, of their types; absent and null ones are left out, and so is everything else.
-
-    Args:
-        request: of a client.
-        kind: a ``TypedDict`` of annotated types, none of which is required.
-
-    Raises:
-        ValueError: a value of the wrong type or out of its limits.
-    """
-    given = {name: value for name, value in request.items() if value is not None}
+    """The settings that a task knows, of the types of a ``TypedDict``; absent, null and all other ones are left out."""
     try:
-        return TypeAdapter(kind).validate_python(given)
+        return TypeAdapter(kind).validate_python({k: value for k, value in request.items() if value is not None})
     except ValidationError as error:
         wrong = error.errors()[0]
         name = str(wrong["loc"][0])

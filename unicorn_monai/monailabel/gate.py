@@ -36,10 +36,8 @@ USUAL_PORTS = (80, 443)
 class Gate:
     """Middleware that lets through what the module's text describes, and answers the rest in a sentence.
 
-    Args:
-        app: what it stands before.
-        hosts: names of the server, beside the address that a connection came to.
-        origins: of other sites that may use the server (MONAI Label's setting MONAI_LABEL_CORS_ORIGINS).
+    ``hosts``: names of the server, beside the address that a connection came to; ``origins``: of other sites that may
+    use the server (MONAI Label's setting MONAI_LABEL_CORS_ORIGINS).
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] = (), origins: Sequence[str] = ()) -> None:

@@ -29,11 +29,7 @@ IMAGES = (".nii.gz", ".nii", *PICTURES, ".jpg", ".jpeg")
 
 
 def suffix_of(path: PathLike, known: Sequence[str] = (*VOLUMES, *IMAGES)) -> str:
-    """The suffix of a file, ``.nii.gz`` as one.
-
-    Raises:
-        ValueError: none of those known.
-    """
+    """The suffix of a file, ``.nii.gz`` as one; refused where it is none of those known."""
     for suffix in known:
         if str(path).lower().endswith(suffix) and not str(path).lower().endswith(".seg.nrrd"):
             return suffix
@@ -48,19 +44,10 @@ def served_suffix(image: PathLike) -> str:
 def read_client_label(
     path: PathLike, image: PathLike, names: Sequence[str], label_info: Sequence[Mapping[str, Any]] = ()
 ) -> np.ndarray:
-    """Read a label map that a client sent.
+    """Read a label map that a client sent, of the size of its ``image``, as (rows, columns) uint8.
 
-    Args:
-        path: the label map, 2D or a volume of one slice.
-        image: file of its image.
-        names: of the labels, ordered by value.
-        label_info: names of the segments as 3D Slicer sends them, [{"name", "idx"}, ...].
-
-    Returns:
-        (rows, columns) uint8.
-
-    Raises:
-        ValueError: unknown format, another size than the image, or values that are no labels.
+    ``names`` of the labels are ordered by value; ``label_info`` has those of the segments as 3D Slicer sends them, each
+    with "name" and "idx".
     """
     suffix = suffix_of(path, (*VOLUMES, *PICTURES))
     size = read_shape(image)[:2]
@@ -71,17 +58,14 @@ def read_client_label(
         array = file_axes(image, array)
     if array.shape != size:
         raise ValueError(f"The label map is {array.shape}, its image {size}; expected one size, rows x columns.")
-    values = np.unique(array)
+    values, most = np.unique(array), len(names) - 1
     if not np.array_equal(values, values.astype(np.uint8)):
-        raise ValueError(
-            f"The label map holds {values[:8].tolist()}; expected whole numbers from 0 to {len(names) - 1}."
-        )
+        raise ValueError(f"The label map holds {values[:8].tolist()}; expected whole numbers from 0 to {most}.")
     array = _table(label_info, names)[array.astype(np.uint8)]
-    unknown = sorted(set(np.unique(array).tolist()) - set(range(len(names))) - {IGNORE_LABEL})
+    unknown = sorted(set(np.unique(array).tolist()) - {*range(len(names)), IGNORE_LABEL})
     if unknown:
-        raise ValueError(
-            f"The label map holds {unknown}; expected 0 to {len(names) - 1} ({', '.join(names)}) or {IGNORE_LABEL}."
-        )
+        expected = f"0 to {most} ({', '.join(names)}) or {IGNORE_LABEL}"
+        raise ValueError(f"The label map holds {unknown}; expected {expected}.")
     return np.ascontiguousarray(array)
 
 
@@ -95,11 +79,7 @@ def write_like(array: np.ndarray, path: Path, image: PathLike) -> None:
 
 
 def _read_nrrd(path: PathLike, pixels: int) -> np.ndarray:
-    """An NRRD file of as many pixels, which it holds itself; no more is unpacked than they need.
-
-    Raises:
-        ValueError: another number of pixels, or a broken file.
-    """
+    """An NRRD file of as many pixels, which it holds itself; no more is unpacked than they need."""
     import nrrd  # comes with MONAI Label
 
     expected = f"a label map of the {pixels} pixels of its image"

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,28 +24,16 @@ FOLDERS = ("model", "lib", "logs", "bin")  # MONAI Label expects them
 
 
 def label_studies(
-    studies: Path,
-    run: Path | None,
-    setup: str | None,
-    host: str,
-    port: int,
-    folder: Path | None,
-    names: Collection[str] = (),
+    studies: Path, run: Path | None, setup: str | None, host: str, port: int, folder: Path | None, names: Iterable[str]
 ) -> None:
     """Make the app of a folder of studies, or go on with it, and serve it: the command ``unicorn-monai label``.
 
-    Args:
-        studies: folder of the images.
-        run: finished run; None goes on with an app there is.
-        setup: segmentation weights to start with.
-        host: address to listen on.
-        port: of the server.
-        folder: of the app; None takes one for these studies in the user's own folder.
-        names: of the server beside ``host``: what a proxy or a router calls it.
+    ``run`` and ``setup`` as in `make_app`; the app's ``folder`` lies in the user's own unless it is given. ``names`` of
+    the server beside ``host``: what a proxy or a router calls it.
     """
     require_monailabel()
     require_studies(studies)
-    folder = folder or app_folder_of(studies)
+    folder = folder or _app_folder_of(studies)
     for name, path in {"--studies": studies, "--app": folder}.items():
         require_literal(str(path.resolve()), name)
     content = make_app(folder, run, setup)
@@ -55,10 +43,20 @@ def label_studies(
             f"Everybody who reaches {host}:{port} can read, change and delete the studies: the server has no "
             "authentication unless MONAI_LABEL_AUTH_ENABLE and a realm are configured (docs/monai_label.md)."
         )
-    serve(folder, studies, host, port, names)
+    configure(folder, studies, port)
+    import uvicorn
+    from monailabel.utils.others.generic import init_log_config
+
+    from unicorn_monai.monailabel.gate import names_of
+    from unicorn_monai.monailabel.server import build
+
+    log = json.loads(Path(init_log_config(None, str(folder), "app.log", root_level="INFO")).read_text())
+    for formatter in log["formatters"].values():
+        formatter["class"] = "unicorn_monai.system.PrintableFormatter"
+    uvicorn.run(build({*names_of(host), *names}), host=host, port=port, log_config=log, access_log=False)
 
 
-def app_folder_of(studies: Path) -> Path:
+def _app_folder_of(studies: Path) -> Path:
     """Where the app of a folder of studies lives: in the user's own folder for application data."""
     name = hashlib.sha256(str(studies.resolve()).encode()).hexdigest()[:8]
     mac = sys.platform == "darwin"
@@ -66,37 +64,8 @@ def app_folder_of(studies: Path) -> Path:
     return Path(own).expanduser() / "unicorn-monai" / "label" / f"{studies.resolve().name}-{name}"
 
 
-def serve(app_dir: Path, studies: Path, host: str = "127.0.0.1", port: int = 8000, names: Collection[str] = ()) -> None:
-    """Serve an app until it is interrupted.
-
-    Args:
-        app_dir: folder made by `make_app`.
-        studies: folder of the images.
-        host: address to listen on.
-        port: of the server.
-        names: of the server beside ``host``.
-    """
-    configure(app_dir, studies, port)
-    import uvicorn
-    from monailabel.utils.others.generic import init_log_config
-
-    from unicorn_monai.monailabel.gate import names_of
-    from unicorn_monai.monailabel.server import build
-
-    log = json.loads(Path(init_log_config(None, str(app_dir), "app.log", root_level="INFO")).read_text())
-    for formatter in log["formatters"].values():
-        formatter["class"] = "unicorn_monai.system.PrintableFormatter"
-    uvicorn.run(build({*names_of(host), *names}), host=host, port=port, log_config=log, access_log=False)
-
-
 def configure(app_dir: Path, studies: Path, port: int = 8000) -> None:
-    """Tell MONAI Label, and the processes that it starts, what to serve.
-
-    Raises:
-        ValueError: MONAI Label is not installed, or the studies are no folder of images.
-    """
-    require_monailabel()
-    require_studies(studies)
+    """Tell MONAI Label, and the processes that it starts, what to serve."""
     os.environ |= {
         "MONAI_LABEL_APP_DIR": str(app_dir.resolve()),
         "MONAI_LABEL_STUDIES": str(studies.resolve()),
@@ -110,11 +79,7 @@ def configure(app_dir: Path, studies: Path, port: int = 8000) -> None:
 
 
 def require_monailabel() -> None:
-    """Refuse to start without MONAI Label.
-
-    Raises:
-        ValueError: it is not installed.
-    """
+    """Refuse to start without MONAI Label."""
     if find_spec("monailabel") is None:
         raise ValueError(
             "MONAI Label is not installed in this environment. The extra `label` brings what it needs, but not itself, "
@@ -124,11 +89,7 @@ def require_monailabel() -> None:
 
 
 def require_studies(studies: Path) -> None:
-    """Refuse a folder that MONAI Label would find no image in.
-
-    Raises:
-        ValueError: no folder, or a data set, whose images lie one folder deeper.
-    """
+    """Refuse a folder that MONAI Label would find no image in: none, or a data set, whose images lie one deeper."""
     if not studies.is_dir():
         raise ValueError(f"The studies '{studies}' are no folder. Give the folder that holds the images.")
     if (studies / HEADER).is_file():

@@ -25,7 +25,7 @@ from unicorn_monai.monailabel.client import FIRST, NUMERIC, Device, Flag, number
 from unicorn_monai.monailabel.label_files import VOLUMES, served_suffix
 from unicorn_monai.monailabel.stock import BundleInferTask, BundleTrainTask, InferType, Restored
 from unicorn_monai.monailabel.studies import FINAL, Studies
-from unicorn_monai.system.fields import one_of
+from unicorn_monai.system.records import one_of
 from unicorn_monai.system.weights import read_metadata
 from unicorn_monai.uncertainty import image_uncertainty, normalised_entropy
 
@@ -55,9 +55,7 @@ class Trained(TypedDict, total=False):
 class Segmentation(BundleInferTask):
     """Label map of an image, with the image's uncertainty u(x) of Eq. (4) in the answer.
 
-    Args:
-        bundle: folder of the trained bundle.
-        names: of the labels, ordered by value; the first is the background, which viewers do not paint.
+    ``names``: of the labels, ordered by value; the first is the background, which viewers do not paint.
     """
 
     def __init__(self, bundle: Path, names: Sequence[str]) -> None:
@@ -77,18 +75,10 @@ class Segmentation(BundleInferTask):
         return read_metadata(self.get_path())["sha256"]
 
     def __call__(self, request: Mapping[str, Any], callbacks: Any = None) -> tuple[str, dict[str, Any]]:
-        """Segment one image.
+        """Segment one image, a file, by the settings of ``Inference``; everything else in the request is left out.
 
-        Args:
-            request: ``image`` (its file) and the settings of ``Inference``; everything else is left out.
-            callbacks: of MONAI Label.
-
-        Returns:
-            File of the label map, or of the entropy (0..1 -> 0..255) where ``map`` is "entropy", and what is told
-            about it: ``uncertainty``, ``weights`` (sha256), ``label_names``, ``latencies``.
-
-        Raises:
-            ValueError: an image that cannot be read or does not fit the network, or a wrong setting.
+        Returns the file of the label map, or of the entropy (0..1 -> 0..255) where ``map`` is "entropy", and what is
+        told about it: ``uncertainty``, ``weights`` (sha256), ``label_names``, ``latencies``.
         """
         image = str(request["image"])
         rows, columns = read_image(image, self.num_channels).shape[1:]
@@ -97,12 +87,10 @@ class Segmentation(BundleInferTask):
                 f"The image is {rows} x {columns}; the network needs sides that are multiples of {self._factor}. "
                 "Resample the studies, e.g. with the --size of data_prep."
             )
-        settings = {"device": str(default_device()), "result_extension": served_suffix(image)} | take(
-            request, Inference
-        )
+        own = {"device": str(default_device()), "result_extension": served_suffix(image)}
+        asked = {"image": image, "model": "retinal_unet", **own, **take(request, Inference)}
         with self._lock:
-            file, answer = super().__call__({"image": image, "model": "retinal_unet", **settings}, callbacks)
-        return file, answer
+            return super().__call__(asked, callbacks)
 
     def check(self, request: Mapping[str, Any], studies: Studies) -> None:
         """Refuse wrong settings when a request arrives."""
@@ -134,12 +122,7 @@ def entropy_image(data: dict[str, Any]) -> dict[str, Any]:
 
 
 class Training(BundleTrainTask):
-    """Train the bundle on the labelled studies, in place; the served weights follow.
-
-    Args:
-        bundle: its folder.
-        store: SQLite file of MLflow.
-    """
+    """Train the bundle on the labelled studies, in place; the served weights follow. ``store``: SQLite file."""
 
     def __init__(self, bundle: Path, store: Path) -> None:
         super().__init__(str(bundle), {}, enable_tracking=True, load_strict=True)
@@ -147,20 +130,11 @@ class Training(BundleTrainTask):
 
     def config(self) -> dict[str, Any]:
         """What a client may set, with its defaults."""
-        return {
-            "device": devices(),
-            "pretrained": True,
-            "max_epochs": 50,
-            "val_split": 0.2,
-            "tracking": ["mlflow", "None"],
-        }
+        tracking = ["mlflow", "None"]
+        return {"device": devices(), "pretrained": True, "max_epochs": 50, "val_split": 0.2, "tracking": tracking}
 
     def __call__(self, request: Mapping[str, Any], datastore: Studies) -> dict[str, Any]:
-        """Train; in MONAI Label's own process for it.
-
-        Raises:
-            ValueError: fewer than two labelled images, images of several sizes, or a wrong setting.
-        """
+        """Train; in MONAI Label's own process for it."""
         own = {
             "model": "retinal_unet",
             "multi_gpu": False,
@@ -200,13 +174,8 @@ class Training(BundleTrainTask):
         """Validate on real images only, at least one."""
         real, synthetic = ([item for item in datalist if item["synthetic"] is kind] for kind in (False, True))
         count = min(max(1, round(len(real) * request.get("val_split", 0.2))), len(real) - 1)
-        ratios = [len(real) - count, count]
-        training, validation = partition_dataset(real, ratios=ratios, shuffle=True, seed=0)
-        pairs = [
-            [{key: item[key] for key in ("image", "label")} for item in part]
-            for part in (training + synthetic, validation)
-        ]
-        return pairs[0], pairs[1]
+        training, validation = partition_dataset(real, ratios=[len(real) - count, count], shuffle=True, seed=0)
+        return training + synthetic, validation
 
     def _load_checkpoint(self, model_pytorch: str, pretrained: bool, train_handlers: list[dict[str, Any]]) -> None:
         if pretrained:

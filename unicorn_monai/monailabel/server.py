@@ -2,9 +2,8 @@
 
 The gate (`gate.py`) decides from a request's headers who may ask, and how much. Before an endpoint runs, the guard
 reads everything the client sent: expressions are refused (400), names and ids must be known (404), settings must be
-what their task takes (400). Whatever goes wrong afterwards is told as {"detail": sentence}. Inference runs in a thread,
-so the server answers while it works. Left out are the endpoints that read or write what the app does not need: DICOMweb
-proxy, model files, sessions, whole-slide images.
+what their task takes (400). Whatever goes wrong afterwards is told as {"detail": sentence}. Left out are the endpoints
+that read or write what the app does not need: DICOMweb proxy, model files, sessions, whole-slide images.
 
 Imported after `launch.configure` only.
 """
@@ -32,6 +31,7 @@ from starlette.datastructures import UploadFile as Upload
 from unicorn_monai.monailabel.app import TASKS
 from unicorn_monai.monailabel.client import Unknown, file_name, known, refuse_expressions, short_name
 from unicorn_monai.monailabel.gate import Gate
+from unicorn_monai.system.errors import root_cause
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +41,7 @@ USER, ADMIN = (Depends(RBAC(r)) for r in (settings.MONAI_LABEL_AUTH_ROLE_USER, s
 
 
 async def guard(request: Request) -> None:
-    """Look at what a client sent, before the endpoint sees it.
-
-    Raises:
-        ValueError: an expression, a name that could leave a folder, settings that are no JSON object, or what the task
-            would refuse (`UnicornApp.check`).
-        Unknown: a model, a method, a strategy or a study that does not exist.
-    """
+    """Look at what a client sent, before the endpoint sees it: 400 (``ValueError``) or 404 (:class:`Unknown`)."""
     query, path = dict(request.query_params), dict(request.path_params)
     body = await _settings(request)
     refuse_expressions({"path": path, "query": query, "body": body})
@@ -56,7 +50,7 @@ async def guard(request: Request) -> None:
         raise ValueError(f"The settings hold {reserved}; the address and the files of a request say these.")
     app, kind = app_instance(), request.url.path.strip("/").split("/")[0]
     if kind in TASKS and path:
-        known(TASKS[kind], next(iter(path.values())), app.names(TASKS[kind]))
+        known(TASKS[kind][0], next(iter(path.values())), app.tasks_of(kind))
     if query.get("tag"):
         file_name("label tag", query["tag"])
     new = kind == "datastore" and request.method == "PUT" and request.url.path.rstrip("/") in NEW_IMAGE
@@ -66,8 +60,7 @@ async def guard(request: Request) -> None:
         elif query.get(key):
             known("image", query[key], app.datastore().list_images())
     if kind in TASKS and request.method == "POST":
-        names = list(path.values()) or list(app.names(TASKS[kind]))  # without a name: all tasks, settings by name
-        for name in names:
+        for name in list(path.values()) or list(app.tasks_of(kind)):  # without a name: all tasks, settings by name
             app.check(kind, name, body if path else _object(json.dumps(body.get(name))))
 
 
@@ -110,11 +103,9 @@ async def ready(app: FastAPI) -> AsyncIterator[None]:
 def tell(request: Request, error: Exception) -> JSONResponse:
     """What went wrong, in a sentence: the client's mistakes as 404 and 400, the server's as 500."""
     status = 404 if isinstance(error, Unknown) else 400 if isinstance(error, ValueError) else 500
-    cause: BaseException = error
-    while isinstance(cause, RuntimeError) and cause.__cause__ is not None:  # MONAI wraps errors in its own
-        cause = cause.__cause__
     if status == 500:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    cause = root_cause(error)
     text = str(cause) if isinstance(cause, ValueError | RuntimeError) else f"{type(cause).__name__}: {cause}"
     return JSONResponse({"detail": text}, status)
 
@@ -147,7 +138,7 @@ def run_inference(
     output: infer.ResultType | None = None,
     user: Any = USER,
 ) -> Any:
-    """MONAI Label's inference, in a thread."""
+    """MONAI Label's inference, in a thread: the server answers while it works."""
     if not image and not file:
         raise ValueError("There is nothing to work on; give the id of a study (?image=...) or upload a file.")
     if output == infer.ResultType.dicom_seg:
@@ -156,11 +147,7 @@ def run_inference(
 
 
 def build(hosts: Collection[str] = ()) -> FastAPI:
-    """The web application, for the environment of `launch.configure`.
-
-    Args:
-        hosts: what the server may be called, beside the address that a connection comes to (`gate.names_of`).
-    """
+    """The web application, for the environment of `launch.configure`; ``hosts``: what the server may be called."""
     app = FastAPI(title="unicorn_monai", docs_url="/", dependencies=[Depends(guard)], lifespan=ready)
     origins = [str(origin).rstrip("/") for origin in settings.MONAI_LABEL_CORS_ORIGINS]  # as browsers write them
     if origins:

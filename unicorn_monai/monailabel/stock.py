@@ -9,27 +9,16 @@ from __future__ import annotations
 
 import torch
 
-OPERATORS = ("nms", "qnms")
-SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+try:
+    import torchvision  # noqa: F401
+except RuntimeError:
+    OPERATORS = torch.library.Library("torchvision", "FRAGMENT")  # they live as long as it
+    for name in ("nms", "qnms"):
+        OPERATORS.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
-
-def declare_operators() -> None:
-    """Declare the operators of torchvision that its Python part registers something for, where they are missing."""
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in OPERATORS:
-            library.define(name + SIGNATURE)
-        _KEPT.append(library)  # an operator lives as long as its library
-
-
-_KEPT: list[torch.library.Library] = []
-declare_operators()
-
-from monailabel.interfaces.tasks.infer_v2 import InferType  # noqa: E402
-from monailabel.tasks.infer.bundle import BundleInferTask  # noqa: E402
-from monailabel.tasks.train.bundle import BundleTrainTask  # noqa: E402
-from monailabel.transform.post import Restored  # noqa: E402
+from monailabel.interfaces.tasks.infer_v2 import InferType
+from monailabel.tasks.infer.bundle import BundleInferTask
+from monailabel.tasks.train.bundle import BundleTrainTask
+from monailabel.transform.post import Restored
 
 __all__ = ["BundleInferTask", "BundleTrainTask", "InferType", "Restored"]

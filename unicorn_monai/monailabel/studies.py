@@ -22,14 +22,7 @@ FINAL = "final"
 
 
 class Studies(LocalDatastore):
-    """The studies of one app.
-
-    Args:
-        folder: the images.
-        names: of the labels, ordered by value.
-        num_channels: of the images.
-        auto_reload: watch the folder for new files.
-    """
+    """The studies of one app, images of ``num_channels``; ``names`` of the labels, ordered by value."""
 
     def __init__(self, folder: str, names: Sequence[str], num_channels: int = 1, auto_reload: bool = False) -> None:
         self.names, self.num_channels = list(names), num_channels
@@ -44,22 +37,14 @@ class Studies(LocalDatastore):
         self._init_from_datastore_file()
         return super().list_images()
 
-    def real_unlabeled(self) -> list[str]:
-        """Images without a submitted label that are not synthetic."""
+    def real(self, labeled: bool) -> list[str]:
+        """Images that are not synthetic, with a submitted label or without."""
         self._init_from_datastore_file()
-        return [image for image in self.get_unlabeled_images() if not self.get_image_info(image).get("synthetic")]
-
-    def real_labeled(self) -> list[str]:
-        """Images with a submitted label that are not synthetic."""
-        self._init_from_datastore_file()
-        return [image for image in self.get_labeled_images() if not self.get_image_info(image).get("synthetic")]
+        images = self.get_labeled_images() if labeled else self.get_unlabeled_images()
+        return [image for image in images if not self.get_image_info(image).get("synthetic")]
 
     def label_of(self, image_id: str, tag: str = FINAL) -> str:
-        """File of an image's label map.
-
-        Raises:
-            Unknown: no such image, or it has no label with this tag.
-        """
+        """File of an image's label map, if there is one with this tag."""
         known("image", image_id, self.list_images())
         known(f"label of '{image_id}' with the tag", tag, self.get_labels_by_image_id(image_id))
         return self.get_label_uri(image_id, tag)
@@ -112,11 +97,7 @@ class Studies(LocalDatastore):
         super().update_label_info(label_id, label_tag, info)
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
-        """ZIP file of the images with a submitted label, and of these labels.
-
-        Raises:
-            Unknown: there is none.
-        """
+        """ZIP file of the images with a submitted label, and of these labels."""
         self.list_images()
         if not self.get_labeled_images():
             raise Unknown("No study has a submitted label yet, so there is nothing to download. Submit a label first.")

@@ -11,7 +11,7 @@ import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,27 +43,14 @@ class Wanted(TypedDict, total=False):
 
 
 class Synthesis(InferTask):
-    """Make an image for a label map.
+    """Make an image for a label map, by the ``synthesis`` bundle of an app and what ``app.json`` says of it."""
 
-    Args:
-        bundle: folder of the ``synthesis`` bundle, its siblings beside it.
-        names: of the labels, ordered by value.
-        mode: "paper" or "compositional".
-        weight: of the Uncertainty-ControlNet, unless a request says another.
-        guidance: of the uncertainty and of the label map.
-    """
-
-    def __init__(self, bundle: Path, names: Sequence[str], mode: str, weight: float, guidance: Sequence[float]) -> None:
+    def __init__(self, bundle: Path, record: Mapping[str, Any]) -> None:
+        self.bundle, self.names, self.mode = bundle, record["labels"], record["mode"]
+        self.weight, self.guidance = record["uncertainty_weight"], record["guidance"]
         description = "An image for the label map of a study or an uploaded one, at a given or sampled uncertainty"
-        config = {"seed": None, "uncertainty": None, "weight": weight, "num_inference_steps": None, "store": False}
+        config = {"seed": None, "uncertainty": None, "weight": self.weight, "num_inference_steps": None, "store": False}
         super().__init__(InferType.OTHERS, None, 2, description, config)
-        self.bundle, self.names, self.mode, self.weight, self.guidance = (
-            bundle,
-            list(names),
-            mode,
-            weight,
-            list(guidance),
-        )
         self._loaded: dict[str, ConfigParser] = {}
         self._lock = threading.Lock()
 
@@ -79,17 +66,9 @@ class Synthesis(InferTask):
         return self._loaded[name]
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Make one image.
+        """Make one image, by the settings of ``Wanted``; returns its file, and what it was made of.
 
-        Args:
-            request: ``label_map`` (a file as clients send it), ``image`` (file of the image it belongs to, or None) and
-                the settings of ``Wanted``; everything else is left out.
-
-        Returns:
-            File of the image, and what it was made of: ``seed``, ``uncertainty``, ``weight``, ``models``, ...
-
-        Raises:
-            ValueError: a label map that cannot be used, or a wrong setting.
+        ``label_map`` of the request is a file as clients send it, ``image`` that of the image it belongs to, or None.
         """
         started, settings = time.monotonic(), self._settings(request)
         path = Path(request["label_map"])
@@ -104,12 +83,15 @@ class Synthesis(InferTask):
             uncertainty = settings.get("uncertainty")
             if uncertainty is None:
                 uncertainty = float(parser.get_parsed_content("prior").sample([seed])[0])
-            self._require_size(labels, generator)
+            size = generator.ldm.image_size
+            if tuple(labels.shape[2:]) != size:
+                raise ValueError(
+                    f"The label map is {tuple(labels.shape[2:])}; the networks of this run make {size}. Resample it."
+                )
             prompt = self._prompt(parser, seed)
-            request_of = Request(0, seed, uncertainty=uncertainty, prompt=prompt)
-            image = generator([request_of], labels, weight, settings.get("num_inference_steps"))[0]
-        suffix = served_suffix(reference)
-        with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as file:
+            wanted = Request(0, seed, uncertainty=uncertainty, prompt=prompt)
+            image = generator([wanted], labels, weight, settings.get("num_inference_steps"))[0]
+        with tempfile.NamedTemporaryFile(suffix=served_suffix(reference), delete=False) as file:
             write_like(to_uint8(image), Path(file.name), reference)
         return file.name, {
             "synthetic": True,
@@ -142,13 +124,6 @@ class Synthesis(InferTask):
             return None
         template, names = (parser.get_parsed_content(key) for key in ("template", "subdomains"))
         return None if template is None else template({}, names[seed % len(names)] if names else None)
-
-    def _require_size(self, labels: torch.Tensor, generator: Generator) -> None:
-        size = generator.ldm.image_size
-        if tuple(labels.shape[2:]) != size:
-            raise ValueError(
-                f"The label map is {tuple(labels.shape[2:])}; the networks of this run make {size}. Resample it."
-            )
 
 
 def store(studies: Studies, image: str, label: Path, source: str, answer: Mapping[str, Any]) -> str:

@@ -33,14 +33,13 @@ def usable_checks(results: Results) -> list[Check]:
         part, name = results.reconstructions.get(domain, Kept()), f"{name_of(domain)}, autoencoder"
         error, allowed = part.error
         what = f"{name}: error of the means of 4 x 4 pixels, of their variance, at most {fixed(allowed, 3)}"
-        good = None if error is None or allowed is None else error <= allowed
-        checks.append((what, "" if good is None else fixed(error, 3), good))
-        for found, what, (low, high) in (
-            (ratio(part.high_pass_std), f"texture {TEXTURE[0]} to {TEXTURE[1]} of the originals'", TEXTURE),
-            (ratio(part.grid), f"no blocks, steps at their borders at most {GRID} of the originals'", (0.0, GRID)),
-        ):
-            good = None if found is None else low <= found <= high
-            checks.append((f"{name}: {what}", "" if found is None else fixed(found, 2), good))
+        texture = f"{name}: texture {TEXTURE[0]} to {TEXTURE[1]} of the originals'"
+        grid = f"{name}: no blocks, steps at their borders at most {GRID} of the originals'"
+        checks += [
+            (what, "", None) if error is None or allowed is None else (what, fixed(error, 3), error <= allowed),
+            _between(texture, ratio(part.high_pass_std), TEXTURE),
+            _between(grid, ratio(part.grid), (0.0, GRID)),
+        ]
     return checks
 
 
@@ -50,21 +49,21 @@ def image_checks(results: Results) -> list[Check]:
     for domain in ("labeled", "unlabeled"):
         part = results.autoencoder.get(domain, Kept())
         for pair, what in ((part.high_pass_std, "speckle"), (part.entropy, "entropy")):
-            change = None if (kept := ratio(pair)) is None else kept - 1
-            good = None if change is None else abs(change) <= TOLERANCE + 1e-9
-            found = (
-                f"{fixed(pair[0], 3)} \u2192 {fixed(pair[1], 3)} ({percent(change, '+')})" if change is not None else ""
-            )
+            found, good, kept = "", None, ratio(pair)
+            if kept is not None:
+                found = f"{fixed(pair[0], 3)} \u2192 {fixed(pair[1], 3)} ({percent(kept - 1, '+')})"
+                good = abs(kept - 1) <= TOLERANCE + 1e-9
             checks.append((f"{name_of(domain)}, autoencoder: {what} within \u00b1{percent(TOLERANCE)}", found, good))
-    spread, (low, high) = results.diffusion.latent_std, LATENT_STD
-    good = None if spread is None else low <= spread <= high
-    found = "" if spread is None else fixed(spread, 2)
-    checks.append((f"Diffusion model: spread of sampled latents {low} to {high} of the training's", found, good))
+    spread = f"Diffusion model: spread of sampled latents {LATENT_STD[0]} to {LATENT_STD[1]} of the training's"
+    checks.append(_between(spread, results.diffusion.latent_std, LATENT_STD))
     return [*checks, _sampler(results.diffusion.sampler)]
 
 
+def _between(what: str, found: float | None, bounds: tuple[float, float]) -> Check:
+    return (what, "", None) if found is None else (what, fixed(found, 2), bounds[0] <= found <= bounds[1])
+
+
 def _sampler(part: Sampler) -> Check:
-    """The check of the sampler."""
     names = ("mean", "spread", "distance")
     bounds = [f"{what} within {percent(bound)}" for what, bound in zip(names, BOUNDS, strict=True)]
     expected = f"Sampler, of known data with exact predictions: {', '.join(bounds)}"

@@ -34,11 +34,7 @@ _MARKER = re.compile(
 
 
 def write_documents(documents: Sequence[Path]) -> str:
-    """Write the tables and values of documents; returns which were changed, as lines.
-
-    Raises:
-        ValueError: see :func:`filled`; then no document is written.
-    """
+    """Write the tables and values of documents, or none if one cannot be; returns which were changed, as lines."""
     texts = {document: filled(document) for document in documents}
     changed = [document for document, text in texts.items() if text != document.read_text(encoding="utf-8")]
     for document in changed:
@@ -57,9 +53,8 @@ def filled(document: Path) -> str:
         if found[0].startswith("`"):
             return found[0]
         if found["head"] is None:
-            raise ValueError(
-                f"'{found.string[found.start() :][:60]}' has no counterpart; expected e.g. '<!-- /table -->'"
-            )
+            start = found.string[found.start() :][:60]
+            raise ValueError(f"'{start}' has no counterpart; expected e.g. '<!-- /table -->'")
         if found["what"] == "value":
             return f"{found['head']}{_value(document.parent, found['order'])}{found['tail']}"
         return f"{found['head']}\n\n{_table(document.parent, found['order'])}\n\n{found['tail']}"
@@ -71,8 +66,8 @@ def filled(document: Path) -> str:
 
 
 def _table(folder: Path, order: str) -> str:
-    first, *lines = order.strip().splitlines()
-    *files, kind = first.split()
+    asked, *lines = order.strip().splitlines()
+    *files, kind = asked.split()
     if kind not in TABLES:
         raise ValueError(f"a table is of '{kind}'; expected FILE... and one of {', '.join(TABLES)}.")
     rows = TABLES[kind](read_runs([folder / file for file in files]))
@@ -81,8 +76,8 @@ def _table(folder: Path, order: str) -> str:
         if what == "rows":
             rows = [rows[0], *_chosen(rows[1:], names)]
         elif what == "columns":
-            columns = list(map(list, zip(*rows, strict=True)))
-            rows = list(map(list, zip(columns[0], *_chosen(columns[1:], names), strict=True)))
+            first, *others = map(list, zip(*rows, strict=True))
+            rows = list(map(list, zip(first, *_chosen(others, names), strict=True)))
         else:
             raise ValueError(f"a table has the line '{line}'; expected 'rows: ...' or 'columns: ...'.")
     if min(len(rows), len(rows[0])) < 2:
@@ -113,9 +108,8 @@ def _value(folder: Path, order: str) -> str:
             above /= divisor
         return shown(above, form)
     except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(
-            f"'{what}' of '{file}' cannot be shown as '{form}' ({type(error).__name__}: {error})."
-        ) from error
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"'{what}' of '{file}' cannot be shown as '{form}' ({why}).") from error
 
 
 def _entry(content: Any, name: str) -> Any:

@@ -12,14 +12,16 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 from markupsafe import Markup
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Rectangle
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import IdentityTransform
 
 WIDTH = 400
 BINS = 48
@@ -29,12 +31,9 @@ TEXT = 12.5
 
 
 def dots(rows: Sequence[tuple[str, float, tuple[float, float] | None]], main: str, gap: Sequence[float]) -> Markup:
-    """One value per row on a common axis.
+    """One value per row on a common axis: of each its name, value and interval; the row ``main`` is stressed.
 
-    Args:
-        rows: name, value and interval of each row.
-        main: name of the row to stress.
-        gap: ends of the range to shade; none for no range.
+    ``gap`` are the ends of the range to shade; none for no range.
     """
     ticks = _ticks([*(value for _, value, _ in rows), *(end for _, _, interval in rows for end in interval or ())])
     axes = _axes(36 * len(rows) + 6, ticks)
@@ -42,22 +41,18 @@ def dots(rows: Sequence[tuple[str, float, tuple[float, float] | None]], main: st
         axes.axvspan(min(gap), max(gap), color=_colour("gap"), linewidth=0, clip_on=False, zorder=0)
     for index, (name, value, interval) in enumerate(rows):
         y, stressed = 36 * index + 27, name == main
-        _write(axes, ticks[0], y - 10, name, "accent" if stressed else "ink", bold=stressed)
-        _write(axes, ticks[-1], y - 10, f"{value:.3f}", "accent" if stressed else "ink", "right", bold=stressed)
+        text, mark = ("accent", "accent") if stressed else ("ink", "soft")
+        _write(axes, ticks[0], y - 10, name, text, bold=stressed)
+        _write(axes, ticks[-1], y - 10, f"{value:.3f}", text, "right", bold=stressed)
         _line(axes, (ticks[0], ticks[-1]), (y, y), "line")
         if interval:
-            _line(axes, interval, (y, y), "accent" if stressed else "soft", 2.5)
-        _marker(axes, value, y, "accent" if stressed else "soft")
+            _line(axes, interval, (y, y), mark, 2.5)
+        _marker(axes, value, y, mark)
     return _svg(axes, "Score of every set-up")
 
 
 def histograms(sets: Mapping[str, Sequence[float]], aim: float | None) -> Markup:
-    """One histogram per row, each scaled to its own peak, on a common axis from 0.
-
-    Args:
-        sets: name and values (at least one, all >= 0) of each row.
-        aim: where to draw the dashed line.
-    """
+    """One histogram per row, each of values >= 0 scaled to its own peak, on a common axis from 0; dashed at ``aim``."""
     ticks, row, tall = _ticks([0.0, *(max(values) for values in sets.values())]), 66, 38
     axes = _axes(row * len(sets), ticks)
     for index, (name, values) in enumerate(sets.items()):
@@ -75,9 +70,8 @@ def histograms(sets: Mapping[str, Sequence[float]], aim: float | None) -> Markup
 def curve(series: Mapping[str, Sequence[tuple[float, float, float]]]) -> Markup:
     """Measured against requested values with the diagonal on which both agree.
 
-    Args:
-        series: name and points (requested, mean measured, its standard deviation) of each curve; circles and squares
-            in turn, as in the legend below the chart.
+    A curve's points are (requested, mean measured, its standard deviation), circles and squares in turn, as in the
+    legend below the chart.
     """
     values = [v for points in series.values() for x, mean, std in points for v in (x, mean - std, mean + std)]
     ticks = _ticks([max(0.0, min(values)), *(max(v, 0.0) for v in values)])
@@ -97,8 +91,6 @@ def curve(series: Mapping[str, Sequence[tuple[float, float, float]]]) -> Markup:
 
 def _ticks(values: Sequence[float]) -> list[float]:
     """About five round ticks around all values."""
-    from matplotlib.ticker import MaxNLocator
-
     least, most = min(values), max(values)
     more = max(0.0, 1e-3 - (most - least)) / 2
     return list(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(least - more * (least > 0), most + more))
@@ -110,29 +102,20 @@ def _labels(ticks: Sequence[float]) -> list[str]:
 
 
 def _axes(height: float, ticks: Sequence[float], square: bool = False) -> Axes:
-    """Axes with a grid, whose ends stay inside the chart.
-
-    Args:
-        height: of the axes.
-        ticks: of the columns.
-        square: the rows have the same ticks; else rows are units from the top.
-    """
-    from matplotlib.figure import Figure
-
+    """Axes with a grid, whose ends stay inside the chart; rows have the same ticks, or are units from the top."""
     left, right, bottom, top = (62, 20, 46, 8) if square else (8, 8, 20, 8)
     whole = top + height + bottom
     figure = Figure((WIDTH / 72, whole / 72), dpi=72, frameon=False)
     box = (left / WIDTH, bottom / whole, (WIDTH - left - right) / WIDTH, height / whole)
     axes = figure.add_axes(box, frameon=False)
-    axes.set(xlim=(ticks[0], ticks[-1]), ylim=(height, 0))
+    axes.set(xlim=(ticks[0], ticks[-1]), ylim=(ticks[0], ticks[-1]) if square else (height, 0))
     axes.set_xticks(ticks, _labels(ticks), fontsize=TEXT, color=_colour("soft"))
     axes.tick_params(left=False, bottom=False, labelleft=square)
-    if not square:
+    if square:
+        axes.set_yticks(ticks, _labels(ticks), fontsize=TEXT, color=_colour("soft"))
+    else:
         axes.get_xticklabels()[0].set_horizontalalignment("left")
         axes.get_xticklabels()[-1].set_horizontalalignment("right")
-    else:
-        axes.set_ylim(ticks[0], ticks[-1])
-        axes.set_yticks(ticks, _labels(ticks), fontsize=TEXT, color=_colour("soft"))
     axes.grid(axis="both" if square else "x", color=_colour("line"), linewidth=0.6)
     axes.set_axisbelow(True)
     for line in (*axes.get_xgridlines(), *axes.get_ygridlines()):
@@ -155,9 +138,6 @@ def _line(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, width
 
 def _marker(axes: Axes, x: float, y: float, colour: str, round_: bool = True) -> None:
     """A circle or a square, as a path of its own: what matplotlib does with markers refers to other parts of a file."""
-    from matplotlib.patches import Circle, Rectangle
-    from matplotlib.transforms import IdentityTransform
-
     across, up = axes.transData.transform((x, y))
     shape = Circle((across, up), 4.7) if round_ else Rectangle((across - 4, up - 4), 8, 8)
     shape.set(color=_colour(colour), linewidth=0, clip_on=False, zorder=3, transform=IdentityTransform())
@@ -166,8 +146,6 @@ def _marker(axes: Axes, x: float, y: float, colour: str, round_: bool = True) ->
 
 def _svg(axes: Axes, label: str) -> Markup:
     """The drawing as a part of a page: without what a file of its own needs, texts as texts, colours by name."""
-    from matplotlib import rc_context
-
     figure, file = cast("Figure", axes.figure), io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "unicorn"}), warnings.catch_warnings(action="ignore"):
         figure.savefig(file, format="svg", metadata={"Date": None})  # it warns of letters its own font has not

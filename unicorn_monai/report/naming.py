@@ -55,5 +55,4 @@ def duration(seconds: float | None) -> str:
 
 def ordered(keys: Iterable[str], first: Sequence[str]) -> list[str]:
     """The keys, those of ``first`` first."""
-    keys = list(keys)
-    return [key for key in first if key in keys] + [key for key in keys if key not in first]
+    return sorted(keys, key=lambda key: first.index(key) if key in first else len(first))

@@ -16,32 +16,17 @@ import json
 import re
 import struct
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, pass_context
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateError
 from markupsafe import Markup
 
 from unicorn_monai.report import figures, naming
+from unicorn_monai.report import results as kinds
 from unicorn_monai.report.checks import image_checks
 from unicorn_monai.report.naming import MISSING, fixed, name_of, ordered, percent
-from unicorn_monai.report.results import (
-    LOWER,
-    MAIN,
-    UPPER,
-    Caption,
-    Captions,
-    Overlap,
-    Record,
-    Results,
-    Scores,
-    Spread,
-    Uncertainties,
-    Weights,
-    read,
-    within,
-)
+from unicorn_monai.report.results import LOWER, MAIN, UPPER, Results, Scores, read, within
 from unicorn_monai.system.files import PathLike, write_text
 
 CORE = (LOWER, UPPER, MAIN, "unicorn")  # always have a column, the first ones
@@ -52,16 +37,10 @@ SHEET = 960  # pixels; a wider sheet is scaled down to what is there, not below 
 
 
 def write_report(run_dir: PathLike) -> Path:
-    """Write ``report.html`` into a run folder from its JSON files and pictures.
-
-    Args:
-        run_dir: folder with ``results.json``; the other files and ``pictures/`` may be absent.
-
-    Returns:
-        Path of the report.
+    """Write ``report.html`` into a run folder from its JSON files and pictures; returns its path.
 
     Raises:
-        ValueError: if ``results.json`` is missing, or a file does not hold what it should.
+        ValueError: ``results.json`` is missing (the other files may be), or a file does not hold what it should.
     """
     folder = Path(run_dir)
     if not (folder / "results.json").is_file():
@@ -71,28 +50,18 @@ def write_report(run_dir: PathLike) -> Path:
 
 
 def render(folder: Path) -> str:
-    """The page.
-
-    Raises:
-        ValueError: a file does not hold what it should.
-    """
-    results, record = _load(folder, "results.json", Results), _load(folder, "experiment.json", Record)
-    page = _Page(folder, results)
+    """The page; a file that does not hold what it should is refused."""
+    results, record = _load(folder, "results.json", Results), _load(folder, "experiment.json", kinds.Record)
+    page, facts = _Page(folder, results), {"seed": record.chosen.seed, "git revision": record.git_revision}
     try:
-        return (
-            _environment()
-            .get_template("report.html")
-            .render(
-                page.values(),
-                page=page,
-                run=folder.resolve().name,
-                record=record,
-                captions=_load(folder, "pictures/captions.json", Captions),
-                charts=page.charts(_load(folder, "uncertainties.json", Uncertainties)),
-                facts={"seed": record.chosen.seed, "git revision": record.git_revision}
-                | results.environment
-                | record.versions,
-            )
+        return page.template().render(
+            page.values(),
+            page=page,
+            run=folder.resolve().name,
+            record=record,
+            captions=_load(folder, "pictures/captions.json", kinds.Captions),
+            charts=page.charts(_load(folder, "uncertainties.json", kinds.Uncertainties)),
+            facts=facts | results.environment | record.versions,
         )
     except (TemplateError, OverflowError, TypeError) as error:
         raise ValueError(
@@ -122,6 +91,34 @@ class _Page:
         given = [*CORE, *others] if results.segmentation else []
         self.setups = {key: results.segmentation.get(key, Scores()) for key in given}
 
+    def template(self) -> Template:
+        """The template, with the names that this page has for things."""
+        environment = Environment(
+            loader=FileSystemLoader(Path(__file__).with_name("templates")),
+            autoescape=True,
+            undefined=StrictUndefined,
+            finalize=lambda value: MISSING_HTML if value == MISSING else value,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        named = (self.name, self.here, self.difference, self.distance, fixed, percent, naming.duration)
+        others: dict[str, Callable[..., Any]] = {
+            "short": lambda value: MISSING if value is None else f"{value:g}",
+            "ends": lambda ends: f"{ends[0]:.3f}\u2013{ends[1]:.3f}" if ends else MISSING,
+            "between": _between,
+            "counted": lambda share: _below(f"{fixed(share.count, 0)} of {fixed(share.n, 0)}", _between(share.ci95)),
+            "of_label": lambda scores, i: _at(scores.iou, i),
+            "extract": lambda key, table: table[key],
+            "of_domain": lambda scores, name: scores.sub_domains.get(name, kinds.Overlap()).mean_iou,
+            "of_surface": lambda b, i: " / ".join(fixed(_at(errors, i), 1) for errors in (b.mean_um, b.p95_um)),
+            "after": lambda name, word: f"{word} {name}",
+            "breakable": lambda key: Markup("_<wbr>").join(str(key).split("_")),
+            # Quotes within a text as they are, so that a command can be copied.
+            "as_json": lambda part: json.dumps(part, indent=2, ensure_ascii=False).replace('\\"', '"'),
+        }
+        environment.filters |= {function.__name__: function for function in named} | others
+        return environment.get_template("report.html")
+
     def values(self) -> dict[str, Any]:
         """Variables and functions of the template."""
         r = self.results
@@ -142,7 +139,7 @@ class _Page:
             "references": [key for key, part in r.differences.items() if part],
             "compared": list(dict.fromkeys(setup for part in r.differences.values() for setup in part)),
             "image_sets": ordered({**r.uncertainty, **r.fid.fid.get("unlabeled", {})}, SETS),
-            "nothing": Spread(),
+            "nothing": kinds.Spread(),
             "controls": {key: r.control[key] for key in ordered(r.control, ("control",))},
             "sets": ordered(r.fid.fid, SETS[:2]),
             "real": [name for name in SETS[:2] if name in r.fid.fid],
@@ -181,16 +178,14 @@ class _Page:
         small = "" if kid is None or std is None else f"{fixed(1000 * kid, 1)} \u00b1 {fixed(1000 * std, 1)}"
         return _below(fixed(fid.fid[name].get(other), 2), small)
 
-    def captioned(self, one: Caption) -> Picture | None:
+    def captioned(self, one: kinds.Caption) -> Picture | None:
         """The picture of a caption, if it is there."""
-        folder = Path("pictures")
+        file, folder = Path("pictures", one.file), self.folder / "pictures"
         if Path(one.file).name != one.file:
-            raise ValueError(
-                f"captions.json names '{one.file}'; expected a file of '{self.folder / folder}' itself, e.g. 'x.png'."
-            )
-        return self.picture(folder / one.file) if (self.folder / folder / one.file).is_file() else None
+            raise ValueError(f"captions.json names '{one.file}'; expected a file of '{folder}' itself, e.g. 'x.png'.")
+        return self.picture(file) if (self.folder / file).is_file() else None
 
-    def weighed(self, name: str, found: Weights) -> list[tuple[str, Picture]]:
+    def weighed(self, name: str, found: kinds.Weights) -> list[tuple[str, Picture]]:
         """The pictures of a fusion weight each, those that are there."""
         files = [(w.weight, Path("pictures", f"weights_{name}", w.picture)) for w in found.table if w.picture]
         return [(f"Weight {w or 0:g}", self.picture(file)) for w, file in files if (self.folder / file).is_file()]
@@ -205,7 +200,7 @@ class _Page:
         kind, least = ("small", width) if width <= SHEET else ("large", SHEET)
         return Picture(base64.b64encode(data).decode(), width, height, kind, least)
 
-    def charts(self, uncertainties: Uncertainties) -> dict[str, Any]:
+    def charts(self, uncertainties: kinds.Uncertainties) -> dict[str, Any]:
         """The three charts, empty where there is nothing to draw, and what their captions say."""
         r = self.results
         rising = sorted(r.scores, key=r.scores.__getitem__)
@@ -229,43 +224,6 @@ class _Page:
             "control": figures.curve(curves) if curves else "",
             "curves": list(curves),
         }
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: MISSING_HTML if value == MISSING else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for method in ("name", "here", "difference", "distance"):  # of the page that is made
-        environment.filters[method] = _of_page(method)
-    filters: dict[str, Callable[..., Any]] = {
-        "fixed": fixed,
-        "percent": percent,
-        "duration": naming.duration,
-        "short": lambda value: MISSING if value is None else f"{value:g}",
-        "ends": lambda ends: f"{ends[0]:.3f}\u2013{ends[1]:.3f}" if ends else MISSING,
-        "between": _between,
-        "counted": lambda share: _below(f"{fixed(share.count, 0)} of {fixed(share.n, 0)}", _between(share.ci95)),
-        "of_label": lambda scores, i: _at(scores.iou, i),
-        "extract": lambda key, table: table[key],
-        "of_domain": lambda scores, name: scores.sub_domains.get(name, Overlap()).mean_iou,
-        "of_surface": lambda b, i: " / ".join(fixed(_at(errors, i), 1) for errors in (b.mean_um, b.p95_um)),
-        "after": lambda name, word: f"{word} {name}",
-        "breakable": lambda key: Markup("_<wbr>").join(str(key).split("_")),
-        # Quotes within a text as they are, so that a command can be copied.
-        "as_json": lambda part: json.dumps(part, indent=2, ensure_ascii=False).replace('\\"', '"'),
-    }
-    environment.filters |= filters
-    return environment
-
-
-def _of_page(method: str) -> Callable[..., Any]:
-    return pass_context(lambda context, *arguments: getattr(context["page"], method)(*arguments))
 
 
 def _load(folder: Path, name: str, kind: Any) -> Any:

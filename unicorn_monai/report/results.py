@@ -14,18 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    Strict,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from unicorn_monai.system.files import PathLike, parse_json, write_json
+from unicorn_monai.system.files import PathLike, parse_json
 from unicorn_monai.system.terminal import LINES, printable
 
 Kind = TypeVar("Kind")
@@ -48,12 +39,11 @@ def _both(ends: Any) -> Any:
     return None if isinstance(ends, list | tuple) and None in map(_finite, ends) else ends
 
 
-Finite = Annotated[float, Strict(), Field(ge=-MOST, le=MOST)]
+Finite = Annotated[float, Field(strict=True, ge=-MOST, le=MOST)]
 Number = Annotated[Finite | None, BeforeValidator(_finite)]
 Interval = Annotated[tuple[Finite, Finite] | None, BeforeValidator(_both)]
 Pair = tuple[Number, Number]
-Index = Annotated[int, Strict(), Field(ge=0)]
-Uncertainties = dict[str, list[Annotated[float, Strict(), Field(ge=0, le=1)]]]  # set of images -> u of each
+Uncertainties = dict[str, list[Annotated[float, Field(strict=True, ge=0, le=1)]]]  # set of images -> u of each
 
 
 class Part(BaseModel):
@@ -112,7 +102,7 @@ class Scores(Overlap):
     broken_columns: Estimate = Estimate()
     trainings: Spread = Spread()
     sub_domains: dict[str, Overlap] = {}
-    absent: list[Index] = []
+    absent: list[Annotated[int, Field(strict=True, ge=0)]] = []
     n_test: Number = None
     n_subjects: Number = None
 
@@ -285,12 +275,10 @@ class Results(Part):
         return [self.labels[i] if i < len(self.labels) else str(i) for i in first.absent]
 
     def gap_closed(self, setup: str = MAIN) -> Estimate | None:
-        """Estimate of the gap between lower and upper bound that a set-up closed.
+        """Share of the gap between the bounds that a set-up closed (0 at the lower, 1 at the upper), with its interval.
 
-        Returns:
-            The share (0 at the lower bound, 1 at the upper) and, where it was computed, its 95 % interval over the
-            subjects on which all three are scored; None if a score is missing or the upper bound is not above the
-            lower. A run finished before results held "gap" gives the share alone.
+        None if a score is missing or the upper bound is not above the lower. A run finished before results held "gap"
+        gives the share alone.
         """
         lower, upper, score = (self.scores.get(key) for key in (LOWER, UPPER, setup))
         if lower is None or upper is None or score is None or upper <= lower:
@@ -335,11 +323,7 @@ Captions = list[Caption]
 
 
 def within(run: Path, name: Path | str) -> Path:
-    """A file of a run, which a report may take in.
-
-    Raises:
-        ValueError: a link leads out of the run's folder.
-    """
+    """A file of a run, which a report may take in; a link that leads out of the run's folder is refused."""
     file = run / name
     if not file.resolve().is_relative_to(run.resolve()):
         raise ValueError(
@@ -350,11 +334,7 @@ def within(run: Path, name: Path | str) -> Path:
 
 
 def typed(kind: type[Kind], content: Any, path: PathLike) -> Kind:
-    """What was read from a file, checked.
-
-    Raises:
-        ValueError: an entry of another type or out of its range, by name.
-    """
+    """What was read from a file, checked; an entry of another type or out of its range is refused by name."""
     try:
         return TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
@@ -371,19 +351,8 @@ def typed(kind: type[Kind], content: Any, path: PathLike) -> Kind:
 
 
 def read(path: Path, kind: type[Kind]) -> Kind:
-    """A JSON file as a type, its texts as a reader may see them.
-
-    Raises:
-        ValueError: no JSON, or not what it should hold.
-    """
+    """A JSON file as a type, its texts as a reader may see them; refused if it holds no JSON, or anything else."""
     return typed(kind, _seen(parse_json(path)), path)
-
-
-def write_results(run: Path, content: Mapping[str, Any]) -> Results:
-    """Write ``results.json`` as it is, once it is known to be readable; returns it with its types."""
-    results = Results.of(content)
-    write_json(run / "results.json", content)
-    return results
 
 
 def _seen(value: Any) -> Any:

@@ -7,19 +7,20 @@ The spread is that of the runs. Beside it stands the 95 % interval of every run 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.markup import escape as plain
+from rich.table import Table
 
 from unicorn_monai.report.checks import ratio
-from unicorn_monai.report.results import LOWER, UPPER, Control, Kept, Overlap, Results, read
+from unicorn_monai.report.results import LOWER, UPPER, Kept, Results, read
 from unicorn_monai.system.files import PathLike
 from unicorn_monai.system.terminal import printable
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 NEEDED = ("labels", "segmentation", "uncertainty", "seconds")  # every finished run has them
 Rows = list[list[str]]  # head first
@@ -29,23 +30,16 @@ def summarise(run_dirs: Sequence[PathLike]) -> str:
     """Markdown tables of the scores, the control and the checks of one or several finished runs.
 
     A row that only some of the runs have says how many.
-
-    Raises:
-        ValueError: a folder without results, results that are none, a run given twice, or runs with different labels.
     """
     runs = read_runs(run_dirs)
     return "\n\n".join(markdown(table(runs)) for table in (scores, control, checks))
 
 
 def read_runs(run_dirs: Sequence[PathLike]) -> list[Results]:
-    """The results of runs of one experiment: folders, or files of results.
-
-    Raises:
-        ValueError: see :func:`summarise`.
-    """
-    runs = [_read(Path(place)) for place in run_dirs]
-    if not runs:
+    """The results of runs of one experiment, each given once: folders, or files of results."""
+    if not run_dirs:
         raise ValueError("No run given; expected the folder of at least one finished run.")
+    runs = [_read(Path(place)) for place in run_dirs]
     _require_once(run_dirs, runs)
     if any(run.labels != runs[0].labels for run in runs):
         raise ValueError("The runs have different labels; summarise runs of one experiment only.")
@@ -57,12 +51,11 @@ def _read(place: Path) -> Results:
     if not path.is_file():
         raise ValueError(f"'{path}' does not exist; expected the folder of a finished run.")
     results = read(path, Results)
-    for key in NEEDED:
-        if key not in results.model_fields_set:
-            raise ValueError(
-                f"'{path}': '{key}' is None; expected what an experiment writes there. Is it the folder of a finished "
-                "run? Finish it with --resume."
-            )
+    if lacking := [key for key in NEEDED if key not in results.model_fields_set]:
+        raise ValueError(
+            f"'{path}': '{lacking[0]}' is None; expected what an experiment writes there. Is it the folder of a "
+            "finished run? Finish it with --resume."
+        )
     return results
 
 
@@ -81,25 +74,20 @@ def _require_once(run_dirs: Sequence[PathLike], runs: Sequence[Results]) -> None
             )
 
 
-# ---------------------------------------------------------------------- kinds of tables
-
-
 def scores(runs: Sequence[Results]) -> Rows:
     """Means of every set-up, and the share of the gap between the bounds that it closes."""
     head = ["trained on", "mean IoU", "95 % interval", "layers only", "mean Dice", "gap closed", "95 % interval of it"]
     rows = [head]
-    for setup in _union(run.segmentation for run in runs):
-        having = [run for run in runs if setup in run.segmentation]
-        each = [run.segmentation[setup] for run in having]
-        closed = [gap for run in having if setup not in (LOWER, UPPER) and (gap := run.gap_closed(setup))]
+    for setup, each in _gathered(run.segmentation for run in runs).items():
+        closed = [gap for run in runs if setup not in (LOWER, UPPER) and (gap := run.gap_closed(setup))]
         rows.append(
             [
-                cell(setup) + _of(having, runs),
-                _spread([part.mean_iou for part in each]),
+                cell(setup) + _of(each, runs),
+                _spread(part.mean_iou for part in each),
                 "; ".join(shown(part.ci95, ".3f") for part in each if part.ci95),
-                _spread([part.mean_iou_layers for part in each]),
-                _spread([part.mean_dice for part in each]),
-                _spread([gap.share for gap in closed], ".0%") if closed else "",
+                _spread(part.mean_iou_layers for part in each),
+                _spread(part.mean_dice for part in each),
+                _spread((gap.share for gap in closed), ".0%") if closed else "",
                 "; ".join(shown(gap.ci95, ".0%") for gap in closed if gap.ci95),
             ]
         )
@@ -108,42 +96,41 @@ def scores(runs: Sequence[Results]) -> Rows:
 
 def labels(runs: Sequence[Results]) -> Rows:
     """IoU of every label."""
-    setups = _union(run.segmentation for run in runs)
-    each = {key: [run.segmentation[key].iou for run in runs if key in run.segmentation] for key in setups}
+    setups = _gathered(run.segmentation for run in runs)
     rows = [["label", *map(cell, setups)]]
     for i, label in enumerate(runs[0].labels):
-        rows.append([cell(label), *(_spread([iou[i] for iou in each[key] if iou], ".2f") for key in setups)])
+        ious = ((part.iou[i] for part in each if part.iou) for each in setups.values())
+        rows.append([cell(label), *(_spread(values, ".2f") for values in ious)])
     return rows
 
 
 def domains(runs: Sequence[Results]) -> Rows:
     """Mean IoU of every set-up in each sub-domain of the test images."""
-    setups = _union(run.segmentation for run in runs)
-    names = _union(part.sub_domains for run in runs for part in run.segmentation.values())
+    setups = _gathered(run.segmentation for run in runs)
+    names = _gathered(part.sub_domains for run in runs for part in run.segmentation.values())
     rows = [["trained on", *map(cell, names)]]
-    for key in setups:
-        each = [run.segmentation[key].sub_domains for run in runs if key in run.segmentation]
-        rows.append([cell(key), *(_spread([part.get(name, Overlap()).mean_iou for part in each]) for name in names)])
+    for setup, each in setups.items():
+        found = _gathered(part.sub_domains for part in each)
+        rows.append([cell(setup), *(_spread(part.mean_iou for part in found.get(name, ())) for name in names)])
     return rows
 
 
 def differences(runs: Sequence[Results]) -> Rows:
     """Mean IoU of every set-up minus that of a reference: with its interval for one run, else over the runs."""
-    references = _union({k for k, v in run.differences.items() if v} for run in runs)
-    setups = _union(part for run in runs for part in run.differences.values())
+    references = {k: _gathered(each) for k, each in _gathered(run.differences for run in runs).items() if any(each)}
     rows = [["trained on", *(f"minus {cell(reference)}" for reference in references)]]
-    for setup in setups:
+    for setup in _gathered(part for run in runs for part in run.differences.values()):
         rows.append([cell(setup)])
-        for reference in references:
-            found = [part[setup] for run in runs if setup in (part := run.differences.get(reference, {}))]
+        for reference, differing in references.items():
+            found = differing.get(setup, [])
             ends = f" ({shown(found[0].ci95, '.3f')})" if len(runs) == 1 and found and found[0].ci95 else ""
-            rows[-1].append("" if setup == reference else _spread([d.difference for d in found], "+.3f") + ends)
+            rows[-1].append("" if setup == reference else _spread((d.difference for d in found), "+.3f") + ends)
     return rows
 
 
 def control(runs: Sequence[Results]) -> Rows:
     """Do the images obey?"""
-    names = _union(run.control for run in runs)
+    names = _gathered(run.control for run in runs)
     rows = [["measured", *(cell(key.replace("control", "unicorn")) for key in names)]]
     for name, key in (
         ("Spearman of requested and measured uncertainty", "spearman"),
@@ -151,7 +138,7 @@ def control(runs: Sequence[Results]) -> Rows:
         ("label fidelity (mean IoU)", "label_fidelity_mean_iou"),
         ("the oracle's own mean IoU on real images", "oracle_mean_iou"),
     ):
-        rows.append([name, *(_spread([getattr(run.control.get(c, Control()), key) for run in runs]) for c in names)])
+        rows.append([name, *(_spread(getattr(part, key) for part in each) for each in names.values())])
     return rows
 
 
@@ -159,21 +146,18 @@ def weights(runs: Sequence[Results]) -> Rows:
     """The control at every weight of the Uncertainty-ControlNet."""
     columns = ("measured_mean", "distance", "label_consistency", "oracle_mean_iou")
     rows = [["weight", "measured uncertainty", "distance to the requested", "consistency", "label fidelity"]]
-    for name in _union(run.weights for run in runs):
-        found = [w for run in runs if name in run.weights for w in run.weights[name].table]
-        for weight in dict.fromkeys(w.weight for w in found):
-            each = [w for w in found if w.weight == weight]
+    for name, each in _gathered(run.weights for run in runs).items():
+        for weight, found in _gathered({w.weight: w for w in part.table} for part in each).items():
             first = f"{cell(name)}, {'not computed' if weight is None else f'{weight:g}'}"
-            rows.append([first, *(_spread([getattr(w, column) for w in each]) for column in columns)])
+            rows.append([first, *(_spread(getattr(w, column) for w in found) for column in columns)])
     return rows
 
 
 def distances(runs: Sequence[Results]) -> Rows:
     """FID of every set of images to the real ones."""
-    names = _union(part for run in runs for part in run.fid.fid.values())
     rows = [["FID", "to labeled", "to unlabeled"]]
-    for name in names:
-        each = [[run.fid.fid.get(real, {}).get(name) for run in runs] for real in ("labeled", "unlabeled")]
+    for name in _gathered(part for run in runs for part in run.fid.fid.values()):
+        each = ((run.fid.fid.get(real, {}).get(name) for run in runs) for real in ("labeled", "unlabeled"))
         rows.append([cell(name), *(_spread(values, ".2f") for values in each)])
     return rows
 
@@ -182,13 +166,13 @@ def checks(runs: Sequence[Results]) -> Rows:
     """Of the images, and how long the runs took."""
     rows = [["check", "value"]]
     for domain in ("labeled", "unlabeled"):
-        for key, name in (("high_pass_std", "speckle"), ("entropy", "entropy")):
-            ratios = [ratio(getattr(run.autoencoder.get(domain, Kept()), key)) for run in runs]
-            rows.append([f"{name} of reconstructions / originals, {domain} (0.85 to 1.15)", _spread(ratios)])
-    rows.append(["std of sampled / training latents (0.9 to 1.1)", _spread([run.diffusion.latent_std for run in runs])])
-    for name in _union(run.uncertainty for run in runs):
-        means = [run.uncertainty[name].mean for run in runs if name in run.uncertainty]
-        rows.append([f"mean uncertainty, {cell(name)}{_of(means, runs)}", _spread(means)])
+        kept = [run.autoencoder.get(domain, Kept()) for run in runs]
+        for name, pairs in (("speckle", [k.high_pass_std for k in kept]), ("entropy", [k.entropy for k in kept])):
+            what = f"{name} of reconstructions / originals, {domain} (0.85 to 1.15)"
+            rows.append([what, _spread(map(ratio, pairs))])
+    rows.append(["std of sampled / training latents (0.9 to 1.1)", _spread(run.diffusion.latent_std for run in runs)])
+    for name, each in _gathered(run.uncertainty for run in runs).items():
+        rows.append([f"mean uncertainty, {cell(name)}{_of(each, runs)}", _spread(part.mean for part in each)])
     minutes = [sum(filter(None, run.seconds.values())) / 60 for run in runs]
     rows.append(["minutes of all stages", _spread(minutes, ".1f")])
     wall = [run.wall_seconds / 60 for run in runs if run.wall_seconds is not None]
@@ -199,9 +183,6 @@ def checks(runs: Sequence[Results]) -> Rows:
 TABLES: dict[str, Callable[[Sequence[Results]], Rows]] = {
     table.__name__: table for table in (scores, labels, domains, differences, control, weights, distances, checks)
 }
-
-
-# ---------------------------------------------------------------------- texts
 
 
 def markdown(rows: Rows) -> str:
@@ -224,16 +205,20 @@ def shown(value: Any, form: str) -> str:
     return "not computed" if value is None else f"{value:{form}}".replace("%", " %")
 
 
-def _union(tables: Any) -> list[str]:
-    """Names of all tables, in order."""
-    return list(dict.fromkeys(name for table in tables for name in table))
+def _gathered(tables: Iterable[Mapping[Any, Any]]) -> dict[Any, list[Any]]:
+    """Every name of the tables, in order, with what each table that has it says."""
+    found = defaultdict[Any, list[Any]](list)
+    for table in tables:
+        for name, entry in table.items():
+            found[name].append(entry)
+    return dict(found)
 
 
 def _of(having: Sequence[Any], runs: Sequence[Any]) -> str:
     return "" if len(having) == len(runs) else f" ({len(having)} of {len(runs)} runs)"
 
 
-def _spread(values: Sequence[float | None], form: str = ".3f") -> str:
+def _spread(values: Iterable[float | None], form: str = ".3f") -> str:
     """Mean and, for several values, the smallest and largest."""
     numbers = [value for value in values if value is not None]
     text = shown(sum(numbers) / len(numbers) if numbers else None, form)
@@ -242,17 +227,13 @@ def _spread(values: Sequence[float | None], form: str = ".3f") -> str:
 
 def score_table(content: Mapping[str, Any]) -> Table:
     """The scores of a run that has just ended, for a terminal."""
-    from rich.markup import escape as plain
-    from rich.table import Table
-
     results = Results.of(content)
-    table = Table(title="Mean IoU on the unlabelled domain")
     layers = results.modality == "OCT"
-    for column in ("trained on", "all labels", *(["layers"] if layers else []), "95 % interval"):
-        table.add_column(column)
+    columns = ("trained on", "all labels", *["layers"] * layers, "95 % interval")
+    table = Table(*columns, title="Mean IoU on the unlabelled domain")
     for name, part in results.segmentation.items():
-        means = [part.mean_iou, *([part.mean_iou_layers] if layers else [])]
-        table.add_row(plain(printable(name)), *(shown(value, ".3f") for value in (*means, part.ci95)))
+        values = (part.mean_iou, *[part.mean_iou_layers] * layers, part.ci95)
+        table.add_row(plain(printable(name)), *(shown(value, ".3f") for value in values))
     missing = results.absent_labels
     notes = [f"without a pixel in the test images: {', '.join(missing)}"] if missing else []
     labelled, total = results.label_maps.get("test", (0, 0))

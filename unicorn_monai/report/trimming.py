@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,11 @@ LEFT_OUT = (
 )
 PLACES = ("labeled", "unlabeled", "output")
 DIGITS = 6  # after the point
+_json = partial(json.dumps, ensure_ascii=False)
 
 
 def trim(runs: Sequence[Path], output: Path, defaults: Mapping[str, Any]) -> Path:
-    """Write the trimmed results of a finished run.
-
-    Args:
-        runs: its folder, alone.
-        output: the file, ``results.json`` of a folder for it.
-        defaults: of the settings; those of the run that differ are kept.
-
-    Returns:
-        ``output``.
-
-    Raises:
-        ValueError: not one finished run.
-    """
+    """Write the trimmed results of one finished run, with its settings that are not the defaults; returns the file."""
     if len(runs) != 1:
         raise ValueError(f"--trim takes one run; found {len(runs)}. Trim each into a file of its own.")
     run = runs[0]
@@ -74,13 +64,9 @@ def _small(value: Any) -> Any:
         return {key: _small(part) for key, part in value.items() if key not in LEFT_OUT and part is not None}
     if isinstance(value, list):
         return [_small(part) for part in value]
-    return (
-        round(value, DIGITS)
-        if isinstance(value, float)
-        else _without_places(value)
-        if isinstance(value, str)
-        else value
-    )
+    if isinstance(value, str):
+        return _without_places(value)
+    return round(value, DIGITS) if isinstance(value, float) else value
 
 
 def _without_places(text: str) -> str:
@@ -88,14 +74,7 @@ def _without_places(text: str) -> str:
     return re.sub(r"(?<![\w.:/~])/(?:[^\s'\",/]+/)*([^\s'\",/]+)/?", r"\1", text)
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
 def _lines(content: Mapping[str, Any], indent: str, text: Callable[[Any], str] = _json) -> str:
     """An object of JSON with a line for each entry, so that a change of it can be read."""
-    return (
-        "{\n"
-        + ",\n".join(f"{indent}{_json(key)}: {text(value)}" for key, value in content.items())
-        + f"\n{indent[1:]}}}"
-    )
+    lines = ",\n".join(f"{indent}{_json(key)}: {text(value)}" for key, value in content.items())
+    return f"{{\n{lines}\n{indent[1:]}}}"

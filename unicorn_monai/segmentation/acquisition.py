@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from unicorn_monai.bundle.references import from_bundle
 from unicorn_monai.system.files import PathLike
-from unicorn_monai.uncertainty import image_uncertainty, normalised_entropy, predictive_entropy
+from unicorn_monai.uncertainty import normalised_entropy, predictive_entropy
 
 GAMMAS = (1.0, 0.8, 1.25)  # contrasts of test-time augmentation, each as is and mirrored
 
@@ -45,19 +45,19 @@ def margin(logits: Tensor) -> Tensor:
 
 def mean_prediction(samples: Tensor) -> Tensor:
     """Logarithm of the mean probability: (batch, samples, labels, *spatial) -> (batch, labels, *spatial)."""
-    log_probability = samples.float().log_softmax(dim=2)
-    return log_probability.logsumexp(dim=1) - math.log(samples.shape[1])
+    log_mean = samples.float().log_softmax(dim=2).logsumexp(dim=1) - math.log(samples.shape[1])
+    return log_mean.clamp(min=-1e4)  # -inf, of a probability that underflowed, would read as damaged logits
 
 
 def entropy_of_mean(samples: Tensor) -> Tensor:
     """(batch, samples, labels, *spatial) -> (batch, 1, *spatial)."""
-    return normalised_entropy(_finite(mean_prediction(samples)))
+    return normalised_entropy(mean_prediction(samples))
 
 
 def mutual_information(samples: Tensor) -> Tensor:
     """What the predictions disagree about: (batch, samples, labels, *spatial) -> (batch, 1, *spatial), in [0, 1]."""
     within = predictive_entropy(samples.flatten(0, 1)).unflatten(0, samples.shape[:2]).mean(dim=1)
-    between = predictive_entropy(_finite(mean_prediction(samples)))
+    between = predictive_entropy(mean_prediction(samples))
     return ((between - within) / math.log(samples.shape[2])).clamp(0.0, 1.0)
 
 
@@ -76,12 +76,7 @@ AGGREGATIONS = ("mean", "retina", "p95")
 
 @dataclass(frozen=True)
 class Measure:
-    """Uncertainty of images from the logits of a segmentation network.
-
-    Args:
-        acquisition: "entropy", "max_softmax", "margin", "mc_dropout", "ensemble" or "tta".
-        aggregation: "mean", "retina" or "p95".
-    """
+    """Uncertainty of images from the logits of a segmentation network."""
 
     acquisition: str = "entropy"
     aggregation: str = "mean"
@@ -93,11 +88,8 @@ class Measure:
     def __call__(self, logits: Tensor) -> Tensor:
         """One number per image, (batch,), in [0, 1].
 
-        Args:
-            logits: (batch, labels, *spatial); (batch, samples, labels, rows, columns) from a :class:`SampledInferer`.
+        Logits are (batch, labels, *spatial), or (batch, samples, labels, rows, columns) from a :class:`SampledInferer`.
         """
-        if (self.acquisition, self.aggregation) == ("entropy", "mean"):
-            return image_uncertainty(logits)
         if self.acquisition in SINGLE:
             pixels, mean = SINGLE[self.acquisition](logits), logits
         else:
@@ -122,27 +114,20 @@ def aggregate(pixels: Tensor, logits: Tensor, aggregation: str) -> Tensor:
 
 
 class SampledInferer(Inferer):
-    """Several predictions for each image: (batch, samples, labels, *spatial).
+    """Predictions with dropout, of further networks, or of other views of each image, by one of ``SAMPLED``."""
 
-    Args:
-        acquisition: "mc_dropout", "ensemble" or "tta".
-        samples: predictions with dropout.
-        networks: the further networks of an ensemble.
-        seed: of the dropout; the global generator is left alone.
-    """
-
-    def __init__(self, acquisition: str, samples: int = 8, networks: Sequence[nn.Module] = (), seed: int = 0) -> None:
+    def __init__(self, acquisition: str, samples: int = 8, networks: Sequence[nn.Module] = ()) -> None:
         super().__init__()
         _require_name("acquisition", acquisition, tuple(SAMPLED))
         if acquisition == "mc_dropout" and samples < 2:
             raise ValueError(f"samples is {samples}; expected at least 2 predictions with dropout.")
         if acquisition == "ensemble" and not networks:
             raise ValueError("'ensemble' needs further networks; give the weights of at least one as `ensemble`.")
-        self.acquisition, self.samples, self.networks, self.seed = acquisition, samples, list(networks), seed
+        self.acquisition, self.samples, self.networks = acquisition, samples, list(networks)
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args, **kwargs) -> Tensor:
-        """Images (batch, channels, *spatial) in [0, 1]."""
+        """Images (batch, channels, *spatial) in [0, 1] -> (batch, samples, labels, *spatial)."""
         if self.acquisition == "ensemble":
             return torch.stack([net(inputs) for net in (network, *self.networks)], dim=1)
         if self.acquisition == "tta":
@@ -161,7 +146,7 @@ class SampledInferer(Inferer):
             )
         devices = [inputs.device] if inputs.is_cuda else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self.seed)
+            torch.manual_seed(0)
             for module in dropouts:
                 module.train()
             try:
@@ -178,28 +163,19 @@ def make_inferer(
     bundle_root: PathLike | None = None,
     device: torch.device | str | None = None,
 ) -> Inferer:
-    """The inferer an acquisition function needs.
+    """The inferer an acquisition needs.
 
-    Args:
-        acquisition: see :class:`Measure`.
-        samples: predictions with dropout.
-        ensemble: weights of the further networks of an ensemble, files.
-        bundle_root: the bundle that defines them.
-        device: where they run.
+    ``samples`` are predictions with dropout; ``ensemble`` are files of the weights of the further networks that
+    ``bundle_root`` defines and ``device`` runs.
     """
     if acquisition in SINGLE:
         return SimpleInferer()
-    if acquisition != "ensemble" or not ensemble:
-        return SampledInferer(acquisition, samples)
-    if bundle_root is None:
-        raise ValueError("An ensemble needs the bundle that defines its networks; give `bundle_root`.")
-    networks = [from_bundle(bundle_root, weights=str(Path(path).resolve()), device=device) for path in ensemble]
+    networks = []
+    for path in ensemble if acquisition == "ensemble" else ():
+        if bundle_root is None:
+            raise ValueError("An ensemble needs the bundle that defines its networks; give `bundle_root`.")
+        networks.append(from_bundle(bundle_root, weights=str(Path(path).resolve()), device=device))
     return SampledInferer(acquisition, samples, networks)
-
-
-def _finite(log_probability: Tensor) -> Tensor:
-    """Probabilities that underflowed to 0 have the logarithm -inf, which would read as damaged logits."""
-    return log_probability.clamp(min=-1e4)
 
 
 def _checked(logits: Tensor) -> Tensor:

@@ -23,24 +23,15 @@ from unicorn_monai.data.writer import About, DatasetWriter, require_same_origin
 from unicorn_monai.images.files import IGNORE_LABEL
 from unicorn_monai.images.pictures import to_uint8
 from unicorn_monai.images.transforms import read_image
-from unicorn_monai.system.applied import AppliedNetwork
 from unicorn_monai.system.files import PathLike
-from unicorn_monai.system.networks import require_finite
+from unicorn_monai.system.networks import AppliedNetwork, require_finite
 from unicorn_monai.system.weights import read_metadata
 
 logger = logging.getLogger("unicorn_monai")
 
 
 def pseudo_label(logits: Tensor, threshold: float) -> Tensor:
-    """Confident labels, 255 elsewhere.
-
-    Args:
-        logits: (batch, labels, *spatial), before the softmax.
-        threshold: the largest probability must reach it; in [0, 1].
-
-    Returns:
-        (batch, *spatial) uint8.
-    """
+    """Confident labels, 255 elsewhere: logits (batch, labels, *spatial) -> (batch, *spatial) uint8."""
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is {threshold}; expected a probability, 0 to 1. 0.9 is usual.")
     confidence, label = require_finite("The output of the segmentation network", logits.float()).softmax(1).max(1)
@@ -56,7 +47,7 @@ class PseudoLabeller:
         output_dir: the new data set.
         labeled_dir: data set of the labelled domain, whose labels the network knows; by default they are those of
             ``dataset_dir``, if it has any.
-        threshold: see :func:`pseudo_label`.
+        threshold: the largest probability must reach it; in [0, 1].
         split: splits to label.
         num_channels: of the images.
         batch_size: images at a time.
@@ -89,11 +80,7 @@ class PseudoLabeller:
 
     @torch.no_grad()
     def run(self) -> None:
-        """Label what is missing.
-
-        Raises:
-            ValueError: no pixel is confident, or the folder holds labels of another network or threshold.
-        """
+        """Label what is missing."""
         header = read_header(self.dataset_dir)
         with DatasetWriter(
             self.output_dir,

@@ -26,15 +26,11 @@ from unicorn_monai.uncertainty import image_uncertainty, normalised_entropy
 logger = logging.getLogger("unicorn_monai")
 
 
-def _prediction(engine: Engine) -> Tensor:
-    """The logits of an evaluator that does not decollate."""
+def _seen(engine: Engine) -> tuple[Tensor, list[str]]:
+    """Logits and image files of a batch of an evaluator that does not decollate."""
     logits: Tensor = engine.state.output["pred"]  # type: ignore[index]
-    return require_finite("The output of the segmentation network", logits, of_batch(engine))
-
-
-def _paths(engine: Engine) -> list[str]:
-    """The image files of its batch."""
-    return engine.state.batch["image_path"]  # type: ignore[index]
+    paths: list[str] = engine.state.batch["image_path"]  # type: ignore[index]
+    return require_finite("The output of the segmentation network", logits, of_batch(engine)), paths
 
 
 class SegmentationWriter:
@@ -57,10 +53,10 @@ class SegmentationWriter:
 
     def _write(self, engine: Engine) -> None:
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        logits = _prediction(engine)
+        logits, paths = _seen(engine)
         labels = logits.argmax(dim=1).byte().cpu().numpy()
         entropies, uncertainties = normalised_entropy(logits), image_uncertainty(logits).tolist()
-        for i, path in enumerate(_paths(engine)):
+        for i, path in enumerate(paths):
             names = {kind: f"{len(self.rows):06d}_{kind}{self.suffix}" for kind in ("label", "entropy")}
             write_array(self.output_dir / names["label"], labels[i])
             write_array(self.output_dir / names["entropy"], to_uint8(entropies[i]))
@@ -74,14 +70,9 @@ class SegmentationWriter:
 class UncertaintyRecorder:
     """Write the uncertainty of every image an evaluator sees; Eq. 4 by default.
 
-    Args:
-        path: JSON: {"segmentation_sha256": ..., "acquisition": ..., "aggregation": ..., "samples": ..., "ensemble":
-            {file: sha256}, "images": {path: uncertainty}}.
-        weights: of the segmentation network; their sha256 is kept: uncertainties of two networks cannot be compared.
-        acquisition: what is measured per pixel, see ``segmentation/acquisition.py``; "entropy" is Eq. 3.
-        aggregation: how an image's pixels are summed up; "mean" is Eq. 4.
-        ensemble: weights of the further networks of an ensemble, their sha256 are kept too.
-        samples: predictions with dropout, kept too.
+    As JSON: {"segmentation_sha256": ..., "acquisition": ..., "aggregation": ..., "samples": ..., "ensemble":
+    {file: sha256}, "images": {path: uncertainty}}. The sha256 of the ``weights`` is kept, since uncertainties of two
+    networks cannot be compared.
     """
 
     def __init__(
@@ -105,8 +96,8 @@ class UncertaintyRecorder:
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _record(self, engine: Engine) -> None:
-        values = self.measure(_prediction(engine)).tolist()
-        self.table.update(zip(_paths(engine), values, strict=True))
+        logits, paths = _seen(engine)
+        self.table.update(zip(paths, self.measure(logits).tolist(), strict=True))
 
     def _finish(self, engine: Engine) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,14 +107,8 @@ class UncertaintyRecorder:
 class PriorFitter:
     """Fit the uncertainty prior when an ``UncertaintyRecorder`` attached before it has written both domains.
 
-    Args:
-        uncertainties: file of the recorder.
-        labeled_dir: data set of the labelled domain.
-        unlabeled_dir: data set of the unlabelled domain.
-        split: splits that count.
-        scaling: of the hint, "zscore", "paper" or "quantile".
-        path: the prior is written here.
-        distribution: "gaussian" (the paper's) or "empirical".
+    ``uncertainties`` is the recorder's file, ``path`` the prior's; for scaling and distribution see
+    :class:`UncertaintyPrior`.
     """
 
     def __init__(
@@ -147,10 +132,8 @@ class PriorFitter:
         labeled, unlabeled = (read_uncertainties(self.uncertainties, datalist(f, self.split)) for f in self.folders)
         record = read_json(self.uncertainties)
         measure = {key: record[key] for key in ("acquisition", "aggregation", "samples", "ensemble") if key in record}
-        weights = record["segmentation_sha256"]
-        prior = UncertaintyPrior.fit(
-            labeled, unlabeled, weights, self.scaling, distribution=self.distribution, **measure
-        )
+        measure |= {"distribution": self.distribution}
+        prior = UncertaintyPrior.fit(labeled, unlabeled, record["segmentation_sha256"], self.scaling, **measure)
         prior.save(self.path)
         low, high = unlabeled.min(), unlabeled.max()
         logger.info(
@@ -160,12 +143,7 @@ class PriorFitter:
 
 
 class MetricsWriter:
-    """Write an evaluator's metrics as JSON when it has finished; null for what it could not compute.
-
-    Args:
-        path: the file.
-        metrics: names of the metrics to write.
-    """
+    """Write an evaluator's metrics as JSON when it has finished; null for what it could not compute."""
 
     def __init__(self, path: PathLike, metrics: list[str]) -> None:
         self.path, self.metrics = Path(path), metrics

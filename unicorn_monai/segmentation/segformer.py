@@ -50,9 +50,6 @@ class SegFormer(nn.Module):
         pretrained: folder of a trained SegFormer (config.json, model.safetensors); its decoder's last layer is replaced
             by a fresh one where it has another number of labels. Random weights without it.
         config: more entries of ``SegformerConfig``.
-
-    Raises:
-        ValueError: unknown size, a folder that holds no SegFormer, `transformers` is not installed.
     """
 
     mean: Tensor
@@ -60,14 +57,16 @@ class SegFormer(nn.Module):
     network: Any  # of transformers
 
     def __init__(
-        self,
-        num_labels: int,
-        size: str = "b0",
-        pretrained: PathLike | None = None,
-        config: dict[str, Any] | None = None,
+        self, num_labels: int, size: str = "b0", pretrained: PathLike | None = None, config: dict | None = None
     ) -> None:
         super().__init__()
-        transformers = _transformers()
+        try:
+            import transformers  # type: ignore[missing-import]
+        except ImportError as error:
+            raise ValueError(
+                "SegFormer needs the package transformers, which is missing. Run pip install 'unicorn-monai[street]', "
+                "or use a network of MONAI."
+            ) from error
         if size not in SIZES:
             raise ValueError(f"size is '{size}'; expected one of {list(SIZES)}.")
         model = transformers.SegformerForSemanticSegmentation
@@ -96,11 +95,7 @@ class SegFormer(nn.Module):
 
     @cached_property
     def file_names(self) -> dict[str, str]:
-        """Name of every weight in memory -> its name in a file, as this release of `transformers` writes it.
-
-        Raises:
-            ValueError: a release that stores weights in another form, not only under other names.
-        """
+        """Name of every weight in memory -> its name in a file, as this release of `transformers` writes it."""
         names = list(self.network.state_dict())
         with TemporaryDirectory() as folder:
             self.network.save_pretrained(folder, state_dict={name: torch.tensor([i]) for i, name in enumerate(names)})
@@ -131,13 +126,7 @@ def import_pretrained(folder: PathLike, bundle_root: PathLike, weights: str = "m
     Args:
         folder: config.json and model.safetensors, as ``save_pretrained`` writes them.
         bundle_root: the part; its ``segformer_size`` and ``config`` must be those of the folder.
-        weights: file under ``models`` to write.
-
-    Returns:
-        the file written.
-
-    Raises:
-        ValueError: no SegFormer there, or one of another architecture than the part's.
+        weights: file under ``models`` to write, which is returned.
     """
     labels = len(json.loads(read_text(_config(Path(folder)))).get("id2label", {})) or 2  # the default is left out
     network, own = SegFormer(labels, pretrained=folder), from_bundle(bundle_root, settings={"num_labels": labels})
@@ -182,14 +171,3 @@ def _load(model: Any, folder: Path, own: dict[str, Any]) -> nn.Module:
             f"'{folder}' lacks {len(lacking)} weights of a SegFormer, first '{lacking[0]}'. Copy it again."
         )
     return network
-
-
-def _transformers() -> Any:
-    try:
-        import transformers  # type: ignore[missing-import]
-    except ImportError as error:
-        raise ValueError(
-            "SegFormer needs the package transformers, which is missing. Run pip install 'unicorn-monai[street]', "
-            "or use a network of MONAI."
-        ) from error
-    return transformers

@@ -76,11 +76,7 @@ class SegmentationSheet:
 
 
 class SegmentationLoss(nn.Module):
-    """Dice loss (the paper's), optionally with cross-entropy; pixels labelled 255 do not count.
-
-    Args:
-        ce_weight: weight of the cross-entropy; 0 is the paper's loss.
-    """
+    """Dice loss (the paper's), optionally with cross-entropy; pixels labelled 255 do not count."""
 
     def __init__(self, ce_weight: float = 0.0) -> None:
         super().__init__()
@@ -92,8 +88,7 @@ class SegmentationLoss(nn.Module):
         probability = logits.softmax(dim=1) * (label != IGNORE_LABEL)
         loss = self.dice(probability, one_hot(label, logits.shape[1]))
         if self.ce_weight:
-            entropy = functional.cross_entropy(
-                logits, label.squeeze(1).long(), ignore_index=IGNORE_LABEL, reduction="sum"
-            )  # a mean over no labelled pixel would be NaN
+            truth = label.squeeze(1).long()  # and a mean over no labelled pixel would be NaN
+            entropy = functional.cross_entropy(logits, truth, ignore_index=IGNORE_LABEL, reduction="sum")
             loss = loss + self.ce_weight * entropy / (label != IGNORE_LABEL).sum().clamp(min=1)
         return loss

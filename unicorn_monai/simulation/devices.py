@@ -13,7 +13,7 @@ holds plausible ranges chosen by physics and difficulty; it is NOT calibrated on
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,80 +27,50 @@ Range = tuple[float, float]
 Settings = dict[str, float]
 
 _FWHM_TO_SIGMA = 1 / (2 * math.sqrt(2 * math.log(2)))
+_HAZE_LATERAL_UM = 40.0  # sigma
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Device:
-    """Ranges of the image formation parameters of one device; a B-scan draws each of them uniformly.
+    """Ranges of the image formation parameters of one device; a B-scan draws each of them, in this order, uniformly."""
 
-    Attributes:
-        name: written into data sets.
-        width_mm: lateral field of view, mm.
-        depth_um: depth window, um.
-        offset_mm: the fovea's distance from the middle of the field, mm.
-        ilm_position: mean depth of the inner limiting membrane as a share of the depth window.
-        axial_fwhm_um: width of the point spread function in depth (field amplitude), um.
-        lateral_fwhm_um: its lateral width, um.
-        looks: independent speckle patterns averaged, N; infinite = the expected image without speckle.
-        frames: frames averaged against noise, M; at least N is used.
-        noise_db: noise power before averaging, dB re RPE band; -inf = none.
-        haze: share of the light that is scattered several times and arrives late.
-        haze_tail_um: decay length of the haze in depth, um.
-        haze_lateral_um: lateral spread (sigma) of the haze, um.
-        vignette_db: loss of signal at the edge of the field, dB.
-        column_gain_db: standard deviation of the signal over columns, dB.
-        row_gain_db: standard deviation of the brightness over rows, dB.
-        row_jitter_um: lateral shift of the rows (standard deviation), um; each row is one camera frame.
-        depth_jitter_um: error of the rows' depth (standard deviation), um.
-        fixed_pattern: relative standard deviation of the fixed column pattern.
-        black_percentile: percentile of the image shown as black (logarithmic display).
-        white_percentile: percentile shown as white (logarithmic display).
-        saturated_line: probability that one row is saturated.
-        subtract_noise: whether the mean noise power is subtracted.
-        logarithmic: logarithmic instead of fourth-root display.
-        effects: what it does to the light, in this order, before speckle and noise.
-        inverted: dark on bright.
-    """
-
-    name: str
-    width_mm: Range
-    depth_um: Range
-    offset_mm: Range
-    ilm_position: Range
-    axial_fwhm_um: Range
-    lateral_fwhm_um: Range
-    looks: Range
-    frames: Range
-    noise_db: Range
-    haze: Range
-    haze_tail_um: Range
-    haze_lateral_um: Range
-    vignette_db: Range
-    column_gain_db: Range
-    row_gain_db: Range
-    row_jitter_um: Range
-    depth_jitter_um: Range
-    fixed_pattern: Range
-    black_percentile: Range
-    white_percentile: Range
-    saturated_line: float
-    subtract_noise: bool
-    logarithmic: bool
-    effects: tuple[Effect, ...] = ()
-    inverted: bool = False
+    name: str  # written into data sets
+    width_mm: Range  # lateral field of view
+    depth_um: Range  # depth window
+    offset_mm: Range  # the fovea's distance from the middle of the field
+    ilm_position: Range  # mean depth of the inner limiting membrane as a share of the depth window
+    axial_fwhm_um: Range  # width of the point spread function in depth (field amplitude)
+    lateral_fwhm_um: Range  # its lateral width
+    looks: Range  # independent speckle patterns averaged, N; infinite = the expected image without speckle
+    frames: Range  # frames averaged against noise, M; at least N is used
+    noise_db: Range  # noise power before averaging, dB re RPE band; -inf = none
+    haze: Range  # share of the light that is scattered several times and arrives late
+    haze_tail_um: Range = (60.0, 140.0)  # decay length of the haze in depth
+    vignette_db: Range  # loss of signal at the edge of the field
+    column_gain_db: Range  # standard deviation of the signal over columns
+    row_gain_db: Range = (0.0, 0.0)  # standard deviation of the brightness over rows
+    row_jitter_um: Range = (0.0, 0.0)  # lateral shift of the rows (standard deviation); each is one camera frame
+    depth_jitter_um: Range = (0.0, 0.0)  # error of the rows' depth (standard deviation)
+    fixed_pattern: Range = (0.0, 0.0)  # relative standard deviation of the fixed column pattern
+    black_percentile: Range = (0.0, 0.0)  # of the image, shown as black (logarithmic display)
+    white_percentile: Range = (100.0, 100.0)  # shown as white
+    saturated_line: float = 0.0  # probability that one row is saturated
+    subtract_noise: bool  # the mean noise power
+    logarithmic: bool  # instead of fourth-root display
+    effects: tuple[Effect, ...] = ()  # what it does to the light, in this order, before speckle and noise
+    inverted: bool = False  # dark on bright
 
     def draw(self, rng: np.random.Generator) -> Settings:
         """Draw the parameters of one B-scan: a number for every range, whole numbers for looks and frames."""
         settings: Settings = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, tuple) or field.name == "effects":
+        for name, limits in vars(self).items():
+            if not isinstance(limits, tuple) or name == "effects":
                 continue
-            low, high = value
-            if field.name in ("looks", "frames") and math.isfinite(high):
-                settings[field.name] = int(rng.integers(int(low), int(high) + 1))
+            low, high = limits
+            if name in ("looks", "frames") and math.isfinite(high):
+                settings[name] = int(rng.integers(int(low), int(high) + 1))
             else:
-                settings[field.name] = float(rng.uniform(low, high)) if high > low else float(low)
+                settings[name] = float(rng.uniform(low, high)) if high > low else float(low)
         settings["saturated_line"] = float(rng.random() < self.saturated_line)
         return settings
 
@@ -119,17 +89,8 @@ SPECTRALIS = Device(
     frames=(9, 60),  # averaged frames of a scan
     noise_db=(-30.0, -22.0),
     haze=(0.0, 0.004),  # confocal gate
-    haze_tail_um=(60.0, 140.0),
-    haze_lateral_um=(40.0, 40.0),
     vignette_db=(0.0, 1.5),
     column_gain_db=(0.0, 0.5),
-    row_gain_db=(0.0, 0.0),
-    row_jitter_um=(0.0, 0.0),  # tracked
-    depth_jitter_um=(0.0, 0.0),
-    fixed_pattern=(0.0, 0.0),
-    black_percentile=(0.0, 0.0),
-    white_percentile=(100.0, 100.0),
-    saturated_line=0.0,
     subtract_noise=True,
     logarithmic=False,
 )
@@ -148,8 +109,6 @@ HOME_OCT = Device(
     frames=(1, 2),
     noise_db=(-17.0, -9.5),  # sensitivity 75-80 dB against 95 dB
     haze=(0.02, 0.10),  # parallel detection has no confocal gate: cross-talk
-    haze_tail_um=(60.0, 140.0),
-    haze_lateral_um=(40.0, 40.0),
     vignette_db=(1.0, 9.0),
     column_gain_db=(0.2, 1.2),
     row_gain_db=(0.15, 0.8),  # one camera frame per row: the source flickers
@@ -166,27 +125,24 @@ HOME_OCT = Device(
 DEVICES: dict[str, Device] = {device.name: device for device in (SPECTRALIS, HOME_OCT)}
 
 
-def supersampling(device: Device, spacing_um: tuple[float, float], most: int = 4) -> tuple[int, int]:
-    """Return how many times finer (rows, columns) the physics must be computed so that speckle grains are resolved."""
+def supersampling(device: Device, spacing_um: tuple[float, float]) -> tuple[int, int]:
+    """How many times finer (rows, columns), at most 4, the physics must be computed to resolve the speckle grains."""
     grain = (np.mean(device.axial_fwhm_um), np.mean(device.lateral_fwhm_um))
-    rows, columns = (min(max(math.ceil(d / (0.8 * g)), 1), most) for d, g in zip(spacing_um, grain, strict=True))
+    rows, columns = (min(max(math.ceil(d / (0.8 * g)), 1), 4) for d, g in zip(spacing_um, grain, strict=True))
     return rows, columns
 
 
 def area_average(image: Array, factor: tuple[int, int]) -> Array:
-    """Average blocks of `factor` pixels, (rows * a, columns * b) -> (rows, columns)."""
+    """Average blocks of `factor` pixels, (rows * a, columns * b, ...) -> (rows, columns, ...)."""
     a, b = factor
     h, w = image.shape[0] // a, image.shape[1] // b
-    return image.reshape(h, a, w, b).mean(axis=(1, 3))
+    return image.reshape(h, a, w, b, *image.shape[2:]).mean(axis=(1, 3))
 
 
 def motion_field(settings: Settings, rows: int, row_um: float, rng: np.random.Generator) -> tuple[Array, Array]:
     """Displacement of every row: depth error (white) and lateral shift (random walk without its slow part).
 
-    A drift over the whole retina would only shear it; the walk is therefore high-passed at 60 um of depth.
-
-    Returns:
-        ((rows,), (rows,)) depth and lateral displacement in um.
+    A drift over the whole retina would only shear it; the walk is therefore high-passed at 60 um of depth. In um.
     """
     dz = settings["depth_jitter_um"] * rng.standard_normal(rows)
     walk = np.cumsum(rng.standard_normal(rows))
@@ -210,7 +166,7 @@ def add_haze(reflectivity: Array, settings: Settings, spacing_um: tuple[float, f
         return reflectivity
     keep = math.exp(-spacing_um[0] / settings["haze_tail_um"])
     tail = lfilter(np.array([1 - keep], np.float32), np.array([1, -keep], np.float32), reflectivity, axis=0)
-    tail = gaussian_filter1d(tail, settings["haze_lateral_um"] / spacing_um[1], axis=1, mode="nearest", truncate=3.0)
+    tail = gaussian_filter1d(tail, _HAZE_LATERAL_UM / spacing_um[1], axis=1, mode="nearest", truncate=3.0)
     return reflectivity + np.float32(settings["haze"]) * tail
 
 
@@ -221,15 +177,6 @@ def speckle(
 
     The point spread function has unit energy, so the expected signal of a uniform medium is its reflectivity. With
     infinitely many looks the expectation itself, |h|^2 * R + P, is returned.
-
-    Args:
-        reflectivity: (rows, columns) linear, at least 0.
-        settings: one draw of a device.
-        spacing_um: (axial, lateral) pixel size, um.
-        rng: source of randomness.
-
-    Returns:
-        (rows, columns) float32, at least 0.
     """
     fwhm = (settings["axial_fwhm_um"], settings["lateral_fwhm_um"])
     sigma = [f * _FWHM_TO_SIGMA / d for f, d in zip(fwhm, spacing_um, strict=True)]
@@ -292,23 +239,15 @@ def acquire(
     spacing_um: tuple[float, float],
     device: Device,
     rng: np.random.Generator,
-    settings: Settings | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Take a B-scan of a reflectivity map; the motion of the eye moves the labels along with the image.
 
     Args:
         reflectivity: (rows * a, columns * b) linear reflectivity, 1 = RPE band, a and b whole numbers.
         labels: (rows, columns) label map; its shape is the size of the image.
-        spacing_um: (axial, lateral) size of an IMAGE pixel, um.
+        spacing_um: (axial, lateral) size of an IMAGE pixel.
         device: ranges of the image formation.
-        rng: source of randomness.
-        settings: parameters of this B-scan; drawn from `device` if not given.
-
-    Returns:
-        image and label map, (rows, columns) uint8.
-
-    Raises:
-        ValueError: if the shape of the reflectivity is no whole multiple of that of the labels.
+        rng: draws the parameters of this B-scan, speckle and noise.
     """
     h, w = labels.shape
     a, b = reflectivity.shape[0] // h, reflectivity.shape[1] // w
@@ -317,7 +256,7 @@ def acquire(
             f"reflectivity of shape {reflectivity.shape} is no whole multiple of the label map's shape {labels.shape}; "
             "compute it on a grid `supersampling(...)` times finer"
         )
-    settings = device.draw(rng) if settings is None else settings
+    settings = device.draw(rng)
     fine = (spacing_um[0] / a, spacing_um[1] / b)
     if device.effects:
         finely = labels.repeat(a, axis=0).repeat(b, axis=1)
@@ -357,11 +296,8 @@ def degrade(
     labels: NDArray[np.uint8],
     spacing_um: tuple[float, float],
     rng: np.random.Generator,
-    device: Device = HOME_OCT,
-    smooth_um: tuple[float, float] = (5.0, 25.0),
-    settings: Settings | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Show a real B-scan as another device would have seen it, by taking its grey levels for the reflectivity.
+    """Show a real B-scan as `HOME_OCT` would have seen it, by taking its grey levels for the reflectivity.
 
     What is left of the first device's speckle would be squared with the second's: the grey levels are smoothed before
     the display curve is inverted. The anatomy stays real, the second device is simulated.
@@ -369,26 +305,17 @@ def degrade(
     Args:
         image: (rows, columns), 8-bit Spectralis display image, or floating-point linear reflectivity (1 = RPE band).
         labels: (rows, columns) label map; 255 is moved along like any label.
-        spacing_um: (axial, lateral) pixel size, um.
+        spacing_um: (axial, lateral) pixel size.
         rng: source of randomness.
-        device: image formation.
-        smooth_um: standard deviation of the (axial, lateral) smoothing of an 8-bit image, um.
-        settings: parameters of this B-scan; drawn from `device` if not given.
-
-    Returns:
-        image and label map, (rows, columns) uint8.
-
-    Raises:
-        ValueError: if image and label map differ in shape, or the image is neither 8-bit nor floating-point.
     """
     if image.ndim != 2 or image.shape != labels.shape:
         raise ValueError(f"image {image.shape} and label map {labels.shape}: expected one shape (rows, columns)")
     if image.dtype == np.uint8:
-        grey = gaussian_filter(image.astype(np.float32), [s / d for s, d in zip(smooth_um, spacing_um, strict=True)])
+        grey = gaussian_filter(image.astype(np.float32), [5.0 / spacing_um[0], 25.0 / spacing_um[1]])
         linear = linear_reflectivity(grey)
     elif np.issubdtype(image.dtype, np.floating):
         linear = np.maximum(image, 0).astype(np.float32)
     else:
         raise ValueError(f"image of type {image.dtype}: expected uint8 grey levels or floating-point reflectivity")
-    fine = zoom(linear, supersampling(device, spacing_um), order=1, mode="nearest", grid_mode=True)
-    return acquire(fine, labels, spacing_um, device, rng, settings)
+    fine = zoom(linear, supersampling(HOME_OCT, spacing_um), order=1, mode="nearest", grid_mode=True)
+    return acquire(fine, labels, spacing_um, HOME_OCT, rng)

@@ -30,18 +30,7 @@ class Frame:
 def simulate_frame(
     weather: str, drive: int, frame: int, size: int | tuple[int, int] = (64, 64), seed: int = 0
 ) -> Frame:
-    """Simulate one picture; it depends on (seed, drive, frame), the weather and the size.
-
-    Args:
-        weather: "clear", "fog", "night", "rain" or "snow".
-        drive: number of the street, at least 0.
-        frame: number of the place on it, at least 0; the street is long enough for 40.
-        size: rows and columns, or one number.
-        seed: of the whole data set.
-
-    Raises:
-        ValueError: unknown weather, a frame beyond the end of the street, fewer than 16 pixels.
-    """
+    """Simulate one picture; it depends on (seed, drive, frame), the weather and the size, on nothing drawn before."""
     rows, columns = (size, size) if isinstance(size, int) else size
     if weather not in WEATHERS:
         raise ValueError(f"Unknown weather '{weather}'; expected one of {list(WEATHERS)}.")

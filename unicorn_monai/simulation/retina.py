@@ -22,18 +22,8 @@ from scipy.ndimage import gaussian_filter1d
 
 Array = NDArray[np.floating]
 
-LABELS: dict[int, str] = {
-    0: "vitreous",
-    1: "RNFL",
-    2: "GCL+IPL",
-    3: "INL",
-    4: "OPL",
-    5: "ONL",
-    6: "IS",
-    7: "OS",
-    8: "RPE",
-    9: "choroid and below",
-}
+_LAYERS = ("vitreous", "RNFL", "GCL+IPL", "INL", "OPL", "ONL", "IS", "OS", "RPE", "choroid and below")
+LABELS: dict[int, str] = dict(enumerate(_LAYERS))
 N_SURFACES = len(LABELS) - 1  # surface k (0-based) is the upper border of label k + 1: ILM, ..., Bruch's membrane
 
 # Spread of the lognormal thickness factor of each layer RNFL..RPE between subjects (healthy ring means vary 5-25 %).
@@ -77,59 +67,33 @@ class Vessel:
     diameter_um: float
     shadow_db: float
 
-    def x_mm(self, y_mm: float) -> float:
-        """Return the lateral position of the vessel in the slice at `y_mm`."""
-        return self.x0_mm + self.slope * y_mm + self.bend * y_mm**2
-
 
 @dataclass(frozen=True)
 class Subject:
-    """The anatomy all B-scans of one eye share.
+    """The anatomy all B-scans of one eye share."""
 
-    Attributes:
-        factors: (8,) thickness factor of each layer RNFL..RPE.
-        pit: width of the foveal pit relative to the mean.
-        floor_um: (3,) thickness of GCL+IPL, INL and OPL left in the foveola, um.
-        nasal: +1 or -1, the side of the optic disc (right or left eye).
-        tilt: inclination of Bruch's membrane, um per mm.
-        curvature: its curvature, um per mm^2 (negative: edges up).
-        jitter_db: (16,) deviation of each tissue's reflectivity, dB.
-        henle: -1, 0 or +1, the side on which the Henle fibre layer is lit up by oblique incidence.
-        choroid_slope: loss of signal in the choroid, dB per um.
-        vessels: the retinal vessels.
-    """
-
-    factors: Array
-    pit: float
-    floor_um: Array
-    nasal: int
-    tilt: float
-    curvature: float
-    jitter_db: Array
-    henle: int
-    choroid_slope: float
+    factors: Array  # (8,) of the thickness of each layer RNFL..RPE
+    pit: float  # width of the foveal pit relative to the mean
+    floor_um: Array  # (3,) thickness of GCL+IPL, INL and OPL left in the foveola
+    nasal: int  # +1 or -1, the side of the optic disc (right or left eye)
+    tilt: float  # inclination of Bruch's membrane, um per mm
+    curvature: float  # its curvature, um per mm^2 (negative: edges up)
+    jitter_db: Array  # (16,) deviation of each tissue's reflectivity
+    henle: int  # -1, 0 or +1, the side on which the Henle fibre layer is lit up by oblique incidence
+    choroid_slope: float  # loss of signal in the choroid, dB per um
     vessels: tuple[Vessel, ...]
 
 
 @dataclass(frozen=True)
 class Slice:
-    """What belongs to a single B-scan: its place in the eye and the small-scale texture found there.
+    """What belongs to a single B-scan: its place in the eye and the small-scale texture found there."""
 
-    Attributes:
-        y_mm: distance of the slice from the fovea, mm.
-        tilt: inclination on top of the subject's (how the pupil was entered), um per mm.
-        gain_db: brightness of the whole scan, dB.
-        roughness: (8, grid) relative thickness deviation on the fixed lateral grid.
-        waviness_um: (grid,) undulation of Bruch's membrane, um.
-        choroid_vessels: (n, 5) rows of x mm, depth below Bruch's membrane um, half width um, half height um, dB.
-    """
-
-    y_mm: float
-    tilt: float
-    gain_db: float
-    roughness: Array
-    waviness_um: Array
-    choroid_vessels: Array
+    y_mm: float  # distance from the fovea
+    tilt: float  # inclination on top of the subject's (how the pupil was entered), um per mm
+    gain_db: float  # brightness of the whole scan
+    roughness: Array  # (8, grid) relative thickness deviation on the fixed lateral grid
+    waviness_um: Array  # (grid,) undulation of Bruch's membrane
+    choroid_vessels: Array  # (n, 5) rows of x mm, depth below Bruch's membrane um, half width um, half height um, dB
 
 
 def _smooth_noise(rng: np.random.Generator, rows: int, length_um: float) -> Array:
@@ -170,38 +134,20 @@ def draw_slice(rng: np.random.Generator) -> Slice:
     kind = rng.random()
     y_mm = 0.0 if kind < 0.35 else rng.normal(0.0, 0.15) if kind < 0.70 else rng.uniform(-2.2, 2.2)
     n = int(rng.integers(25, 61))
-    choroid = np.stack(
-        [
-            rng.uniform(-5.0, 5.0, n),
-            rng.uniform(40.0, 300.0, n),
-            rng.uniform(30.0, 150.0, n),
-            rng.uniform(15.0, 60.0, n),
-            rng.uniform(-8.0, -3.0, n),
-        ],
-        axis=1,
-    )
+    limits = ((-5.0, 5.0), (40.0, 300.0), (30.0, 150.0), (15.0, 60.0), (-8.0, -3.0))
+    choroid_vessels = np.stack([rng.uniform(low, high, n) for low, high in limits], axis=1)
     return Slice(
         y_mm=float(y_mm),
         tilt=float(rng.normal(0.0, 13.0)),
         gain_db=float(rng.normal(0.0, 2.0)),
         roughness=0.035 * _smooth_noise(rng, N_SURFACES - 1, 120.0),
         waviness_um=3.0 * _smooth_noise(rng, 1, 400.0)[0],
-        choroid_vessels=choroid,
+        choroid_vessels=choroid_vessels,
     )
 
 
 def thickness(subject: Subject, x_mm: Array, y_mm: float, roughness: Array | float = 0.0) -> Array:
-    """Thickness of the eight retinal layers RNFL..RPE.
-
-    Args:
-        subject: the eye.
-        x_mm: (columns,) lateral positions relative to the fovea, mm.
-        y_mm: distance of the slice from the fovea, mm.
-        roughness: (8, columns) relative deviation, or 0.
-
-    Returns:
-        (8, columns) in um, at least 1 um everywhere.
-    """
+    """Thickness of the layers RNFL..RPE, (8, columns) in um, at least 1 um everywhere; ``roughness`` is relative."""
     x = np.asarray(x_mm, dtype=np.float64)
     r = np.hypot(x, y_mm)
     rp = r / subject.pit
@@ -223,15 +169,9 @@ def thickness(subject: Subject, x_mm: Array, y_mm: float, roughness: Array | flo
 
 
 def surfaces(subject: Subject, cut: Slice, x_mm: Array) -> Array:
-    """Depth of the nine surfaces ILM..Bruch's membrane; the axial origin is Bruch's membrane at the fovea.
+    """Depth of the nine surfaces ILM..Bruch's membrane, (9, columns) in um; 0 is Bruch's membrane at the fovea.
 
-    Args:
-        subject: the eye.
-        cut: the B-scan through it.
-        x_mm: (columns,) lateral positions relative to the fovea, mm, within +-7 mm.
-
-    Returns:
-        (9, columns) in um, increasing downwards along the first axis.
+    ``x_mm``: (columns,) lateral positions relative to the fovea, within +-7 mm.
     """
     x = np.asarray(x_mm, dtype=np.float64)
     rough = np.stack([np.interp(x, _GRID_MM, row) for row in cut.roughness])
@@ -244,32 +184,16 @@ def surfaces(subject: Subject, cut: Slice, x_mm: Array) -> Array:
 def label_map(surfaces_um: Array, depth_um: Array) -> NDArray[np.uint8]:
     """Rasterise surfaces: the label of a pixel is the number of surfaces at or above its centre.
 
-    Args:
-        surfaces_um: (9, columns) increasing depths, um.
-        depth_um: (rows,) depth of the pixel centres, um.
-
-    Returns:
-        (rows, columns) labels 0..9.
+    ``surfaces_um``: (9, columns); ``depth_um``: (rows,) of the pixel centres; the labels (rows, columns) are 0..9.
     """
-    z = np.asarray(depth_um)[:, None]
-    labels = np.zeros((z.size, surfaces_um.shape[1]), dtype=np.uint8)
-    for surface in surfaces_um:
-        labels += surface[None, :] <= z
-    return labels
+    return (surfaces_um[:, None] <= depth_um[:, None]).sum(axis=0, dtype=np.uint8)
 
 
 def reflectivity(subject: Subject, cut: Slice, surfaces_um: Array, x_mm: Array, depth_um: Array) -> NDArray[np.float32]:
-    """Apparent reflectivity of the slice on a grid, linear, 1 = the RPE band.
+    """Apparent reflectivity of the slice on a grid, (rows, columns), linear, above zero, 1 = the RPE band.
 
-    Args:
-        subject: the eye.
-        cut: the B-scan through it.
-        surfaces_um: (9, columns) from `surfaces` plus the position of the eye in the depth window, um.
-        x_mm: (columns,) lateral positions relative to the fovea, mm.
-        depth_um: (rows,) depth of the pixel centres, um.
-
-    Returns:
-        (rows, columns) float32, above zero.
+    ``surfaces_um``: (9, columns) from `surfaces` plus the position of the eye in the depth window; ``depth_um``:
+    (rows,) of the pixel centres.
     """
     s = surfaces_um
     t = np.diff(s, axis=0)
@@ -298,9 +222,7 @@ def reflectivity(subject: Subject, cut: Slice, surfaces_um: Array, x_mm: Array, 
     db[_TISSUE["HFL"]] += 3.5 * (subject.henle * x_mm > 0.3)
 
     z = np.asarray(depth_um, dtype=np.float32)
-    index = np.zeros((z.size, s.shape[1]), dtype=np.intp)
-    for border in borders.astype(np.float32):
-        index += border[None, :] <= z[:, None]
+    index = (borders.astype(np.float32)[:, None] <= z[:, None]).sum(axis=0)
     out = np.take_along_axis(db.astype(np.float32), index, axis=0)
 
     below = np.clip(z[:, None] - borders[-1][None, :].astype(np.float32), 0.0, None)
@@ -324,7 +246,7 @@ def _add_choroid_vessels(db: Array, ellipses: Array, bruch_um: Array, x_mm: Arra
 def _add_vessels(db: Array, subject: Subject, y_mm: float, s: Array, x_mm: Array, z_um: Array) -> None:
     """Add the bright lumen and the shadow (down to the bottom) of the retinal vessels in place."""
     for vessel in subject.vessels:
-        x0, radius = vessel.x_mm(y_mm), vessel.diameter_um / 2
+        x0, radius = vessel.x0_mm + vessel.slope * y_mm + vessel.bend * y_mm**2, vessel.diameter_um / 2
         if np.hypot(x0, y_mm) < 0.45:  # the foveal avascular zone
             continue
         lo, hi = np.searchsorted(x_mm, [x0 - radius * 1e-3, x0 + radius * 1e-3])

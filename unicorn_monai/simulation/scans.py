@@ -6,7 +6,7 @@ Item (seed, subject, scan) is the same whatever was simulated before it, and the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,16 +30,6 @@ def simulate_scan(device: Device, subject: int, scan: int, size: int | tuple[int
     """Simulate one B-scan; it depends on (seed, subject, scan), the device and the size, on nothing drawn before.
 
     The anatomy does not depend on the device or the size: both devices may look at the same eye.
-
-    Args:
-        device: image formation, field of view and depth window.
-        subject: number of the eye, at least 0.
-        scan: number of the B-scan of that eye, at least 0.
-        size: rows and columns.
-        seed: of the whole data set.
-
-    Raises:
-        ValueError: if the size is below 8 pixels.
     """
     rows, columns = (size, size) if isinstance(size, int) else size
     if min(rows, columns) < 8:
@@ -76,27 +66,9 @@ def simulate(
     scans_per_subject: int,
     size: int | tuple[int, int] = 256,
     seed: int = 0,
-    *,
-    depth_um: float | None = None,
-    width_mm: float | None = None,
     first_subject: int = 0,
 ) -> Iterator[Scan]:
-    """Simulate the B-scans of several eyes, see `simulate_scan`.
-
-    Args:
-        device: image formation.
-        n_subjects: eyes.
-        scans_per_subject: B-scans of each.
-        size: rows and columns.
-        seed: of the whole data set.
-        depth_um: the same depth window for all scans, um; drawn from the device if not given.
-        width_mm: the same field of view for all scans, mm; drawn from the device if not given.
-        first_subject: number of the first eye.
-    """
-    if depth_um is not None:
-        device = replace(device, depth_um=(depth_um, depth_um))
-    if width_mm is not None:
-        device = replace(device, width_mm=(width_mm, width_mm))
+    """Simulate the B-scans of several eyes, numbered from ``first_subject``, see `simulate_scan`."""
     for subject in range(first_subject, first_subject + n_subjects):
         for scan in range(scans_per_subject):
             yield simulate_scan(device, subject, scan, size, seed)

@@ -29,25 +29,15 @@ CLASSES: dict[str, tuple[int, int, int]] = {
 }
 STREET_LABELS = dict(enumerate(CLASSES))
 ID = {name: value for value, name in STREET_LABELS.items()}
-UP, FROM_LEFT, FROM_RIGHT, FACING, DIFFUSE = range(5)  # where a surface looks; FROM_LEFT: a wall on the left
 
 FARTHEST_M = 160.0  # end of the visible street
 STEP_M = 9.0  # between two frames of a drive
 
-ASPHALT, PAVING, MARKING = (0.09, 0.09, 0.095), (0.23, 0.22, 0.21), (0.55, 0.55, 0.52)
 WALLS = (
     (0.42, 0.36, 0.27), (0.34, 0.17, 0.12), (0.45, 0.44, 0.42), (0.28, 0.27, 0.27), (0.47, 0.42, 0.24),
     (0.3, 0.34, 0.38),
 )  # fmt: skip
-PAINTS = (
-    (0.04, 0.04, 0.05), (0.55, 0.56, 0.57), (0.3, 0.31, 0.33), (0.4, 0.04, 0.04), (0.05, 0.1, 0.3), (0.6, 0.6, 0.58),
-    (0.07, 0.2, 0.12),
-)  # fmt: skip
-CLOTHES = (
-    (0.05, 0.05, 0.08), (0.35, 0.08, 0.08), (0.1, 0.15, 0.35), (0.4, 0.38, 0.33), (0.12, 0.28, 0.15), (0.5, 0.35, 0.08)
-)  # fmt: skip
-SKIN, GLASS, TYRE = (0.42, 0.28, 0.22), (0.05, 0.06, 0.07), (0.03, 0.03, 0.03)
-LEAVES, GRASS = (0.07, 0.13, 0.035), (0.09, 0.15, 0.045)
+GLASS, LEAVES = (0.05, 0.06, 0.07), (0.07, 0.13, 0.035)
 
 
 @dataclass(frozen=True)

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from unicorn_monai.simulation.street import (
-    CLOTHES,
-    DIFFUSE,
-    FACING,
-    FROM_LEFT,
-    FROM_RIGHT,
-    GLASS,
-    ID,
-    LEAVES,
-    PAINTS,
-    SKIN,
-    TYRE,
-    UP,
-    Upright,
-)
-from unicorn_monai.simulation.zbuffer import Scene, texture
+from unicorn_monai.simulation.street import GLASS, ID, LEAVES, Upright
+from unicorn_monai.simulation.zbuffer import DIFFUSE, FACING, FROM_LEFT, FROM_RIGHT, UP, Scene, texture
 
+PAINTS = (
+    (0.04, 0.04, 0.05), (0.55, 0.56, 0.57), (0.3, 0.31, 0.33), (0.4, 0.04, 0.04), (0.05, 0.1, 0.3), (0.6, 0.6, 0.58),
+    (0.07, 0.2, 0.12),
+)  # fmt: skip
+CLOTHES = (
+    (0.05, 0.05, 0.08), (0.35, 0.08, 0.08), (0.1, 0.15, 0.35), (0.4, 0.38, 0.33), (0.12, 0.28, 0.15), (0.5, 0.35, 0.08)
+)  # fmt: skip
+SKIN, TYRE = (0.42, 0.28, 0.22), (0.03, 0.03, 0.03)
 METAL, WHITE = (0.25, 0.26, 0.26), (0.65, 0.65, 0.65)
 LAMP_GLOW, REAR_GLOW, HEAD_GLOW = (60.0, 50.0, 36.0), (40.0, 2.0, 1.0), (400.0, 380.0, 340.0)  # lit windows
 

@@ -4,43 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from unicorn_monai.simulation.street import (
-    ASPHALT,
-    DIFFUSE,
-    FACING,
-    FARTHEST_M,
-    FROM_LEFT,
-    FROM_RIGHT,
-    GLASS,
-    GRASS,
-    LEAVES,
-    MARKING,
-    PAVING,
-    UP,
-    WALLS,
-    Array,
-    House,
-    Street,
-)
+from unicorn_monai.simulation.street import FARTHEST_M, GLASS, LEAVES, WALLS, Array, House, Street
 from unicorn_monai.simulation.street_things import paint_car, paint_lamp, paint_person, paint_sign, paint_tree
-from unicorn_monai.simulation.zbuffer import CAMERA_HEIGHT_M, EVERYWHERE, Scene, texture
+from unicorn_monai.simulation.zbuffer import CAMERA_HEIGHT_M, DIFFUSE, FACING, FROM_LEFT, FROM_RIGHT, UP, Scene, texture
 
-FIELD_OF_VIEW = np.deg2rad(58.0)  # horizontal; of Cityscapes' camera about 50 degrees
+ASPHALT, PAVING, MARKING = (0.09, 0.09, 0.095), (0.23, 0.22, 0.21), (0.55, 0.55, 0.52)
+GRASS = (0.09, 0.15, 0.045)
 HORIZON = 0.46  # share of the rows above it
 
 
 def render(street: Street, rng: np.random.Generator, z: float = 0.0, size: tuple[int, int] = (64, 64)) -> Scene:
-    """Look down a street.
-
-    Args:
-        street: the street.
-        rng: cars, people and where the camera looks.
-        z: place on the street, metres.
-        size: rows and columns of the image.
-    """
+    """Look down a street from the place z on it; ``rng`` draws cars, people and where the camera looks."""
     shift = -street.road_m / 4 + rng.uniform(-0.2, 0.4)  # we drive on the right: the axis is left of us
     horizon, yaw = HORIZON + rng.uniform(-0.02, 0.02), float(rng.normal(0, 0.035))
-    scene = Scene(street, z, size, FIELD_OF_VIEW, horizon, shift, yaw)
+    scene = Scene(street, z, size, horizon, shift, yaw)
     _ground(scene, rng)
     _backdrop(scene)
     for side in (0, 1):
@@ -79,7 +56,7 @@ def _backdrop(scene: Scene) -> None:
     albedo = np.array(LEAVES if trees else WALLS[rng.integers(len(WALLS))])
     albedo = albedo * texture(rng, scene.shape, 2.0, 0.2)[..., None].clip(0.3)
     name, looks = ("vegetation", DIFFUSE) if trees else ("building", FACING)
-    scene.paint(EVERYWHERE, (height < line) & (height > -1.0), FARTHEST_M, name, albedo, looks)
+    scene.paint(np.s_[:, :], (height < line) & (height > -1.0), FARTHEST_M, name, albedo, looks)
 
 
 def _houses(scene: Scene, side: int) -> None:

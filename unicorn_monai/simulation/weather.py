@@ -15,14 +15,15 @@ NOT calibrated on pictures of any camera.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from unicorn_monai.simulation.street import DIFFUSE, FACING, FROM_LEFT, FROM_RIGHT, ID, UP, Array
-from unicorn_monai.simulation.zbuffer import Scene, average
+from unicorn_monai.simulation.devices import area_average
+from unicorn_monai.simulation.street import ID, Array
+from unicorn_monai.simulation.zbuffer import DIFFUSE, FACING, FROM_LEFT, FROM_RIGHT, SUPERSAMPLING, UP, Scene
 
 Range = tuple[float, float]
 
@@ -36,92 +37,64 @@ MID_GREY = 0.2  # share of white that the mean luminance is exposed to
 
 @dataclass(frozen=True)
 class Weather:
-    """Ranges of one kind of weather; a picture draws each uniformly, those marked (log) uniformly in their logarithm.
+    """Ranges of one kind of weather; a picture draws each uniformly, (log): uniformly in its logarithm."""
 
-    Attributes:
-        name: the sub-domain.
-        sun_klx: illuminance of a surface that faces the sun. Clear noon 100, overcast 0.
-        sun_elevation_deg: of the sun.
-        sky_klx: illuminance of the ground by the sky alone. Clear 10 to 20, overcast 1 to 20, city at night 0.001.
-        visual_range_m: meteorological visual range (log): contrast 0.05 (WMO No. 8). Fog: below 1000.
-        lamp_cd: luminous intensity of a street lamp downwards. 500 to 1500 cd at 7 m: 10 to 30 lx (EN 13201).
-        headlamp_cd: own low beam, straight on. About 20000 (ECE R112: 32 lx at 25 m).
-        rain_mm_h: rain rate. Moderate 2.5, heavy above 10, violent above 50 (WMO).
-        wet: share of the ground under a film of water.
-        snow: share of the ground that is white.
-        flakes_mm: diameter of the snow flakes; 0: it does not snow.
-        drops: drops on the windscreen per image.
-        glare: share of the light scattered in lens and windscreen.
-    """
-
-    name: str
-    sun_klx: Range = (0.0, 0.0)
+    sun_klx: Range = (0.0, 0.0)  # illuminance of a surface that faces the sun. Clear noon 100, overcast 0
     sun_elevation_deg: Range = (15.0, 60.0)
-    sky_klx: Range = (8.0, 20.0)
-    visual_range_m: Range = (10_000.0, 50_000.0)
-    lamp_cd: Range = (0.0, 0.0)
-    headlamp_cd: Range = (0.0, 0.0)
-    rain_mm_h: Range = (0.0, 0.0)
-    wet: Range = (0.0, 0.0)
-    snow: Range = (0.0, 0.0)
-    flakes_mm: Range = (0.0, 0.0)
-    drops: Range = (0.0, 0.0)
-    glare: Range = (0.01, 0.02)
+    sky_klx: Range = (
+        8.0,
+        20.0,
+    )  # of the ground by the sky alone. Clear 10 to 20, overcast 1 to 20, city at night 0.001
+    visual_range_m: Range = (10_000.0, 50_000.0)  # (log) where contrast is 0.05 (WMO No. 8). Fog: below 1000
+    lamp_cd: Range = (0.0, 0.0)  # street lamp downwards. 500 to 1500 cd at 7 m: 10 to 30 lx (EN 13201)
+    headlamp_cd: Range = (0.0, 0.0)  # own low beam, straight on. About 20000 (ECE R112: 32 lx at 25 m)
+    rain_mm_h: Range = (0.0, 0.0)  # moderate 2.5, heavy above 10, violent above 50 (WMO)
+    wet: Range = (0.0, 0.0)  # share of the ground under a film of water
+    snow: Range = (0.0, 0.0)  # share of the ground that is white
+    flakes_mm: Range = (0.0, 0.0)  # diameter of the snow flakes; 0: it does not snow
+    drops: Range = (0.0, 0.0)  # on the windscreen
+    glare: Range = (0.01, 0.02)  # share of the light scattered in lens and windscreen
 
     def draw(self, rng: np.random.Generator) -> dict[str, float]:
         """Draw the parameters of one picture."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
-        drawn = {name: float(rng.uniform(*limits)) for name, limits in values.items()}
+        drawn = {name: float(rng.uniform(*limits)) for name, limits in vars(self).items()}
         low, high = self.visual_range_m
         return drawn | {"visual_range_m": float(np.exp(rng.uniform(math.log(low), math.log(high))))}
 
 
-WEATHERS: dict[str, Weather] = {
-    w.name: w
-    for w in (
-        Weather("clear", sun_klx=(40.0, 100.0)),
-        Weather("fog", sky_klx=(4.0, 20.0), visual_range_m=(35.0, 150.0), wet=(0.0, 0.4), glare=(0.02, 0.05)),
-        Weather(
-            "night",
-            sky_klx=(0.0003, 0.002),
-            lamp_cd=(500.0, 1500.0),
-            headlamp_cd=(12_000.0, 25_000.0),
-            wet=(0.0, 0.3),
-            glare=(0.02, 0.05),
-        ),
-        Weather(
-            "rain",
-            sky_klx=(1.5, 8.0),
-            visual_range_m=(800.0, 5000.0),
-            rain_mm_h=(5.0, 50.0),
-            wet=(0.6, 1.0),
-            drops=(6.0, 30.0),
-            glare=(0.03, 0.08),
-        ),
-        Weather(
-            "snow",
-            sky_klx=(3.0, 15.0),
-            visual_range_m=(150.0, 1500.0),
-            snow=(0.35, 1.0),
-            flakes_mm=(2.0, 8.0),
-            wet=(0.0, 0.5),
-            glare=(0.02, 0.05),
-        ),
-    )
+WEATHERS = {
+    "clear": Weather(sun_klx=(40.0, 100.0)),
+    "fog": Weather(sky_klx=(4.0, 20.0), visual_range_m=(35.0, 150.0), wet=(0.0, 0.4), glare=(0.02, 0.05)),
+    "night": Weather(
+        sky_klx=(0.0003, 0.002),
+        lamp_cd=(500.0, 1500.0),
+        headlamp_cd=(12_000.0, 25_000.0),
+        wet=(0.0, 0.3),
+        glare=(0.02, 0.05),
+    ),
+    "rain": Weather(
+        sky_klx=(1.5, 8.0),
+        visual_range_m=(800.0, 5000.0),
+        rain_mm_h=(5.0, 50.0),
+        wet=(0.6, 1.0),
+        drops=(6.0, 30.0),
+        glare=(0.03, 0.08),
+    ),
+    "snow": Weather(
+        sky_klx=(3.0, 15.0),
+        visual_range_m=(150.0, 1500.0),
+        snow=(0.35, 1.0),
+        flakes_mm=(2.0, 8.0),
+        wet=(0.0, 0.5),
+        glare=(0.02, 0.05),
+    ),
 }
 
 
 def photograph(
     scene: Scene, weather: Weather, rng: np.random.Generator, settings: dict[str, float] | None = None
 ) -> NDArray[np.uint8]:
-    """Take a picture of a scene: (rows, columns, 3) uint8, sRGB.
-
-    Args:
-        scene: what is there.
-        weather: ranges of the image formation.
-        rng: source of randomness.
-        settings: parameters of this picture; drawn from ``weather`` if not given.
-    """
+    """Take a picture of a scene: (rows, columns, 3) uint8, sRGB; ``settings`` are drawn from the weather by default."""
     s = weather.draw(rng) if settings is None else settings
     dark = s["sky_klx"] < 0.1
     albedo = snow_cover(scene, s["snow"], rng) if s["snow"] > 0 else scene.albedo
@@ -140,7 +113,7 @@ def photograph(
     luminance = falling(scene, luminance, s, rng)
     if s["drops"] >= 1:
         luminance = windscreen(luminance, int(s["drops"]), rng)
-    pixels = average(luminance)
+    pixels = area_average(luminance, (SUPERSAMPLING, SUPERSAMPLING))
     spread = gaussian_filter(pixels, (0.12 * pixels.shape[0],) * 2 + (0,), mode="nearest")
     near = gaussian_filter(pixels, (0.025 * pixels.shape[0],) * 2 + (0,), mode="nearest")
     pixels = (1 - s["glare"]) * pixels + s["glare"] * (0.6 * spread + 0.4 * near)
@@ -154,10 +127,9 @@ def daylight(scene: Scene, s: dict[str, float], rng: np.random.Generator) -> Arr
     """Illuminance by sun and sky, klx, (rows, columns, 3)."""
     elevation, azimuth = np.deg2rad(s["sun_elevation_deg"]), rng.uniform(0, 2 * np.pi)
     sun = np.array((np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)))
-    normals = {UP: (0, 1, 0), FROM_LEFT: (1, 0, 0), FROM_RIGHT: (-1, 0, 0), FACING: (0, 0, -1)}
     cosine = np.full(5, 0.45)  # of a leaf, on average
-    for looks, normal in normals.items():
-        cosine[looks] = max(0.0, float(sun @ np.array(normal, dtype=float)))
+    for looks, towards in ((UP, sun[1]), (FROM_LEFT, sun[0]), (FROM_RIGHT, -sun[0]), (FACING, -sun[2])):
+        cosine[looks] = max(0.0, towards)
     warm = np.array((1.0, 0.94, 0.84)) if s["sun_elevation_deg"] > 25 else np.array((1.0, 0.86, 0.66))
     cool = np.array((0.85, 0.95, 1.15)) if s["sun_klx"] > 0 else np.ones(3)
     direct = s["sun_klx"] * cosine[scene.looks] * sunlit(scene, sun) * (1 - 0.9 * scene.sheltered)

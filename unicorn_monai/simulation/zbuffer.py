@@ -13,53 +13,43 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter
 
-from unicorn_monai.simulation.street import DIFFUSE, ID, STREET_LABELS, Array, Street
+from unicorn_monai.simulation.street import ID, STREET_LABELS, Array, Street
 
 CAMERA_HEIGHT_M = 1.6
+FIELD_OF_VIEW = np.deg2rad(58.0)  # horizontal; of Cityscapes' camera about 50 degrees
 SUPERSAMPLING = 3
-EVERYWHERE = (slice(None), slice(None))
+UP, FROM_LEFT, FROM_RIGHT, FACING, DIFFUSE = range(5)  # where a surface looks; FROM_LEFT: a wall on the left
 
 Region = tuple[slice, slice]
 
 
 class Scene:
-    """What is seen of a street: fields of (rows, columns) samples, filled by ``paint``.
-
-    ``label``: class; ``depth_m``: along the optical axis, infinite for the sky; ``albedo`` (rows, columns, 3), linear;
-    ``looks``: where the surface looks (UP, FROM_LEFT, ...); ``sheltered``: share of the sky's light that something
-    close by takes away; ``glow`` (rows, columns, 3): what shines by itself at night, 1 = a lit window; ``lamps``: where
-    street lamps hang, (metres right of the axis, above the ground, ahead).
+    """What is seen of a street: fields of samples, filled by ``paint``.
 
     Args:
         street: the street.
         z: place of the camera on it, metres.
         size: rows and columns of the image.
-        field_of_view: horizontal, radians.
         horizon: its row as a share of the rows.
         shift: X of the street's axis at the camera, metres.
         yaw: by how much the axis moves to the right per metre.
     """
 
     def __init__(
-        self,
-        street: Street,
-        z: float,
-        size: tuple[int, int],
-        field_of_view: float,
-        horizon: float,
-        shift: float,
-        yaw: float,
+        self, street: Street, z: float, size: tuple[int, int], horizon: float, shift: float, yaw: float
     ) -> None:
         self.street, self.z, self.size, self.shift, self.yaw = street, z, size, shift, yaw
         self.shape = rows, columns = SUPERSAMPLING * size[0], SUPERSAMPLING * size[1]
-        self.focal, self.horizon = columns / 2 / np.tan(field_of_view / 2), horizon * rows
+        self.focal, self.horizon = columns / 2 / np.tan(FIELD_OF_VIEW / 2), horizon * rows
         self.x = (np.arange(columns) + 0.5 - columns / 2)[None, :] / self.focal  # X / Z, (1, columns)
         self.y = (np.arange(rows) + 0.5 - self.horizon)[:, None] / self.focal  # Y / Z, (rows, 1)
         self.label = np.full(self.shape, ID["sky"], np.uint8)
-        self.depth_m = np.full(self.shape, np.inf)
-        self.albedo, self.glow = np.zeros((*self.shape, 3)), np.zeros((*self.shape, 3))
-        self.looks, self.sheltered = np.full(self.shape, DIFFUSE, np.uint8), np.zeros(self.shape)
-        self.lamps: list[tuple[float, float, float]] = []
+        self.depth_m = np.full(self.shape, np.inf)  # along the optical axis
+        self.albedo = np.zeros((*self.shape, 3))  # linear
+        self.glow = np.zeros((*self.shape, 3))  # what shines by itself at night, 1 = a lit window
+        self.looks = np.full(self.shape, DIFFUSE, np.uint8)  # where the surface looks
+        self.sheltered = np.zeros(self.shape)  # share of the sky's light that something close by takes away
+        self.lamps: list[tuple[float, float, float]] = []  # (metres right of the axis, above the ground, ahead)
 
     def paint(
         self,
@@ -76,11 +66,9 @@ class Scene:
         mask = mask & (depth < self.depth_m[at])
         if not mask.any():
             return
-        plain = ((self.label, ID[label]), (self.depth_m, depth), (self.looks, looks), (self.sheltered, sheltered))
-        for target, value in plain:
-            target[at][mask] = np.broadcast_to(value, mask.shape)[mask]
-        for colour, value in ((self.albedo, albedo), (self.glow, glow)):
-            colour[at][mask] = np.broadcast_to(value, (*mask.shape, 3))[mask]
+        fields = (self.label, self.depth_m, self.looks, self.sheltered, self.albedo, self.glow)
+        for field, value in zip(fields, (ID[label], depth, looks, sheltered, albedo, glow), strict=True):
+            field[at][mask] = np.broadcast_to(value, (*mask.shape, *field.shape[2:]))[mask]
 
     def upright(
         self, s: float, z: float, width: float, top: float, draw: Callable[[Region, Array, Array], None]
@@ -133,12 +121,6 @@ class Scene:
         (rows, columns), k = self.size, SUPERSAMPLING
         blocks = self.label.reshape(rows, k, columns, k).swapaxes(1, 2).reshape(rows, columns, k * k)
         return np.stack([(blocks == v).sum(axis=2) for v in STREET_LABELS], axis=2).argmax(axis=2).astype(np.uint8)
-
-
-def average(values: Array) -> Array:
-    """Average samples to pixels: (rows * k, columns * k, ...) -> (rows, columns, ...)."""
-    rows, columns = (n // SUPERSAMPLING for n in values.shape[:2])
-    return values.reshape(rows, SUPERSAMPLING, columns, SUPERSAMPLING, *values.shape[2:]).mean(axis=(1, 3))
 
 
 def texture(rng: np.random.Generator, shape: tuple[int, ...], smooth: float, strength: float) -> Array:

@@ -1,12 +1,7 @@
-"""Label maps x sampled uncertainties -> images: all networks of a synthesis as one object.
-
-A :class:`Request` says what one image is made of (`synthesis/requests.py`). A :class:`Generator` holds the networks. A
-`Synthesizer` (`synthesis/writer.py`) streams a labelled data set with them.
-"""
+"""Label maps x sampled uncertainties -> images: all networks of a synthesis as one object."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import torch
@@ -15,15 +10,13 @@ from torch import Tensor
 from unicorn_monai.fusion import Weight
 from unicorn_monai.images.files import IGNORE_LABEL
 from unicorn_monai.images.transforms import LoadPixelsd, one_hot
-from unicorn_monai.images.warping import augment_label
+from unicorn_monai.images.warping import warp
 from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.synthesis.requests import Request
 from unicorn_monai.system.errors import named
-from unicorn_monai.system.networks import require_finite
+from unicorn_monai.system.networks import require, require_finite
 from unicorn_monai.training.steps import autocast_settings
-
-logger = logging.getLogger("unicorn_monai")
 
 
 class Generator:
@@ -59,9 +52,8 @@ class Generator:
             return None
         load = LoadPixelsd(["label"], num_labels=self.num_labels)
         maps = [(load.read_label(str(r.label)), r.augment) for r in requests]
-        return torch.stack([label if seed is None else augment_label(label, seed) for label, seed in maps])
+        return torch.stack([label if seed is None else warp(label, seed, "nearest") for label, seed in maps])
 
-    @torch.no_grad()
     def __call__(
         self,
         requests: Sequence[Request],
@@ -82,7 +74,7 @@ class Generator:
         batch = named(r.index for r in requests)
         return require_finite("A synthetic image", images.float(), batch).clamp(0, 1)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def latents(
         self,
         requests: Sequence[Request],
@@ -97,14 +89,12 @@ class Generator:
         hint = torch.zeros(len(requests))
         if self.inferer.uncertainty is not None and self.prior is not None:
             wanted = [r.uncertainty for r in requests if r.uncertainty is not None]
-            if len(wanted) < len(requests):
-                raise ValueError(
-                    "No uncertainty to ask the Uncertainty-ControlNet for; give `uncertainties` or a prior."
-                )
+            message = "No uncertainty to ask the Uncertainty-ControlNet for; give `uncertainties` or a prior."
+            require(len(wanted) == len(requests), message)
             hint = self.prior.hint(torch.tensor(wanted))
         device, text = self.ldm.device, self.ldm.text
         context = None if text is None else text([r.prompt or "" for r in requests]).to(device)
-        with torch.inference_mode(), torch.autocast(**self.autocast):
+        with torch.autocast(**self.autocast):
             return self.inferer.sample_latents(
                 label_map=one_hot(labels, self.num_labels).to(device),
                 hint=hint.to(device),

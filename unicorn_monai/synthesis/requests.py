@@ -1,7 +1,4 @@
-"""What is asked of the generator: one request for each image, which depends on (run seed, index) only.
-
-So an image is the same in any batch, in any process and after any interruption.
-"""
+"""What is asked of the generator: one request for each image, which depends on (run seed, index) only."""
 
 from __future__ import annotations
 
@@ -25,29 +22,17 @@ logger = logging.getLogger("unicorn_monai")
 
 @dataclass(frozen=True)
 class Request:
-    """One image to be made.
+    """One image to be made."""
 
-    Args:
-        index: position in the data set.
-        seed: of the image's noise.
-        split: split it belongs to.
-        subject: subject of the label map.
-        label: file of the label map; None without semantic control.
-        uncertainty: requested, in [0, 1]; None without uncertainty control.
-        augment: seed of the label map's augmentation; None leaves it as it is.
-        prompt: what the image is to show, in words; None without prompts.
-        spacing_mm: (axial, lateral) of the label map as it is stored, where its item tells one.
-    """
-
-    index: int
-    seed: int
+    index: int  # position in the data set
+    seed: int  # of the image's noise
     split: str = "training"
-    subject: str = ""
-    label: str | None = None
-    uncertainty: float | None = None
-    augment: int | None = None
-    prompt: str | None = None
-    spacing_mm: tuple[float, float] | None = None
+    subject: str = ""  # of the label map
+    label: str | None = None  # file of the label map; None without semantic control
+    uncertainty: float | None = None  # requested, in [0, 1]; None without uncertainty control
+    augment: int | None = None  # seed of the label map's augmentation; None leaves it as it is
+    prompt: str | None = None  # what the image is to show, in words
+    spacing_mm: tuple[float, float] | None = None  # (axial, lateral) of the stored label map, where its item tells one
 
 
 class Requests(Sequence[Request]):
@@ -59,7 +44,7 @@ class Requests(Sequence[Request]):
         label_dir: data set with the label maps; None without semantic control.
         split: splits whose label maps are used, e.g. ["training", "validation"].
         uncertainty: drawn from a prior, or these in turn (as in the paper's Fig. 5); None without that control.
-        augment: change the label maps' geometry a little (``images.warping.augment_label``).
+        augment: change the label maps' geometry a little (``images.warping.warp``).
         template: makes the prompts from the label maps' items.
         subdomains: the prompts name these in turn instead of the label maps' own, e.g. ["fog", "rain"].
     """
@@ -80,18 +65,19 @@ class Requests(Sequence[Request]):
         self.maps = {
             s: [(str(m.get("subject", "")), m.get("label"), m.get("spacing_mm")) for m in maps[s]] for s in splits
         }
-        count = len(maps[splits[0]]) if count is None else count
+        first = len(maps[splits[0]])
+        count = first if count is None else count
         if count < 1:
             raise ValueError(f"count is {count}; expected at least one image.")
-        self.counts = {s: max(1, round(count * len(maps[s]) / len(maps[splits[0]]))) for s in splits}
-        prior = uncertainty if isinstance(uncertainty, UncertaintyPrior) else None
-        self.seed, self.prior, self.augment = seed, prior, augment
-        self.template, self.subdomains = template, list(subdomains or [])
+        self.counts = {s: max(1, round(count * len(maps[s]) / first)) for s in splits}
+        self.seed, self.augment, self.template, self.subdomains = seed, augment, template, list(subdomains or [])
         self.items = maps if template is not None else {}
-        told = None if uncertainty is None or isinstance(uncertainty, UncertaintyPrior) else uncertainty
-        self.uncertainties = None if told is None else [float(u) for u in told]
-        if self.uncertainties is not None and not (self.uncertainties and all(0 <= u <= 1 for u in self.uncertainties)):
-            raise ValueError(f"uncertainty is {self.uncertainties}; expected at least one number, each in [0, 1].")
+        prior = self.prior = uncertainty if isinstance(uncertainty, UncertaintyPrior) else None
+        self.uncertainties: list[float] | None = None
+        if not isinstance(uncertainty, UncertaintyPrior | None):
+            self.uncertainties = [float(u) for u in uncertainty]
+            if not self.uncertainties or not all(0 <= u <= 1 for u in self.uncertainties):
+                raise ValueError(f"uncertainty is {self.uncertainties}; expected at least one number, each in [0, 1].")
         drawn = [derive_seed(seed, i) for i in range(min(len(self), 1000))]
         if prior is not None and (rejected := prior.rejected(drawn)):
             logger.info(
@@ -117,11 +103,9 @@ class Requests(Sequence[Request]):
             place -= self.counts[split]
         subject, label, spacing = self.maps[split][place % len(self.maps[split])]
         image_seed = derive_seed(self.seed, index)
-        uncertainty = None
+        uncertainty = None if self.prior is None else float(self.prior.sample([image_seed])[0])
         if self.uncertainties is not None:
             uncertainty = self.uncertainties[place % len(self.uncertainties)]
-        elif self.prior is not None:
-            uncertainty = float(self.prior.sample([image_seed])[0])
         change = derive_seed(self.seed, index, 1) if self.augment else None
         prompt, spacing_mm = self._prompt(split, place), None if spacing is None else (spacing[0], spacing[1])
         return Request(index, image_seed, split, subject, label, uncertainty, change, prompt, spacing_mm)
@@ -136,17 +120,15 @@ class Requests(Sequence[Request]):
 
     def identity(self) -> str:
         """Sha256 of what decides every request, the content of the label maps too; their folder does not."""
-        maps = {s: [(subject, _file(label), spacing) for subject, label, spacing in m] for s, m in self.maps.items()}
+        maps = {
+            s: [(subject, label and (Path(label).name, sha256(label)), spacing) for subject, label, spacing in maps]
+            for s, maps in self.maps.items()
+        }  # neither its size nor its date tells a label map that was drawn anew
         prior = None if self.prior is None else asdict(self.prior)
         everything: list[Any] = [self.counts, self.seed, self.augment, self.uncertainties, prior, maps]
         if self.template is not None:
             everything.append([self._prompt(s, i) for s in self.counts for i in range(self.counts[s])])
         return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
-
-
-def _file(path: str | None) -> tuple[str, str] | None:
-    """Name and sha256: a label map that is drawn anew may keep its size, and a copied one has another date."""
-    return None if path is None else (Path(path).name, sha256(path))
 
 
 def derive_seed(*numbers: int) -> int:

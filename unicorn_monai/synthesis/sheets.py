@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,11 +17,12 @@ from unicorn_monai.training.handlers import SampleImages
 RISING = (0.02, 0.05, 0.08, 0.11, 0.14, 0.17, 0.2, 0.23)  # uncertainties of a sheet of samples
 
 
+@dataclass
 class SampleSheet:
     """Images for a sheet during training, always from the same noise."""
 
-    def __init__(self, generator: Generator, requests: Requests) -> None:
-        self.generator, self.requests = generator, requests
+    generator: Generator
+    requests: Requests
 
     def __call__(self) -> Tensor:
         """(rows, columns, channels, height, width)."""
@@ -30,19 +32,16 @@ class SampleSheet:
         try:
             for network, _ in network_modes:
                 network.eval()
-            return _as_sheet(self.generator(self.requests[:]))
+            return as_sheet(self.generator(self.requests[:]))
         finally:
             for network, training in network_modes:
                 network.train(training)
 
 
 def samples_of(task: DiffusionTask, network: nn.Module, label_dir: PathLike | None = None) -> SampleImages:
-    """The sheets of samples of a training: eight of its label maps, or of rising uncertainties, or without a condition.
+    """The sheets of samples of a training, drawn with its averaged network.
 
-    Args:
-        task: the training.
-        network: the averaged one.
-        label_dir: data set whose validation label maps are asked for, in the training of a Semantic-ControlNet.
+    They show eight validation label maps of ``label_dir``, or rising uncertainties, or have no condition.
     """
     settings, text = task.settings, task.ldm.text
     uncertainty = RISING if task.condition == "uncertainty" else task.prior
@@ -60,7 +59,8 @@ def samples_of(task: DiffusionTask, network: nn.Module, label_dir: PathLike | No
     return SampleImages(SampleSheet(generator, requests), folder, settings.sample_interval)
 
 
-def _as_sheet(images: Tensor, columns: int = 8) -> Tensor:
-    columns = min(columns, len(images))
+def as_sheet(images: Tensor) -> Tensor:
+    """Images in rows of up to eight, (rows, columns, channels, height, width); white where there are none."""
+    columns = min(8, len(images))
     missing = -len(images) % columns
     return torch.cat([images, images.new_ones(missing, *images.shape[1:])]).unflatten(0, (-1, columns))

@@ -1,11 +1,9 @@
-"""Synthetic data sets that look exactly like real ones, with the provenance of every item.
-
-Every requested image is made once, by whichever process.
-"""
+"""Synthetic data sets that look exactly like real ones, with the provenance of every item."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,54 +14,39 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unicorn_monai.data.journal import begun
-from unicorn_monai.data.layout import read_header
+from unicorn_monai.data.layout import colours_of, layout_of, read_header
 from unicorn_monai.data.remote import local_side
-from unicorn_monai.data.taken_over import colours_of, layout_of
 from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.images.files import write_array
 from unicorn_monai.images.pictures import tile, to_uint8
 from unicorn_monai.images.warping import augmented_spacing
+from unicorn_monai.sampler_trial import options_of
 from unicorn_monai.synthesis.generator import Generator
 from unicorn_monai.synthesis.requests import Request, Requests
-from unicorn_monai.synthesis.sheets import _as_sheet
+from unicorn_monai.synthesis.sheets import as_sheet
 from unicorn_monai.system.distributed import among_others, by_torchrun, share
 from unicorn_monai.system.files import PathLike, write_json
 
 logger = logging.getLogger("unicorn_monai")
 
 
+@dataclass
 class Synthesizer:
     """Write a labelled synthetic data set, streamed and resumable, in one process or in several.
 
     Started by ``torchrun`` (or with ``RANK`` and ``WORLD_SIZE`` set in any other way), each process makes every so many
-    batches and waits for nobody; the finished data set is that of one process. What a batch consists of is fixed, so
-    an image is the same to the last bit after an interruption: a batch that was cut off is made again as a whole.
-
-    Args:
-        generator: makes the images.
-        requests: what to make.
-        output_dir: the data set, a folder or a URL; an interrupted one is continued, a finished one refused.
-        label_dir: data set of the label maps: gives the label table.
-        device_name: device the images look like.
-        models: name -> sha256 of the weights, kept as provenance.
-        batch_size: images made at a time.
-        resume: leave a finished data set as it is, if it was made with the same settings, instead of refusing it.
+    batches and waits for nobody; the finished data set is that of one process. A batch that was cut off is made again
+    as a whole, so an image is the same to the last bit after an interruption.
     """
 
-    def __init__(
-        self,
-        generator: Generator,
-        requests: Requests,
-        output_dir: PathLike,
-        label_dir: PathLike,
-        device_name: str = "synthetic",
-        models: dict[str, str] | None = None,
-        batch_size: int = 16,
-        resume: bool = False,
-    ) -> None:
-        self.generator, self.requests, self.batch_size, self.resume = generator, requests, batch_size, resume
-        self.output_dir, self.label_dir, self.device_name = output_dir, label_dir, device_name
-        self.models, self.weight = models or {}, generator.inferer.uncertainty_weight
+    generator: Generator
+    requests: Requests
+    output_dir: PathLike  # a folder or a URL; an interrupted data set is continued, a finished one refused
+    label_dir: PathLike  # data set of the label maps: gives the label table
+    device_name: str = "synthetic"  # device the images look like
+    models: dict[str, str] = field(default_factory=dict)  # name -> sha256 of the weights, kept as provenance
+    batch_size: int = 16  # images made at a time
+    resume: bool = False  # leave a finished data set as it is, if made with the same settings, instead of refusing it
 
     @cached_property
     def header(self) -> dict[str, Any]:
@@ -73,9 +56,8 @@ class Synthesizer:
     def run(self) -> None:
         """Make what is missing of this process's share.
 
-        Raises:
-            ValueError: there is no share for it, as where ``RANK`` and ``WORLD_SIZE`` were left in the environment;
-                beside others that ``torchrun`` started, it then ends without a word.
+        Without a share, as where ``RANK`` and ``WORLD_SIZE`` were left in the environment, it is refused; beside others
+        that ``torchrun`` started, it ends without a word.
         """
         own = share()
         starts = range(own[0] * self.batch_size, len(self.requests), own[1] * self.batch_size)
@@ -91,8 +73,7 @@ class Synthesizer:
             total=len(self.requests),
             synthetic=True,
         ) as writer:
-            hidden = None if own[0] == 0 else True
-            for start in tqdm(starts, desc="synthesis", disable=hidden, leave=False):
+            for start in tqdm(starts, desc="synthesis", disable=True if own[0] else None, leave=False):
                 end = min(start + self.batch_size, len(self.requests))
                 if all(index in writer for index in range(start, end)):
                     continue
@@ -101,8 +82,7 @@ class Synthesizer:
                 images = self.generator(batch, labels)
                 for i, request in enumerate(batch):
                     if request.index not in writer:
-                        spacing = self.spacing_mm(request)
-                        self._write(writer, request, images[i], None if labels is None else labels[i, 0], **spacing)
+                        self._write(writer, request, images[i], None if labels is None else labels[i, 0])
                 writer.commit()
 
     def _tell_share(self, own: int) -> None:
@@ -125,37 +105,33 @@ class Synthesizer:
             "requests": self.requests.identity(),
             "spacing_mm": self.header.get("spacing_mm"),
             "models": self.models,
-            "weight": self.weight,
+            "weight": inferer.uncertainty_weight,
             "guidance": list(inferer.guidance),
             "mode": inferer.mode,
             "steps": self.generator.steps,
             "scheduler": type(inferer.ldm.scheduler).__name__,
             "prediction_type": str(inferer.ldm.scheduler.prediction_type),
+            "sampler": options_of(inferer.ldm.scheduler),
             **({"precision": "bfloat16"} if self.generator.autocast["enabled"] else {}),
             **({"compile": True} if inferer.compile else {}),  # both round in another way
         }
 
-    def spacing_mm(self, request: Request) -> dict[str, list[float]]:
-        """The item's own size of a pixel, where it is not that of all label maps."""
-        stored = request.spacing_mm or self.header.get("spacing_mm")
-        if stored is None or (request.augment is None and request.spacing_mm is None):
-            return {}
-        return {"spacing_mm": list(stored if request.augment is None else augmented_spacing(stored, request.augment))}
-
-    def _write(
-        self, writer: DatasetWriter, request: Request, image: Tensor, label: Tensor | None, **own: list[float]
-    ) -> None:
+    def _write(self, writer: DatasetWriter, request: Request, image: Tensor, label: Tensor | None) -> None:
+        spacing = request.spacing_mm or self.header.get("spacing_mm")
+        if spacing is not None and request.augment is not None:
+            spacing = augmented_spacing(spacing, request.augment)
+        own = spacing is not None and (request.augment is not None or request.spacing_mm is not None)
         writer.add(
             request.split,
             to_uint8(image),
             None if label is None else label.numpy().astype(np.uint8),
             subject=request.subject,
             index=request.index,
-            entries=own,
+            entries={"spacing_mm": list(spacing)} if own else {},  # where it is not that of all label maps
             synthetic={
                 "seed": request.seed,
                 "uncertainty": request.uncertainty,
-                "weight": self.weight,
+                "weight": self.generator.inferer.uncertainty_weight,
                 "guidance": list(self.generator.inferer.guidance),
                 "source_label": Path(request.label).name if request.label else None,
                 "augment": request.augment,
@@ -175,28 +151,22 @@ def outcome(output_dir: str) -> str:
     )
 
 
+@dataclass
 class SampleWriter:
-    """Write single images, a sheet of all, and what each was made of: the inference of the generative bundles.
+    """Write single images, a sheet of all, and what each was made of: the inference of the generative bundles."""
 
-    Args:
-        generator: makes the images.
-        requests: what to make.
-        output_dir: gets ``0000.png`` ..., ``sheet.png`` and ``samples.json``.
-        batch_size: images made at a time.
-    """
-
-    def __init__(self, generator: Generator, requests: Requests, output_dir: PathLike, batch_size: int = 16) -> None:
-        self.generator, self.requests, self.output_dir = generator, requests, Path(output_dir)
-        self.batch_size = batch_size
+    generator: Generator
+    requests: Requests
+    output_dir: PathLike  # gets ``0000.png`` ..., ``sheet.png`` and ``samples.json``
+    batch_size: int = 16  # images made at a time
 
     def run(self) -> None:
         """Make and write them."""
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        images = [
-            self.generator(self.requests[start : start + self.batch_size])
-            for start in tqdm(range(0, len(self.requests), self.batch_size), desc="sampling", disable=None, leave=False)
-        ]
-        for request, image in zip(self.requests, torch.cat(images), strict=True):
-            write_array(self.output_dir / f"{request.index:04d}.png", to_uint8(image))
-        write_array(self.output_dir / "sheet.png", tile(_as_sheet(torch.cat(images))))
-        write_json(self.output_dir / "samples.json", [request.__dict__ for request in self.requests])
+        folder = Path(self.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        starts = tqdm(range(0, len(self.requests), self.batch_size), desc="sampling", disable=None, leave=False)
+        images = torch.cat([self.generator(self.requests[start : start + self.batch_size]) for start in starts])
+        for request, image in zip(self.requests, images, strict=True):
+            write_array(folder / f"{request.index:04d}.png", to_uint8(image))
+        write_array(folder / "sheet.png", tile(as_sheet(images)))
+        write_json(folder / "samples.json", [request.__dict__ for request in self.requests])

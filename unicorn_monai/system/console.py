@@ -84,14 +84,9 @@ def _shown(default: Any) -> str | None:
 
 
 def run_commands(app: App, words: Sequence[str] | None = None) -> int:
-    """Run what a command line asks for; what it cannot mean is told, as text.
+    """Run what a command line asks for, and return the exit status; what it cannot mean is told, as text.
 
-    Args:
-        app: of `command_line`, whose commands return an exit status, or None for 0.
-        words: behind the name of the program; those of this process by default.
-
-    Returns:
-        the exit status.
+    The commands of `app` return a status, or None for 0; ``words`` are those of this process by default.
     """
     words = sys.argv[1:] if words is None else list(words)
     try:

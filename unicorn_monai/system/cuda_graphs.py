@@ -31,10 +31,8 @@ class CudaGraphs:
     """A function on one GPU that is recorded at its first call and replayed from then on.
 
     Arguments that are tensors may differ from call to call. For each set of their shapes and of all other arguments
-    (networks, numbers, None) there is a recording of its own; weights are read where they were when it was made.
-
-    Args:
-        function: gives a tensor; it must not wait for the GPU, nor bring anything there.
+    (networks, numbers, None) there is a recording of its own; weights are read where they were when it was made. The
+    function gives a tensor; it must not wait for the GPU, nor bring anything there.
     """
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
@@ -42,11 +40,7 @@ class CudaGraphs:
         self.pool: Any = None  # of memory, common to all recordings: they are never replayed at the same time
 
     def __call__(self, *arguments: Any) -> Tensor:
-        """``function(*arguments)``; the answer is the caller's own.
-
-        Raises:
-            ValueError: a tensor is not on a GPU.
-        """
+        """``function(*arguments)``; the answer is the caller's own."""
         inputs = [x for x in arguments if isinstance(x, Tensor)]
         layout = _layout(inputs)
         others = tuple(None if isinstance(x, Tensor) else x for x in arguments)
@@ -79,26 +73,19 @@ class CudaGraphs:
 
 
 class TrainingGraphs:
-    """The same for a function that is trained: forward and backward pass are recorded, one graph each.
+    """The same for a function f(inputs, network, *more) that is trained: a graph each of its forward and backward pass.
 
     What is frozen may take part; its weights are read where they were. Gradients are added to ``.grad`` as ever, so
-    accumulation, clipping and every optimizer work. Inside ``no_grad`` the function itself runs.
-
-    Args:
-        function: f(inputs, network, *more); inputs and outputs are tensors, or tuples or dictionaries of them. It must
-            not wait for the GPU, nor bring anything there, and use all trainable weights of the network. The backward
-            pass of a call comes before the next call.
+    accumulation, clipping and every optimizer work. Inside ``no_grad`` the function itself runs. Inputs and outputs are
+    tensors, or tuples or dictionaries of them. All trainable weights of the network have to be used, and the backward
+    pass of a call comes before the next call.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function, self.recordings = function, dict[Hashable, Callable[..., Any]]()
 
     def __call__(self, inputs: Any, network: nn.Module, *more: Any) -> Any:
-        """``function(inputs, network, *more)``; the answer is the caller's own.
-
-        Raises:
-            ValueError: a tensor is not on a GPU, or several processes train the network.
-        """
+        """``function(inputs, network, *more)``; the answer is the caller's own."""
         if not torch.is_grad_enabled():
             return self.function(inputs, network, *more)
         if isinstance(network, DistributedDataParallel):

@@ -1,7 +1,4 @@
-"""One training in several processes: what the ``multi_gpu_*.json`` of the bundles are made of.
-
-    torchrun --standalone --nproc_per_node=2 -m monai.bundle run
-        --config_file "['configs/train.json','configs/multi_gpu_train.json']"
+"""One training in several processes: what the ``multi_gpu_*.json`` of the bundles are made of, started by ``torchrun``.
 
 The network in training is wrapped for the trainer only: whatever else holds it (optimizer, moving average, weights on
 disk) keeps the bare one, so a training can go on with another number of processes. In a single process every function
@@ -11,26 +8,24 @@ here is without effect.
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Iterator, Sized
-from contextlib import contextmanager
 from datetime import timedelta
 
 import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from ignite.utils import manual_seed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data.distributed import DistributedSampler
 
+rank = idist.get_rank  # number of this process; 0 where there is only one
+main_first = idist.one_rank_first  # runs a block in the first process before the others, which find the files it wrote
+
 
 def start(hours: float = 6.0) -> None:
-    """Join the processes that ``torchrun`` started: NCCL on GPUs, else gloo.
-
-    Args:
-        hours: how long a process waits for the others, e.g. while the first one encodes the images.
-    """
+    """Join the processes that ``torchrun`` started: NCCL on GPUs, else gloo; any may wait ``hours`` for the others."""
     missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise ValueError(
@@ -46,11 +41,6 @@ def stop() -> None:
     if is_active():
         idist.barrier()
         idist.finalize()
-
-
-def rank() -> int:
-    """Number of this process; 0 where there is only one."""
-    return idist.get_rank()
 
 
 def is_active() -> bool:
@@ -79,20 +69,13 @@ def by_torchrun() -> bool:
 
 
 def among_others() -> str:
-    """Which of several processes the environment says this is, for messages: "process 2 of 4 (RANK=1, ...)"."""
+    """Which of several processes the environment says this is, for messages."""
     own, processes = share()
     return f"process {own + 1} of {processes} (RANK={own}, WORLD_SIZE={processes} in the environment)"
 
 
 def require_single(what: str) -> None:
-    """Refuse to be one of several processes, as variables that were left in the environment would have it.
-
-    Args:
-        what: what is one process only, for the message.
-
-    Raises:
-        ValueError: naming both variables.
-    """
+    """Refuse that ``what`` is one of several processes, as variables that were left in the environment have it."""
     if share()[1] > 1:
         raise ValueError(
             f"This would be {among_others()}; {what} is one process, and would make only a share of the images. "
@@ -125,23 +108,11 @@ def bare(network: nn.Module) -> nn.Module:
     return network.module if isinstance(network, DistributedDataParallel) else network
 
 
-@contextmanager
-def main_first() -> Iterator[None]:
-    """Run a block in the first process before the others, which then find the files it wrote."""
-    with idist.one_rank_first():
-        yield
-
-
 class SharedOrder(DistributedSampler):
     """Sampler of a shuffled epoch of which every process has its share; the trainer tells it the epoch.
 
-    Args:
-        dataset: to draw from.
-        batch_size: of one process.
-        iterations: batches of an epoch in each process, whatever the size of the data set; None: every image once, but
-            for a last batch of one.
-        processes: how many share; those that were started by default.
-        number: of this process, likewise.
+    ``iterations``: batches of ``batch_size`` images that each process draws, whatever the size of the data set; None:
+    every image once, but for a last batch of one. ``processes``, ``number`` of this one: None as they were started.
     """
 
     def __init__(
@@ -161,7 +132,7 @@ class SharedOrder(DistributedSampler):
 
     def __iter__(self) -> Iterator[int]:
         """Positions in the data set; one order after the other where it has fewer images than an epoch."""
-        if self.draws is None:
+        if self.draws is None:  # every image once
             return super().__iter__()
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         size = len(self.dataset)  # type: ignore[arg-type]
@@ -181,9 +152,6 @@ class RankSeeds:
     """Ignite handler: other random numbers in every process and epoch, the same ones after an interruption.
 
     With one seed for all, every process would draw the same noise and timesteps for its images.
-
-    Args:
-        seed: of the training.
     """
 
     def __init__(self, seed: int) -> None:
@@ -195,10 +163,7 @@ class RankSeeds:
 
     def __call__(self, engine: Engine) -> None:
         """Seed the generators of PyTorch, NumPy and Python."""
-        seed = int(np.random.SeedSequence([self.seed, engine.state.epoch, rank()]).generate_state(1)[0])
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
+        manual_seed(int(np.random.SeedSequence([self.seed, engine.state.epoch, rank()]).generate_state(1)[0]))
 
 
 def from_main(value: float) -> float:

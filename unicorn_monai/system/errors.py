@@ -7,25 +7,25 @@ Exit status: 0 done, 1 failed, 2 bad usage, 3 not finite (NaN or infinity in ima
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a command that was typed wrongly says so before PyTorch is loaded
     from ignite.engine import Engine
 
 from unicorn_monai.system.intake import MORE_MEMORY
+from unicorn_monai.system.terminal import LINES, guard_terminal, say
 
 NOT_FINITE, STOPPED = 3, 143
 
 
 class NotFinite(ValueError):
-    """A number that is NaN or infinite, found before it got any further.
-
-    The commands and ``python -m monai.bundle run`` end with status 3 by it (``ending.py``): whoever runs many
-    trainings can tell one that diverged from one that was set up wrongly.
-    """
+    """A number that is NaN or infinite, found before it got any further; it ends a program with a status of its own."""
 
 
 def of_batch(engine: Engine) -> str:
@@ -35,13 +35,11 @@ def of_batch(engine: Engine) -> str:
         batch = {key: [item[key] for item in batch if key in item] for key in batch[0]}
     if not isinstance(batch, dict):
         return ""
-    images = getattr(getattr(engine.state.dataloader, "dataset", None), "images", None)
     if "image_path" in batch:
         return named(batch["image_path"])
-    if "index" in batch:
-        index = [int(i) for i in batch["index"]]
-        return named(index if images is None else [images[i] for i in index])
-    return ""
+    images = getattr(getattr(engine.state.dataloader, "dataset", None), "images", None)
+    index = [int(i) for i in batch.get("index", ())]
+    return named(index if images is None else [images[i] for i in index])
 
 
 @contextmanager
@@ -108,11 +106,37 @@ def explain(error: BaseException) -> str:
 
 def root_cause(error: BaseException) -> BaseException:
     """The message a user needs: MONAI wraps errors in up to three others that only name its own objects."""
-    while isinstance(error, RuntimeError) and error.__cause__ is not None and not _elsewhere(error.__cause__):
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        if type(error.__cause__).__name__ == "_RemoteTraceback":  # only the traceback of another process
+            break
         error = error.__cause__
     return error
 
 
-def _elsewhere(cause: BaseException) -> bool:
-    """Whether a cause is only the traceback of another process."""
-    return type(cause).__name__ == "_RemoteTraceback"
+def end_in_one_sentence() -> None:
+    """Let ``python -m monai.bundle run`` end so, too; a notebook or a server, where it is not the program, as it likes.
+
+    The first entry of ``initialize``: what fails before it, such as a configuration that is no JSON, is MONAI's alone.
+    """
+    started = getattr(sys.modules["__main__"], "__spec__", None)  # None in a script
+    if started is not None and started.name.startswith("monai.bundle"):
+        tell_root_cause_last()
+
+
+def tell_root_cause_last() -> None:
+    """Let this process tell an error's root cause last, and end with status 3 if that is :class:`NotFinite`."""
+    if getattr(sys.excepthook, "func", None) is not _show_and_end:
+        sys.excepthook = partial(_show_and_end, sys.excepthook)
+        guard_terminal()
+
+
+def _show_and_end(show: Any, kind: Any, error: BaseException, trace: Any) -> None:
+    if show is sys.__excepthook__:
+        say("".join(traceback.format_exception(kind, error, trace)), LINES, file=sys.stderr, end="")
+    else:
+        show(kind, error, trace)
+    cause = root_cause(error)
+    if cause is not error and isinstance(cause, ValueError | RuntimeError):
+        say(f"\nerror: {cause}", LINES, file=sys.stderr)
+    if isinstance(cause, NotFinite):
+        raise SystemExit(NOT_FINITE)

@@ -20,7 +20,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 from weakref import WeakValueDictionary
@@ -29,30 +29,23 @@ import numpy as np
 from safetensors import SafetensorError
 
 from unicorn_monai.system.errors import NotFinite
-from unicorn_monai.system.intake import lies_there, read_text
+from unicorn_monai.system.intake import lies_there, require_parsable
 
 logger = logging.getLogger("unicorn_monai")
+PathLike = str | os.PathLike[str]
 TEMPORARY = ".tmp-"
 _HOST = socket.gethostname().replace("-", "_")
 _DAY = 86400.0
 _HELD: WeakValueDictionary[Path, Occupied] = WeakValueDictionary()  # the system knows no two holders in one process
 
 
-PathLike = str | os.PathLike[str]
-
-
 @contextmanager
 def atomic(path: Path, lasting: bool = True, apart: bool = False) -> Iterator[Path]:
     """Give a temporary name to write to; what was written gets its final name when the block ends without an error.
 
-    Args:
-        path: the final name.
-        lasting: wait until the name is on the disk, too; who writes many files flushes their folder once.
-        apart: write in a temporary folder, for a library that leaves a temporary file of its own beside what it was
-            writing when it is killed (safetensors).
-
-    Raises:
-        OSError: with the final name, whatever failed to write (PyTorch and safetensors have errors of their own).
+    An ``OSError`` has the final name, whatever failed to write. ``lasting``: wait until the name is on the disk, too;
+    who writes many files flushes their folder once. ``apart``: write in a temporary folder, for a library that leaves a
+    temporary file of its own beside what it was writing when it is killed (safetensors).
     """
     own = path.with_name(f"{TEMPORARY}{_HOST}-{os.getpid()}-{path.name}")
     temporary = own / path.name if apart else own
@@ -74,12 +67,7 @@ def atomic(path: Path, lasting: bool = True, apart: bool = False) -> Iterator[Pa
 
 @contextmanager
 def failing_at(path: Path, *temporary: Path) -> Iterator[None]:
-    """Tell a failure to write as an ``OSError`` with the file's name, which a full disk alone does not give.
-
-    Args:
-        path: what is written.
-        temporary: its names meanwhile.
-    """
+    """Tell a failure to write ``path``, meanwhile named otherwise, as an ``OSError`` with its name, of any library."""
     try:
         yield
     except OSError as error:
@@ -89,16 +77,14 @@ def failing_at(path: Path, *temporary: Path) -> Iterator[None]:
             raise  # no failure of the system, or of another file
         raise OSError(error.errno, error.strerror, str(path)) from error
     except (SafetensorError, RuntimeError) as error:
-        number = _system_error(error)
-        if number is None:
+        if (number := _system_error(error)) is None:
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def _system_error(error: Exception) -> int | None:
     """The number of the system's error behind one of safetensors or of PyTorch's archive writer; None for others."""
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    if found:
+    if found := re.search(r"\(os error (\d+)\)", str(error)):
         return int(found[1])
     if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
         return None
@@ -118,54 +104,37 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def copy(source: Path, target: Path) -> None:
-    """Copy a file's content."""
-    with atomic(target) as temporary:
-        shutil.copyfile(source, temporary)
-
-
 def sweep(folder: Path, below: bool = False) -> None:
     """Remove what :func:`atomic` left where its process has ended: this host tells it; of another, if older than a day.
 
-    Args:
-        folder: where they are; it need not exist.
-        below: in its folders, too.
+    ``below``: in the folders of ``folder``, which need not exist, too.
     """
     for path in list((folder.rglob if below else folder.glob)(f"{TEMPORARY}*")):
         host, pid, name = [*path.name.removeprefix(TEMPORARY).split("-", 2), "", ""][:3]
         here, apart = host == _HOST and pid.isdigit(), path.is_dir()
         if apart and not (pid.isdigit() and name):  # not made by :func:`atomic`
             continue
-        try:
+        with suppress(FileNotFoundError):  # its process has renamed it meanwhile
             if _ended(int(pid)) if here else time.time() - path.stat().st_mtime > _DAY:
                 shutil.rmtree(path) if apart else path.unlink(missing_ok=True)
-        except FileNotFoundError:  # its process has renamed it meanwhile
-            continue
 
 
 def _ended(pid: int) -> bool:
     """Whether no other process has this number; this process itself writes nothing while it sweeps."""
-    if pid == os.getpid():
-        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    except PermissionError:
+    except PermissionError:  # it is another user's
         return False
-    return False
+    return pid == os.getpid()
 
 
 class Occupied:
-    """A lock that ends with its process, however it ends.
+    """A lock that ends with its process, however it ends; a ``ValueError`` where another, or this one, holds it.
 
-    Args:
-        path: the lock file; removed in the end.
-        place: how messages call what is locked; the file's folder by default.
-        patience: seconds to wait for another process that holds it.
-
-    Raises:
-        ValueError: at the start of the block, another process (or this one) holds it.
+    ``path``: the lock file, removed in the end; ``place``: how messages call what is locked, by default the file's
+    folder; ``patience``: seconds to wait for another process.
     """
 
     def __init__(self, path: Path, place: object = None, patience: float = 0.0) -> None:
@@ -192,14 +161,11 @@ class Occupied:
                 raise ValueError(self._refusal(holder or "unknown")) from None
             except OSError as error:
                 logger.warning(f"'{self.path}' cannot be locked ({error}); start no second process in there.")
-            try:
-                there = os.fstat(file.fileno()).st_ino == self.path.stat().st_ino
-            except FileNotFoundError:  # its holder has removed it meanwhile
-                there = False
-            if there:
-                self._file = file
-            else:  # removed, or made anew by a third process
-                file.close()
+            with suppress(FileNotFoundError):  # its holder has removed it meanwhile; or a third process made it anew
+                if os.path.samestat(os.fstat(file.fileno()), self.path.stat()):
+                    self._file = file
+                    break
+            file.close()
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
         self._file.flush()
@@ -218,27 +184,16 @@ class Occupied:
 
 
 def parse_json(path: PathLike) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        ValueError: not JSON, not even text, or nested too deeply.
-    """
+    """Read a JSON file; a ``ValueError`` where it is none."""
+    content = require_parsable(path).read_bytes()
     try:
-        text = read_text(path)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"'{path}' is not valid JSON ({error}). Repair it or write it again.") from error
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return json.loads(content.decode())
+    except (ValueError, RecursionError) as error:  # no text, no JSON, or nested too deeply
         raise ValueError(f"'{path}' is not valid JSON ({error}). Repair it or write it again.") from error
 
 
 def write_json(path: PathLike, content: Any) -> None:
-    """Write JSON atomically.
-
-    Raises:
-        NotFinite: NaN or infinity, which JSON does not have; the entry is named.
-    """
+    """Write JSON atomically; :class:`NotFinite` names an entry that is NaN or infinite, which JSON does not have."""
     try:
         text = json.dumps(content, indent=2, allow_nan=False)
     except ValueError:
@@ -252,26 +207,16 @@ def write_json(path: PathLike, content: Any) -> None:
 
 
 def require_finite(content: Any, what: str) -> None:
-    """Refuse NaN and infinity anywhere in what was read from JSON, which Python takes for numbers.
-
-    Raises:
-        ValueError: naming the entry.
-    """
+    """Refuse NaN and infinity anywhere in what was read from JSON, which Python takes for numbers."""
     for entry, value in _not_finite(content):
         raise ValueError(f"'{entry}' of the {what} is {value}; expected a finite number. Correct it.")
 
 
-def _not_finite(content: Any, entry: str = "") -> Iterator[tuple[str, float]]:
+def _not_finite(node: Any, entry: str = "") -> Iterator[tuple[str, float]]:
     """Every number that is not finite, and where it stands."""
-    if isinstance(content, float) and not math.isfinite(content):
-        yield entry, content
-    children = (
-        content.items()
-        if isinstance(content, dict)
-        else enumerate(content)
-        if isinstance(content, list | tuple)
-        else ()
-    )
+    if isinstance(node, float) and not math.isfinite(node):
+        yield entry, node
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list | tuple) else ()
     for key, value in children:
         yield from _not_finite(value, f"{entry}::{key}".removeprefix("::"))
 

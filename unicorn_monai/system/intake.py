@@ -14,7 +14,7 @@ import math
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MOST_GIGABYTES = 2.0
@@ -38,11 +38,7 @@ class Untaken(ValueError):
 
 
 def finite(text: str | float) -> float:
-    """A number; as the type of an option it refuses NaN and infinity.
-
-    Raises:
-        ValueError: no finite number.
-    """
+    """A number; as the type of an option it refuses NaN and infinity."""
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"found {text}; expected a finite number")
@@ -50,11 +46,7 @@ def finite(text: str | float) -> float:
 
 
 def allow_gigabytes(most: float | None) -> None:
-    """Set what a file may unpack to, for this process; None: what the environment says, or 2.
-
-    Raises:
-        ValueError: no positive number.
-    """
+    """Set what a file may unpack to, for this process; None: what the environment says, or 2."""
     global _allowed
     if most is not None and not (math.isfinite(most) and most > 0):
         raise ValueError(f"--most-gigabytes {most}: expected a positive number, e.g. 16")
@@ -62,31 +54,16 @@ def allow_gigabytes(most: float | None) -> None:
 
 
 def most_bytes() -> int:
-    """What a file may unpack to.
-
-    Raises:
-        ValueError: the environment holds no positive number.
-    """
+    """What a file may unpack to."""
     text = os.environ.get(VARIABLE, "").strip() if _allowed is None else str(_allowed)
-    try:
-        most = finite(text or MOST_GIGABYTES)
-    except ValueError:
-        most = -1.0
-    if most <= 0:
-        raise ValueError(f"{VARIABLE} is '{text}'; expected a positive number, e.g. 16")
-    return int(most * GIGA)
+    with suppress(ValueError):
+        if (most := finite(text or MOST_GIGABYTES)) > 0:
+            return int(most * GIGA)
+    raise ValueError(f"{VARIABLE} is '{text}'; expected a positive number, e.g. 16")
 
 
 def require_unpackable(size: int, what: str) -> None:
-    """Refuse what unpacks to more than the limit, before it is.
-
-    Args:
-        size: bytes it takes in memory.
-        what: subject of the sentence, e.g. "file".
-
-    Raises:
-        Untaken: with both sizes, and how to allow more.
-    """
+    """Refuse what takes too many bytes once unpacked, before it is; ``what`` is the subject of the sentence."""
     most = most_bytes()
     if size > most:
         enough = math.ceil(1.2 * size / GIGA)
@@ -102,12 +79,7 @@ def lies_there(path: str | os.PathLike[str]) -> bool:
 
 
 def require_regular(path: str | os.PathLike[str]) -> Path:
-    """Refuse what is no regular file, without opening it; links are followed.
-
-    Raises:
-        Untaken: naming the kind of what was found.
-        OSError: there is nothing, or it may not be looked at.
-    """
+    """Refuse what is no regular file, without opening it; links are followed."""
     mode = Path(path).stat().st_mode
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "neither a file nor a folder")
@@ -116,18 +88,10 @@ def require_regular(path: str | os.PathLike[str]) -> Path:
 
 
 def require_parsable(path: str | os.PathLike[str], growth: int = TEXT_GROWTH) -> Path:
-    """Refuse a text that is no regular file, or so long that it would take too much memory once it is parsed.
-
-    Args:
-        path: of the file.
-        growth: bytes in memory per byte of the text.
-
-    Raises:
-        Untaken: with both sizes.
-        OSError: there is nothing, or it may not be looked at.
-    """
-    require_unpackable(growth * require_regular(path).stat().st_size, f"'{path}'")
-    return Path(path)
+    """Refuse what is no regular file, or a text that takes too much memory, ``growth`` times its size, once parsed."""
+    path = require_regular(path)
+    require_unpackable(growth * path.stat().st_size, f"'{path}'")
+    return path
 
 
 def read_text(
@@ -154,8 +118,8 @@ def bounded_memory() -> Iterator[None]:
     room = max(most_bytes() - 1024 * int(used["VmRSS"]), most_bytes() // 2, LEAST_ROOM)
     before = resource.getrlimit(resource.RLIMIT_DATA)
     wanted = 1024 * int(used["VmData"]) + room
-    limits = [n for n in (wanted, *before) if n != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), before[1]))
+    limit = min(n for n in (wanted, *before) if n != resource.RLIM_INFINITY)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, before[1]))
     try:
         yield
     finally:

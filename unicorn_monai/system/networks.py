@@ -1,11 +1,15 @@
-"""Any network: frozen, compiled, fingerprinted, run in parts; and numbers that are not finite, refused."""
+"""Any network: frozen, compiled, fingerprinted, applied to images, run in parts; the memory that its tensors take."""
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +17,23 @@ from torch import Tensor, nn
 from unicorn_monai.system.errors import NotFinite
 
 logger = logging.getLogger("unicorn_monai")
+
+
+@dataclass(frozen=True)
+class AppliedNetwork:
+    """A network with its weights loaded, the file of these weights, and how and where it is applied to images.
+
+    ``inferer``: ``(images, network) -> output``; MONAI's sliding window where images do not fit into memory.
+    """
+
+    network: nn.Module
+    weights: str | os.PathLike[str]
+    inferer: Callable[[Tensor, nn.Module], Tensor]
+    device: torch.device | str = "cpu"
+
+    def __call__(self, images: Sequence[Tensor]) -> Tensor:
+        """Images (channels, rows, columns) of one size -> the network's output of their batch."""
+        return self.inferer(torch.stack(list(images)).to(self.device), self.network)
 
 
 def to_train(network: nn.Module, device: torch.device | str) -> nn.Module:
@@ -59,19 +80,16 @@ def require(met: bool, message: str) -> None:
 
 
 def in_parts(function: Callable[[Tensor], Tensor], batch: Tensor, size: int) -> Tensor:
-    """``function`` of a batch, ``size`` entries at a time, half as many whenever memory runs out.
-
-    Raises:
-        torch.OutOfMemoryError: not even a single entry fits.
-    """
+    """``function`` of a batch, ``size`` entries at a time, half as many whenever memory runs out even for them."""
     results: list[Tensor] = []
     done = 0
     while done < len(batch):
         try:
             results.append(function(batch[done : done + size]))
             done += size
-        except RuntimeError as error:
-            if size == 1 or not _out_of_memory(error):
+        except RuntimeError as error:  # the CPU has no error of its own for it
+            out_of_memory = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+            if size == 1 or not out_of_memory:
                 raise
             size = max(1, size // 2)
             logger.warning(f"Out of memory; going on with {size} image(s) at a time.")
@@ -79,6 +97,14 @@ def in_parts(function: Callable[[Tensor], Tensor], batch: Tensor, size: int) -> 
     return torch.cat(results)
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    """On a GPU, or on the CPU, which has no error of its own for it."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def keep_freed_memory() -> bool:
+    """Let the C library keep what is freed, for the next tensors of up to 32 MiB; whether it does (glibc only).
+
+    Else Linux takes it back, and the next tensors get pages that have to be mapped and filled with zeros first: up to a
+    tenth of a training of small networks on a CPU (docs/benchmarks.md). Results are the same. Holds for the rest of the
+    process, whose memory then stays at its peak.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt, trim_threshold, mmap_threshold = ctypes.CDLL(None).mallopt, -1, -3  # as in malloc.h
+    return bool(mallopt(mmap_threshold, 32 * 2**20) and mallopt(trim_threshold, -1))  # the largest that glibc takes

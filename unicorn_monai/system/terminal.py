@@ -1,8 +1,8 @@
 """What reaches a terminal: text only. Names and texts of files can hold codes that a terminal would obey.
 
 Such a code clears the screen, moves the cursor over what was said before, hides text, or turns its direction round.
-Here each becomes a visible escape, so whoever reads a message sees that it is there. Everything the package prints,
-logs or warns of goes through `say`, `PrintableFormatter` and `guard_terminal`.
+Here each becomes a visible escape. Everything the package prints, logs or warns of goes through `say`,
+`PrintableFormatter` and `guard_terminal`.
 """
 
 from __future__ import annotations
@@ -21,17 +21,11 @@ LINES = "\n\t"
 def printable(text: object, keep: str = "") -> str:
     """A text with everything a terminal would obey as a visible escape, ESC as ``x1b`` behind a backslash.
 
-    Args:
-        text: of anybody.
-        keep: controls that stay as they are, e.g. ``LINES`` where the text may have several lines.
+    ``keep``: controls that stay as they are, e.g. ``LINES`` where the text may have several lines.
     """
     stays = keep + JOINERS
-    return "".join(c if c.isprintable() or c in stays else _seen(c) for c in str(text))
-
-
-def _seen(character: str) -> str:
-    escapes = unicodedata.category(character) in UNSEEN
-    return character.encode("unicode_escape").decode() if escapes else character
+    unseen = {c for c in str(text) if unicodedata.category(c) in UNSEEN and c not in stays}
+    return str(text).translate({ord(c): c.encode("unicode_escape").decode() for c in unseen})
 
 
 def say(text: object, keep: str = "", file: IO[str] | None = None, end: str = "\n") -> None:

@@ -6,8 +6,8 @@
 
     description = {"architecture": fingerprint, "tensors_sha256": ..., "scale_factor": ..., ...}
 
-Each file is flushed and renamed into place and can be read without the others, so a crash between two renames leaves
-every one of them whole. A ``.pt`` is looked through before ``torch.load`` sees it, and that with ``weights_only``.
+Each file is renamed into place and can be read without the others, so a crash leaves every one of them whole. A ``.pt``
+is looked through before ``torch.load`` sees it, and that with ``weights_only``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import hashlib
 import json
 import pickletools
 import re
+import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -28,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unicorn_monai.system.errors import NotFinite
-from unicorn_monai.system.files import PathLike, atomic, copy, failing_at, write_json
+from unicorn_monai.system.files import PathLike, atomic, failing_at, write_json
 from unicorn_monai.system.intake import Untaken, lies_there, read_text, require_regular
 from unicorn_monai.system.networks import fingerprint
 
@@ -65,15 +66,9 @@ def tensors_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 def save_weights(network: nn.Module, path: PathLike, **metadata: Any) -> None:
-    """Write a network's weights as ``.pt`` and ``.safetensors``, and their description as ``.json``.
+    """Write a network's weights as ``.pt`` and ``.safetensors``, and their description as ``.json``, side by side.
 
-    Args:
-        network: whose state dictionary is written.
-        path: e.g. ``models/model.pt``; the other two files lie beside it.
-        **metadata: what belongs to the weights, e.g. ``scale_factor``; values that JSON can hold.
-
-    Raises:
-        ValueError: a weight that is not finite or no tensor, or metadata with a name that is taken.
+    ``metadata``: what belongs to the weights, e.g. ``scale_factor``; values that JSON can hold.
     """
     taken = sorted(set(metadata) & set(RESERVED))
     if taken:
@@ -102,43 +97,37 @@ def save_weights(network: nn.Module, path: PathLike, **metadata: Any) -> None:
 
 
 def copy_weights(source: PathLike, target: PathLike) -> None:
-    """Copy published weights, all files of them: none of other weights is left beside them.
-
-    Args:
-        source: e.g. ``segmentation/unicorn+real/model.pt``.
-        target: e.g. ``models/model.pt``; its folder is created.
-    """
+    """Copy published weights, all files of them, to ``target``: none of other weights is left beside them."""
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     for suffix in (SAFETENSORS, ".pt", ".json"):
         file, place = (Path(path).with_suffix(suffix) for path in (source, target))
         if file.is_file():
-            copy(file, place)
+            with atomic(place) as temporary:
+                shutil.copyfile(file, temporary)
         else:
             place.unlink(missing_ok=True)
 
 
 def read_metadata(path: PathLike) -> dict[str, Any]:
-    """What is known about the weights at ``path``: sha256 of that file, architecture, scale factor, ...
-
-    Raises:
-        ValueError: no such file, or one without a description.
-    """
+    """What is known about the weights at ``path``: sha256 of that file, architecture, scale factor, ..."""
     path = Path(path)
     if not lies_there(path):
         raise ValueError(f"No trained weights at '{path}'. Train this stage first.")
-    own, beside = description_in(path), _description_beside(path)
+    own, beside, file = description_in(path), {}, path.with_suffix(".json")
+    if lies_there(file):
+        beside = _parsed(read_text(file, errors="replace"), f"'{file}'", ("sha256", "architecture"))
     noted = beside.get("safetensors_sha256" if path.suffix == SAFETENSORS else "sha256")
     if own is None:  # written by torch.save alone; what lies beside it must be about this very file
         if not beside:
             raise ValueError(
-                f"'{path}' holds no description, and no '{path.with_suffix('.json').name}' lies beside it. Use weights "
-                "written by this package, or read others in with `unicorn-monai import-weights`."
+                f"'{path}' holds no description, and no '{file.name}' lies beside it. Use weights written by this "
+                "package, or read others in with `unicorn-monai import-weights`."
             )
-        if sha256(path) != noted:
-            raise ValueError(
-                f"'{path}' does not have the sha256 noted beside it; it is damaged or was exchanged. Train again."
-            )
-        return beside
+        if sha256(path) == noted:
+            return beside
+        raise ValueError(
+            f"'{path}' does not have the sha256 noted beside it; it is damaged or was exchanged. Train again."
+        )
     same = beside.get("tensors_sha256") == own["tensors_sha256"]  # not so after a crash between two renames
     return {"sha256": noted if same and noted else sha256(path), **own}
 
@@ -146,9 +135,7 @@ def read_metadata(path: PathLike) -> dict[str, Any]:
 def load_weights(network: nn.Module, path: PathLike) -> dict[str, Any]:
     """Load weights written by :func:`save_weights`, ``.pt`` or ``.safetensors``; returns their metadata.
 
-    Raises:
-        ValueError: missing or damaged file, a file that holds more than tensors, weights of another architecture, or
-            weights that are not finite.
+    A ``ValueError`` tells of a missing or damaged file, one of another architecture, or weights that are not finite.
     """
     path, metadata = Path(path), read_metadata(path)
     if fingerprint(network) != metadata["architecture"]:
@@ -177,11 +164,7 @@ def load_weights(network: nn.Module, path: PathLike) -> dict[str, Any]:
 
 
 def read_tensors(path: PathLike) -> dict[str, Tensor]:
-    """The state dictionary in a ``.safetensors`` or ``.pt`` file, on the CPU; nothing in the file is executed.
-
-    Raises:
-        ValueError: damaged, or anything but a dictionary of tensors.
-    """
+    """The state dictionary in a ``.safetensors`` or ``.pt`` file, on the CPU; nothing in the file is executed."""
     path = require_regular(path)
     if path.suffix == SAFETENSORS:
         _require_short_header(path)
@@ -202,22 +185,15 @@ def is_state(content: Any) -> bool:
 
 
 def load_tensors_only(path: PathLike) -> Any:
-    """``torch.load`` of a file that mentions nothing but tensors, containers and plain values.
-
-    Raises:
-        ValueError: naming what else it mentions, before anything is unpickled.
-    """
+    """``torch.load`` of a file that mentions nothing but tensors, containers and plain values."""
     require_tensors_only(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes of the reader
         raise ValueError(f"Cannot read '{path}' ({error}). It is damaged or holds more than tensors.") from error
-    size = Path(path).stat().st_size
-    for value in _tensors(content):
-        if value.nbytes > size:  # one number that is repeated takes no place in the file
-            raise ValueError(
-                f"'{path}' is refused: a tensor has {value.nbytes} bytes, the file {size}. It is no weights."
-            )
+    size, largest = Path(path).stat().st_size, max((value.nbytes for value in _tensors(content)), default=0)
+    if largest > size:  # one number that is repeated takes no place in the file
+        raise ValueError(f"'{path}' is refused: a tensor has {largest} bytes, the file {size}. It is no weights.")
     return content
 
 
@@ -235,12 +211,7 @@ def _tensors(content: Any) -> Iterator[Tensor]:
 
 
 def require_tensors_only(path: PathLike) -> None:
-    """Look through the archive of a ``.pt`` without unpickling it.
-
-    Raises:
-        ValueError: no archive of ``torch.save``, members that do not belong there or are packed, or a pickle that names
-            anything that is neither a tensor nor a container.
-    """
+    """Look through the archive of a ``.pt`` without unpickling it; refuse all but tensors and containers."""
     path = require_regular(path)
     refuse = f"'{path}' is refused, it may run code or fill the memory:"
     try:
@@ -279,11 +250,7 @@ def _require_short_header(path: Path) -> None:
 
 
 def description_in(path: PathLike) -> dict[str, Any] | None:
-    """The description inside a weights file; None where there is none.
-
-    Raises:
-        ValueError: a file that cannot be read.
-    """
+    """The description inside a weights file; None where there is none, a ``ValueError`` where it cannot be read."""
     path = require_regular(path)
     try:
         if path.suffix == SAFETENSORS:
@@ -299,14 +266,6 @@ def description_in(path: PathLike) -> dict[str, Any] | None:
     except (SafetensorError, *_UNREADABLE) as error:
         raise ValueError(f"'{path}' is no file of weights, or damaged ({error}). Train again.") from error
     return None if text is None else _parsed(text, f"in '{path}'", ("architecture", "tensors_sha256"))
-
-
-def _description_beside(path: Path) -> dict[str, Any]:
-    """What ``.json`` beside a weights file says; empty where there is none."""
-    beside = path.with_suffix(".json")
-    if not lies_there(beside):
-        return {}
-    return _parsed(read_text(beside, errors="replace"), f"'{beside}'", ("sha256", "architecture"))
 
 
 def _parsed(text: str, where: str, needed: tuple[str, ...]) -> dict[str, Any]:

@@ -11,4 +11,5 @@ from .settings import TranslationSettings as TranslationSettings
 from .state import TrainingState as TrainingState
 from .steps import WarmupCosine as WarmupCosine
 from .steps import autocast_settings as autocast_settings
+from .steps import mean_squared_error as mean_squared_error
 from .steps import random_order as random_order

@@ -21,13 +21,8 @@ def check_batches(
 ) -> None:
     """:func:`require_trainable` for a configuration, which it leaves as it is.
 
-    The network is built anew: that of the training gets its weights once the training is seeded.
-
-    Args:
-        bundle_root: bundle that defines the network.
-        items: to be trained on.
-        batch_size: of the training.
-        num_labels: of the training's network, where its bundle knows it from weights that are not there yet.
+    The network is built anew: that of the training gets its weights once the training is seeded. ``num_labels``, where
+    its bundle knows them from weights that are not there yet.
     """
     settings = {} if num_labels is None else {"num_labels": num_labels}
     with torch.random.fork_rng(devices=[]):
@@ -38,15 +33,8 @@ def check_batches(
 def require_trainable(network: nn.Module, items: Sequence[dict[str, Any]], batch_size: int) -> None:
     """Refuse images so small that a network's normalisation is left with a single value.
 
-    The network, a copy of it, is tried on a batch of at most two black images; larger ones than 256 x 256 need no try.
-
-    Args:
-        network: from images to anything.
-        items: with "image", a file; the first one's size counts.
-        batch_size: of the training.
-
-    Raises:
-        ValueError: with the size, the batch and what to do.
+    The network, a copy of it, is tried on a batch of at most two black images of the first one's size; larger ones than
+    256 x 256 need no try.
     """
     rows, columns, *colours = read_shape(items[0]["image"])
     if rows * columns > LARGEST:

@@ -23,9 +23,6 @@ class TimeBudget:
     So everything that is written at the end of an epoch or of the training still is. Attach it before all handlers that
     ask for ``share`` or save it. The seconds are those between the trainer's start and now, sheets and checkpoints
     included; an interrupted training goes on with what was left at its last checkpoint.
-
-    Args:
-        max_seconds: None for no limit.
     """
 
     def __init__(self, max_seconds: float | None = None) -> None:
@@ -79,10 +76,7 @@ class TimeBudget:
 class LinearDecay:
     """Ignite handler: constant learning rates, then a straight line to zero at the end of the budget.
 
-    Args:
-        optimizers: their learning rates are the constant ones.
-        budget: attached before.
-        start: share of the budget at which the decay begins.
+    The decay begins at a share ``start`` of the budget, which is attached before.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer], budget: TimeBudget, start: float = 0.5) -> None:

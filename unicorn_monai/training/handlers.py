@@ -17,11 +17,13 @@ from tqdm import tqdm
 
 from unicorn_monai.images.files import write_array
 from unicorn_monai.images.pictures import tile
-from unicorn_monai.system.distributed import is_main
+from unicorn_monai.system.distributed import RankSeeds, is_active, is_main
 from unicorn_monai.system.errors import NotFinite, of_batch, on_failure
 from unicorn_monai.system.files import PathLike, sweep
 from unicorn_monai.system.terminal import printable
 from unicorn_monai.training.budget import TimeBudget
+from unicorn_monai.training.settings import TrainingSettings
+from unicorn_monai.training.state import TrainingState
 
 logger = logging.getLogger("unicorn_monai")
 
@@ -34,6 +36,12 @@ def shared(handler: Any) -> Any:
     return handler
 
 
+def last_handlers(settings: TrainingSettings, path: PathLike, objects: dict[str, Any]) -> list[Any]:
+    """What every training's handlers end with: its state, and in several processes random numbers of each one's own."""
+    state = TrainingState(path, objects, settings.resume, settings.save_minutes)
+    return [state, *([RankSeeds(settings.seed)] if is_active() else [])]
+
+
 def scalars(engine: Engine) -> dict[str, float]:
     """The numbers an engine gave at its last iteration, e.g. its losses.
 
@@ -44,10 +52,8 @@ def scalars(engine: Engine) -> dict[str, float]:
     if not isinstance(first, dict):
         return {}
     values = {k: v.item() if isinstance(v, Tensor) and v.numel() == 1 else v for k, v in first.items()}
-    return {k: float(v) for k, v in values.items() if isinstance(v, int | float) and k not in _NOT_SCALARS}
-
-
-_NOT_SCALARS = ("image", "label", "pred")  # of a single pixel they would look like one
+    pictures = ("image", "label", "pred")  # of a single pixel they would look like a number
+    return {k: float(v) for k, v in values.items() if isinstance(v, int | float) and k not in pictures}
 
 
 def on_terminal() -> bool:
@@ -58,14 +64,13 @@ def on_terminal() -> bool:
 class Progress:
     """Progress of a training or evaluation: a bar with rate and time left on a terminal, plain lines elsewhere.
 
-    Args:
-        description: what is running.
-        lines: number of plain lines over the whole run.
-        budget: of the training, attached before; the lines then follow the clock too.
+    With a ``budget``, attached before, the plain lines follow the clock too.
     """
 
-    def __init__(self, description: str, lines: int = 10, budget: TimeBudget | None = None) -> None:
-        self.description, self.lines, self.budget = description, lines, budget
+    lines = 10  # over the whole run
+
+    def __init__(self, description: str, budget: TimeBudget | None = None) -> None:
+        self.description, self.budget = description, budget
         self.bar: tqdm | None = None
         self.loss: float | None = None
 
@@ -82,26 +87,23 @@ class Progress:
     def _start(self, engine: Engine) -> None:
         self.total = int(engine.state.max_epochs or 1) * int(engine.state.epoch_length or 1)
         self.first, self.started = engine.state.iteration, time.monotonic()
-        self.told = self._line()
+        self.told = self._line(self.first)
         timed = self.budget is not None and self.budget.max_seconds is not None
         total = None if timed else self.total  # the clock ends it, not the iterations
-        self.bar = tqdm(
-            total=total, initial=self.first, desc=printable(self.description), disable=not on_terminal(), leave=False
-        )
+        about = {"desc": printable(self.description), "disable": not on_terminal(), "leave": False}
+        self.bar = tqdm(total=total, initial=self.first, **about)
 
     def _require_finite(self, engine: Engine) -> None:
         values = scalars(engine)
         self.loss = values.get("loss")
         for name, value in values.items():
             if not np.isfinite(value):
-                where = f"iteration {engine.state.iteration}{of_batch(engine)}"
                 raise NotFinite(
-                    f"{self.description}: the {name} is {value} at {where}. "
-                    "Lower the learning rate, or check the images for extreme values."
+                    f"{self.description}: the {name} is {value} at iteration {engine.state.iteration}"
+                    f"{of_batch(engine)}. Lower the learning rate, or check the images for extreme values."
                 )
 
     def _step(self, engine: Engine) -> None:
-        loss = self.loss
         done = engine.state.iteration
         if self.bar is None:
             return
@@ -114,13 +116,11 @@ class Progress:
         rate = (done - self.first) / max(1e-9, time.monotonic() - self.started)
         left = min((self.total - done) / rate, self.budget.left() if self.budget else float("inf"))
         text = f"{self.description}: {done}/{self.total}, {rate:.1f} it/s, {left:.0f} s left"
-        logger.info(text if loss is None else f"{text}, loss {loss:.4f}")
+        logger.info(text if self.loss is None else f"{text}, loss {self.loss:.4f}")
 
-    def _line(self, done: int | None = None) -> int:
+    def _line(self, done: int) -> int:
         """Number of plain lines due by now."""
-        if self.budget is not None:
-            return int(self.budget.share * self.lines)
-        return (self.first if done is None else done) * self.lines // self.total
+        return done * self.lines // self.total if self.budget is None else int(self.budget.share * self.lines)
 
     def _close(self) -> None:
         if self.bar is not None:
@@ -128,14 +128,9 @@ class Progress:
 
 
 class SampleImages:
-    """Write a sheet of images at intervals of a training: ``<output_dir>/epoch_0010.png``, and to TensorBoard.
+    """Write a sheet of images at intervals of a training, and at its end: ``epoch_0010.png``, and to TensorBoard.
 
     The trainer's ``state.sample_sheet`` is the newest file, which a tracker attached behind this handler picks up.
-
-    Args:
-        sampler: gives images (rows, columns of the sheet, channels, height, width) in [0, 1].
-        output_dir: folder of the sheets.
-        interval: epochs between two sheets; the last epoch always has one.
     """
 
     def __init__(self, sampler: Callable[[], Tensor], output_dir: PathLike, interval: int) -> None:
@@ -152,10 +147,9 @@ class SampleImages:
         last = epoch == engine.state.max_epochs or engine.should_terminate
         if epoch % self.interval and not last:
             return
-        sheet = tile(self.sampler())
+        sheet, path = tile(self.sampler()), self.output_dir / f"epoch_{epoch:04d}.png"
         self.output_dir.mkdir(parents=True, exist_ok=True)
         sweep(self.output_dir)
-        path = self.output_dir / f"epoch_{epoch:04d}.png"
         write_array(path, sheet)
         engine.state.sample_sheet = path  # type: ignore[attr-defined]
         try:

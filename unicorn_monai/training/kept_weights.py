@@ -21,12 +21,9 @@ from unicorn_monai.training.state import steps_now
 
 
 class EMA:
-    """Ignite handler: the average is moved at every step of the optimizer.
+    """Ignite handler: the average, which a copy of the network holds, is moved at every step of the optimizer.
 
-    Args:
-        network: being trained.
-        averaged: a copy of it, which holds the average.
-        decay: share of the average kept at each iteration; smaller in the first iterations.
+    ``decay`` is the share of it that is kept; smaller in the first iterations.
     """
 
     def __init__(self, network: nn.Module, averaged: nn.Module, decay: float = 0.999) -> None:
@@ -39,7 +36,7 @@ class EMA:
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
-        """One update after every step of the optimizer."""
+        """Move the average."""
         if not steps_now(engine):
             return
         self.iteration += 1
@@ -64,12 +61,8 @@ class BestWeights:
 
     Args:
         evaluator: the validation engine, run by MONAI's ``ValidationHandler`` before this handler.
-        metric: name of its metric.
         network: whose weights are published (the averaged network where there is one).
-        path: e.g. ``models/model.pt``.
-        larger_is_better: False for a loss.
         patience: stop after so many validations without improvement; None never stops.
-        metadata: stored with the weights.
         always: publish after every validation, whatever the metric says: an adversarially trained autoencoder's error
             rises while its texture improves.
     """
@@ -85,9 +78,8 @@ class BestWeights:
         metadata: dict[str, Any] | None = None,
         always: bool = False,
     ) -> None:
-        self.always = always
         self.evaluator, self.metric, self.network, self.path = evaluator, metric, network, path
-        self.sign = 1.0 if larger_is_better else -1.0
+        self.sign, self.always = 1.0 if larger_is_better else -1.0, always
         self.patience, self.metadata = patience, metadata or {}
         self.best, self.waited, self._seen = -float("inf"), 0, -1
 
@@ -115,11 +107,10 @@ class BestWeights:
             raise NotFinite(f"Validation metric '{self.metric}' is {value} in epoch {engine.state.epoch}: diverged.")
         if self.always or self.sign * value > self.best:
             self.best, self.waited = max(self.best, self.sign * value), 0
+            metadata = self.metadata | {self.metric: value, "epoch": engine.state.epoch}
             if is_main():
                 with trained_on(engine):
-                    save_weights(
-                        self.network, self.path, **self.metadata, **{self.metric: value, "epoch": engine.state.epoch}
-                    )
+                    save_weights(self.network, self.path, **metadata)
         else:
             self.waited += 1
             if self._waited_enough():

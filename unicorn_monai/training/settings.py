@@ -2,55 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from unicorn_monai.bundle.settings import check_settings
+from unicorn_monai.training.steps import WarmupCosine, mean_squared_error
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """What every training of a bundle can be told, checked (:func:`check_settings`).
-
-    Args:
-        device: where to train.
-        output_dir: of sheets of samples.
-        ckpt_dir: of the weights and the state to go on from.
-        seed: of everything.
-        resume: go on from ``ckpt_dir/last.pt``.
-        save_minutes: the state is saved at least this often, and after every epoch.
-        max_epochs: to train for.
-        val_interval: epochs between validations.
-        sample_interval: epochs between sheets of samples.
-        batch_size: images a step.
-        iterations_per_epoch: steps in an epoch, whatever the size of the data set; None for one pass.
-        accumulation_steps: batches whose gradients are added up before a step of the optimizer.
-        learning_rate: the peak of its schedule (:class:`WarmupCosine`).
-        precision: "float32", or "bfloat16" for automatic mixed precision.
-        cuda_graphs: record the passes on the GPU and replay them.
-
-    Raises:
-        ValueError: naming a setting, its value and what was expected.
-    """
+    """What every training of a bundle can be told, checked (:func:`check_settings`)."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    output_dir: str | Path = "output"
-    ckpt_dir: str | Path = "models"
-    seed: int = 0
-    resume: bool = False
-    save_minutes: float = 10
+    output_dir: str | Path = "output"  # of sheets of samples
+    ckpt_dir: str | Path = "models"  # of the weights and the state to go on from
+    seed: int = 0  # of everything
+    resume: bool = False  # go on from `ckpt_dir/last.pt`
+    save_minutes: float = 10  # the state is saved at least this often, and after every epoch
     max_epochs: int = 1
-    val_interval: int = 1
-    sample_interval: int = 1
+    val_interval: int = 1  # epochs between validations
+    sample_interval: int = 1  # epochs between sheets of samples
     batch_size: int = 1
-    iterations_per_epoch: int | None = None
-    accumulation_steps: int = 1
-    learning_rate: float = 1e-4
-    precision: str = "float32"
-    cuda_graphs: bool = False
+    iterations_per_epoch: int | None = None  # whatever the size of the data set; None for one pass
+    accumulation_steps: int = 1  # batches whose gradients are added up before a step of the optimizer
+    learning_rate: float = 1e-4  # the peak of its schedule (`WarmupCosine`)
+    precision: str = "float32"  # or "bfloat16" for automatic mixed precision
+    cuda_graphs: bool = False  # record the passes on the GPU and replay them
 
     def __post_init__(self) -> None:
         named = {one.name: getattr(self, one.name) for one in fields(self)}
@@ -61,42 +45,31 @@ class TrainingSettings:
 class DiffusionSettings(TrainingSettings):
     """Those of a noise predictor.
 
-    Args:
-        ema_decay: share of the averaged weights kept at each step (:class:`EMA`).
-        timestep_shift: s > 1 trains more at high noise, where the layout is decided: t / T = s r / (1 + (s - 1) r) with
-            r uniform (Esser et al. 2024, Eq. 23); 1 is uniform.
-        prompt_dropout: share of the prompts that the empty one takes the place of; None for half of them with the
-            Uncertainty-ControlNet, whose part the words would play otherwise, and else for none.
-        num_inference_steps: of the sheets of samples.
-        guidance: of the sheets of samples.
+    A ``timestep_shift`` s > 1 trains more at high noise, where the layout is decided: t / T = s r / (1 + (s - 1) r),
+    r uniform (Esser et al. 2024, Eq. 23). ``prompt_dropout`` is the share of the prompts that the empty one takes the
+    place of; None for half of them with the Uncertainty-ControlNet, whose part the words would play otherwise, and
+    else for none.
     """
 
-    ema_decay: float = 0.999
+    ema_decay: float = 0.999  # share of the averaged weights kept at each step (`EMA`)
     timestep_shift: float = 1.0
     prompt_dropout: float | None = None
-    num_inference_steps: int = 25
-    guidance: Sequence[float] = (1.0, 1.0)
+    loss: Callable[[Tensor, Tensor], Tensor] = mean_squared_error  # of what is predicted and what is wanted
+    schedule: Callable[[Optimizer, int, Any], LRScheduler] = WarmupCosine  # of optimizer, epochs and data loader
+    num_inference_steps: int = 25  # of the sheets of samples
+    guidance: Sequence[float] = (1.0, 1.0)  # the same
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderSettings(TrainingSettings):
-    """Those of the autoencoder.
-
-    Args:
-        num_workers: processes that load images.
-        cache_num: images kept in memory.
-        patch_size: (rows, columns) that the training sees of an image.
-        discriminator_learning_rate: the discriminator's.
-        adversarial_start: iterations before the discriminator takes part.
-        kl_weight: weights of the terms of the loss, of this and of the following ones (:class:`AutoencoderLoss`).
-    """
+    """Those of the autoencoder."""
 
     num_workers: int = 0
-    cache_num: int = 10000
-    patch_size: Sequence[int] = (128, 128)
+    cache_num: int = 10000  # images kept in memory
+    patch_size: Sequence[int] = (128, 128)  # (rows, columns) that the training sees of an image
     discriminator_learning_rate: float = 0.0002
-    adversarial_start: int = 0
-    kl_weight: float = 1e-6
+    adversarial_start: int = 0  # iterations before the discriminator takes part
+    kl_weight: float = 1e-6  # of a term of the loss (`AutoencoderLoss`), as the following
     spectral_weight: float = 1.0
     speckle_weight: float = 1.0
     adversarial_weight: float = 0.1
@@ -105,21 +78,12 @@ class AutoencoderSettings(TrainingSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class TranslationSettings(TrainingSettings):
-    """Those of a translation from one domain to another (CycleGAN, CUT); their losses have their own.
-
-    Args:
-        max_seconds: the training ends when they are over; None for no limit.
-        decay_start: share of the training after which the learning rates fall to zero.
-        num_workers: processes that load images.
-        cache_num: images of each domain kept in memory.
-        patch_size: (rows, columns) that the training sees of an image.
-        ema_decay: share of the averaged weights kept at each step (:class:`EMA`).
-    """
+    """Those of a translation from one domain to another (CycleGAN, CUT); their losses have their own."""
 
     iterations_per_epoch: int | None = 200
-    max_seconds: float | None = None
-    decay_start: float = 0.5
+    max_seconds: float | None = None  # the training ends when they are over; None for no limit
+    decay_start: float = 0.5  # share of the training after which the learning rates fall to zero
     num_workers: int = 0
-    cache_num: int = 10000
-    patch_size: Sequence[int] = (256, 256)
-    ema_decay: float = 0.999
+    cache_num: int = 10000  # images of each domain kept in memory
+    patch_size: Sequence[int] = (256, 256)  # (rows, columns) that the training sees of an image
+    ema_decay: float = 0.999  # share of the averaged weights kept at each step (`EMA`)

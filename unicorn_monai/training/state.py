@@ -1,13 +1,11 @@
-"""Training states on disk: written atomically, tensors and plain values only, checked when read.
-
-Published weights are described in `system/weights.py`.
-"""
+"""Training states on disk: written atomically, tensors and plain values only, checked when read."""
 
 from __future__ import annotations
 
 import logging
 import os
 import pickle
+import random
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -15,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
@@ -24,7 +23,6 @@ from unicorn_monai.system.distributed import is_main, rank
 from unicorn_monai.system.errors import STOPPED, NotFinite, on_failure, on_sigterm, trained_on
 from unicorn_monai.system.files import Occupied, PathLike, atomic, flush, sweep
 from unicorn_monai.system.intake import require_regular
-from unicorn_monai.training.random_numbers import random_state, set_random_state
 
 logger = logging.getLogger("unicorn_monai")
 
@@ -49,11 +47,7 @@ def save_atomically(content: Any, path: PathLike, keep: Path | None = None) -> N
 
 
 def read_whole(path: PathLike) -> Any:
-    """What ``torch.save`` wrote, if every part has the checksum noted in it, which ``torch.load`` does not look at.
-
-    Raises:
-        ValueError: the file is damaged, or holds more than tensors and plain values.
-    """
+    """What ``torch.save`` wrote, if every part has the checksum noted in it, which ``torch.load`` does not look at."""
     try:
         with zipfile.ZipFile(require_regular(path)) as file:
             damaged = file.testzip()
@@ -69,22 +63,14 @@ class TrainingState:
     """Ignite handler: the whole state of a training, so that an interrupted one goes on where it stopped.
 
     Written at the end of every epoch, after ``minutes`` within one, and when the process is told to end (SIGTERM); the
-    one before is kept, and taken where the newest is damaged. Where writing is slow for the length of an epoch (large
-    networks on a GPU), epochs are passed over, so that it takes a twentieth of the time at most. Trainings of several
-    processes are saved at the end of an epoch only.
+    one before, ``last_before.pt`` beside ``last.pt``, is kept, and taken where the newest is damaged. Where writing is
+    slow for the length of an epoch (large networks on a GPU), epochs are passed over, so that it takes a twentieth of
+    the time at most. Trainings of several processes are saved at the end of an epoch only.
 
     Holds the given objects (anything with ``state_dict`` and ``load_state_dict``), the trainer's GradScaler if it has
     one, the position in the data and the random number generators: on a CPU a training that goes on ends as the
-    uninterrupted one, bit for bit. MONAI's random transforms have generators of their own, which are seeded anew at
-    every epoch.
-
-    A batch that was seen before the interruption is loaded again, not trained on: so the data come in the same order.
-
-    Args:
-        path: e.g. ``models/last.pt``; the one before is ``models/last_before.pt``.
-        objects: name -> network, optimizer, learning rate schedule, EMA, best metric, ...
-        resume: load ``path`` at the start if it is there.
-        minutes: between two states within an epoch.
+    uninterrupted one, bit for bit. A batch that was seen before the interruption is loaded again, not trained on: so
+    the data come in the same order. MONAI's random transforms have generators of their own, seeded anew at every epoch.
     """
 
     def __init__(self, path: PathLike, objects: dict[str, Any], resume: bool = False, minutes: float = 10.0) -> None:
@@ -157,8 +143,9 @@ class TrainingState:
             raise SystemExit(STOPPED)
 
     def _save(self, engine: Engine, position: int) -> None:
-        started = time.monotonic()
-        state = {name: thing.state_dict() for name, thing in self._all(engine).items()}
+        started, scaler = time.monotonic(), getattr(engine, "scaler", None)
+        objects = self.objects if scaler is None else self.objects | {"scaler": scaler}
+        state = {name: thing.state_dict() for name, thing in objects.items()}
         with trained_on(engine):
             for name, value in _tensors(state):
                 if not torch.isfinite(value).all():
@@ -173,26 +160,19 @@ class TrainingState:
             "epoch_rng": self._epoch_rng if position else None,
         }
         save_atomically(content, self.path, keep=self.before if self._own else None)
-        self._own = True
-        self._last = time.monotonic()
+        self._own, self._last = True, time.monotonic()
         self._cost = self._last - started
-
-    def _all(self, engine: Engine) -> dict[str, Any]:
-        scaler = getattr(engine, "scaler", None)
-        return self.objects if scaler is None else self.objects | {"scaler": scaler}
 
     def load(self, engine: Engine) -> None:
         """Read the newest state that is whole, and move the trainer behind what it has done."""
         saved, path = None, self.path
         damage: list[str] = []
-        for path in (self.path, self.before):
+        for path in filter(Path.is_file, (self.path, self.before)):
             try:
-                saved = read_whole(path) if path.is_file() else None
+                saved = read_whole(path)
+                break
             except ValueError as error:
                 damage.append(str(error))
-                continue
-            if saved is not None:
-                break
         if saved is None and not damage:
             return
         try:
@@ -262,9 +242,31 @@ def steps_now(engine: Engine) -> bool:
     several = getattr(engine, "accumulation_steps", 1)
     if several == 1:
         return True
-    length = int(engine.state.epoch_length or 0)
+    length = _epoch_length(engine)
     position = (engine.state.iteration - 1) % length + 1 if length else engine.state.iteration
     return position % several == 0 or position == length
+
+
+def random_state() -> dict[str, Any]:
+    """All generators that a training draws from, in what ``weights_only`` loading accepts."""
+    version, numbers, position, has_gauss, cached = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [version, torch.from_numpy(np.array(numbers, dtype=np.int64)), position, has_gauss, float(cached)],
+        "python": list(random.getstate()[1]),
+        "gauss": random.getstate()[2],  # the second of two normal numbers, or None
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore what :func:`random_state` gave."""
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])  # there may have been more GPUs
+    version, numbers, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((version, numbers.numpy().astype(np.uint32), position, has_gauss, cached))
+    random.setstate((3, tuple(state["python"]), state.get("gauss")))
 
 
 def _epoch_length(engine: Engine) -> int:

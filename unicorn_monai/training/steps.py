@@ -19,13 +19,9 @@ from unicorn_monai.training.state import steps_now
 
 
 class ClipGradients:
-    """Ignite handler: clip the norm of the gradients before every step of the optimizer.
+    """Ignite handler: clip the norm of a network's gradients before every step of the optimizer.
 
     A gradient that is not finite ends the training before it gets into the weights.
-
-    Args:
-        network: whose gradients.
-        max_norm: the largest norm allowed.
     """
 
     def __init__(self, network: nn.Module, max_norm: float = 1.0) -> None:
@@ -60,19 +56,15 @@ def random_order(dataset: Sized, batch_size: int, iterations: int | None = None)
     With a fixed number, trainings on data sets of different sizes take the same number of optimizer steps, and no batch
     is smaller than the others. Without, a last batch of one image is left out (:func:`distributed.without_lone`).
     """
-    if iterations is not None:
-        return RandomSampler(dataset, num_samples=iterations * batch_size)
-    return RandomSampler(dataset, num_samples=without_lone(len(dataset), batch_size))
+    draws = without_lone(len(dataset), batch_size) if iterations is None else iterations * batch_size
+    return RandomSampler(dataset, num_samples=draws)
 
 
 class WarmupCosine(torch.optim.lr_scheduler.LambdaLR):
     """Learning rate: linear warm-up, then half a cosine to a hundredth of the peak; stepped at every iteration.
 
-    Args:
-        optimizer: its learning rate is the peak.
-        max_epochs: of the training.
-        data_loader: its length is the number of iterations in an epoch.
-        warmup: share of all iterations.
+    The optimizer's is the peak; ``warmup`` is a share of all iterations, of which an epoch has as many as the data
+    loader.
     """
 
     def __init__(
@@ -89,6 +81,11 @@ class WarmupCosine(torch.optim.lr_scheduler.LambdaLR):
         super().__init__(optimizer, factor)
 
 
+def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error in float32, whatever precision the network ran in."""
+    return torch.nn.functional.mse_loss(prediction.float(), target.float())
+
+
 def loss_metric(loss_function: Callable[[Tensor, Tensor], Tensor]) -> Loss:
     """Ignite metric: mean of a loss over the validation set; the evaluator must not decollate."""
     return Loss(loss_function, output_transform=lambda output: (output["pred"], output["label"]))
@@ -96,11 +93,7 @@ def loss_metric(loss_function: Callable[[Tensor, Tensor], Tensor]) -> Loss:
 
 def autocast_settings(device: torch.device | str, precision: str) -> dict[str, Any]:
     """Arguments of ``torch.autocast`` on a device, switched on by "bfloat16"."""
-    enabled = _checked(precision) == "bfloat16"
-    return {"device_type": torch.device(device).type, "dtype": torch.bfloat16, "enabled": enabled}
-
-
-def _checked(precision: str) -> str:
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"Unknown precision '{precision}'; expected 'float32' or 'bfloat16'.")
-    return precision
+    enabled = precision == "bfloat16"
+    return {"device_type": torch.device(device).type, "dtype": torch.bfloat16, "enabled": enabled}
