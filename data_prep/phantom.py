@@ -1,10 +1,10 @@
-"""Write a data set of simulated B-scans: anatomies from `unicorn_monai.simulation.retina`, seen by one of two devices.
+"""Write a data set of simulated B-scans: anatomies from `unicorn_monai.simulation.retina`, seen by one of the devices.
 
     python -m data_prep.phantom OUTPUT --device home_oct --size 64 --subjects 40 --scans-per-subject 10 --seed 0
 
 The preset `full` keeps the fields of view and depth windows of the devices (for 256 x 256 pixels and more); `demo`
 crops the window around the retina, so that the thin layers are two to four pixels high already at 64 x 64. In both the
-home device sees a smaller field, hence a taller retina: the spatial bias between the two domains.
+other devices see a smaller field, hence a taller retina: the spatial bias between the two domains.
 """
 
 import sys
@@ -20,7 +20,8 @@ from data_prep.options import SHARES, Shares, command
 from data_prep.splits import split_by_subject
 from unicorn_monai.data.journal import begun
 from unicorn_monai.data.writer import About, DatasetWriter
-from unicorn_monai.simulation.devices import DEVICES, HOME_OCT, SPECTRALIS, Device
+from unicorn_monai.simulation.devices import Device
+from unicorn_monai.simulation.other_devices import DEVICES
 from unicorn_monai.simulation.retina import LABELS
 from unicorn_monai.simulation.scans import simulate
 from unicorn_monai.system.console import Whole
@@ -29,15 +30,19 @@ from unicorn_monai.system.terminal import say
 # The window is fixed and close around the retina: 10.3 and 8.1 um per row at 64 rows. Averaging several speckle grains
 # into each of so few pixels makes the home device look better than it is; its demo therefore draws from the harder half
 # of `HOME_OCT` only: single shots (docs/simulation.md). Plausible, but NOT calibrated on any image of a home device.
-DEMO: dict[str, Device] = {
-    "spectralis": replace(SPECTRALIS, depth_um=(660.0, 660.0), width_mm=(5.0, 5.0)),
-    "home_oct": replace(
-        HOME_OCT, depth_um=(520.0, 520.0), width_mm=(3.8, 3.8), looks=(1, 1), frames=(1, 1), noise_db=(-16.0, -12.0)
-    ),
-}
+WINDOWS = {"spectralis": (660.0, 5.0), "home_oct": (520.0, 3.8)}  # um deep, mm wide
+HARDER = {"home_oct": {"looks": (1, 1), "frames": (1, 1), "noise_db": (-16.0, -12.0)}}
+
+
+def _cropped(device: Device) -> Device:
+    depth, width = WINDOWS.get(device.name, (600.0, 4.4))
+    return replace(device, depth_um=(depth, depth), width_mm=(width, width), **HARDER.get(device.name, {}))
+
+
+DEMO = {name: _cropped(device) for name, device in DEVICES.items()}
 PRESETS: dict[str, dict[str, Device]] = {"demo": DEMO, "full": DEVICES}
-# Nobody is examined with both devices: the home device's subjects are counted from here.
-FIRST_SUBJECT: dict[str, int] = {"spectralis": 0, "home_oct": 100_000}
+# Nobody is examined with two devices: the subjects of each are counted from here.
+FIRST_SUBJECT: dict[str, int] = {name: 100_000 * place for place, name in enumerate(DEVICES)}
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def write_phantom(
 ) -> Path:
     """Simulate and write a data set of square images, split by subject.
 
-    The device is "spectralis" or "home_oct", the split are shares of the subjects for training, validation and
+    The device is one of `simulation.DEVICES`, the split are shares of the subjects for training, validation and
     test. Item i depends on (seed, subject, scan) only.
     """
     if device not in DEVICES:

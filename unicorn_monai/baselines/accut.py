@@ -48,7 +48,7 @@ class SegmentingGenerator(ResnetGenerator):
         self.widths = self.widths[: len(self.stages) + 1]
         wide, narrow = self.widths[-1], narrowing[-1][1] if narrowing else self.widths[-1]
         shared: dict[str, Any] = {"act": "relu", "norm": "instance"}
-        up = {"strides": 2, "is_transposed": True} | shared
+        up: dict[str, Any] = {"strides": 2, "is_transposed": True} | shared
         shape = [Convolution(dims, wide, wide, **shared), *(Convolution(dims, w, n, **up) for w, n in narrowing)]
         style = [Convolution(dims, 2 * w, n, **up) for w, n in narrowing]
         drawn = Convolution(dims, 2 * narrow, self.in_channels, kernel_size=7, act="tanh", norm=None)

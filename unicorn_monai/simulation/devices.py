@@ -122,8 +122,6 @@ HOME_OCT = Device(
     logarithmic=True,
 )
 
-DEVICES: dict[str, Device] = {device.name: device for device in (SPECTRALIS, HOME_OCT)}
-
 
 def supersampling(device: Device, spacing_um: tuple[float, float]) -> tuple[int, int]:
     """How many times finer (rows, columns), at most 4, the physics must be computed to resolve the speckle grains."""

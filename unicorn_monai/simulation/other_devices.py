@@ -100,9 +100,11 @@ def polarised(strength: float, name: str) -> Device:
     )
 
 
-OTHER_DEVICES: dict[str, Device] = {
+DEVICES: dict[str, Device] = {
     device.name: device
     for device in (
+        SPECTRALIS,
+        HOME_OCT,
         swept_source(1.0, "swept_source"),
         swept_source(2.0, "swept_source_strong"),
         polarised(1.0, "polarised"),
