@@ -1,4 +1,4 @@
-"""MONAI's stock engines put together for the trainings of the bundles, so that a configuration says what and not how.
+"""Trainers put together for the trainings of the bundles, so that a configuration says what and not how.
 
     SupervisedTrainer + [learning rate, clipping, averaging, validation, best weights, progress, samples, state]
 
