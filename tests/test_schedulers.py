@@ -324,6 +324,22 @@ def test_a_scheduler_that_would_clip_latents_is_refused(kind, n):
         prepare_timesteps(kind(1000, clip_sample=True, **SCHEDULE), n)
 
 
+class Scaled(DDIM):
+    def __init__(self, scale, **options):
+        super().__init__(**options)
+        self.scale = scale
+
+    def step(self, model_output, timestep, sample):
+        found, x0 = super().step(model_output, timestep, sample)
+        return found * float(self.scale), x0
+
+
+def test_two_of_somebodys_samplers_are_not_taken_for_each_other():
+    right, wrong = (Scaled(torch.tensor(scale), num_train_timesteps=100, **SCHEDULE) for scale in (1.0, 1.3))
+    assert sampling_error(right, 50).tolerable
+    assert not sampling_error(wrong, 50).tolerable
+
+
 def test_no_number_is_advised_that_is_refused_next():
     with pytest.raises(ValueError, match=r"Take 40 steps, or unicorn_monai"):
         prepare_timesteps(OTHERS["MONAI's DDIM"](**SCHEDULE), 10)

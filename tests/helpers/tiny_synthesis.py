@@ -47,11 +47,7 @@ def synthesizer(
     nn.init.constant_(last.bias, 0.5)
     semantic, uncertainty = (wake(controlnet_for(unet, channels, (4, 8, 8)), 0.1) for channels in (LABELS, 1))
     schedule = {"schedule": "scaled_linear_beta", "clip_sample": False}
-    scheduler = (
-        DDPMScheduler(STEPS, clip_sample=False, **schedule)
-        if stochastic
-        else DPMSolverPlusPlus(1000, coarse=True, **schedule)
-    )
+    scheduler = DDPMScheduler(STEPS, **schedule) if stochastic else DPMSolverPlusPlus(1000, coarse=True, **schedule)
     ldm = build_ldm(unet, autoencoder, scheduler)
     inferer = DualControlNetInferer(ldm, semantic, uncertainty, 1.0, "compositional", (1.5, 1.0))
     generator = Generator(inferer, PRIOR, LABELS, STEPS)
