@@ -30,7 +30,7 @@ def main() -> float:
     mid = (1 - W) * mid_sem + W * mid_unc  # Eq. (7)
     eps = unet(x, t, down_block_additional_residuals=down, mid_block_additional_residual=mid)
 
-    ldm = LatentDiffusion(autoencoder, unet, DDPMScheduler(), DDPMScheduler(), 1.0, (3, 8, 8))
+    ldm = LatentDiffusion(autoencoder, unet, DDPMScheduler(clip_sample=False), DDPMScheduler(), 1.0, (3, 8, 8))
     fused = DualControlNetInferer(ldm, semantic, uncertainty, W, mode="paper")(x, t, label_map, hint)
     print(f"largest difference {(eps - fused).abs().max():.1e}")
     return float((eps - fused).abs().max())

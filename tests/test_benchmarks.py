@@ -121,7 +121,7 @@ def finished(tmp_path_factory) -> Path:
     run.claim()
     run.folder.install_bundles()
     known = [stage.name for stage in run.stages if stage.name.endswith("_evaluation") and "unicorn" not in stage.name]
-    run.walk(needed(run.stages, [*known, "reconstruction", "latents", "unicorn_semantic_controlnet"]))
+    run.walk(needed(run.stages, [*known, "textures", "latents", "unicorn_semantic_controlnet"]))
     return run.folder.run_dir
 
 

@@ -494,7 +494,7 @@ REFUSED = {
     "latent dimensions": ({"latent_shape": (LATENT, 4)}, r"latent_shape is \(3, 4\); expected .* of 2 dimensions"),
     "latent channels": ({"latent_shape": (4, 4, 4)}, r"latent_shape is \(4, 4, 4\); expected the 3 channels"),
     "latent size": ({"latent_shape": (LATENT, 8, 8)}, r"is embedded to \(4, 4\), the latents are \(8, 8\)"),
-    "weights per step": ({"uncertainty_weight": [0.5] * 3}, "Got 3 weights for 4 steps"),
+    "weights per step": ({"uncertainty_weight": [0.5] * 3}, "Got a list of 3 weights for 4 steps"),
     "weights per image": ({"uncertainty_weight": torch.rand(3)}, r"Weight has shape \(3,\)"),
     "no steps": ({"num_inference_steps": 0}, "num_inference_steps is 0; expected 1 to 50"),
     "too many steps": ({"num_inference_steps": 51}, "num_inference_steps is 51; expected 1 to 50"),

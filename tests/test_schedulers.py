@@ -194,7 +194,7 @@ def test_ddpm_gives_the_closed_form():
 STABLE_DIFFUSION = {"schedule": "scaled_linear_beta", "beta_start": 0.00085, "beta_end": 0.012}
 OFFSET = {"steps_offset": 1, "set_alpha_to_one": False}  # as Stable Diffusion is sampled
 OTHERS = {
-    "MONAI's DDIM": lambda **schedule: DDIMScheduler(1000, **schedule),
+    "MONAI's DDIM": lambda **schedule: DDIMScheduler(1000, clip_sample=False, **schedule),
     "PNDM": lambda **schedule: PNDMScheduler(1000, skip_prk_steps=True, **schedule),
     "PNDM with offset": lambda **schedule: PNDMScheduler(1000, skip_prk_steps=True, **OFFSET, **schedule),
     "leading": lambda **schedule: DDIM(1000, timestep_spacing="leading", **OFFSET, **schedule),
@@ -307,16 +307,47 @@ class ForgetfulDDPM(DDPMScheduler):
 
 @pytest.mark.parametrize(
     ("scheduler", "n"),
-    [(NoisyDDIM(1000, **SCHEDULE), 100), (Gathered(1000, **SCHEDULE), 100), (ForgetfulDDPM(1000, **SCHEDULE), 1000)],
+    [
+        (NoisyDDIM(1000, **SCHEDULE), 100),
+        (Gathered(1000, **SCHEDULE), 100),
+        (ForgetfulDDPM(1000, clip_sample=False, **SCHEDULE), 1000),
+    ],
 )
 def test_a_scheduler_of_somebody_else_is_tried_alike(scheduler, n):
     with pytest.raises(ValueError, match=f"{type(scheduler).__name__} with {n} steps is wrong"):
         prepare_timesteps(scheduler, n)
 
 
+@pytest.mark.parametrize(("kind", "n"), [(DDIMScheduler, 50), (DDPMScheduler, 1000), (UniPC, 20), (DDIM, 50)])
+def test_a_scheduler_that_would_clip_latents_is_refused(kind, n):
+    with pytest.raises(ValueError, match=f"{kind.__name__} has clip_sample true; expected false"):
+        prepare_timesteps(kind(1000, clip_sample=True, **SCHEDULE), n)
+
+
+class Scaled(DDIM):
+    def __init__(self, scale, **options):
+        super().__init__(**options)
+        self.scale = scale
+
+    def step(self, model_output, timestep, sample):
+        found, x0 = super().step(model_output, timestep, sample)
+        return found * float(self.scale), x0
+
+
+def test_two_of_somebodys_samplers_are_not_taken_for_each_other():
+    right, wrong = (Scaled(torch.tensor(scale), num_train_timesteps=100, **SCHEDULE) for scale in (1.0, 1.3))
+    assert sampling_error(right, 50).tolerable
+    assert not sampling_error(wrong, 50).tolerable
+
+
+def test_no_number_is_advised_that_is_refused_next():
+    with pytest.raises(ValueError, match=r"Take 40 steps, or unicorn_monai"):
+        prepare_timesteps(OTHERS["MONAI's DDIM"](**SCHEDULE), 10)
+
+
 @pytest.mark.parametrize("total", [5, 50, 200])
 def test_all_steps_of_ddpm_are_right(total):
-    assert prepare_timesteps(DDPMScheduler(total, **SCHEDULE), total) == list(range(total))[::-1]
+    assert prepare_timesteps(DDPMScheduler(total, clip_sample=False, **SCHEDULE), total) == list(range(total))[::-1]
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
@@ -368,9 +399,9 @@ def test_unipc_is_the_best_of_the_samplers(n):
 
 
 def test_a_scheduler_is_tried_without_being_touched():
-    scheduler = DDIMScheduler(1000, **SCHEDULE)  # clips by default, which the trial leaves out
-    prepare_timesteps(scheduler, 50)
-    assert scheduler.clip_sample
+    scheduler = DDIMScheduler(1000, **SCHEDULE)
+    sampling_error(scheduler, 50)
+    assert scheduler.clip_sample  # by default, which the trial leaves out
     pndm = PNDMScheduler(1000, skip_prk_steps=True, **SCHEDULE)
     prepare_timesteps(pndm, 50)
     assert (pndm.counter, pndm.ets) == (0, [])
@@ -519,7 +550,11 @@ def test_what_would_sample_a_wrong_distribution_is_refused(scheduler, n, message
 
 @pytest.mark.parametrize(
     ("scheduler", "n"),
-    [(DDPMScheduler(1000), 1000), (DDIMScheduler(1000), 50), (PNDMScheduler(1000, skip_prk_steps=True), 50)],
+    [
+        (DDPMScheduler(1000, clip_sample=False), 1000),
+        (DDIMScheduler(1000, clip_sample=False), 50),
+        (PNDMScheduler(1000, skip_prk_steps=True), 50),
+    ],
 )
 def test_what_monai_does_right_is_let_through(scheduler, n):
     timesteps = prepare_timesteps(scheduler, n)

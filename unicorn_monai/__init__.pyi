@@ -3,6 +3,7 @@ from .bundle.references import from_bundle as from_bundle
 from .bundle.run import run_bundle as run_bundle
 from .controlnets import controlnet_for as controlnet_for
 from .data.items import datalist as datalist
+from .data.writer import About as About
 from .data.writer import DatasetWriter as DatasetWriter
 from .experiment.experiment import Experiment as Experiment
 from .experiment.settings import Settings as Settings

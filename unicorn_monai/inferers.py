@@ -32,6 +32,8 @@ from unicorn_monai.schedulers import prepare_timesteps, seeded_step
 from unicorn_monai.system.cuda_graphs import CudaGraphs
 from unicorn_monai.system.networks import compiled, require
 
+_PER_STEP = "expected one per step. Weights per image are a tensor (batch,)."
+
 
 class DualControlNetInferer:
     """Noise prediction and sampling with a Semantic- and an Uncertainty-ControlNet.
@@ -42,8 +44,9 @@ class DualControlNetInferer:
         uncertainty: ControlNet of the hint, or None.
         uncertainty_weight: w; a number, or a tensor (batch,) with one per image.
         mode: "paper": weights (1 - w, w); "compositional": (1, w).
-        guidance: (g_unc, g_sem) or (g_unc, g_sem, g_text); each that differs from the one before it, (1, g_unc), costs
-            a pass of the decoder, a g_text that is not 1 one of all networks and needs a model with words.
+        guidance: (g_unc, g_sem), or (g_unc, g_sem, g_text) for a model with words. (1, 1) costs one pass of the U-Net;
+            a g_unc other than 1, and a g_sem other than g_unc, one more of its decoder each, a g_text other than 1 one
+            more of all networks.
         compile: compile the three networks (``system.networks.compiled``); pays for thousands of images.
         cuda_graphs: record a step on the GPU and replay it (:class:`CudaGraphs`), for many batches of one size.
     """
@@ -61,6 +64,7 @@ class DualControlNetInferer:
     ) -> None:
         mode_weights(mode, uncertainty_weight)  # refuses an unknown mode
         self.guidance = tuple(guidance)  # of the uncertainty, of the label map and, with words, of the text
+        require(len(self.guidance) in (2, 3), f"guidance is {self.guidance}; expected (g_unc, g_sem) or with a g_text.")
         g_text = self.guidance[2] if len(self.guidance) > 2 else 1.0
         self.null_context: Tensor | None = None
         if g_text != 1:
@@ -96,10 +100,11 @@ class DualControlNetInferer:
 
         label, style = controls(context)
         g_unc, g_sem, g_text = (*self.guidance, 1.0)[:3]
-        g_sem = g_sem if label else g_unc
+        g_sem = g_sem if label else g_unc  # without a label map eps is eps_u, and nothing is there to push
+        # eps_0 + g_unc (eps_u - eps_0) + g_sem (eps - eps_u) + (g_text - 1) eps, by prediction: eps_0, eps_u, eps
         nested = ((1 - g_unc, []), (g_unc - g_sem, style), (g_sem + g_text - 1, label + style))
         noise = guided(self.ldm.unet, nested, latents, timesteps, context)
-        if self.null_context is not None:
+        if self.null_context is not None:  # - (g_text - 1) eps of the empty prompt
             null = self.null_context.to(latents).expand(len(latents), -1, -1)
             noise = noise + guided(self.ldm.unet, [(1 - g_text, [*chain(*controls(null))])], latents, timesteps, null)
         return noise
@@ -114,7 +119,10 @@ class DualControlNetInferer:
         context: Tensor | None = None,
         start: tuple[Tensor, int] | None = None,
     ) -> Tensor:
-        """Draw one image for each label map and hint: (batch, channels, *image); see :meth:`sample_latents`."""
+        """Draw one image for each label map and hint: (batch, channels, *image), not clamped to [0, 1].
+
+        See :meth:`sample_latents`, which has the arguments and what is refused.
+        """
         drawn = self.sample_latents(label_map, hint, seeds, num_inference_steps, uncertainty_weight, context, start)
         with torch.no_grad():
             return self.ldm.decode(drawn)
@@ -142,6 +150,9 @@ class DualControlNetInferer:
             context: of the prompts, (batch, tokens, dimensions).
             start: (scaled latents of real images, e.g. of ``LatentDiffusion.encode``, steps to skip) instead of noise.
             on_step: told the number of every step and the x_0 predicted there, as scaled latents.
+
+        Raises:
+            ValueError: numbers of label maps, hints and seeds, of weights and steps, or shapes that do not fit.
         """
         n, shape, device, dims = len(label_map), self.ldm.latent_shape, label_map.device, label_map.ndim - 2
         scheduler = copy.deepcopy(self.ldm.scheduler)  # it holds the state of one sampling
@@ -150,9 +161,12 @@ class DualControlNetInferer:
         each = given if isinstance(given, Sequence) else [given] * len(steps)
         weights = [w.to(device) if isinstance(w, Tensor) else w for w in each]
         real, skip = start or (torch.zeros(n, *shape), 0)
-        require(n == len(hint) == len(seeds), f"Got {n} label maps, {len(hint)} hints, {len(seeds)} seeds; match.")
+        require(
+            n == len(hint) == len(seeds),
+            f"Got {n} label maps, {len(hint)} hints, {len(seeds)} seeds; expected as many.",
+        )
         require(len(shape) == dims + 1, f"latent_shape is {shape}; expected (channels, *latent) of {dims} dimensions.")
-        require(len(weights) == len(steps), f"Got {len(weights)} weights for {len(steps)} steps; give one per step.")
+        require(len(weights) == len(steps), f"Got a list of {len(weights)} weights for {len(steps)} steps; {_PER_STEP}")
         require(0 <= skip < len(steps), f"start skips {skip} of {len(steps)} steps; expected 0 to {len(steps) - 1}.")
         require(real.shape == (n, *shape), f"start has latents {tuple(real.shape)}; expected {(n, *shape)}.")
 

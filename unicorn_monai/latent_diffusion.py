@@ -72,6 +72,12 @@ class LatentDiffusion:
         channels = getattr(self.unet, "in_channels", self.latent_shape[0])
         if self.latent_shape[0] != channels:
             raise ValueError(f"latent_shape is {self.latent_shape}; expected the {channels} channels of the U-Net.")
+        drawn, trained = (str(s.prediction_type) for s in (self.scheduler, self.train_scheduler))
+        if drawn != trained:
+            raise ValueError(
+                f"scheduler has prediction_type '{drawn}', train_scheduler '{trained}'; expected the same: samples are "
+                "drawn from what the U-Net has learnt to predict."
+            )
 
     @property
     def device(self) -> torch.device:
@@ -92,7 +98,7 @@ class LatentDiffusion:
         return self.loaded_autoencoder().encode(images)[0] * self.scale_factor
 
     def decode(self, latents: Tensor, batch_size: int = 16) -> Tensor:
-        """Scaled latents -> images, ``batch_size`` at a time; fewer where memory runs out."""
+        """Scaled latents -> images, not clamped to [0, 1]; ``batch_size`` at a time, fewer where memory runs out."""
         autoencoder = self.loaded_autoencoder()
         return in_parts(lambda z: autoencoder.decode_stage_2_outputs(z / self.scale_factor), latents, batch_size)
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -84,6 +85,9 @@ class UnIACorN:
             prompts: words, for a model that was trained with some; its template's by default.
             weight: of the Uncertainty-ControlNet; that of the run by default.
             steps: denoising steps; those of the bundle by default.
+
+        Raises:
+            ValueError: numbers of entries, sizes, labels or uncertainties that do not fit, each named with its value.
         """
         maps = self._checked(torch.as_tensor(label_maps))
         n = len(maps)
@@ -91,7 +95,11 @@ class UnIACorN:
         prior = self.generator.prior
         if uncertainty is None and prior is not None:
             uncertainty = [float(prior.sample([seed])[0]) for seed in seeds]
-        wanted = [uncertainty] * n if uncertainty is None or isinstance(uncertainty, int | float) else uncertainty
+        wanted = (
+            [uncertainty] * n
+            if uncertainty is None or isinstance(uncertainty, int | float | np.number)
+            else uncertainty
+        )
         words = [prompts] * n if prompts is None or isinstance(prompts, str) else prompts
         for name, values in (("seeds", seeds), ("uncertainty", wanted), ("prompts", words)):
             if len(values) != n:

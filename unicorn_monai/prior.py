@@ -7,7 +7,7 @@ Uncertainty-ControlNet is (Eq. 5)
     h(u) = (u - offset) / scale,      or      h(u) = sqrt(12) (F(u) - 1/2)      (``quantile``)
 
 with offset 0 and scale 1 in the paper (``paper``). As u lives in a few percent of [0, 1], such a hint is almost
-constant and was ignored in our trials; standardised over both domains (``zscore``) it is followed. F is the
+constant and was ignored in short trainings; standardised over both domains (``zscore``) it is followed. F is the
 distribution function over both domains: h is then uniform, of zero mean and unit variance. Uncertainties belong to the
 segmentation network that gave them, so its sha256 is kept and another network's statistics are refused.
 """

@@ -32,7 +32,7 @@ POINTS, DRAWS = 100, 50  # quantiles; of each so many draws where a sampler draw
 # that is further off no network could be right. Distance: the same (a spread that is off by e alone is a distance of
 # 0.8 e); it also sees points between the bumps and a wrong share of each. Mean: half of that.
 BOUNDS = MEAN_ERROR, SPREAD_ERROR, DISTANCE = 0.05, 0.1, 0.1
-_STATE = ("training", "coarse", "num_inference_steps", "counter", "ets")  # of a scheduler; decides no sample
+_STATE = ("training", "coarse", "num_inference_steps", "counter")  # of a scheduler; decides no sample
 _found: dict[tuple[type, int, str], SamplingError] = {}
 
 
@@ -56,19 +56,31 @@ class SamplingError(NamedTuple):
 
 
 def options_of(scheduler: Any) -> dict[str, Any]:
-    """What decides a scheduler's samples beside its type and number of steps; its noise levels as their sha256."""
-    plain = {name: v for name, v in vars(scheduler).items() if isinstance(v, bool | int | float | str | list)}
-    options = {name: v for name, v in plain.items() if name not in _STATE}
+    """What decides a scheduler's samples beside its type and number of steps; its noise levels as their sha256.
+
+    Of one of somebody's own, whose attributes may mean anything, the noise levels only.
+    """
+    plain = vars(scheduler).items() if _is_known(scheduler) else ()
+    options = {name: v for name, v in plain if name not in _STATE and isinstance(v, bool | int | float | str)}
     options["final_alpha"] = float(getattr(scheduler, "final_alpha_cumprod", 1.0))
     return options | {"alphas": hashlib.sha256(scheduler.alphas_cumprod.cpu().numpy().tobytes()).hexdigest()}
 
 
 def sampling_error(scheduler: Any, num_inference_steps: int) -> SamplingError:
-    """Errors of a scheduler of MONAI's kind that is given the exact predictions; each is tried once, on a copy."""
+    """Errors of a scheduler of MONAI's kind that is given the exact predictions; it is left as it is.
+
+    MONAI's and ours are tried once for all that decides their samples.
+    """
+    if not _is_known(scheduler):
+        return _tried(copy.deepcopy(scheduler), num_inference_steps)
     key = (type(scheduler), num_inference_steps, repr(options_of(scheduler)))
     if key not in _found:
         _found[key] = _tried(copy.deepcopy(scheduler), num_inference_steps)
     return _found[key]
+
+
+def _is_known(scheduler: Any) -> bool:
+    return type(scheduler).__module__.startswith(("monai.", "unicorn_monai."))
 
 
 @torch.no_grad()

@@ -207,6 +207,8 @@ def prepare_timesteps(scheduler: Sampler, num_inference_steps: int) -> list[int]
         )
     if isinstance(scheduler, PNDMScheduler) and not scheduler.skip_prk_steps:
         raise ValueError("PNDMScheduler has skip_prk_steps False, which yields wrong images; expected True.")
+    if getattr(scheduler, "clip_sample", False):
+        raise ValueError(f"{name} has clip_sample true; expected false: latents, unlike images, leave [-1, 1].")
     scheduler.set_timesteps(num_inference_steps)
     timesteps = [int(t) for t in scheduler.timesteps]
     if max(timesteps) >= total:
@@ -236,7 +238,8 @@ def _remedy(scheduler: Sampler, num_inference_steps: int) -> str:
 
     own = smallest(scheduler, num_inference_steps + 1)
     other = None if isinstance(scheduler, UniPC) else smallest(best, 1)
-    advice = [f"{own} steps or more"] if own else []
+    only = " steps" if type(scheduler) is DDIMScheduler else " steps or more"  # not every larger number divides T
+    advice = [f"{own}{only}"] if own else []
     advice += [f"unicorn_monai.schedulers.UniPC with {other} or more"] if other else []
     return f"Take {', or '.join(advice) or f'all {total} steps'}."
 

@@ -1209,14 +1209,14 @@ def test_a_folder_that_cannot_be_made_is_named(world, tmp_path):
     assert str(tmp_path / "file") in str(root_cause(caught.value))
 
 
-@pytest.mark.parametrize("entry", ["loss", "schedule"])
+@pytest.mark.parametrize("entry", ["loss_function", "schedule"])
 def test_a_noise_predictor_learns_by_a_loss_and_a_schedule_of_ones_own(world, autoencoder, tmp_path, entry):
     own = {
-        "loss": {"_target_": "torch.nn.SmoothL1Loss"},
+        "loss_function": {"_target_": "torch.nn.SmoothL1Loss"},
         "schedule": {"_target_": "unicorn_monai.training.WarmupCosine", "_mode_": "callable", "warmup": 0.9},
     }
     found = {}
-    for name, overrides in {"usual": {}, "own": {f"settings::{entry}": own[entry]}}.items():
+    for name, overrides in {"usual": {}, "own": {entry: own[entry]}}.items():
         folders = {"ckpt_dir": tmp_path / name, "output_dir": tmp_path / f"{name}_output"}
         world.run("latent_diffusion", "train_diffusion", max_epochs=2, **folders, **overrides)
         found[name] = torch.load(tmp_path / name / "last.pt", weights_only=True)["objects"]["network"]

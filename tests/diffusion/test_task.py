@@ -95,6 +95,25 @@ def test_latents_need_a_place_to_be_kept(ldm, data):
         task_latents(task, data, "training")
 
 
+@pytest.mark.parametrize(
+    ("condition", "parts", "message"),
+    [
+        ("semantic", {"prior": PRIOR}, "'semantic' needs num_labels"),
+        ("uncertainty", {"num_labels": LABELS}, "'uncertainty' needs a prior"),
+        ("semantic", {"num_labels": LABELS, "base": nn.Identity()}, "'semantic' with a base needs a prior"),
+    ],
+)
+def test_a_task_is_refused_without_what_its_network_sees(ldm, condition, parts, message):
+    with pytest.raises(ValueError, match=message):
+        ControlNetTask(ldm, condition, settings(), **parts)
+
+
+def test_samples_are_drawn_by_what_the_network_learns_to_predict(ldm):
+    velocity = DDPMScheduler(1000, clip_sample=False, prediction_type="v_prediction", **SCHEDULE)
+    with pytest.raises(ValueError, match="scheduler has prediction_type 'epsilon', train_scheduler 'v_prediction'"):
+        replace(ldm, train_scheduler=velocity)
+
+
 def test_what_belongs_to_the_weights_of_a_unet_tells_how_its_latents_were_made(ldm, tmp_path):
     autoencoder = tmp_path / "bundle" / "models" / "autoencoder.pt"
     assert DiffusionTask(ldm, settings()).belongs_to() == {
@@ -104,14 +123,14 @@ def test_what_belongs_to_the_weights_of_a_unet_tells_how_its_latents_were_made(l
         "autoencoder_sha256": sha256(autoencoder),
     }
     velocity = DDPMScheduler(1000, clip_sample=False, prediction_type="v_prediction", **SCHEDULE)
-    task = DiffusionTask(replace(ldm, train_scheduler=velocity), settings())
+    task = DiffusionTask(replace(ldm, scheduler=velocity, train_scheduler=velocity), settings(num_inference_steps=1000))
     assert task.belongs_to()["prediction_type"] == "v_prediction"
 
 
 def test_what_belongs_to_the_weights_of_a_controlnet_is_what_it_was_trained_on(ldm):
     told = {"unet_sha256": "a"}
-    assert ControlNetTask(ldm, "semantic", settings(), trained_on=told).belongs_to() == told
-    assert ControlNetTask(ldm, "semantic", settings()).belongs_to() == {}
+    assert ControlNetTask(ldm, "semantic", settings(), LABELS, trained_on=told).belongs_to() == told
+    assert ControlNetTask(ldm, "semantic", settings(), LABELS).belongs_to() == {}
 
 
 @pytest.mark.parametrize(
@@ -120,7 +139,7 @@ def test_what_belongs_to_the_weights_of_a_controlnet_is_what_it_was_trained_on(l
 )
 def test_the_uncertainty_controlnet_loses_half_of_its_prompts_unless_told_otherwise(condition, told, share):
     ldm, chosen = build_ldm(text=Words(torch.zeros(1, 2, 3))), settings(prompt_dropout=told)
-    task = DiffusionTask(ldm, chosen) if condition is None else ControlNetTask(ldm, condition, chosen)
+    task = DiffusionTask(ldm, chosen) if condition is None else ControlNetTask(ldm, condition, chosen, LABELS, PRIOR)
     assert task.prompt_dropout == share
 
 

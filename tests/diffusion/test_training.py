@@ -49,6 +49,10 @@ STYLE = {"condition": "uncertainty", "parts": {"prior": PRIOR}}
 BOTH = {"condition": "semantic", "parts": {"num_labels": LABELS, "prior": PRIOR}}
 
 
+def on_top_of(base) -> dict:
+    return {"condition": "semantic", "parts": {"num_labels": LABELS, "prior": PRIOR, "base": base}}
+
+
 def batch(std: float = 0.0) -> dict[str, Tensor]:
     """What a LatentLoader gives."""
     return {
@@ -176,7 +180,7 @@ def test_an_unknown_precision_is_refused():
 def test_a_fresh_controlnet_changes_nothing(unet, noised, label_maps):
     latents, noise, timesteps = noised
     fresh = controlnet_for(unet, LABELS, (4, 8, 8))
-    inferer = ControlNetInferer(task_of(unet, "semantic"))
+    inferer = ControlNetInferer(task_of(unet, **SEMANTIC))
     conditions = {"semantic": label_maps(BATCH), "uncertainty": torch.zeros(BATCH, 1, IMAGE, IMAGE)}
     with torch.no_grad():
         prediction = inferer(latents, fresh, noise=noise, timesteps=timesteps, **conditions)
@@ -187,7 +191,7 @@ def test_a_fresh_controlnet_changes_nothing(unet, noised, label_maps):
 def test_the_residuals_of_a_frozen_controlnet_are_added(unet, semantic, uncertainty, noised, label_maps):
     latents, noise, timesteps = noised
     conditions = {"semantic": label_maps(BATCH), "uncertainty": torch.full((BATCH, 1, IMAGE, IMAGE), 0.7)}
-    inferer = ControlNetInferer(task_of(unet, "semantic", parts={"base": uncertainty}))
+    inferer = ControlNetInferer(task_of(unet, **on_top_of(uncertainty)))
     prediction = inferer(latents, semantic, noise=noise, timesteps=timesteps, **conditions)
 
     noisy = scheduler().add_noise(latents, noise, timesteps)
@@ -200,7 +204,7 @@ def test_the_residuals_of_a_frozen_controlnet_are_added(unet, semantic, uncertai
         mid_block_additional_residual=mid + mid_u,
     )
     torch.testing.assert_close(prediction, wanted)
-    alone = ControlNetInferer(task_of(unet, "semantic"))(
+    alone = ControlNetInferer(task_of(unet, **SEMANTIC))(
         latents, semantic, noise=noise, timesteps=timesteps, **conditions
     )
     assert not torch.allclose(prediction, alone)
@@ -210,7 +214,7 @@ def test_only_the_controlnet_in_training_gets_gradients(unet, uncertainty, noise
     latents, noise, timesteps = noised
     net = controlnet_for(unet, LABELS, (4, 8, 8))
     conditions = {"semantic": label_maps(BATCH), "uncertainty": torch.ones(BATCH, 1, IMAGE, IMAGE)}
-    inferer = ControlNetInferer(task_of(unet, "semantic", parts={"base": uncertainty}))
+    inferer = ControlNetInferer(task_of(unet, **on_top_of(uncertainty)))
     inferer(latents, net, noise=noise, timesteps=timesteps, **conditions).square().mean().backward()
     assert all(weight.grad is None for frozen in (unet, uncertainty) for weight in frozen.parameters())
     assert any(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in net.parameters())
@@ -277,7 +281,7 @@ def test_the_context_reaches_every_network_in_training(label_maps, noised):
     latents, noise, timesteps = noised
     conditions = {"semantic": label_maps(BATCH), "uncertainty": torch.ones(BATCH, 1, IMAGE, IMAGE)}
     context = torch.randn(BATCH, TOKENS, WIDTH)
-    inferer = ControlNetInferer(task_of(unet, "semantic", parts={"base": base}))
+    inferer = ControlNetInferer(task_of(unet, **on_top_of(base)))
     inferer(latents, net, noise=noise, timesteps=timesteps, context=context, **conditions)
     NoisePredictionInferer(task_of(unet))(latents, unet, noise=noise, timesteps=timesteps, context=context)
     assert len(seen) == 4

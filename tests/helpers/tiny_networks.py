@@ -127,11 +127,13 @@ def build_ldm(
     bundle_root: Path | None = None,
 ) -> LatentDiffusion:
     """A latent diffusion model put together by hand; parts that are not given have random weights."""
+    train_scheduler = train_scheduler or DDPMScheduler(1000, clip_sample=False, **SCHEDULE)
+    predicted = {"prediction_type": str(train_scheduler.prediction_type)}
     return LatentDiffusion(
         build_autoencoder() if autoencoder is None else autoencoder,
         build_unet() if unet is None else unet,
-        scheduler or DDIM(1000, **COARSE),
-        train_scheduler or DDPMScheduler(1000, clip_sample=False, **SCHEDULE),
+        scheduler or DDIM(1000, **(COARSE | predicted)),
+        train_scheduler,
         scale_factor,
         tuple(latent_shape),
         text,

@@ -53,8 +53,10 @@ def convert(network: nn.Module, old: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 f"The checkpoint has no '{missing[0]}', from which '{key}' of the {type(network).__name__} is made. "
                 "Build the network with the arguments of the old one."
             )
-        identity = torch.eye(len(value)) if value.ndim == 2 else torch.zeros_like(value)
-        parts = [old[name] for name in sources] or [identity]
+        if not sources:
+            parts = [torch.eye(len(value)) if value.ndim == 2 else torch.zeros_like(value)]
+        else:
+            parts = [old[name] for name in sources]
         found = torch.cat(parts) if len(parts) > 1 else parts[0]
         if found.shape != value.shape:
             raise ValueError(

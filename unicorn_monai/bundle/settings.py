@@ -64,7 +64,7 @@ RULES: dict[str, Rule] = {
     "max_seconds": (lambda v: v is None or (_number(v) and v > 0), "a number above 0, or null for no limit"),
     "seed": (lambda v: _whole(v) and 0 <= v < 2**32, "a whole number, 0 to 4294967295"),
     "ema_decay": (lambda v: _number(v) and 0 <= v < 1, "a number, 0 or more and below 1"),
-    **dict.fromkeys(("loss", "schedule"), (callable, "a component that can be called, {'_target_': ...}")),
+    **dict.fromkeys(("loss_function", "schedule"), (callable, "a component that can be called, {'_target_': ...}")),
     "patch_size": (lambda v: _several(v, POSITIVE[0]), "[rows, columns]"),
     "guidance": (
         lambda v: _several(v, _number, (2, 3)),

@@ -50,8 +50,9 @@ class About:
 class DatasetWriter:
     """Stream a data set to disk; what is interrupted can be resumed, and nothing half-written has a final name.
 
-    Every item's files are renamed into place, and on the disk, before its line is appended to a journal: after a second
-    at the latest, together with those of other items, since a disk takes longer to be sure of a file than to write it.
+    Every item's files are renamed into place, and on the disk, before its line is appended to a journal: together with
+    those of other items, when one comes a second later or at the end, since a disk takes longer to be sure of a file
+    than to write it.
     ``dataset.json`` is written when the block ends without an exception. With ``resume`` earlier items count as written
     (``index in writer``). In memory are the indices, at the end the lines: 60 MB, then 430 MB for a million images.
 
@@ -198,7 +199,7 @@ class DatasetWriter:
         entries: Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> None:
-        """Write one image, its label map if there is one, and its journal line (within a second, or :meth:`commit`).
+        """Write one image, its label map if there is one, and, with those of later ones, its journal line.
 
         Args:
             split: "training", "validation" or "test".

@@ -1,4 +1,4 @@
-"""MONAI's stock engines put together for the trainings of the bundles, so that a configuration says what and not how.
+"""Trainers put together for the trainings of the bundles, so that a configuration says what and not how.
 
     SupervisedTrainer + [learning rate, clipping, averaging, validation, best weights, progress, samples, state]
 
@@ -109,7 +109,7 @@ def diffusion_evaluator(
         network=network,
         prepare_batch=LatentPrepareBatch(task, fixed=True),
         inferer=(NoisePredictionInferer if task.condition is None else ControlNetInferer)(task, validating=True),
-        key_val_metric={"val_loss": loss_metric(task.settings.loss)},
+        key_val_metric={"val_loss": loss_metric(task.settings.loss_function)},
         val_handlers=list(handlers),
         decollate=False,
     )
@@ -147,7 +147,7 @@ def diffusion_trainer(
         train_data_loader=loader,
         network=parallel(network, settings.device) if is_active() else network,
         optimizer=optimizer,
-        loss_function=settings.loss,
+        loss_function=settings.loss_function,
         accumulation_steps=settings.accumulation_steps,
         prepare_batch=LatentPrepareBatch(task),
         inferer=inferer,

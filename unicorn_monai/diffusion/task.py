@@ -30,7 +30,7 @@ CONDITIONS = {"semantic": "Semantic-ControlNet", "uncertainty": "Uncertainty-Con
 
 
 class DiffusionTask:
-    """The training of the U-Net of a latent diffusion model, in which it is the averaged one."""
+    """The training of the U-Net of a latent diffusion model; the ``unet`` of ``ldm`` is its moving average."""
 
     name, samples = "diffusion model", "diffusion"  # on the progress bar, and the folder of the sheets
     condition: str | None = None
@@ -65,9 +65,15 @@ class DiffusionTask:
 class ControlNetTask(DiffusionTask):
     """The training of one of the two ControlNets, with the U-Net frozen.
 
-    It sees a ``condition``, "semantic" (label maps) or "uncertainty" (hints); a Semantic-ControlNet may learn on top of
-    a frozen Uncertainty-ControlNet, its ``base`` (compositional). ``trained_on`` is stored with the weights: which
-    others they were made for.
+    Args:
+        ldm: what it controls.
+        condition: what it sees, "semantic" (label maps) or "uncertainty" (hints).
+        settings: of the training.
+        num_labels: of the label maps; needed for "semantic".
+        prior: makes the hints; needed for "uncertainty", and with a ``base``.
+        uncertainties: those of the training images, where there are hints.
+        base: a frozen Uncertainty-ControlNet that a Semantic-ControlNet learns on top of (compositional).
+        trained_on: what is stored with the weights: which others they were made for.
     """
 
     samples = "samples"
@@ -84,6 +90,12 @@ class ControlNetTask(DiffusionTask):
         trained_on: Mapping[str, Any] | None = None,
     ) -> None:
         require(condition in CONDITIONS, f"Unknown condition '{condition}'; expected one of {list(CONDITIONS)}.")
+        seen = f"A ControlNet of the condition '{condition}'"
+        require(condition != "semantic" or num_labels is not None, f"{seen} needs num_labels, that of the label maps.")
+        hints = condition == "uncertainty" or base is not None
+        require(
+            not hints or prior is not None, f"{seen}{' with a base' * (base is not None)} needs a prior for its hints."
+        )
         super().__init__(ldm, settings)
         self.name, self.condition, self.num_labels, self.prior = CONDITIONS[condition], condition, num_labels, prior
         self.uncertainties, self.base, self.trained_on = uncertainties, base, dict(trained_on or {})

@@ -101,7 +101,7 @@ class Judging:
         return Requests(count, run.settings.seed, run.labeled, "validation", uncertainty=prior, **self.words())
 
     def examples(self, count: int) -> list[Request]:
-        """Some of them, spread over the subjects."""
+        """Requests for some of those label maps, spread over the subjects."""
         everything = self.requests(len(datalist(self.run.labeled, "validation")))
         return [everything[i] for i in evenly(len(everything), count)]
 
@@ -163,10 +163,10 @@ class Judging:
 
     @torch.no_grad()
     def latents(self) -> dict[str, Any]:
-        """Standard deviation of sampled latents over that of the training latents: 0.9 to 1.1 for a trained model.
+        """Standard deviation of sampled latents over that of the training latents, 0.9 to 1.1 for a trained model.
 
-        Those are of both domains; with words, every second image is asked for without, as the labelled ones are told.
-        With it, how right the sampler is that drew them.
+        The training's are of both domains; so, with words, every second sample is asked for without. Also how right
+        the sampler is, of which too small a spread may come.
         """
         run, told = self.run, self.words()
         root = run.bundle_dir("latent_diffusion")

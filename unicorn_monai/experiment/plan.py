@@ -32,6 +32,11 @@ Work = Callable[[], Any]  # of a stage
 CONTROLNETS = ("uncertainty_controlnet", "semantic_controlnet")  # in order: the second may build on the first
 
 
+def when(condition: bool, *things: Any) -> tuple[Any, ...]:
+    """These things, or none."""
+    return things if condition else ()
+
+
 class Plan:
     """The stages of a run: ``run`` says what is to be done and where, ``runner`` runs the bundles' configurations."""
 
@@ -41,13 +46,13 @@ class Plan:
         self.both = [str(run.labeled), str(run.unlabeled)]
         compositional = "compositional" in self.settings.modes
         self.shown = (  # what the Semantic-ControlNet sees besides the labelled images
-            *["labeled_augmented"] * (self.settings.style_augmentation and compositional),
-            *["guessed"] * self.settings.teaches,
+            *when(self.settings.style_augmentation and compositional, "labeled_augmented"),
+            *when(self.settings.teaches, "guessed"),
         )
         self.seen_through = () if (self.settings.features or {}).get("path") else ("features",)
 
     def stages(self) -> list[Stage]:
-        """All of them."""
+        """All stages of the run."""
         chosen, run = self.settings.baselines, self.run
         parts = chain(
             self.autoencoder(),
@@ -67,7 +72,7 @@ class Plan:
         return partial(self.runner.bundle, self.run.bundle_dir(name, variant), config, kind, **values)
 
     def autoencoder(self) -> list[Stage]:
-        """Go on only where its images are usable."""
+        """The autoencoder; what follows needs its images to be usable."""
         judge, train = self.judge, self.bundle("latent_diffusion", "train_autoencoder.json", dataset_dir=self.both)
         return [
             Stage("autoencoder", (), ("autoencoder",), train),
@@ -88,9 +93,9 @@ class Plan:
         networks = [thing for stage in (*bounds, *more) for thing in stage.makes]  # of any an ensemble may be made
         return [
             *bounds,
-            *[Stage("styles", (), ("labeled_augmented",), styles)] * ("labeled_augmented" in self.shown),
+            *when("labeled_augmented" in self.shown, Stage("styles", (), ("labeled_augmented",), styles)),
             *more,
-            *[Stage("pseudo_labels", ("augmentation",), ("guessed",), guess)] * settings.teaches,
+            *when(settings.teaches, Stage("pseudo_labels", ("augmentation",), ("guessed",), guess)),
             Stage("uncertainty", (*networks, *self.shown), ("prior",), partial(self.measure, first)),
         ]
 
@@ -116,15 +121,15 @@ class Plan:
             self.runner.bundle(root, "uncertainty.json", "infer", **values, **own)
 
     def diffusion(self) -> list[Stage]:
-        """Does it keep the speckle and the spread of the latents?"""
+        """The diffusion model; whether its images keep the speckle, and its latents their spread."""
         judge, train = self.judge, self.bundle("latent_diffusion", "train_diffusion.json", dataset_dir=self.both)
         alone = self.run.jobs <= 2  # it is longer than all that could run beside it
         made = ("autoencoder", "lower_bound", "diffusion")
         return [
             Stage("diffusion", ("usable autoencoder",), ("diffusion",), train, alone=alone),
-            Stage("reconstruction", made, (), judge.textures, result=("autoencoder",)),
+            Stage("textures", made, (), judge.textures, result=("autoencoder",)),
             Stage("latents", ("diffusion",), (), judge.latents, result=("diffusion",)),
-            Stage("images as they should be", ("reconstruction", "latents"), (), judge.warn_of_images, kept=False),
+            Stage("images as they should be", ("textures", "latents"), (), judge.warn_of_images, kept=False),
         ]
 
     def networks(self, setup: str, needs: tuple[str, ...], *data: Path, **recipe: str) -> list[Stage]:
@@ -140,8 +145,8 @@ class Plan:
 
     def scores(self, setup: str, networks: list[str]) -> list[Stage]:
         """Scores on the unlabelled domain's test images, where they have labels."""
-        name, work, result = f"{setup}_evaluation", partial(self.judge.scores, setup), ("segmentation", setup)
-        return [Stage(name, tuple(networks), (), work, result)] * self.run.has_truth
+        name, work = f"{setup}_evaluation", partial(self.judge.scores, setup)
+        return [*when(self.run.has_truth, Stage(name, tuple(networks), (), work, ("segmentation", setup)))]
 
     def variant(self, variant: str, prior: str = "prior", before: str = "") -> list[Stage]:
         """Both ControlNets, the fusion weight, the synthesis, how far it obeys, and what is trained on its images.
@@ -153,8 +158,8 @@ class Plan:
         unc, sem = (f"{name}_{net}" for net in CONTROLNETS)
         begun = tuple(f"{run.setup(before)}_{net}" for net in CONTROLNETS) if before else ()
         chosen = (f"{name}_weights",) if self.settings.with_augmentation else ()  # judged without the other labels
-        judges = ["augmentation", *["upper_bound"] * run.has_upper]
-        scored = [f"{run.oracle}_evaluation"] * run.has_truth
+        judges = ["augmentation", *when(run.has_upper, "upper_bound")]
+        scored = when(run.has_truth, f"{run.oracle}_evaluation")
         weigh, obey = partial(judge.fusion_weight, variant), partial(judge.control, variant)
         key = name.replace("unicorn", "control")
         stages = [
@@ -199,7 +204,7 @@ class Plan:
         retrained, prior = f"{run.setup(before)}+real", f"{name}_uncertainty"
         weights = run.weights(retrained)
         install = partial(copy_weights, weights, run.bundle_dir("retinal_unet", variant) / "models" / "model.pt")
-        guess = [self.guess(variant, weights)] * self.settings.teaches
+        guess = when(self.settings.teaches, self.guess(variant, weights))
         work = partial(self.measure, variant, install, *guess)
         return [Stage(prior, (retrained, *self.shown), (prior,), work), *self.variant(variant, prior, before)]
 
@@ -226,7 +231,7 @@ class Plan:
             nets = tuple(f"{self.run.setup('paper')}_{net}" for net in CONTROLNETS)
             work = partial(self.synthesise, "paper", data, weight=0.0)
             return [Stage(f"{name}_synthesis", nets, (data.name,), work), *self.retrained(name, data)]
-        teacher = ["augmentation"] * self.settings.teaches
+        teacher = when(self.settings.teaches, "augmentation")
         spent = (*teacher, "autoencoder", "diffusion", *(f"unicorn_{net}" for net in CONTROLNETS))
         weights = self.run.bundle_dir("style_transfer") / "models" / name / "model.pt"
         own = {"dataset_dir": str(self.run.labeled), "ckpt_path": str(weights), "output_dir": str(data), "resume": True}

@@ -90,8 +90,9 @@ def surfaces_from_labels(labels: NDArray[np.integer], n_surfaces: int) -> Array:
     rows - 1/2. NaN in columns with an ignored pixel.
     """
     present = labels[labels != IGNORE]
-    if present.size and present.max() > n_surfaces:
-        raise ValueError(f"label {present.max()} with {n_surfaces} surfaces: expected labels 0..{n_surfaces} or 255")
+    if present.size and not 0 <= present.min() <= present.max() <= n_surfaces:
+        wrong = present.min() if present.min() < 0 else present.max()
+        raise ValueError(f"label {wrong} with {n_surfaces} surfaces: expected labels 0..{n_surfaces} or 255 (ignore)")
     # Counting pixels instead of looking for the first one also orders columns whose labels motion has torn.
     above = np.stack([(labels <= k).sum(axis=-2) for k in range(n_surfaces)], axis=-2) - 0.5
     return np.where((labels == IGNORE).any(axis=-2)[..., None, :], np.nan, above)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Synthesizer:
     output_dir: PathLike  # a folder or a URL; an interrupted data set is continued, a finished one refused
     label_dir: PathLike  # data set of the label maps: gives the label table
     device_name: str = "synthetic"  # device the images look like
-    models: dict[str, str] = field(default_factory=dict)  # name -> sha256 of the weights, kept as provenance
+    models: dict[str, str] | None = None  # name -> sha256 of the weights, kept as provenance
     batch_size: int = 16  # images made at a time
     resume: bool = False  # leave a finished data set as it is, if made with the same settings, instead of refusing it
 
@@ -104,7 +104,7 @@ class Synthesizer:
         return {
             "requests": self.requests.identity(),
             "spacing_mm": self.header.get("spacing_mm"),
-            "models": self.models,
+            "models": self.models or {},
             "weight": inferer.uncertainty_weight,
             "guidance": list(inferer.guidance),
             "mode": inferer.mode,
@@ -136,7 +136,7 @@ class Synthesizer:
                 "source_label": Path(request.label).name if request.label else None,
                 "augment": request.augment,
                 **({} if request.prompt is None else {"prompt": request.prompt}),
-                "models": self.models,
+                "models": self.models or {},
             },
         )
 

@@ -118,7 +118,8 @@ def tell_unread(names: Collection[str], path: PathLike, kept: bool) -> None:
     if names and key not in _told:
         _told.add(key)
         what = "are kept as they are" if kept else "are left out"
-        logger.warning(f"Nothing reads the entries {list(key[1][:8])} of '{path}'; they {what}.")
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        logger.warning(f"Nothing reads the entries {list(key[1][:8])}{more} of '{path}'; they {what}.")
 
 
 def read_record(run: Path) -> dict[str, Any]:

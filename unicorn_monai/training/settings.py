@@ -54,7 +54,7 @@ class DiffusionSettings(TrainingSettings):
     ema_decay: float = 0.999  # share of the averaged weights kept at each step (`EMA`)
     timestep_shift: float = 1.0
     prompt_dropout: float | None = None
-    loss: Callable[[Tensor, Tensor], Tensor] = mean_squared_error  # of what is predicted and what is wanted
+    loss_function: Callable[[Tensor, Tensor], Tensor] = mean_squared_error  # of what is predicted and what is wanted
     schedule: Callable[[Optimizer, int, Any], LRScheduler] = WarmupCosine  # of optimizer, epochs and data loader
     num_inference_steps: int = 25  # of the sheets of samples
     guidance: Sequence[float] = (1.0, 1.0)  # the same
