@@ -7,6 +7,7 @@ from .items import image_size as image_size
 from .items import images_only as images_only
 from .items import num_labels as num_labels
 from .items import read_array as read_array
+from .items import style_images as style_images
 from .layout import label_names as label_names
 from .layout import read_header as read_header
 from .writer import About as About

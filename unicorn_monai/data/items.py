@@ -60,6 +60,11 @@ def images_only(
     return [{"image": item["image"]} for item in datalist(dataset_dir, split)]
 
 
+def style_images(unlabeled_dir: PathLike | None) -> list[dict[str, Any]]:
+    """The training images of a data set whose style a training takes; none without one."""
+    return [] if unlabeled_dir is None else images_only(unlabeled_dir, "training")
+
+
 def image_size(dataset_dir: PathLike | Sequence[PathLike], split: str = "training") -> tuple[int, int]:
     """Rows and columns of a data set's first image."""
     return read_array(datalist(dataset_dir, split)[0]["image"]).shape[:2]  # type: ignore[return-value]

@@ -25,7 +25,7 @@ from unicorn_monai.experiment.run import Run, nth
 from unicorn_monai.experiment.runner import Runner
 from unicorn_monai.experiment.settings import prior_file
 from unicorn_monai.experiment.stages import Stage
-from unicorn_monai.report.trainings import AUGMENTED, SELF_TRAINED, SEMANTIC_ONLY, SYNTHETIC
+from unicorn_monai.report.trainings import AUGMENTED, ON_TOP, SELF_TRAINED, SEMANTIC_ONLY, STYLED, SYNTHETIC
 from unicorn_monai.system.weights import copy_weights
 
 Work = Callable[[], Any]  # of a stage
@@ -89,7 +89,8 @@ class Plan:
         guess = self.guess(first, run.weights("augmentation"))
         more = list[Stage]()
         for name in settings.augmented:
-            more += self.networks(name, (), run.labeled, augmentation=AUGMENTED[name])
+            style = {"unlabeled_dir": str(run.unlabeled)} if name in STYLED else {}
+            more += self.networks(name, (), run.labeled, augmentation=AUGMENTED[name], **style)
         networks = [thing for stage in (*bounds, *more) for thing in stage.makes]  # of any an ensemble may be made
         return [
             *bounds,
@@ -170,7 +171,8 @@ class Plan:
             Stage(f"{name}_control", (data.name, *chosen, run.oracle, *scored), (), obey, (key,)),
             *self.retrained(name, data),
         ]
-        for more in self.settings.augmented if variant == self.settings.modes[0] else ():
+        tried = [name for name in self.settings.augmented if name in ON_TOP]
+        for more in tried if variant == self.settings.modes[0] else ():
             recipe = {"augmentation": AUGMENTED[more]}
             stages += self.networks(f"{name}+real+{more}", (data.name,), data, run.labeled, **recipe)
         return stages

@@ -22,7 +22,7 @@ from unicorn_monai.data.remote import absolute, is_url
 from unicorn_monai.evaluation.features import require_file
 from unicorn_monai.fusion import MODES
 from unicorn_monai.prior import SCALINGS
-from unicorn_monai.report.trainings import AUGMENTED, BASELINES, BENT, SELF_TRAINED, SEMANTIC_ONLY, STYLE_TRANSFER
+from unicorn_monai.report.trainings import AUGMENTED, BASELINES, SELF_TRAINED, SEMANTIC_ONLY, STYLE_TRANSFER
 from unicorn_monai.system.files import read_json, require_finite
 from unicorn_monai.system.records import obeys, one_of, read_record, rules_of, take, tell_unread
 
@@ -206,9 +206,6 @@ class Settings:
         check_steps(PRESETS[self.preset], self.overrides)
         if SEMANTIC_ONLY in self.baselines and "paper" not in self.modes:
             raise ValueError(f"'{SEMANTIC_ONLY}' needs the mode 'paper'; modes are {list(self.modes)}. Add it.")
-        bent = [name for name in self.baselines if name in BENT]
-        if bent and read_header(self.labeled).get("modality", "OCT") != "OCT":
-            raise ValueError(f"{bent} bend images as OCT may be bent, which streets may not. Leave them out.")
         if not self.modes:
             raise ValueError(f"modes is empty; expected some of {list(MODES)}.")
         if not self.words and tuple(self.guidance[2:]) not in ((), (1.0,)):

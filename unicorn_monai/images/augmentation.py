@@ -17,6 +17,8 @@ from monai import transforms
 from monai.transforms import Compose, MapTransform, RandomizableTransform
 from torch import Tensor
 
+from unicorn_monai.images.random_contrast import RandContrastCurved, RandFromLabelsd
+from unicorn_monai.images.target_style import STYLES, RandTargetStyled
 from unicorn_monai.images.warping import RandGeometryd
 
 
@@ -80,14 +82,33 @@ class RandStrongIntensityd(RandomizableTransform, MapTransform):
         return result
 
 
-AUGMENTATIONS = ("none", "strong", "strong+geometry")
+GUESSED = {"random_contrast": RandContrastCurved, "synthseg": RandFromLabelsd}  # before the strong augmentation
+AUGMENTATIONS = ("none", "strong", "strong+geometry", *GUESSED, *STYLES)
 
 
-def training_augmentation(name: str) -> MapTransform | Compose:
-    """The transform that a training's setting names: "none", "strong", or "strong+geometry", which bends first."""
+def training_augmentation(
+    name: str, num_channels: int = 1, targets: Sequence[Mapping[str, Any]] = ()
+) -> MapTransform | Compose:
+    """The transform that a training's setting names.
+
+    "none"; "strong", of intensities; "strong+geometry", which changes the geometry first; the others do so too, and
+    then give the image another contrast or the style of an unlabelled image before the strong augmentation.
+
+    Args:
+        name: one of ``AUGMENTATIONS``.
+        num_channels: of the images; B-scans (1) may be bent, colour pictures (3) may not.
+        targets: items with "image", whose styles are taken.
+    """
     if name not in AUGMENTATIONS:
         raise ValueError(f"Unknown augmentation '{name}'; expected one of {list(AUGMENTATIONS)}.")
     if name == "none":
         return transforms.Identityd(["image"])
     strong = RandStrongIntensityd(["image"])
-    return strong if name == "strong" else Compose([RandGeometryd(), strong])
+    if name == "strong":
+        return strong
+    parts: list[MapTransform] = [RandGeometryd(bends=num_channels == 1)]
+    if name in GUESSED:
+        parts.append(GUESSED[name]())
+    elif name in STYLES:
+        parts.append(RandTargetStyled(["image"], name, [str(item["image"]) for item in targets]))
+    return Compose([*parts, strong])

@@ -1,4 +1,4 @@
-"""Changed geometry: mirror, shift, depth and lateral scale, and smooth bending, of all layers of a B-scan alike.
+"""Changed geometry: mirror, shift, scale and, of all layers of a B-scan alike, smooth bending.
 
     y' = y / depth + down + sum_k h_k cos(k pi x / 2 + p_k),      x' = x width + aside,      x, y in [-1, 1]
 
@@ -40,12 +40,19 @@ def geometry(seed: int) -> Geometry:
     return Geometry(bends, depth, down, width, aside=random.uniform(-0.1, 0.1))
 
 
-def warp(image: Tensor, seed: int, mode: str) -> Tensor:
+def rigid(seed: int) -> Geometry:
+    """The change that a seed stands for where nothing may be bent or stretched: mirror, shift and scale."""
+    random = np.random.default_rng(seed)
+    scale, down, aside = random.uniform(0.8, 1.3), *random.uniform(-0.12, 0.12, 2)
+    return Geometry((), scale, down, random.choice([-1.0, 1.0]) / scale, aside)
+
+
+def warp(image: Tensor, seed: int, mode: str, bends: bool = True) -> Tensor:
     """Change an image or a label map, (channels, rows, columns); rows and columns from outside repeat its border.
 
-    ``mode``: of the interpolation, "nearest" for label maps, "bilinear" for images.
+    ``mode``: of the interpolation, "nearest" for label maps, "bilinear" for images. ``bends``: see :func:`rigid`.
     """
-    change = geometry(seed)
+    change = geometry(seed) if bends else rigid(seed)
     _, rows, columns = image.shape
     y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
     bend = sum(
@@ -65,11 +72,12 @@ def augmented_spacing(spacing_mm: Sequence[float], seed: int) -> tuple[float, fl
 
 
 class RandGeometryd(RandomizableTransform, MapTransform):
-    """Change "image" and "label", (channels, rows, columns), alike, anew at every call."""
+    """Change "image" and "label", (channels, rows, columns), alike, anew at every call; see :func:`warp`."""
 
-    def __init__(self, prob: float = 0.8) -> None:
+    def __init__(self, prob: float = 0.8, bends: bool = True) -> None:
         MapTransform.__init__(self, ("image", "label"))
         RandomizableTransform.__init__(self, prob)
+        self.bends = bends
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """All of one item by the same change."""
@@ -78,5 +86,5 @@ class RandGeometryd(RandomizableTransform, MapTransform):
         if self._do_transform:
             seed = int(self.R.randint(2**31))
             for key, mode in self.key_iterator(result, ("bilinear", "nearest")):
-                result[key] = warp(torch.as_tensor(result[key]), seed, mode)
+                result[key] = warp(torch.as_tensor(result[key]), seed, mode, self.bends)
         return result
