@@ -1,0 +1,116 @@
+"""Criteria without labels against cases whose truth is known."""
+
+import math
+
+import pytest
+import torch
+
+from unicorn_monai.evaluation.verdict import (
+    Verdict,
+    expected_confusion,
+    mean_iou_of,
+    neighbourhood_density,
+    one_hot_of,
+    regret,
+)
+
+
+def maps(seed: int = 0, labels: int = 3) -> torch.Tensor:
+    return torch.randint(0, labels, (2, 8, 8), generator=torch.Generator().manual_seed(seed))
+
+
+def sure_of(label: torch.Tensor, labels: int = 3, share: float = 1.0) -> torch.Tensor:
+    """Probability ``share`` for a label map, the rest spread evenly."""
+    one = torch.nn.functional.one_hot(label, labels).movedim(-1, 1).float()
+    return one * share + (1 - share) / labels
+
+
+def test_under_the_truth_itself_the_expected_iou_is_the_iou():
+    """Three of four pixels right: IoU 2/3 and 1/2."""
+    seen, truth = torch.tensor([[[0, 0], [0, 1]]]), torch.tensor([[[0, 0], [1, 1]]])
+    confusion = expected_confusion(seen, sure_of(truth, 2))
+    assert confusion.tolist() == [[2, 1], [0, 1]]
+    assert mean_iou_of(confusion) == pytest.approx((2 / 3 + 1 / 2) / 2)
+
+
+def test_a_belief_of_one_half_expects_a_third():
+    """Two labels, each pixel as likely: 4 / (8 + 8 - 4) of both."""
+    seen = torch.tensor([0, 1]).repeat(8).reshape(1, 4, 4)
+    assert mean_iou_of(expected_confusion(seen, torch.full((1, 2, 4, 4), 0.5))) == pytest.approx(1 / 3)
+
+
+def test_labels_that_never_occur_do_not_count():
+    seen = torch.zeros(1, 4, 4, dtype=torch.long)
+    assert mean_iou_of(expected_confusion(seen, sure_of(seen, 5))) == 1
+
+
+def test_the_one_that_agrees_with_the_others_is_preferred():
+    truth = maps()
+    wrong = truth.clone()
+    wrong[:, :4] = (wrong[:, :4] + 1) % 3
+    found = {"a": sure_of(truth), "b": sure_of(truth), "odd": sure_of(wrong)}
+    verdict = Verdict([*found], 3)
+    verdict.update(found, found)
+    scores = verdict.scores()
+    assert scores["agreement"]["a"] == scores["agreement"]["b"] == 1
+    assert scores["agreement"]["odd"] < 0.6
+    assert scores["belief"]["odd"] < scores["belief"]["a"]
+    assert set(scores["consistency"].values()) == {1.0}
+
+
+def test_information_is_that_of_sure_and_different_labels():
+    """Sure of two labels as often: log 2; always the same, or never sure: 0."""
+    half = torch.tensor([0, 1]).repeat(32).reshape(1, 8, 8)
+    found = {
+        "both": sure_of(half, 2),
+        "same": sure_of(torch.zeros_like(half), 2),
+        "unsure": torch.full((1, 2, 8, 8), 0.5),
+    }
+    verdict = Verdict([*found], 2)
+    verdict.update(found, found)
+    information = verdict.scores()["information"]
+    assert information["both"] == pytest.approx(math.log(2))
+    assert information["same"] == information["unsure"] == pytest.approx(0)
+
+
+def test_what_changes_with_the_view_is_not_consistent():
+    label = maps()
+    verdict = Verdict(["steady", "fickle"], 3)
+    views = {"steady": sure_of(label), "fickle": sure_of((label + 1) % 3)}
+    verdict.update({"steady": sure_of(label), "fickle": sure_of(label)}, views)
+    assert verdict.scores()["consistency"] == {"steady": 1.0, "fickle": 0.0}
+
+
+def test_batches_are_as_good_as_one():
+    found = {
+        name: torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(i)).softmax(1)
+        for i, name in enumerate("ab")
+    }
+    whole, parts = Verdict("ab", 3), Verdict("ab", 3)
+    whole.update(found, found)
+    for part in (slice(0, 1), slice(1, 4)):
+        parts.update(*[{name: p[part] for name, p in found.items()}] * 2)
+    for criterion, scores in whole.scores().items():
+        assert parts.scores()[criterion] == pytest.approx(scores, abs=1e-6)
+
+
+def test_pixels_of_one_kind_are_the_densest():
+    """All alike: log of the number of the others."""
+    alike = sure_of(torch.zeros(1, 8, 8, dtype=torch.long))
+    assert neighbourhood_density(alike) == pytest.approx(math.log(63), rel=1e-5)
+    assert neighbourhood_density(sure_of(maps(labels=3)[:1])) < math.log(40)
+
+
+def test_the_most_probable_label_is_a_belief():
+    assert torch.equal(one_hot_of(sure_of(maps(), share=0.4)), sure_of(maps()))
+
+
+def test_regret_is_what_the_best_is_better_by():
+    assert regret("b", {"a": 0.8, "b": 0.75}) == pytest.approx(0.05)
+
+
+def test_one_network_and_no_image_are_refused():
+    with pytest.raises(ValueError, match="two networks or more"):
+        Verdict(["a"], 3)
+    with pytest.raises(ValueError, match="No image was given"):
+        Verdict(["a", "b"], 3).scores()
