@@ -83,7 +83,7 @@ class RandStrongIntensityd(RandomizableTransform, MapTransform):
 
 
 GUESSED = {"random_contrast": RandContrastCurved, "synthseg": RandFromLabelsd}  # before the strong augmentation
-AUGMENTATIONS = ("none", "strong", "strong+geometry", *GUESSED, *STYLES)
+AUGMENTATIONS = ("none", "geometry", "strong", "strong+geometry", *GUESSED, *STYLES)
 
 
 def training_augmentation(
@@ -91,8 +91,8 @@ def training_augmentation(
 ) -> MapTransform | Compose:
     """The transform that a training's setting names.
 
-    "none"; "strong", of intensities; "strong+geometry", which changes the geometry first; the others do so too, and
-    then give the image another contrast or the style of an unlabelled image before the strong augmentation.
+    "none"; "geometry"; "strong", of intensities; "strong+geometry", the geometry first; the others do so too, and then
+    give the image another contrast or the style of an unlabelled image before the strong augmentation.
 
     Args:
         name: one of ``AUGMENTATIONS``.
@@ -107,6 +107,8 @@ def training_augmentation(
     if name == "strong":
         return strong
     parts: list[MapTransform] = [RandGeometryd(bends=num_channels == 1)]
+    if name == "geometry":
+        return parts[0]
     if name in GUESSED:
         parts.append(GUESSED[name]())
     elif name in STYLES:
