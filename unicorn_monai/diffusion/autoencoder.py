@@ -104,14 +104,14 @@ def spectral_distance(image: Tensor, other: Tensor) -> Tensor:
     return functional.mse_loss(*amplitudes)
 
 
-def narrow_posterior(autoencoder: nn.Module) -> nn.Module:
+def narrow_posterior(autoencoder: nn.Module, log_variance: float = -6.0) -> nn.Module:
     """Let a fresh KL autoencoder start with little noise on its latents.
 
     It starts with a standard deviation of 1, as much as the latents themselves vary, and a weak KL term takes thousands
     of iterations to narrow that; until then the decoder learns to blur.
     """
     nn.init.zeros_(autoencoder.quant_conv_log_sigma.conv.weight)  # type: ignore[union-attr, arg-type]
-    nn.init.constant_(autoencoder.quant_conv_log_sigma.conv.bias, -6.0)  # type: ignore[union-attr, arg-type]
+    nn.init.constant_(autoencoder.quant_conv_log_sigma.conv.bias, log_variance)  # type: ignore[union-attr, arg-type]
     return autoencoder
 
 
