@@ -88,6 +88,24 @@ def frechet_distances(count: int, width: int) -> None:
     print(f"(FID {ours:.6f} and {theirs:.6f})")
 
 
+def simulated(root: Path, count: int, held_out: int, size: int) -> dict[str, tuple[Path, str]]:
+    """The sets of images that are compared: name -> data set and split."""
+    scans = 10
+    subjects, others = -(-count // scans), -(-held_out // scans)
+    shares = (subjects, 0, others)
+    real = write_phantom(root / "real", "home_oct", subjects + others, scans, size, split=shares)
+    home = write_phantom(root / "clean", "spectralis", 2 * others, scans, size, split=(1, 0, 1))
+    synthetic = with_new_speckle(real, "training", root / "synthetic", 1)
+    control = with_new_speckle(real, "test", root / "control", 2)
+    return {
+        "unlabeled": (real, "training"),
+        "held_out": (real, "test"),
+        "labeled": (home, "training"),
+        "synthetic": (synthetic, "training"),
+        "control": (control, "training"),
+    }
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Simulate, evaluate, print the seconds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -103,13 +121,8 @@ def main(words: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         with timed("(preparation: simulation)", prepared):
-            scans = 10
-            subjects, others = -(-settings.count // scans), -(-held_out // scans)
-            shares = (subjects, 0, others)
-            real = write_phantom(root / "real", "home_oct", subjects + others, scans, settings.size, split=shares)
-            home = write_phantom(root / "clean", "spectralis", 2 * others, scans, settings.size, split=(1, 0, 1))
-            synthetic = with_new_speckle(real, "training", root / "synthetic", 1)
-            control = with_new_speckle(real, "test", root / "control", 2)
+            sources = simulated(root, settings.count, held_out, settings.size)
+            real, home, synthetic = (sources[name][0] for name in ("unlabeled", "labeled", "synthetic"))
         with timed("(preparation: feature network)", prepared):
             train_encoder([home, real], root / "encoder" / "model.pt", iterations=settings.steps)
         bundle = install("retinal_unet", root, settings.preset)
@@ -129,13 +142,6 @@ def main(words: Sequence[str] | None = None) -> None:
                     uncertainties.append(measure(logits))
             summarise(count(items, torch.cat(maps), 10), 0)
         features = Features.from_encoder(root / "encoder" / "model.pt")
-        sources = {
-            "unlabeled": (real, "training"),
-            "held_out": (real, "test"),
-            "labeled": (home, "training"),
-            "synthetic": (synthetic, "training"),
-            "control": (control, "training"),
-        }
         material: dict[str, Material] = {}
         with timed("reading and features of all sets", seconds, processor):
             for name, (folder_of, split) in sources.items():

@@ -32,8 +32,6 @@ from unicorn_monai.schedulers import prepare_timesteps, seeded_step
 from unicorn_monai.system.cuda_graphs import CudaGraphs
 from unicorn_monai.system.networks import compiled, require
 
-_PER_STEP = "expected one per step. Weights per image are a tensor (batch,)."
-
 
 class DualControlNetInferer:
     """Noise prediction and sampling with a Semantic- and an Uncertainty-ControlNet.
@@ -161,12 +159,11 @@ class DualControlNetInferer:
         each = given if isinstance(given, Sequence) else [given] * len(steps)
         weights = [w.to(device) if isinstance(w, Tensor) else w for w in each]
         real, skip = start or (torch.zeros(n, *shape), 0)
-        require(
-            n == len(hint) == len(seeds),
-            f"Got {n} label maps, {len(hint)} hints, {len(seeds)} seeds; expected as many.",
-        )
+        counted = f"{n} label maps, {len(hint)} hints, {len(seeds)} seeds"
+        require(n == len(hint) == len(seeds), f"Got {counted}; expected as many.")
         require(len(shape) == dims + 1, f"latent_shape is {shape}; expected (channels, *latent) of {dims} dimensions.")
-        require(len(weights) == len(steps), f"Got a list of {len(weights)} weights for {len(steps)} steps; {_PER_STEP}")
+        told = f"Got a list of {len(weights)} weights for {len(steps)} steps"
+        require(len(weights) == len(steps), f"{told}; expected one per step. Weights per image are a tensor (batch,).")
         require(0 <= skip < len(steps), f"start skips {skip} of {len(steps)} steps; expected 0 to {len(steps) - 1}.")
         require(real.shape == (n, *shape), f"start has latents {tuple(real.shape)}; expected {(n, *shape)}.")
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from unicorn_monai.bundle.references import from_bundle
 from unicorn_monai.experiment.settings import bundle_places, settings_of
 from unicorn_monai.images.files import IGNORE_LABEL
+from unicorn_monai.latent_diffusion import LatentDiffusion
 from unicorn_monai.synthesis.generator import Generator
 from unicorn_monai.synthesis.requests import Request
 from unicorn_monai.system.files import PathLike
@@ -29,10 +30,20 @@ BATCH = 16  # images made at a time
 
 
 class UnIACorN:
-    """A latent diffusion model with both ControlNets; its images are of ``image_size``, (rows, columns)."""
+    """A latent diffusion model with both ControlNets."""
 
     def __init__(self, generator: Generator) -> None:
-        self.generator, self.ldm, self.image_size = generator, generator.ldm, generator.ldm.image_size
+        self.generator = generator
+
+    @property
+    def ldm(self) -> LatentDiffusion:
+        """The latent diffusion model."""
+        return self.generator.ldm
+
+    @property
+    def image_size(self) -> tuple[int, ...]:
+        """(rows, columns) of images and label maps."""
+        return self.ldm.image_size
 
     @classmethod
     def from_run(cls, run: PathLike, device: torch.device | str | None = None) -> UnIACorN:

@@ -53,11 +53,12 @@ def convert(network: nn.Module, old: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 f"The checkpoint has no '{missing[0]}', from which '{key}' of the {type(network).__name__} is made. "
                 "Build the network with the arguments of the old one."
             )
-        if not sources:
-            parts = [torch.eye(len(value)) if value.ndim == 2 else torch.zeros_like(value)]
+        if len(sources) > 1:
+            found = torch.cat([old[name] for name in sources])
+        elif sources:
+            found = old[sources[0]]
         else:
-            parts = [old[name] for name in sources]
-        found = torch.cat(parts) if len(parts) > 1 else parts[0]
+            found = torch.eye(len(value)) if value.ndim == 2 else torch.zeros_like(value)
         if found.shape != value.shape:
             raise ValueError(
                 f"'{sources[0]}' of the checkpoint has shape {tuple(found.shape)}, '{key}' of the network "

@@ -90,12 +90,12 @@ class ControlNetTask(DiffusionTask):
         trained_on: Mapping[str, Any] | None = None,
     ) -> None:
         require(condition in CONDITIONS, f"Unknown condition '{condition}'; expected one of {list(CONDITIONS)}.")
-        seen = f"A ControlNet of the condition '{condition}'"
-        require(condition != "semantic" or num_labels is not None, f"{seen} needs num_labels, that of the label maps.")
-        hints = condition == "uncertainty" or base is not None
-        require(
-            not hints or prior is not None, f"{seen}{' with a base' * (base is not None)} needs a prior for its hints."
-        )
+        task = f"A ControlNet of the condition '{condition}'"
+        if condition == "semantic":
+            require(num_labels is not None, f"{task} needs num_labels, that of the label maps.")
+            require(base is None or prior is not None, f"{task} with a base needs a prior for its hints.")
+        else:
+            require(prior is not None, f"{task} needs a prior for its hints.")
         super().__init__(ldm, settings)
         self.name, self.condition, self.num_labels, self.prior = CONDITIONS[condition], condition, num_labels, prior
         self.uncertainties, self.base, self.trained_on = uncertainties, base, dict(trained_on or {})

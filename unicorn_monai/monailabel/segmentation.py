@@ -175,8 +175,8 @@ class Training(BundleTrainTask):
         real, synthetic = ([item for item in datalist if item["synthetic"] is kind] for kind in (False, True))
         count = min(max(1, round(len(real) * request.get("val_split", 0.2))), len(real) - 1)
         training, validation = partition_dataset(real, ratios=[len(real) - count, count], shuffle=True, seed=0)
-        both = [[{key: item[key] for key in ("image", "label")} for item in part] for part in (training, synthetic)]
-        return both[0] + both[1], [{key: item[key] for key in ("image", "label")} for item in validation]
+        parts = training + synthetic, validation
+        return tuple([{key: item[key] for key in ("image", "label")} for item in part] for part in parts)
 
     def _load_checkpoint(self, model_pytorch: str, pretrained: bool, train_handlers: list[dict[str, Any]]) -> None:
         if pretrained:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.journal import begun
-from unicorn_monai.data.layout import label_names, read_header
+from unicorn_monai.data.layout import label_names, layout_of, read_header
 from unicorn_monai.data.writer import About, DatasetWriter, require_same_origin
 from unicorn_monai.images.files import IGNORE_LABEL
 from unicorn_monai.images.pictures import to_uint8
@@ -87,10 +87,7 @@ class PseudoLabeller:
             About(
                 name=f"{header.get('name', 'data')}, pseudo-labels",
                 device=header.get("device", "unknown"),
-                labels=dict(enumerate(self.names)),
-                modality=header.get("modality", "OCT"),
-                spacing_mm=header.get("spacing_mm"),
-                suffix=".png" if header.get("modality") == "RGB" else ".nii.gz",
+                **layout_of(header) | {"labels": dict(enumerate(self.names))},
             ),
             resume=begun(self.output_dir, finished_too=True),
             pseudo_labels=True,
