@@ -58,7 +58,7 @@ class UnIACorN:
         """
         folder = Path(run).resolve()
         settings, chosen = settings_of(folder)
-        mode, bundles = settings.modes[0], folder / "bundles"
+        mode, bundles = settings.main, folder / "bundles"
         own = bundle_places(bundles, settings) | settings.sampling(mode)
         own["uncertainty_weight"] = settings.weight_used(mode, chosen)
         return cls.from_bundles(bundles, device, **own)

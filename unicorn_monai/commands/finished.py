@@ -27,7 +27,7 @@ def synthesize(
     from unicorn_monai.synthesis.writer import outcome
 
     (settings, chosen), bundles = settings_of(run), run.resolve() / "bundles"
-    mode, given = settings.modes[0], weight if weight in (None, "auto") else weight_asked(weight)
+    mode, given = settings.main, weight if weight in (None, "auto") else weight_asked(weight)
     own = settings.sampling(mode) | bundle_places(bundles, settings) | ({} if device is None else {"device": device})
     own |= {"output_dir": absolute(output), "count": count, "seed": seed}
     own["uncertainty_weight"] = settings.weight_used(mode, chosen, given=given)

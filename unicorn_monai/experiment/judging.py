@@ -64,7 +64,7 @@ class Judging:
     def network(self, setup: str) -> nn.Module:
         """The segmentation network of a set-up."""
         run = self.run
-        return from_bundle(run.bundle_dir("retinal_unet"), weights=str(run.weights(setup)), device=run.device)
+        return from_bundle(run.network_dir(setup), weights=str(run.weights(setup)), device=run.device)
 
     def autoencoder(self) -> AutoencoderKL:
         """The autoencoder."""
@@ -192,7 +192,7 @@ class Judging:
         """Scores of a set-up on the unlabelled domain's test images, over its trainings."""
         run, trainings = self.run, range(self.run.settings.trainings)
         seed, records = run.settings.seed, [run.record(setup, i) for i in trainings]
-        root, each = run.bundle_dir("retinal_unet"), []
+        root, each = run.network_dir(setup), []
         for i in trainings:
             file, weights = root / "configs" / "evaluate.json", run.weights(setup, i)
             self.runner.note(file, dataset_dir=run.unlabeled, split="test", ckpt_path=weights)
@@ -267,7 +267,7 @@ class Judging:
         """
         run = self.run
         values = {name: self.known(folder) for name, folder in run.domains.items()}
-        main = run.settings.modes[0]
+        main = run.settings.main
         uncertainty = self.uncertainty(self.prior(main), main)
         for name, folder in run.synthetic_sets.items():
             items, channels, parts = datalist(folder, "training"), run.num_channels, []
@@ -311,7 +311,7 @@ class Judging:
             [split for split in ("validation", "test") if read_header(folder).get(split)]
             for folder in run.domains.values()
         )
-        main, augment, seed = run.settings.modes[0], run.settings.changes_geometry(), run.settings.seed
+        main, augment, seed = run.settings.main, run.settings.changes_geometry(), run.settings.seed
         count = CONTROL if augment else min(CONTROL, len(datalist(run.labeled, "validation")))
         words, prior = self.words(), self.prior(main)
         unseen = Requests(count, seed + 1, run.labeled, "validation", uncertainty=prior, augment=augment, **words)
@@ -329,7 +329,7 @@ class Judging:
     def pictures(self) -> None:
         """Write RUN/pictures/*.png and captions.json."""
         run = self.run
-        main, settings, channels = run.settings.modes[0], run.settings, run.num_channels
+        main, settings, channels = run.settings.main, run.settings, run.num_channels
         real = {name: pictures.examples(folder, channels) for name, folder in run.domains.items()}
         prior = self.prior(main)
         requests = with_uncertainty(self.examples(min(len(images) for images in real.values())), prior.mean)

@@ -1,8 +1,9 @@
 """The whole method as a table: what each stage is called, needs, makes and does, in the order one process takes.
 
-    autoencoder -> segmentation networks -> uncertainties -> diffusion model
+    autoencoder -> segmentation networks -> the best of them, without labels -> training on its guesses
+                -> uncertainties -> diffusion model
                 -> both ControlNets -> fusion weight -> synthesis -> control -> retraining    of every variant
-                -> baselines -> further rounds -> distances, search for copies, pictures
+                -> baselines -> further rounds -> distances, search for copies, pictures -> verdict
 
 What makes something runs a configuration of a bundle, which stands here with its settings; what measures, and the gates
 between, are in ``judging.py``. What order, processes and resumption follow from: ``stages.py``.
@@ -18,17 +19,31 @@ from typing import Any
 
 import torch
 
-from unicorn_monai.baselines import self_training
 from unicorn_monai.data import read_header, write_augmented
 from unicorn_monai.experiment.judging import Judging
 from unicorn_monai.experiment.run import Run, nth
 from unicorn_monai.experiment.runner import Runner
 from unicorn_monai.experiment.settings import prior_file
 from unicorn_monai.experiment.stages import Stage
-from unicorn_monai.report.trainings import AUGMENTED, ON_TOP, SELF_TRAINED, SEMANTIC_ONLY, STYLED, SYNTHETIC
+from unicorn_monai.report.trainings import (
+    AUGMENTED,
+    BATCH_NORM,
+    CYCADA,
+    FREE,
+    ON_TOP,
+    PLAIN,
+    PSEUDO_LABELS,
+    SELF_TRAINED,
+    SEMANTIC_ONLY,
+    STRONGEST,
+    STYLED,
+    SYNTHETIC,
+    TSYND,
+)
 from unicorn_monai.system.weights import copy_weights
 
 Work = Callable[[], Any]  # of a stage
+GUESSED_FROM = 0.6  # probability from which on a guessed label counts in the plain training on guesses
 CONTROLNETS = ("uncertainty_controlnet", "semantic_controlnet")  # in order: the second may build on the first
 
 
@@ -49,23 +64,26 @@ class Plan:
             *when(self.settings.style_augmentation and compositional, "labeled_augmented"),
             *when(self.settings.teaches, "guessed"),
         )
+        self.setups = list[str]()  # whose networks there are
         self.seen_through = () if (self.settings.features or {}).get("path") else ("features",)
 
     def stages(self) -> list[Stage]:
         """All stages of the run."""
-        chosen, run = self.settings.baselines, self.run
+        chosen, run, modes, networks = self.settings.baselines, self.run, self.settings.modes, self.segmentation()
         parts = chain(
-            self.autoencoder(),
-            self.segmentation(),
-            self.diffusion(),
-            *(self.variant(mode) for mode in self.settings.modes),
-            *(self.self_trained(name) for name in chosen if name in SELF_TRAINED),
-            [Stage(name, (), (name,), self.judge.train_features) for name in self.seen_through],
+            self.autoencoder() if modes or TSYND in chosen else (),
+            networks,
+            *(self.self_trained(name, augmentation) for name, augmentation in SELF_TRAINED.items() if name in chosen),
+            self.batch_norm() if BATCH_NORM in chosen else (),
+            self.plain_guesses() if PSEUDO_LABELS in chosen else (),
+            self.generator([thing for stage in networks for thing in stage.makes]) if modes else (),
+            *(self.variant(mode) for mode in modes),
+            [Stage(name, (), (name,), self.judge.train_features) for name in self.seen_through if modes],
             *(self.synthetic_baseline(name) for name in chosen if name in SYNTHETIC),
-            *(self.round(variant, before) for before, variant in pairwise([self.settings.modes[0], *run.rounds])),
-            self.judgement(),
+            *(self.round(variant, before) for before, variant in pairwise([self.settings.main, *run.rounds])),
+            self.judgement() if modes else (),
         )
-        return list(parts)
+        return [*parts, self.verdict()]
 
     def bundle(self, name: str, config: str, kind: str = "train", variant: str = "", /, **values: Any) -> Work:
         """The work of running a configuration of a bundle with these settings."""
@@ -81,23 +99,26 @@ class Plan:
         ]
 
     def segmentation(self) -> list[Stage]:
-        """The networks of the real images, guessed labels, and the uncertainties."""
-        run, settings, first = self.run, self.settings, self.settings.modes[0]
+        """The networks of the real images."""
+        run = self.run
         bounds = self.networks("lower_bound", (), run.labeled)
         bounds += self.networks("upper_bound", (), run.unlabeled) if run.has_upper else []
+        for name in self.settings.augmented:
+            style = {"unlabeled_dir": str(run.unlabeled)} if name in STYLED else {}
+            bounds += self.networks(name, (), run.labeled, augmentation=AUGMENTED[name], **style)
+        return bounds
+
+    def generator(self, networks: list[str]) -> list[Stage]:
+        """What every mode needs: labels guessed for its ControlNet, the uncertainties, the diffusion model."""
+        run, settings, first = self.run, self.settings, self.settings.main
         styles = partial(write_augmented, run.labeled, run.augmented, settings.seed)
         guess = self.guess(first, run.weights("augmentation"))
-        more = list[Stage]()
-        for name in settings.augmented:
-            style = {"unlabeled_dir": str(run.unlabeled)} if name in STYLED else {}
-            more += self.networks(name, (), run.labeled, augmentation=AUGMENTED[name], **style)
-        networks = [thing for stage in (*bounds, *more) for thing in stage.makes]  # of any an ensemble may be made
         return [
-            *bounds,
             *when("labeled_augmented" in self.shown, Stage("styles", (), ("labeled_augmented",), styles)),
-            *more,
-            *when(settings.teaches, Stage("pseudo_labels", ("augmentation",), ("guessed",), guess)),
+            *when(settings.teaches, Stage("guessed_labels", ("augmentation",), ("guessed",), guess)),
+            # an ensemble may be made of any of the networks
             Stage("uncertainty", (*networks, *self.shown), ("prior",), partial(self.measure, first)),
+            *self.diffusion(),
         ]
 
     def guess(self, variant: str, teacher: Path) -> Work:
@@ -134,18 +155,26 @@ class Plan:
         ]
 
     def networks(self, setup: str, needs: tuple[str, ...], *data: Path, **recipe: str) -> list[Stage]:
-        """A recipe trained on some data, validated on the first of them, as often as asked, and its scores."""
-        names, found = [nth(setup, i) for i in range(self.settings.trainings)], []
+        """The plain recipe, or another one, on some data, validated on the first of them, and its scores."""
         first, *others = map(str, data)
-        values = {"dataset_dir": [first, *others] if others else first, "validation_dir": first}
+        own = {"dataset_dir": [first, *others] if others else first, "validation_dir": first, "augmentation": PLAIN}
+        return self.trainings(setup, needs, "train.json", own | recipe)
+
+    def trainings(
+        self, setup: str, needs: tuple[str, ...], config: str, own: dict[str, Any], scored: bool = True
+    ) -> list[Stage]:
+        """A configuration that trains a segmentation network, as often as asked, and the scores."""
+        run, names, found = self.run, [nth(setup, i) for i in range(self.settings.trainings)], list[Stage]()
         for i, name in enumerate(names):
-            folder = str(self.run.weights(setup, i).parent)
-            own = values | {"ckpt_dir": folder, "output_dir": folder} | recipe | {"seed": self.settings.seed + i}
-            found.append(Stage(name, needs, (name,), self.bundle("retinal_unet", "train.json", **own)))
-        return [*found, *self.scores(setup, names)]
+            folder = str(run.weights(setup, i).parent)
+            values = own | {"ckpt_dir": folder, "output_dir": folder, "seed": self.settings.seed + i}
+            work = partial(self.runner.bundle, run.network_dir(setup), config, "train", **values)
+            found.append(Stage(name, needs, (name,), work))
+        return [*found, *(self.scores(setup, names) if scored else [])]
 
     def scores(self, setup: str, networks: list[str]) -> list[Stage]:
-        """Scores on the unlabelled domain's test images, where they have labels."""
+        """Scores on the unlabelled domain's test images, where they have labels; its network is one to choose from."""
+        self.setups.append(setup)
         name, work = f"{setup}_evaluation", partial(self.judge.scores, setup)
         return [*when(self.run.has_truth, Stage(name, tuple(networks), (), work, ("segmentation", setup)))]
 
@@ -172,15 +201,16 @@ class Plan:
             *self.retrained(name, data),
         ]
         tried = [name for name in self.settings.augmented if name in ON_TOP]
-        for more in tried if variant == self.settings.modes[0] else ():
+        for more in tried if variant == self.settings.main else ():
             recipe = {"augmentation": AUGMENTED[more]}
             stages += self.networks(f"{name}+real+{more}", (data.name,), data, run.labeled, **recipe)
         return stages
 
-    def retrained(self, setup: str, data: Path) -> list[Stage]:
+    def retrained(self, setup: str, data: Path, augmentation: str = PLAIN) -> list[Stage]:
         """A segmentation network of synthetic images, and one of synthetic and real ones."""
-        alone = self.networks(setup, (data.name,), data)
-        return alone + self.networks(f"{setup}+real", (data.name,), data, self.run.labeled)
+        own = {"augmentation": augmentation}
+        alone = self.networks(setup, (data.name,), data, **own)
+        return alone + self.networks(f"{setup}+real", (data.name,), data, self.run.labeled, **own)
 
     def controlnet(self, net: str, variant: str, before: str) -> Work:
         """Train one ControlNet; the Semantic-ControlNet on top of the other in ``compositional`` mode."""
@@ -210,21 +240,47 @@ class Plan:
         work = partial(self.measure, variant, install, *guess)
         return [Stage(prior, (retrained, *self.shown), (prior,), work), *self.variant(variant, prior, before)]
 
-    def self_trained(self, setup: str) -> list[Stage]:
-        """Pseudo-labels of a network of the labelled images on the unlabelled ones, training with them, in rounds."""
-        run, (teacher, augmentation) = self.run, SELF_TRAINED[setup]
-        recipe = self_training.ROUNDS, self.settings.confidence, augmentation
-        found, networks = list[Stage](), list[str]()
+    def self_trained(self, setup: str, augmentation: str) -> list[Stage]:
+        """Online self-training: the network's own average guesses the labels of the unlabelled images."""
+        own = {**self.domains, "validation_dir": str(self.run.labeled), "augmentation": augmentation}
+        return self.trainings(setup, (), "self_train.json", own | {"threshold": self.settings.confidence})
+
+    def batch_norm(self) -> list[Stage]:
+        """A network with batch normalisation, its statistics then taken from the unlabelled images."""
+        run, before, found, names = self.run, f"{BATCH_NORM}_before", list[Stage](), list[str]()
+        own = {"dataset_dir": str(run.labeled), "validation_dir": str(run.labeled), "augmentation": STRONGEST}
         for i in range(self.settings.trainings):
-            before, folder = nth(teacher, i), run.weights(setup, i).parents[1]
-            steps = self_training.steps(run.weights(teacher, i), run.labeled, run.unlabeled, folder, *recipe)
-            for k, (config, kind, values) in enumerate(steps):
-                own = {"seed": self.settings.seed + i} if kind == "train" else {}
-                name, work = nth(f"{setup}_{k}", i), self.bundle("retinal_unet", config, kind, **values, **own)
-                found.append(Stage(name, (before,), (name,), work))
-                before = name
-            networks.append(before)
-        return [*found, *self.scores(setup, networks)]
+            values = {"dataset_dir": str(run.unlabeled), "ckpt_path": str(run.weights(before, i))}
+            values |= {"output_path": str(run.weights(BATCH_NORM, i))}
+            work = partial(self.runner.bundle, run.network_dir(BATCH_NORM), "adapt.json", "infer", **values)
+            names.append(nth(BATCH_NORM, i))
+            found.append(Stage(names[-1], (nth(before, i),), (names[-1],), work))
+        trained = self.trainings(before, (), "train.json", own, scored=False)
+        return [*trained, *found, *self.scores(BATCH_NORM, names)]
+
+    def plain_guesses(self) -> list[Stage]:
+        """Plain training on the labels that the best of the free networks, chosen without labels, guesses."""
+        run, data = self.run, self.run.run_dir / "segmentation" / PSEUDO_LABELS / "guessed"
+        free = ("lower_bound", *(name for name in FREE if name in self.setups))
+        choose, guess = partial(self.judge.recommend, free), partial(self.guess_by_teacher, data)
+        return [
+            Stage("teacher", free, ("teacher",), choose, result=("teacher",)),
+            Stage("teacher_guesses", ("teacher",), ("guessed_plainly",), guess),
+            *self.networks(PSEUDO_LABELS, ("guessed_plainly",), run.labeled, data, augmentation=STRONGEST),
+        ]
+
+    def guess_by_teacher(self, data: Path) -> None:
+        """Labels of the unlabelled images by the network that was chosen."""
+        teacher = self.run.results["teacher"]["setup"]
+        own = {"dataset_dir": str(self.run.unlabeled), "output_dir": str(data), "labeled_dir": str(self.run.labeled)}
+        own |= {"ckpt_path": str(self.run.weights(teacher)), "threshold": GUESSED_FROM}
+        self.runner.bundle(self.run.network_dir(teacher), "pseudo_label.json", "infer", **own)
+
+    def verdict(self) -> Stage:
+        """Which of all networks to use, without a label of the unlabelled domain."""
+        candidates = tuple(name for name in self.setups if name != "upper_bound")
+        work = partial(self.judge.recommend, candidates)
+        return Stage("verdict", candidates, (), work, result=("recommendation",), alone=True, optional=True)
 
     def synthetic_baseline(self, name: str) -> list[Stage]:
         """A data set in another way: a transfer of the style, or the Semantic-ControlNet alone."""
@@ -233,25 +289,34 @@ class Plan:
             nets = tuple(f"{self.run.setup('paper')}_{net}" for net in CONTROLNETS)
             work = partial(self.synthesise, "paper", data, weight=0.0)
             return [Stage(f"{name}_synthesis", nets, (data.name,), work), *self.retrained(name, data)]
-        teacher = when(self.settings.teaches, "augmentation")
-        spent = (*teacher, "autoencoder", "diffusion", *(f"unicorn_{net}" for net in CONTROLNETS))
+        if name == TSYND:
+            return [self.moved_latents(data), *self.retrained(name, data, STRONGEST)]
+        spent, needs = self.spent(), when(name == CYCADA, "lower_bound")
         weights = self.run.bundle_dir("style_transfer") / "models" / name / "model.pt"
         own = {"dataset_dir": str(self.run.labeled), "ckpt_path": str(weights), "output_dir": str(data), "resume": True}
         own |= {"device_name": str(read_header(self.run.unlabeled)["device"])}
         translate = self.bundle("style_transfer", "inference.json", "infer", **own)
         train = partial(self.train_style_transfer, name, spent)
         return [
-            Stage(f"{name}_training", spent, (f"{name}_networks",), train, result=("budget", name)),
+            Stage(f"{name}_training", (*spent, *needs), (f"{name}_networks",), train, result=("budget", name)),
             Stage(f"{name}_translation", (f"{name}_networks",), (data.name,), translate),
-            *self.retrained(name, data),
+            *self.retrained(name, data, STRONGEST),
         ]
 
+    def spent(self) -> tuple[str, ...]:
+        """The stages whose time each style transfer has; none where it is given in minutes."""
+        if self.settings.transfer_minutes is not None:
+            return ()
+        teacher = when(self.settings.teaches, "augmentation")
+        return (*teacher, "autoencoder", "diffusion", *(f"unicorn_{net}" for net in CONTROLNETS))
+
     def train_style_transfer(self, name: str, stages: tuple[str, ...]) -> dict[str, Any]:
-        """CycleGAN or CUT, for the core seconds of all that UnIACorN trains before it can draw an image.
+        """A style transfer, for the minutes that are set, or all that UnIACorN trains before it can draw an image.
 
         Seconds alone would not do: stages side by side share the cores, one that runs alone has all of them.
         """
-        budget, threads = self.runner.core_seconds(stages), torch.get_num_threads()
+        minutes, threads = self.settings.transfer_minutes, torch.get_num_threads()
+        budget = self.runner.core_seconds(stages) if minutes is None else 60.0 * minutes
         folder = str(self.run.bundle_dir("style_transfer") / "models" / name)
         length = {"max_seconds": round(budget / threads, 1), "max_epochs": 1_000_000}
         folders = {"ckpt_dir": folder, "output_dir": folder}
@@ -261,7 +326,7 @@ class Plan:
     def judgement(self) -> list[Stage]:
         """Uncertainties of and distances between the sets of images, the search for copies, and the pictures."""
         judge, run = self.judge, self.run
-        main, sets = run.synthetic(self.settings.modes[0]).name, tuple(p.name for p in run.synthetic_sets.values())
+        main, sets = run.synthetic(self.settings.main).name, tuple(p.name for p in run.synthetic_sets.values())
         compared, copied = (*self.seen_through, *sets), (*self.seen_through, main, "unicorn+real")
         return [
             Stage("uncertainties", ("prior", *sets), (), judge.uncertainties, alone=True, kept=False),

@@ -1,7 +1,7 @@
 """One run folder: where everything of a run lies, the bundles in it with the run's own settings, and its results.
 
     RUN/bundles/                every bundle, for the first mode
-    RUN/bundles_<variant>/      those that another mode or a further round has of its own
+    RUN/bundles_<variant>/      those that another mode, a further round or batch normalisation has of its own
     RUN/segmentation/<set-up>/  retrained segmentation networks
     RUN/synthetic*/             data sets
 
@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 
-from unicorn_monai.baselines.self_training import ROUNDS
 from unicorn_monai.bundle import definition, install
 from unicorn_monai.bundle.metadata import described
 from unicorn_monai.bundle.sampling_steps import is_coarse
@@ -31,7 +30,7 @@ from unicorn_monai.data.remote import absolute, is_url
 from unicorn_monai.experiment.settings import PLACES, PRESETS, Settings, prior_file, prior_place, settings_begun_with
 from unicorn_monai.experiment.tracking import address
 from unicorn_monai.experiment.versions import provenance
-from unicorn_monai.report.trainings import SELF_TRAINED, STYLE_TRANSFER, SYNTHETIC
+from unicorn_monai.report.trainings import BATCH_NORM, STYLE_TRANSFER, SYNTHETIC, TSYND
 from unicorn_monai.system.files import write_json, write_text
 from unicorn_monai.system.intake import read_text
 from unicorn_monai.system.records import read_record
@@ -94,8 +93,8 @@ class Run:
         now = json.loads(json.dumps(asdict(self.settings)))
         before = now | {"words": False} | settings_begun_with(self.run_dir)  # a run may be older than a setting
         changed = [key for key, value in now.items() if before[key] != value and key not in FREE]
-        if "baselines" in changed and set(before["baselines"]) <= set(now["baselines"]):
-            changed.remove("baselines")  # a finished run can be compared with more
+        more = "baselines", *["modes"] * (not before["modes"])  # a finished run can be compared with more
+        changed = [key for key in changed if key not in more or not set(before[key]) <= set(now[key])]
         if changed:
             what = f"'{self.run_dir}' was started with other settings: {', '.join(changed)}"
             raise ValueError(f"{what}. Resume with the same, or use another --output.")
@@ -139,11 +138,11 @@ class Run:
 
     def mode(self, variant: str) -> str:
         """The mode of a variant."""
-        return variant if variant in self.settings.modes else self.settings.modes[0]
+        return variant if variant in self.settings.modes else self.settings.main
 
     def setup(self, variant: str) -> str:
         """What a variant's set-ups are called: "unicorn", "unicorn_paper", "unicorn_round2"."""
-        return "unicorn" if variant == self.settings.modes[0] else f"unicorn_{variant}"
+        return "unicorn" if variant == self.settings.main else f"unicorn_{variant}"
 
     def weight(self, variant: str) -> float:
         """Weight of the Uncertainty-ControlNet: the setting, or what was chosen."""
@@ -176,7 +175,7 @@ class Run:
     def bundle_dir(self, name: str, variant: str = "") -> Path:
         """Where a bundle of this run lies; without a variant, that of the first mode."""
         own = name in OWN or (name == "retinal_unet" and variant in self.rounds)
-        first = not variant or variant == self.settings.modes[0] or not own
+        first = not variant or variant == self.settings.main or not own
         return self.run_dir / ("bundles" if first else f"bundles_{variant}") / name
 
     def prior(self, variant: str) -> str:
@@ -202,8 +201,12 @@ class Run:
         """Weights of the segmentation network of a set-up, from its first or a further training."""
         if setup == "lower_bound" and not training:
             return self.bundle_dir("retinal_unet") / "models" / "model.pt"
-        folder = self.run_dir / "segmentation" / nth(setup, training)
-        return (folder / f"round_{ROUNDS}" if setup in SELF_TRAINED else folder) / "model.pt"
+        return self.run_dir / "segmentation" / nth(setup, training) / "model.pt"
+
+    def network_dir(self, setup: str) -> Path:
+        """The bundle that defines the segmentation network of a set-up."""
+        folder = f"bundles_{BATCH_NORM}" if setup.startswith(BATCH_NORM) else "bundles"
+        return self.run_dir / folder / "retinal_unet"
 
     def record(self, setup: str, training: int = 0) -> Path:
         """What was counted in the test images for a set-up."""
@@ -228,12 +231,22 @@ class Run:
     def install_bundles(self) -> None:
         """Put the bundles into the run folder, with the preset's settings and those of this data."""
         transfer = set(STYLE_TRANSFER) & set(self.settings.baselines)
-        shared = ["retinal_unet", "latent_diffusion", *["style_transfer"] * bool(transfer)]
+        shared = ["retinal_unet", *["style_transfer"] * bool(transfer)]
+        shared += ["latent_diffusion"] * bool(self.settings.modes or TSYND in self.settings.baselines)
+        for name in shared:
+            self._install(name, "")
+        if BATCH_NORM in self.settings.baselines:
+            presets, own = self.settings.presets("retinal_unet"), self._overrides("retinal_unet", "")
+            own["inference.json"] |= {"norm": "BATCH"}
+            install("retinal_unet", self.network_dir(BATCH_NORM).parent, presets, own)
         for variant in self.variants:
-            more = shared if variant == self.variants[0] else ["retinal_unet"] * (variant in self.rounds)
+            more = ["retinal_unet"] * (variant in self.rounds)
             for name in (*more, *OWN):
-                presets = self.settings.presets(name)
-                install(name, self.bundle_dir(name, variant).parent, presets, self._overrides(name, variant))
+                self._install(name, variant)
+
+    def _install(self, name: str, variant: str) -> None:
+        presets = self.settings.presets(name)
+        install(name, self.bundle_dir(name, variant).parent, presets, self._overrides(name, variant))
 
     def _overrides(self, name: str, variant: str) -> dict[str, dict]:
         own = {file: dict(values) for file, values in (self.settings.overrides or {}).get(name, {}).items()}

@@ -22,7 +22,7 @@ from unicorn_monai.data.remote import absolute, is_url
 from unicorn_monai.evaluation.features import require_file
 from unicorn_monai.fusion import MODES
 from unicorn_monai.prior import SCALINGS
-from unicorn_monai.report.trainings import AUGMENTED, BASELINES, SELF_TRAINED, SEMANTIC_ONLY, STYLE_TRANSFER
+from unicorn_monai.report.trainings import AUGMENTED, BASELINES, SEMANTIC_ONLY, STYLE_TRANSFER, TSYND
 from unicorn_monai.system.files import read_json, require_finite
 from unicorn_monai.system.records import obeys, one_of, read_record, rules_of, take, tell_unread
 
@@ -50,6 +50,7 @@ Share = Annotated[Number, Field(ge=0, le=1, description="a number, 0 to 1")]
 Weight = Annotated[Number, Field(ge=0)]
 Auto = Literal["auto"]
 Scaling = Annotated[str, one_of(SCALINGS)]
+Minutes = Annotated[Number | None, Field(gt=0, description="a number of minutes, above 0, or null")]
 Table = Annotated[dict[str, Any] | None, Field(description="an object of settings, or null")]
 Modes = Annotated[tuple[Annotated[str, one_of(MODES)], ...], _JSON, _ONCE]
 Baselines = Annotated[tuple[Annotated[str, one_of(_COMPARED)], ...], _JSON, _ONCE]
@@ -66,12 +67,16 @@ class Settings:
     output: Folder  # run folder
     preset: Annotated[str, one_of(PRESETS)] = "full"  # for 256 x 256; "quick": the bundles' small networks
     seed: Annotated[int, Field(ge=0, lt=2**32, description="a whole number, 0 to 4294967295")] = 0  # of everything
-    # What to train and compare; the first is the main one, its results carry the plain names.
+    # What to train and compare; the first is the main one, its results carry the plain names. None, []: the baselines
+    # alone; modes can be added to such a run when it is resumed.
     modes: Annotated[Modes, Field(description=_SOME.format(list(MODES)))] = MODES
-    # What else to compare with. "augmentation+geometry": OCT only, since streets do not bend. "self_training+geometry":
-    # from that network on. "semantic_only": the Semantic-ControlNet of the mode "paper" alone, with the words if any.
+    # What else to compare with (``report/trainings.py``). "pseudo_labels": plain training on the labels that the network
+    # chosen without labels guesses. "semantic_only": the Semantic-ControlNet of the mode "paper" alone.
     baselines: Annotated[Baselines, Field(description=_SOME.format(list(_COMPARED)))] = ()
-    confidence: Share = 0.9  # of the network that a pixel's pseudo-label needs to count in self-training
+    confidence: Share = 0.9  # of the network that a pixel's guessed label needs to count in self-training
+    # Minutes of one core that CycleGAN, CUT, CyCADA and ACCUT are each trained for; null: as long as all that UnIACorN
+    # trains before it can draw an image.
+    transfer_minutes: Minutes = None
     # Of the Uncertainty-ControlNet in ``compositional`` mode; "auto": what ``fusion_weight.choose_weight`` takes.
     uncertainty_weight: Annotated[Weight | Auto, Field(description="a number, 0 or more, or 'auto'")] = 1.0
     # w in ``paper`` mode, (1 - w, w), or "auto".
@@ -145,6 +150,11 @@ class Settings:
         return float(chosen[setup]["weight"])
 
     @property
+    def main(self) -> str:
+        """The first mode, whose results carry the plain names; "" of a run without an image generator of ours."""
+        return next(iter(self.modes), "")
+
+    @property
     def teaches(self) -> bool:
         """Whether a segmentation network guesses labels for the Semantic-ControlNet."""
         return self.pseudo_labels and "compositional" in self.modes
@@ -157,8 +167,7 @@ class Settings:
     @property
     def augmented(self) -> list[str]:
         """Which of ``AUGMENTED`` are trained, by themselves and on top of synthetic and real images."""
-        teachers = {teacher for name, (teacher, _) in SELF_TRAINED.items() if name in self.baselines}
-        chosen = {*self.baselines, *teachers, *["augmentation"] * self.with_augmentation}
+        chosen = {*self.baselines, *["augmentation"] * self.with_augmentation}
         return [name for name in AUGMENTED if name in chosen]
 
     def scaling_of(self, mode: str) -> str:
@@ -204,10 +213,16 @@ class Settings:
             require_literal(getattr(self, name), name)
         check_overrides(self.overrides or {}, self.presets)
         check_steps(PRESETS[self.preset], self.overrides)
+        transfers = sorted(set(STYLE_TRANSFER) & set(self.baselines))
+        if transfers and not self.modes and self.transfer_minutes is None:
+            raise ValueError(
+                f"{transfers} are trained as long as UnIACorN, but modes is empty; expected transfer_minutes, e.g. 8, "
+                "or a mode."
+            )
         if SEMANTIC_ONLY in self.baselines and "paper" not in self.modes:
             raise ValueError(f"'{SEMANTIC_ONLY}' needs the mode 'paper'; modes are {list(self.modes)}. Add it.")
-        if not self.modes:
-            raise ValueError(f"modes is empty; expected some of {list(MODES)}.")
+        if TSYND in self.baselines and not self.with_augmentation:
+            raise ValueError(f"'{TSYND}' raises what two networks disagree about; add the baseline 'augmentation'.")
         if not self.words and tuple(self.guidance[2:]) not in ((), (1.0,)):
             raise ValueError(
                 f"guidance is {self.guidance}; expected two numbers, [uncertainty, label map]. A third, of the text, "
@@ -219,7 +234,7 @@ class Settings:
                     f"{name} is 'auto', which needs the baseline 'augmentation': its network judges, without labels of "
                     f"the unlabelled domain, whether label maps are obeyed. Add it to baselines {self.baselines}."
                 )
-        if self.rounds > 1 and self.modes[0] != "compositional":
+        if self.rounds > 1 and self.main != "compositional":
             raise ValueError(f"rounds is {self.rounds}; further rounds need the first mode to be 'compositional'.")
         if self.features is not None:
             known = ["path", "sha256", "preprocessing", "arguments"] if "path" in self.features else ["iterations"]
@@ -236,8 +251,7 @@ class Settings:
         require_literal(read_header(self.unlabeled).get("device"), f"{self.unlabeled}/dataset.json::device")
         require_data(read_header(self.labeled)["labels"], f"{self.labeled}/dataset.json::labels")
         self._check_words()
-        translates = bool(set(STYLE_TRANSFER) & set(self.baselines))
-        check_domains(self.labeled, self.unlabeled, multiples(PRESETS[self.preset], self.overrides, translates))
+        check_domains(self.labeled, self.unlabeled, multiples(PRESETS[self.preset], self.overrides, bool(transfers)))
 
     def presets(self, bundle: str) -> list[str]:
         """Which presets of a bundle the run merges into its copy."""
@@ -272,7 +286,7 @@ def settings_of(run: Path, files: str = "inference.json") -> tuple[Settings, dic
     results = run / "results.json"
     chosen = read_json(results).get("weights", {}) if results.is_file() else {}
     settings = Settings.from_dict(settings_begun_with(run))
-    prior = prior_place(settings.scaling_of(settings.modes[0]))
+    prior = prior_place(settings.scaling_of(settings.main))
     require_own_bundles(run / "bundles", settings.presets, settings.overrides or {}, prior, files)
     return settings, chosen
 
@@ -307,5 +321,5 @@ def bundle_places(bundles: Path, settings: Settings, name: str = "synthesis") ->
     Its configuration tells where they were when the run began.
     """
     found = {other: str(bundles / other) for other in ("latent_diffusion", "retinal_unet")}
-    prior = bundles / "retinal_unet" / "models" / prior_file(settings.scaling_of(settings.modes[0]))
+    prior = bundles / "retinal_unet" / "models" / prior_file(settings.scaling_of(settings.main))
     return found | {"bundle_root": str(bundles / name), "prior_path": str(prior)}

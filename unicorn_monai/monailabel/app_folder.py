@@ -45,7 +45,7 @@ def make_app(app_dir: PathLike, run: PathLike | None, setup: str | None = None) 
     if not (run / "results.json").is_file():
         raise ValueError(f"'{run}' is no finished run: it has no results.json. Finish it with `--resume`.")
     settings, chosen = settings_of(run, "*.json")
-    mode, labels = settings.modes[0], read_json(run / "results.json")["labels"]
+    mode, labels = settings.main, read_json(run / "results.json")["labels"]
     setup = setup or "unicorn+real"
     weights = _weights(run, setup)
     temporary = app_dir.with_name(f".tmp-{app_dir.name}")
