@@ -1,9 +1,14 @@
 from .adversarial import translation_trainer as translation_trainer
+from .batch_norm import StatisticsAdapter as StatisticsAdapter
 from .cut import CUT as CUT
 from .cut import PatchProjection as PatchProjection
 from .cyclegan import CycleGAN as CycleGAN
 from .networks import ResnetGenerator as ResnetGenerator
 from .networks import feature_channels as feature_channels
+from .online_self_training import MixedBatches as MixedBatches
+from .online_self_training import RandUnlabeledd as RandUnlabeledd
+from .online_self_training import SelfTrainingLoss as SelfTrainingLoss
+from .online_self_training import rare_class_order as rare_class_order
 from .self_training import self_train as self_train
 from .translation import Translator as Translator
 from .unpaired import unpaired_images as unpaired_images

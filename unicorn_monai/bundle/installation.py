@@ -74,7 +74,8 @@ def install(
     """Copy a bundle to ``output/name``; what is there and differs is replaced, weights are kept.
 
     Its configurations take over the settings of ``presets/<preset>.json``, {"train.json": {"max_epochs": 40, ...},
-    ...}, of several presets one after the other, and then ``overrides`` of the same form.
+    ...}, of several presets one after the other, and then ``overrides`` of the same form; those on top of another one
+    of the bundle have what is set there.
     """
     source, target = Path(bundle_root(name)), Path(output) / name
     settings = _merged(source, preset, overrides)
@@ -83,8 +84,8 @@ def install(
             settings.setdefault(path.name, {})
     files = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
     content = {file: (source / file).read_bytes() for file in files if not _STAYS & set(file.parts)}
-    for file, changes in settings.items():
-        config = _changed(source, file, changes, target / "configs" / file)
+    for file in settings:
+        config = _changed(source, file, settings, target / "configs" / file)
         content[Path("configs", file)] = f"{json.dumps(config, indent=2)}\n".encode()
     for file, wanted in content.items():
         path = target / file
@@ -103,7 +104,7 @@ def configured(
 ) -> dict[str, Any]:
     """The configuration that :func:`install` would write, as it is before anything is built."""
     source = Path(bundle_root(name))
-    return _changed(source, file, _merged(source, preset, overrides).get(file, {}), source / "configs" / file)
+    return _changed(source, file, _merged(source, preset, overrides), source / "configs" / file)
 
 
 def _merged(
@@ -123,7 +124,7 @@ def _preset(source: Path, preset: str) -> dict[str, dict[str, Any]]:
     settings: dict[str, dict[str, Any]] = {}
     for path in sorted((source / "configs").glob("*.json")):
         config = ConfigParser.load_config_file(path)
-        if "base_bundle" in config:
+        if config.get("base_bundle", source.name) != source.name:
             found.append(Path(bundle_root(config["base_bundle"])) / "presets" / f"{preset}.json")
             table = json.loads(found[-1].read_text()) if found[-1].is_file() else {}
             settings[path.name] = dict(table.get(config.get("base_config", path.name), {}))
@@ -133,10 +134,21 @@ def _preset(source: Path, preset: str) -> dict[str, dict[str, Any]]:
     return settings | {file: settings.get(file, {}) | changes for file, changes in own.items()}
 
 
-def _changed(source: Path, file: str, changes: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A configuration with other settings, whose entries ``a::b::c`` must exist: a misspelt key cannot pass."""
-    config = _read(source, file)
-    for key, value in changes.items():
+def _changed(source: Path, file: str, settings: dict[str, dict[str, Any]], path: Path) -> dict[str, Any]:
+    """A configuration with the settings of its file, whose entries ``a::b::c`` must exist: a misspelt key cannot pass.
+
+    What a configuration on top of another one of the same bundle has from there, has the settings of that one's file.
+    """
+    place = source / "configs" / file
+    own = ConfigParser.load_config_file(place) if place.is_file() else {}
+    if own.pop("base_bundle", None) == source.name:
+        base = own.pop("base_config")
+        parser = ConfigParser(_changed(source, base, settings, path.with_name(base)))
+        parser.update(own)
+        config = parser.get()
+    else:
+        config = _read(source, file)
+    for key, value in settings.get(file, {}).items():
         parent, leaf = find_entry(config, key, path)
         parent[leaf] = value
     return config
