@@ -1,6 +1,7 @@
 """How many images each stage needs, and whether its batches can be trained on: checked before the first stage.
 
-    every domain       training and validation images: every training has a validation
+    every domain       training and validation images: every training has a validation; without an image generator no
+                       validation images of the unlabelled domain
     uncertainty        2 images of each domain, for a mean and a standard deviation
     autoencoder        a batch, where an epoch is one pass (``iterations_per_epoch`` null); it leaves out what is over
     segmentation       more than one value per channel at its smallest feature map
@@ -22,6 +23,7 @@ from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import SPLITS, read_header
 from unicorn_monai.evaluation.copies import LEAST
 from unicorn_monai.experiment.settings import PRESETS, Settings
+from unicorn_monai.report.trainings import TSYND
 from unicorn_monai.training.batches import no_batch, require_trainable
 
 NAMES = {"labeled": "labelled", "unlabeled": "unlabelled"}
@@ -36,7 +38,7 @@ def require_images(settings: Settings) -> None:
     counts = {name: {split: len(header.get(split, [])) for split in SPLITS} for name, header in headers.items()}
     if lacking := list(_lacking(settings, counts)):
         raise ValueError("There are too few images:\n" + "\n".join(lacking))
-    for text in _not_computed(counts):
+    for text in _not_computed(counts) if settings.modes else ():
         logger.info(text)
     with torch.random.fork_rng(devices=[]):
         config = ConfigParser(_config(settings, "retinal_unet", "inference.json"))
@@ -50,11 +52,14 @@ def _config(settings: Settings, bundle: str, file: str = "train.json") -> dict[s
 
 
 def _lacking(settings: Settings, counts: dict[str, dict[str, int]]) -> Iterator[str]:
+    generated = bool(settings.modes or TSYND in settings.baselines)
     for name, count in counts.items():
         stages = "segmentation network, autoencoder" if name == "labeled" else "autoencoder, diffusion model"
-        for split in ("training", "validation"):
+        for split in ("training", "validation") if generated or name == "labeled" else ("training",):
             if not count[split]:
                 yield f"{stages}: needs {split} images of the {NAMES[name]} domain, there is none. {MORE}"
+    if not generated:
+        return
     splits = _config(settings, "retinal_unet", "uncertainty.json")["split"]
     for name, count in counts.items():
         found = sum(count[split] for split in ([splits] if isinstance(splits, str) else splits))

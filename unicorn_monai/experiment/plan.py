@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from unicorn_monai.bundle import bundle_root
 from unicorn_monai.data import read_header, write_augmented
 from unicorn_monai.experiment.judging import Judging
 from unicorn_monai.experiment.run import Run, nth
@@ -40,6 +41,7 @@ from unicorn_monai.report.trainings import (
     SYNTHETIC,
     TSYND,
 )
+from unicorn_monai.system.files import read_json
 from unicorn_monai.system.weights import copy_weights
 
 Work = Callable[[], Any]  # of a stage
@@ -50,6 +52,11 @@ CONTROLNETS = ("uncertainty_controlnet", "semantic_controlnet")  # in order: the
 def when(condition: bool, *things: Any) -> tuple[Any, ...]:
     """These things, or none."""
     return things if condition else ()
+
+
+def paper_recipe() -> dict[str, Any]:
+    """How the segmentation networks of ``paper`` mode are trained, but for the length: settings of ``train.json``."""
+    return read_json(bundle_root("retinal_unet") / "presets" / "paper.json")["train.json"] | {"augmentation": "none"}
 
 
 class Plan:
@@ -154,7 +161,7 @@ class Plan:
             Stage("images as they should be", ("textures", "latents"), (), judge.warn_of_images, kept=False),
         ]
 
-    def networks(self, setup: str, needs: tuple[str, ...], *data: Path, **recipe: str) -> list[Stage]:
+    def networks(self, setup: str, needs: tuple[str, ...], *data: Path, **recipe: Any) -> list[Stage]:
         """The plain recipe, or another one, on some data, validated on the first of them, and its scores."""
         first, *others = map(str, data)
         own = {"dataset_dir": [first, *others] if others else first, "validation_dir": first, "augmentation": PLAIN}
@@ -198,7 +205,7 @@ class Plan:
             *(Stage(weights, (unc, sem, *judges), (), weigh, ("weights", name)) for weights in chosen),
             Stage(f"{name}_synthesis", (unc, sem, *chosen), (data.name,), partial(self.synthesise, variant, data)),
             Stage(f"{name}_control", (data.name, *chosen, run.oracle, *scored), (), obey, (key,)),
-            *self.retrained(name, data),
+            *self.retrained(name, data, **(paper_recipe() if run.mode(variant) == "paper" else {})),
         ]
         tried = [name for name in self.settings.augmented if name in ON_TOP]
         for more in tried if variant == self.settings.main else ():
@@ -206,11 +213,10 @@ class Plan:
             stages += self.networks(f"{name}+real+{more}", (data.name,), data, run.labeled, **recipe)
         return stages
 
-    def retrained(self, setup: str, data: Path, augmentation: str = PLAIN) -> list[Stage]:
+    def retrained(self, setup: str, data: Path, **recipe: Any) -> list[Stage]:
         """A segmentation network of synthetic images, and one of synthetic and real ones."""
-        own = {"augmentation": augmentation}
-        alone = self.networks(setup, (data.name,), data, **own)
-        return alone + self.networks(f"{setup}+real", (data.name,), data, self.run.labeled, **own)
+        alone = self.networks(setup, (data.name,), data, **recipe)
+        return alone + self.networks(f"{setup}+real", (data.name,), data, self.run.labeled, **recipe)
 
     def controlnet(self, net: str, variant: str, before: str) -> Work:
         """Train one ControlNet; the Semantic-ControlNet on top of the other in ``compositional`` mode."""
@@ -251,7 +257,7 @@ class Plan:
         own = {"dataset_dir": str(run.labeled), "validation_dir": str(run.labeled), "augmentation": STRONGEST}
         for i in range(self.settings.trainings):
             values = {"dataset_dir": str(run.unlabeled), "ckpt_path": str(run.weights(before, i))}
-            values |= {"output_path": str(run.weights(BATCH_NORM, i))}
+            values |= {"output": str(run.weights(BATCH_NORM, i))}
             work = partial(self.runner.bundle, run.network_dir(BATCH_NORM), "adapt.json", "infer", **values)
             names.append(nth(BATCH_NORM, i))
             found.append(Stage(names[-1], (nth(before, i),), (names[-1],), work))
@@ -290,7 +296,7 @@ class Plan:
             work = partial(self.synthesise, "paper", data, weight=0.0)
             return [Stage(f"{name}_synthesis", nets, (data.name,), work), *self.retrained(name, data)]
         if name == TSYND:
-            return [self.moved_latents(data), *self.retrained(name, data, STRONGEST)]
+            return [self.moved_latents(data), *self.retrained(name, data, augmentation=STRONGEST)]
         spent, needs = self.spent(), when(name == CYCADA, "lower_bound")
         weights = self.run.bundle_dir("style_transfer") / "models" / name / "model.pt"
         own = {"dataset_dir": str(self.run.labeled), "ckpt_path": str(weights), "output_dir": str(data), "resume": True}
@@ -300,7 +306,7 @@ class Plan:
         return [
             Stage(f"{name}_training", (*spent, *needs), (f"{name}_networks",), train, result=("budget", name)),
             Stage(f"{name}_translation", (f"{name}_networks",), (data.name,), translate),
-            *self.retrained(name, data, STRONGEST),
+            *self.retrained(name, data, augmentation=STRONGEST),
         ]
 
     def spent(self) -> tuple[str, ...]:
