@@ -5,6 +5,9 @@ import pytest
 from scipy import stats
 
 from unicorn_monai.evaluation.bootstrap import (
+    BLOCKS,
+    SUBJECTS,
+    Units,
     by_subject,
     closed_gap,
     confidence,
@@ -19,8 +22,8 @@ def mean(pairs):
     return pairs[..., 0] / pairs[..., 1]
 
 
-def pairs(values):
-    return np.stack([values, np.ones_like(values)], axis=-1)
+def pairs(values, unit=SUBJECTS):
+    return Units(np.stack([values, np.ones_like(values)], axis=-1), unit, len(values))
 
 
 @pytest.fixture
@@ -41,8 +44,18 @@ def test_the_draws_are_those_of_drawing_indices_one_resample_at_a_time():
 
 
 def test_images_are_summed_within_their_subject():
-    counts = np.arange(8.0).reshape(4, 2)
-    assert by_subject(counts, ["b", "a", "b", "a"]).tolist() == [[8, 10], [4, 6]]
+    counts = np.arange(12.0).reshape(6, 2)
+    found = by_subject(counts, ["b", "a", "b", "a", "c", "c"], list("012345"))
+    assert found.counts.tolist() == [[8, 10], [4, 6], [18, 20]]
+    assert (found.unit, found.subjects) == (SUBJECTS, 3)
+
+
+def test_of_two_subjects_up_to_ten_blocks_of_consecutive_images_are_drawn():
+    images = [f"images/{i}.png" for i in reversed(range(22))]  # "9.png" comes before "10.png"
+    subjects = ["b"] * 2 + ["a"] * 20
+    found = by_subject(np.arange(22.0)[::-1, None], subjects, images)
+    assert found.counts[:, 0].tolist() == [*range(1, 40, 4), 20, 21]  # 0 + 1, 2 + 3, ..., 18 + 19 of a; both of b
+    assert (found.unit, found.subjects) == (BLOCKS, 2)
 
 
 def test_the_interval_of_a_mean_is_that_of_scipy(values):
@@ -53,20 +66,47 @@ def test_the_interval_of_a_mean_is_that_of_scipy(values):
 
 
 def test_images_of_one_subject_do_not_make_the_interval_narrower(values):
-    images = np.repeat(values, 10)
-    by_image = confidence(pairs(images), mean, seed=0)
-    subjects = by_subject(pairs(images), [f"{i:02d}" for i in np.repeat(np.arange(60), 10)])
+    images = pairs(np.repeat(values, 10))
+    by_image = confidence(images, mean, seed=0)
+    names = [f"{i:02d}" for i in np.repeat(np.arange(60), 10)]
+    subjects = by_subject(images.counts, names, [str(i) for i in range(600)])
     assert confidence(subjects, mean, seed=0) == pytest.approx(confidence(pairs(values), mean, seed=0))
     assert np.diff(by_image) < 0.5 * np.diff(confidence(subjects, mean, seed=0))
 
 
-def test_one_subject_has_no_interval(values):
-    assert confidence(pairs(values[:1]), mean, seed=0) is None
+def test_one_image_and_one_training_have_no_interval(values):
+    assert confidence(pairs(values[:1], BLOCKS), mean, seed=0) is None
+    assert over_seeds([pairs(values[:1], BLOCKS)], mean, seed=0)["ci95"] is None
+
+
+def test_of_blocks_the_trainings_are_drawn_too():
+    """Two trainings of one block, 0.4 and 0.8: a quarter of the draws has the first or the second alone."""
+    trainings = [pairs(np.array([score]), BLOCKS) for score in (0.4, 0.8)]
+    found = over_seeds(trainings, mean, seed=0)
+    assert (found["ci95"], found["ci_unit"]) == (pytest.approx([0.4, 0.8]), BLOCKS)
+    subjects = [pairs(np.array([score] * 3)) for score in (0.4, 0.8)]
+    assert over_seeds(subjects, mean, seed=0)["ci95"] == pytest.approx([0.6, 0.6])  # trainings are fixed there
+
+
+def test_the_interval_over_blocks_of_one_subject_is_that_of_scipy(values):
+    found = confidence(by_subject(pairs(values[:10]).counts, ["s"] * 10, [str(i) for i in range(10)]), mean, seed=0)
+    theirs = stats.bootstrap((values[:10],), np.mean, n_resamples=20000, method="percentile", rng=1)
+    standard_error = values[:10].std() / np.sqrt(10)
+    assert found == pytest.approx(list(theirs.confidence_interval), abs=0.15 * standard_error)
+
+
+def test_a_pupil_is_drawn_with_its_teacher():
+    """Trainings scatter by 0.6; each pupil is 0.1 above its teacher on one of two blocks, as good on the other."""
+    teachers, pupils = ([pairs(np.array([s + gain, s]), BLOCKS) for s in (0.2, 0.5, 0.8)] for gain in (0.0, 0.1))
+    assert np.ptp(over_seeds(teachers, mean, seed=0)["ci95"]) > 0.3
+    found = paired_difference(pupils, teachers, mean, seed=0)  # one of two blocks gains 0.1
+    assert [found["difference"], *found["ci95"]] == pytest.approx([0.05, 0, 0.1])
+    assert found["ci_unit"] == BLOCKS
 
 
 def test_the_difference_of_a_set_up_with_itself_is_exactly_zero(values):
     found = paired_difference([pairs(values)], [pairs(values)], mean, seed=0)
-    assert found == {"difference": 0.0, "ci95": [0.0, 0.0], "n_subjects": 60}
+    assert found == {"difference": 0.0, "ci95": [0.0, 0.0], "ci_unit": SUBJECTS, "n_subjects": 60}
 
 
 def test_a_constant_gain_is_certain_however_much_subjects_vary(values):
@@ -83,12 +123,13 @@ def test_the_share_of_a_gap_by_hand():
     """
     setup, lower, upper = (pairs(np.array(scores)) for scores in ((0.5, 0.7), (0.2, 0.4), (0.6, 1.0)))
     found = closed_gap([setup], [lower], [upper], mean, seed=0)
-    assert found == {"share": pytest.approx(3 / 5), "ci95": pytest.approx([1 / 2, 3 / 4]), "n_subjects": 2}
+    assert found["share"] == pytest.approx(3 / 5)
+    assert found["ci95"] == pytest.approx([1 / 2, 3 / 4])
 
 
 def test_a_constant_share_is_certain_however_much_subjects_vary(values):
-    lower, upper = pairs(values), pairs(values + np.linspace(0.1, 0.3, len(values)))
-    setup = pairs(0.3 * lower[:, 0] + 0.7 * upper[:, 0])
+    best = values + np.linspace(0.1, 0.3, len(values))
+    lower, upper, setup = pairs(values), pairs(best), pairs(0.3 * values + 0.7 * best)
     found = closed_gap([setup, setup], [lower], [upper, upper], mean, seed=0)
     assert [found["share"], *found["ci95"]] == pytest.approx([0.7] * 3)
     assert closed_gap([lower], [lower], [upper], mean, seed=0)["ci95"] == [0.0, 0.0]
@@ -97,12 +138,14 @@ def test_a_constant_share_is_certain_however_much_subjects_vary(values):
 
 def test_without_a_gap_there_is_no_share_and_with_too_many_draws_without_one_no_interval(values):
     both = pairs(values)
-    assert closed_gap([both], [both], [both], mean, seed=0) == {"share": None, "ci95": None, "n_subjects": 60}
+    none = {"share": None, "ci95": None, "ci_unit": SUBJECTS, "n_subjects": 60}
+    assert closed_gap([both], [both], [both], mean, seed=0) == none
     lower, upper = pairs(np.array([0.5, 0.2])), pairs(np.array([0.4, 0.9]))  # none in a quarter of the draws
     found = closed_gap([upper], [lower], [upper], mean, seed=0)
-    assert found == {"share": pytest.approx(1), "ci95": None, "n_subjects": 2}
-    one = closed_gap([both[:1]], [both[:1] * [0.5, 1]], [both[:1] * [2, 1]], mean, seed=0)
-    assert one == {"share": pytest.approx(1 / 3), "ci95": None, "n_subjects": 1}
+    assert (found["share"], found["ci95"]) == (pytest.approx(1), None)
+    setup, lower, upper = (pairs(values[:1] * factor) for factor in (1, 0.5, 2))
+    found = closed_gap([setup], [lower], [upper], mean, seed=0)
+    assert (found["share"], found["ci95"]) == (pytest.approx(1 / 3), None)
 
 
 def test_several_trainings_are_averaged_and_their_spread_is_told(values):
@@ -119,7 +162,7 @@ def test_one_training_has_no_spread(values):
     assert over_seeds([pairs(values)], mean, seed=0)["std_seeds"] is None
 
 
-@pytest.mark.parametrize("parts", [[], [np.zeros((0, 2))], [np.ones((3, 2)), np.ones((4, 2))]])
+@pytest.mark.parametrize("parts", [[], [pairs(np.zeros(0))], [pairs(np.ones(3)), pairs(np.ones(4))]])
 def test_other_subjects_or_none_are_refused(parts):
     with pytest.raises(ValueError, match="expected the same subjects"):
         over_seeds(parts, mean, seed=0)

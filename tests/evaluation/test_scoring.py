@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from unicorn_monai.bundle.installation import install
 from unicorn_monai.bundle.references import from_bundle
 from unicorn_monai.data.layout import read_header
 from unicorn_monai.data.writer import About, DatasetWriter
-from unicorn_monai.evaluation.comparison import closed_gaps, compare, over_seeds, score_trainings
+from unicorn_monai.evaluation.comparison import closed_gaps, compare, over_seeds, score_trainings, strongest
 from unicorn_monai.evaluation.scoring import (
     Counts,
     PooledIoU,
@@ -215,7 +216,8 @@ def test_a_perfect_prediction_has_perfect_scores_and_certain_intervals(items):
     assert result["iou"] == result["dice"] == [1.0] * LABELS
     assert result["ci95"] == result["intervals"]["mean_dice"] == [1.0, 1.0]
     assert result["boundary"]["mean_um"] == result["boundary"]["p95_um"] == [0.0] * (LABELS - 1)
-    assert result["broken_columns"] == {"share": 0.0, "ci95": [0.0, 0.0]}
+    assert result["broken_columns"] == {"share": 0.0, "ci95": [0.0, 0.0], "ci_unit": "image blocks"}
+    assert result["ci_unit"] == result["boundary"]["ci_unit"] == "image blocks"  # of two subjects
     assert (result["n_test"], result["n_subjects"]) == (4, 2)
 
 
@@ -305,13 +307,61 @@ def test_the_scores_of_two_trainings_are_means_and_have_the_intervals_of_the_mea
         assert found["per_image"][key] == pytest.approx(np.mean([one["per_image"][key] for one in each]))
     assert found["per_image"]["iou"] == pytest.approx(np.mean([one["per_image"]["iou"] for one in each], axis=0))
     assert found["broken_columns"]["share"] == pytest.approx(1 / 16)
-    assert found["broken_columns"]["ci95"] == pytest.approx([0, 1 / 8])  # of one of two subjects
+    assert found["broken_columns"]["ci95"] == pytest.approx([0, 1 / 4])  # 2 of 4 images, the second training alone
     assert found["boundary"].keys() == each[0]["boundary"].keys()
     low, high = found["boundary"]["ci95"]
     assert low <= found["boundary"]["all_mean_um"] <= high
     same = score_trainings(each[:1] * 2, records[:1] * 2, seed=0)
     assert same["boundary"] == each[0]["boundary"]
     assert same["broken_columns"] == each[0]["broken_columns"]
+
+
+def test_the_calibration_of_two_trainings_is_averaged_and_older_records_have_none(items, tmp_path):
+    bins = [[0, 0, 0]] * 13 + [[4, 3.6, 3], [6, 5.9, 6]]
+    losses = [[0.5, 2], [1.5, 3], [0.1, 1], [1.9, 4]]
+    first = replace(count(items, prediction(0), LABELS), bins=bins, losses=losses)
+    second = replace(first, losses=[[2 * loss, n] for loss, n in losses])
+    old = count(items, prediction(0), LABELS)
+    paths = [tmp_path / f"{i}.json" for i in range(3)]
+    for path, one in zip(paths, (first, second, old), strict=True):
+        one.save(path)
+    content = json.loads(paths[2].read_text())
+    write_json(paths[2], {key: value for key, value in content.items() if key not in ("bins", "losses")})
+    each = [summarise(Counts.load(path), seed=0) for path in paths]
+    assert [one["ece"] for one in each] == [pytest.approx((0.6 + 0.1) / 10)] * 2 + [None]
+    assert [one["nll"] for one in each] == [pytest.approx(0.4), pytest.approx(0.8), None]
+    assert each[2]["intervals"]["nll"] is None
+    found = score_trainings(each[:2], paths[:2], seed=0)
+    assert (found["ece"], found["nll"]) == (pytest.approx(0.07), pytest.approx(0.6))
+    low, high = found["intervals"]["nll"]
+    assert each[0]["intervals"]["nll"][0] <= low < 0.6 < high <= each[1]["intervals"]["nll"][1]
+    mixed = score_trainings(each[1:], paths[1:], seed=0)
+    assert mixed["ece"] is mixed["nll"] is mixed["intervals"]["nll"] is None
+
+
+def test_one_subject_s_score_has_an_interval_over_blocks(items):
+    for item in items:
+        item["subject"] = "a"
+    predicted = torch.cat([prediction(0)[:2], prediction(1)[2:]])
+    result = summarise(count(items, predicted, LABELS), seed=0)
+    assert (result["n_subjects"], result["ci_unit"]) == (1, "image blocks")
+    low, high = result["ci95"]
+    wrong = summarise(count(items[2:], prediction(1)[2:], LABELS), seed=0)["mean_iou"]
+    assert (low, high) == (pytest.approx(wrong, abs=0.02), 1.0)  # the same kind of image in 1 of 16 draws each
+
+
+def test_the_strongest_opponent_is_chosen_by_validation_images():
+    setups = ("lower_bound", "augmentation", "fda", "cut+real", "unicorn+real", "semantic_only", "upper_bound")
+    validation = dict(zip(setups, (0.4, 0.6, 0.7, 0.65, 0.8, 0.75, 0.9), strict=True))
+    found = {name: {"mean_iou": 1 - v, "validation": {"mean_iou": v}} for name, v in validation.items()}
+    assert strongest(found) == {
+        "setup": "fda",
+        "validation_mean_iou": 0.7,
+        "chosen_by": "true labels of the unlabelled domain's validation images",
+    }
+    found["fda"]["validation"] = {"not_computed": "no label"}
+    assert "validation images of the unlabelled domain for fda" in strongest(found)["not_computed"]
+    assert "no opponent" in strongest({"unicorn": {}, "upper_bound": {}})["not_computed"]
 
 
 def test_trainings_without_layers_have_no_surfaces(items, tmp_path):
@@ -384,6 +434,11 @@ def test_a_network_is_scored_on_a_data_set_and_its_counts_are_kept(bundle, tmp_p
     arguments = (bundle, bundle / "models" / "model.pt", root, "test", 0, torch.device("cpu"))
     result = score_images(*arguments, record=tmp_path / "counts.json")
     assert result.keys() >= {"mean_iou", "mean_iou_layers", "iou", "mean_dice", "n_test", "ci95"}
+    counts = Counts.load(tmp_path / "counts.json")
+    assert sum(pixels for pixels, _, _ in counts.bins) == 4 * SIZE**2
+    assert sum(hits for _, _, hits in counts.bins) == np.trace(np.sum(counts.confusion, axis=0))
+    assert [pixels for _, pixels in counts.losses] == [SIZE**2] * 4
+    assert (0 <= result["ece"] <= 1, result["nll"] > 0) == (True, True)
     assert (result["n_test"], result["n_subjects"]) == (4, 2)
     assert over_seeds([tmp_path / "counts.json"], seed=0)["mean"] == pytest.approx(result["mean_iou"])
     assert score_images(*arguments) == result

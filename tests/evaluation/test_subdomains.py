@@ -52,7 +52,9 @@ def test_a_sub_domain_without_a_labelled_pixel_has_no_score_and_the_others_have(
     for each in ([counts], [counts, counts]):
         found = by_sub_domain(each, {"a": "fog", "b": "rain"}, seed=0)
         assert found["fog"]["mean_iou"] == 1
-        assert found["rain"] == {"iou": [None] * 2, "mean_iou": None, "ci95": None, "n_test": 1, "n_subjects": 1}
+        assert found["rain"]["iou"] == [None] * 2
+        assert found["rain"]["mean_iou"] is found["rain"]["ci95"] is None
+        assert (found["rain"]["n_test"], found["rain"]["n_subjects"]) == (1, 1)
 
 
 def test_a_label_that_does_not_occur_in_a_sub_domain_has_no_score_there(data):

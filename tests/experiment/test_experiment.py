@@ -154,7 +154,12 @@ def test_results_hold_every_key_of_the_contract(finished):
         assert -1 <= results[key]["spearman"] <= 1
         assert 0 <= results[key]["label_fidelity_mean_iou"] <= 1
     assert set(results["gap"]) == set(results["segmentation"]) - {"lower_bound", "upper_bound"}
-    assert set(results["differences"]) == {"lower_bound", "cut+real", "augmentation", "augmentation+geometry"}
+    opponents = {k: v["validation"]["mean_iou"] for k, v in results["segmentation"].items() if "unicorn" not in k}
+    del opponents["upper_bound"]
+    strongest = results["strongest"]["setup"]
+    assert opponents[strongest] == results["strongest"]["validation_mean_iou"] == max(opponents.values())
+    references = {"lower_bound", "cut+real", "augmentation", "augmentation+geometry"}
+    assert set(results["differences"]) == references | {strongest}
     for reference, differences in results["differences"].items():
         assert set(differences) == set(results["segmentation"]) - {reference}
         for setup, difference in differences.items():

@@ -8,6 +8,7 @@ import pytest
 
 from data_prep.phantom import write_phantom
 from tiny_networks import TINY
+from unicorn_monai.evaluation import Counts
 from unicorn_monai.experiment.experiment import Experiment
 from unicorn_monai.experiment.run import Run
 from unicorn_monai.experiment.settings import Settings
@@ -61,6 +62,27 @@ def test_results_are_json_without_nan(finished):
         assert 0 <= scores["per_image"]["mean_iou"] <= 1
         assert scores["boundary"]["ci95"][0] <= scores["boundary"]["all_mean_um"] <= scores["boundary"]["ci95"][1]
         assert 0 <= scores["broken_columns"]["share"] <= 1
+
+
+def test_every_set_up_is_scored_on_both_devices(finished):
+    test = len(parse_json(finished.labeled / "dataset.json")["test"])
+    for name, scores in finished.results["segmentation"].items():
+        here = scores["labelled_device"]
+        assert (here["split"], here["n_test"]) == ("test", test)
+        assert (scores["ci_unit"], here["ci_unit"]) == ("image blocks", "image blocks")  # of two subjects each
+        for found in (scores, here):
+            assert found["ci95"][0] <= found["mean_iou"] <= found["ci95"][1]
+            assert 0 <= found["ece"] <= 1
+            assert found["nll"] > 0
+            assert found["boundary"]["all_mean_um"] >= 0
+        for record in (finished.record(name, i, "labelled_device") for i in range(2)):
+            assert len(Counts.load(record).images) == test
+
+
+def test_without_labelled_validation_images_no_opponent_is_the_strongest(finished):
+    why = "no score of validation images of the unlabelled domain for lower_bound"
+    assert read_json(finished.run_dir / "results.json")["strongest"] == {"not_computed": why}
+    assert "no validation image" in finished.results["segmentation"]["lower_bound"]["validation"]["not_computed"]
 
 
 def test_the_judge_s_own_score_is_that_of_the_training_that_judges(finished):

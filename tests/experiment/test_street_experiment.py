@@ -57,7 +57,7 @@ def test_every_setup_is_scored_in_every_weather(finished):
         assert set(scores["sub_domains"]) == set(BAD_WEATHER)
         assert sum(part["n_test"] for part in scores["sub_domains"].values()) == scores["n_test"]
         assert scores["broken_columns"] is None  # streets have no layers
-    assert set(results["differences"]) == {"lower_bound", "semantic_only"}
+    assert set(results["differences"]) == {"lower_bound", "semantic_only", results["strongest"]["setup"]}
 
 
 def test_the_report_has_a_row_per_weather_and_none_for_layers(finished):

@@ -343,6 +343,43 @@ def test_the_fusion_weights_have_a_row_and_a_picture_each(run: Path):
     assert html.count("data:image/png") == 2
 
 
+def on_both_devices() -> dict:
+    """Every set-up 0.05 better on the labelled device, of which validation images alone have label maps."""
+    scored = results()["segmentation"]
+    for name, scores in scored.items():
+        ends = [scores["mean_iou"], scores["mean_iou"] + 0.1]
+        there = {"mean_iou": scores["mean_iou"] + 0.05, "ci95": ends, "ci_unit": "image blocks", "ece": 0.012}
+        there |= {"nll": 0.2, "split": "validation", "boundary": {"all_mean_um": 3.21}}
+        scores |= {"ece": 0.087, "nll": 0.456, "ci_unit": "image blocks", "n_subjects": 1, "labelled_device": there}
+        scores["validation"] = {"mean_iou": 0.555 if name == "lower_bound" else 0.9}
+    return scored
+
+
+def test_scores_of_the_labelled_device_and_the_calibration_have_rows(run: Path):
+    html = report(run, segmentation=on_both_devices())
+    assert row(html, "Calibration error (ECE)") == ["0.087"] * 5
+    assert row(html, "Negative log-likelihood") == ["0.456"] * 5
+    assert row(html, "Mean IoU on the labelled device") == ["0.550", "0.850", "0.730", "0.670", "0.650"]
+    assert row(html, "95\u00a0% interval there")[0] == "0.500\u20130.600"
+    assert row(html, "Calibration error there") == ["0.012"] * 5
+    assert row(html, "Boundary error there, mean (µm)") == ["3.2"] * 5
+    seen = text(html)
+    assert "Intervals are over image blocks and trainings, since the test images are of fewer than three" in seen
+    assert "Labelled device: its validation images, since no test image there has a label map, intervals over" in seen
+    older = text(report(run))  # of a run without such scores
+    assert "Calibration error" not in older
+    assert "Mean IoU on the labelled device" not in older
+
+
+def test_the_strongest_opponent_is_named_with_how_it_was_chosen(run: Path):
+    strongest = {"setup": "lower_bound", "validation_mean_iou": 0.555, "chosen_by": "validation images"}
+    seen = text(report(run, strongest=strongest, differences={"lower_bound": {"unicorn": {"difference": 0.1}}}))
+    assert "Strongest opponent: Lower bound, with a mean IoU of 0.555 on the validation images of the" in seen
+    why = {"not_computed": "no validation image has a label map"}
+    seen = text(report(run, strongest=why, differences={"lower_bound": {"unicorn": {"difference": 0.1}}}))
+    assert "Strongest opponent, not computed: no validation image has a label map." in seen
+
+
 def test_differences_are_signed_and_have_intervals(run: Path):
     value = {"difference": 0.0214, "ci95": [-0.01, 0.05], "n_subjects": 14}
     html = report(run, differences={"lower_bound": {"unicorn+real": value, "cut": value | {"ci95": None}}})

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from command_line import CliRunner
-from tests.report.test_report import results
+from tests.report.test_report import on_both_devices, results
 from unicorn_monai.cli import app
-from unicorn_monai.report.tables import summarise
+from unicorn_monai.report.tables import score_table, summarise
 
 
 def write(folder: Path, **changes: Any) -> Path:
@@ -63,6 +63,19 @@ def test_what_a_run_lacks_is_told_and_never_a_key(tmp_path, missing):
     else:
         assert done.exit_code == 0
         assert "not computed" in done.output or missing == "control"
+
+
+def test_scores_of_both_devices_have_columns_where_a_run_has_them(tmp_path):
+    assert "labelled device" not in summarise([write(tmp_path / "old")])
+    segmentation = on_both_devices()
+    run = write(tmp_path / "new", segmentation=segmentation, strongest={"setup": "lower_bound"})
+    head, _, *rows = summarise([run]).split("\n\n")[0].splitlines()
+    assert head.endswith("| labelled device | ECE | NLL |")
+    assert rows[0].endswith("| 0.550 | 0.087 | 0.456 |")
+    assert "| 0.650 to 0.710 (image blocks and trainings) |" in rows[2]
+    table = score_table(json.loads((run / "results.json").read_text()))
+    assert [column.header for column in table.columns][-3:] == ["labelled device", "ECE", "NLL"]
+    assert table.caption == "intervals over image blocks and trainings; strongest opponent: lower_bound"
 
 
 OTHERS = {

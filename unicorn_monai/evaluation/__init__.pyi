@@ -10,6 +10,7 @@ from .features import Features as Features
 from .features import train_encoder as train_encoder
 from .scoring import Counts as Counts
 from .scoring import PooledIoU as PooledIoU
+from .scoring import Scorer as Scorer
 from .scoring import count as count
 from .scoring import score_images as score_images
 from .scoring import scored_items as scored_items

@@ -26,6 +26,7 @@ from unicorn_monai.evaluation.scoring import Counts, confusion_matrix, mean_rati
 from unicorn_monai.system.files import PathLike, or_none, write_json
 
 LOWER, UPPER = "lower_bound", "upper_bound"
+OURS = ("unicorn", "semantic_only")  # how the names of set-ups begin that are no opponents of the method
 MEANS = ("mean_iou", "mean_iou_layers", "mean_dice")
 SHOWN = ("iou", "mean_iou")  # of a sub-domain
 
@@ -58,6 +59,24 @@ def closed_gaps(records: Mapping[str, Sequence[PathLike]], seed: int) -> dict[st
     }
 
 
+def strongest(segmentation: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The opponent that every set-up is compared with: the best by the unlabelled domain's VALIDATION images.
+
+    Their true labels serve this choice and nothing else: chosen by test images, it would be the luckiest one there.
+    ``segmentation`` is that of ``results.json``. Returns "setup", "validation_mean_iou", "chosen_by"; or
+    "not_computed": why.
+    """
+    opponents = [name for name in segmentation if name != UPPER and not name.startswith(OURS)]
+    found = {name: segmentation[name].get("validation", {}).get("mean_iou") for name in opponents}
+    if not found:
+        return {"not_computed": "no opponent of the method was scored"}
+    if lacking := [name for name, score in found.items() if score is None]:
+        return {"not_computed": f"no score of validation images of the unlabelled domain for {', '.join(lacking)}"}
+    best = max(found, key=lambda name: found[name])
+    by = "true labels of the unlabelled domain's validation images"
+    return {"setup": best, "validation_mean_iou": found[best], "chosen_by": by}
+
+
 def score_trainings(each: Sequence[dict[str, Any]], records: Sequence[PathLike], seed: int) -> dict[str, Any]:
     """Scores of a set-up that was trained several times: means over the trainings; intervals are those of the mean.
 
@@ -68,21 +87,28 @@ def score_trainings(each: Sequence[dict[str, Any]], records: Sequence[PathLike],
     result |= {key: or_none(pooled[key]["mean"]) for key in MEANS}
     result |= {
         "ci95": pooled["mean_iou"]["ci95"],
-        "intervals": {key: pooled[key]["ci95"] for key in MEANS[1:]},
+        "ci_unit": pooled["mean_iou"]["ci_unit"],
+        "ece": mean_of([one["ece"] for one in each]),
+        "nll": mean_of([one["nll"] for one in each]),
+        "intervals": {key: pooled[key]["ci95"] for key in MEANS[1:]} | {"nll": None},
         "trainings": {"mean_iou": pooled["mean_iou"]["seeds"], "std": pooled["mean_iou"]["std_seeds"]},
         "per_image": _means([one["per_image"] for one in each]),
     }
+    if result["nll"] is not None:
+        found = bootstrap.over_seeds(_subjects(records, of="losses"), ratio, seed)
+        result["intervals"]["nll"] = found["ci95"]
     for key, counted, score in (("boundary", "boundary", mean_ratio), ("broken_columns", "columns", ratio)):
         parts = [one[key] for one in each]
         result[key] = None if None in parts else _means(parts)
         if result[key] is not None:
-            result[key]["ci95"] = bootstrap.over_seeds(_subjects(records, of=counted), score, seed)["ci95"]
+            found = bootstrap.over_seeds(_subjects(records, of=counted), score, seed)
+            result[key] |= {name: found[name] for name in ("ci95", "ci_unit")}
     return result | {key: each[0][key] for key in ("absent", "n_test", "n_subjects")}
 
 
 def _means(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Entry by entry, but for intervals, which are no scores."""
-    return {key: mean_of([part[key] for part in parts]) for key in parts[0] if key != "ci95"}
+    return {key: mean_of([part[key] for part in parts]) for key in parts[0] if key not in ("ci95", "ci_unit")}
 
 
 def mean_of(values: Sequence[Any]) -> Any:
@@ -99,8 +125,8 @@ def over_seeds(records: Sequence[PathLike], seed: int, key: str = "mean_iou") ->
 
 def _subjects(
     records: Sequence[PathLike], like: Sequence[PathLike] = (), of: str = "confusion"
-) -> list[bootstrap.Array]:
-    """Counts per subject of each record; all records must be of the images of the first of ``like`` (or of all)."""
+) -> list[bootstrap.Units]:
+    """Counts per unit of each record; all records must be of the images of the first of ``like`` (or of all)."""
     paths = [*(like or records)[:1], *records]
     if not records:
         raise ValueError("No record to compare; expected at least one for each set-up. Score the networks first.")
@@ -134,28 +160,35 @@ def sub_domain_table(dataset_dir: PathLike | Sequence[PathLike], split: str | Se
 def by_sub_domain(each: Sequence[Counts], table: Mapping[str, str], seed: int) -> dict[str, dict[str, Any]]:
     """Scores of each sub-domain from the counts of each training, means over them, with 95 % intervals over subjects.
 
-    ``table`` is that of :func:`sub_domain_table`. Returns sub-domain -> "iou", "mean_iou", "ci95", "n_test",
-    "n_subjects".
+    ``table`` is that of :func:`sub_domain_table`. Returns sub-domain -> "iou", "mean_iou", "ci95", "ci_unit",
+    "n_test", "n_subjects".
     """
     result: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(table.values()):
         size = sum(table[image] == name for image in each[0].images)
         if not size:  # none of its images has a label map
             nothing: list[None] = [None] * np.shape(each[0].confusion)[-1]
-            result[name] = {"iou": nothing, "mean_iou": None, "ci95": None, "n_test": 0, "n_subjects": 0}
+            result[name] = {
+                "iou": nothing,
+                "mean_iou": None,
+                "ci95": None,
+                "ci_unit": None,
+                "n_test": 0,
+                "n_subjects": 0,
+            }
             continue
         subjects = [_subjects_in(counts, table, name) for counts in each]
-        found = [overlap(counted.sum(axis=0)) for counted in subjects]
+        found = [overlap(counted.counts.sum(axis=0)) for counted in subjects]
         pooled = bootstrap.over_seeds(subjects, statistic("mean_iou"), seed)
         result[name] = {key: mean_of([or_none(one[key]) for one in found]) for key in SHOWN}
-        result[name] |= {"ci95": pooled["ci95"], "n_test": size, "n_subjects": pooled["n_subjects"]}
+        result[name] |= {key: pooled[key] for key in ("ci95", "ci_unit", "n_subjects")} | {"n_test": size}
     return result
 
 
-def _subjects_in(counts: Counts, table: Mapping[str, str], name: str) -> NDArray:
+def _subjects_in(counts: Counts, table: Mapping[str, str], name: str) -> bootstrap.Units:
     here = np.array([table[image] == name for image in counts.images])
-    whose = [subject for subject, inside in zip(counts.subjects, here, strict=True) if inside]
-    return bootstrap.by_subject(np.asarray(counts.confusion, dtype=np.float64)[here], whose)
+    whose, images = np.array(counts.subjects)[here].tolist(), np.array(counts.images)[here].tolist()
+    return bootstrap.by_subject(np.asarray(counts.confusion, dtype=np.float64)[here], whose, images)
 
 
 def sub_domain_scores(

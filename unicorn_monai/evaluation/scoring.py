@@ -1,4 +1,4 @@
-"""Scores of a segmentation on a test set: overlap, distance of the surfaces, columns whose layers are not in order.
+"""Scores of a segmentation on a test set: overlap, calibration, distance of the surfaces, columns out of order.
 
     IoU_k = TP_k / (TP_k + FP_k + FN_k),      Dice_k = 2 TP_k / (2 TP_k + FP_k + FN_k)
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,10 @@ from unicorn_monai.data.items import datalist, require_same_labels
 from unicorn_monai.data.layout import label_names, list_folders, read_header
 from unicorn_monai.evaluation import bootstrap
 from unicorn_monai.evaluation.boundaries import boundary_errors, broken_columns
+from unicorn_monai.evaluation.calibration import Calibration, expected_calibration_error
 from unicorn_monai.images.files import IGNORE_LABEL
 from unicorn_monai.images.transforms import LoadPixelsd
-from unicorn_monai.segmentation.predict import predict_labels
+from unicorn_monai.segmentation.predict import predict_logits
 from unicorn_monai.system.errors import NotFinite
 from unicorn_monai.system.files import PathLike, or_none, read_json, write_json
 
@@ -144,7 +145,7 @@ class Counts:
     """What is counted in the images of a test set; every score, interval and difference is computed from it.
 
     There is no ``boundary`` and no ``boundary_p95`` where the data set gives no spacing, and no ``columns`` either
-    where labels are no layers.
+    where labels are no layers; neither ``bins`` nor ``losses`` where only label maps were given, as in older records.
     """
 
     images: list[str]  # files
@@ -153,10 +154,12 @@ class Counts:
     boundary: list[list[list[float]]] | None = None  # per image and surface [sum of |errors| in um, number of columns]
     boundary_p95: list[float | None] | None = None  # per surface the 95th percentile of |errors| of all columns, um
     columns: list[list[int]] | None = None  # per image [those with a missing or crossing layer, annotated ones]
+    bins: list[list[float]] | None = None  # of the test set, per bin of confidence [pixels, sum of confidences, hits]
+    losses: list[list[float]] | None = None  # per image [sum of -log p of the true label, labelled pixels]
 
-    def of_subjects(self, name: str = "confusion") -> Array:
-        """What was counted per subject, (subjects, *shape), sorted by subject: input of ``bootstrap``."""
-        return bootstrap.by_subject(np.asarray(getattr(self, name), dtype=np.float64), self.subjects)
+    def of_subjects(self, name: str = "confusion") -> bootstrap.Units:
+        """What was counted per subject, or per block of images where subjects are few: input of ``bootstrap``."""
+        return bootstrap.by_subject(np.asarray(getattr(self, name), dtype=np.float64), self.subjects, self.images)
 
     def save(self, path: PathLike) -> None:
         """Write as JSON, atomically; the folder is made."""
@@ -172,19 +175,24 @@ class Counts:
             raise ValueError(f"'{path}' holds no counts of an evaluation ({error}). Score the network again.") from None
 
 
-def count(items: Sequence[dict[str, Any]], prediction: Tensor, num_labels: int, layered: bool = True) -> Counts:
+def count(
+    items: Sequence[dict[str, Any]],
+    prediction: Tensor,
+    num_labels: int,
+    layered: bool = True,
+    truth: Tensor | None = None,
+) -> Counts:
     """Compare predicted label maps (images, rows, columns) with those of a data set.
 
     Items have "image", "label", "subject" and, for micrometres, "spacing_mm" (axial, lateral). ``layered``: labels are
-    layers from top to bottom, so that there are surfaces.
+    layers from top to bottom, so that there are surfaces. ``truth``: the label maps, where they were read before.
     """
     if not items or len(items) != len(prediction):
         raise ValueError(f"Got {len(prediction)} predictions for {len(items)} images; expected one for each, some.")
     without = [item["image"] for item in items if not item.get("subject")]
     if without:
         raise ValueError(f"'{without[0]}' has no 'subject' in dataset.json; intervals are over subjects. Name them.")
-    load = LoadPixelsd(["label"], num_labels=num_labels)
-    truth = torch.cat([load.read_label(item["label"]) for item in items])
+    truth = true_labels(items, num_labels) if truth is None else truth
     confusion = [confusion_matrix(p, t, num_labels).tolist() for p, t in zip(prediction, truth, strict=True)]
     names = [str(item["image"]) for item in items], [str(item["subject"]) for item in items], confusion
     if not layered or num_labels < 2:
@@ -202,42 +210,60 @@ def count(items: Sequence[dict[str, Any]], prediction: Tensor, num_labels: int, 
     return Counts(*names, sums.tolist(), p95, columns)
 
 
+def true_labels(items: Sequence[dict[str, Any]], num_labels: int) -> Tensor:
+    """The label maps of items, (images, rows, columns), integer; those with another label are refused."""
+    load = LoadPixelsd(["label"], num_labels=num_labels)
+    return torch.cat([load.read_label(item["label"]) for item in items])
+
+
 def summarise(counts: Counts, seed: int) -> dict[str, Any]:
-    """All scores of a test set, None where there is nothing to compute, with 95 % intervals over subjects.
+    """All scores of a test set, None where there is nothing to compute, with 95 % intervals.
 
     Returns:
-        "iou", "dice", "mean_iou", "mean_iou_layers", "mean_dice" (pooled), "ci95" of the mean IoU, "intervals" of the
-        other means, "per_image", "boundary", "broken_columns", "absent" (labels without a pixel in the test set: they
-        have a score of 0 where they are predicted, else none), "n_test", "n_subjects".
+        "iou", "dice", "mean_iou", "mean_iou_layers", "mean_dice" (pooled), "ece", "nll" (see ``calibration.py``),
+        "ci95" of the mean IoU, "ci_unit" (what all intervals are over, "subjects" or "image blocks"), "intervals" of
+        the other means and of "nll", "per_image", "boundary", "broken_columns", "absent" (labels without a pixel in the
+        test set: they have a score of 0 where they are predicted, else none), "n_test", "n_subjects".
     """
-    subjects = counts.of_subjects()
-    result = {key: or_none(value) for key, value in scores(subjects.sum(axis=0)).items()}
+    units = counts.of_subjects()
+    pooled = units.counts.sum(axis=0)
+    result = {key: or_none(value) for key, value in scores(pooled).items()}
     means = ("mean_iou", "mean_iou_layers", "mean_dice")
-    intervals = {key: bootstrap.confidence(subjects, statistic(key), seed) for key in means}
+    intervals = {key: bootstrap.confidence(units, statistic(key), seed) for key in means}
     return result | {
+        "ece": None if counts.bins is None else or_none(expected_calibration_error(counts.bins)),
+        "nll": None if counts.losses is None else or_none(float(ratio(np.sum(counts.losses, axis=0)))),
         "ci95": intervals.pop("mean_iou"),
-        "intervals": intervals,
+        "ci_unit": units.unit,
+        "intervals": intervals | _loss_interval(counts, seed),
         "per_image": per_image(np.asarray(counts.confusion, dtype=np.float64)),
         "boundary": _boundary(counts, seed),
         "broken_columns": _broken(counts, seed),
-        "absent": np.flatnonzero(subjects.sum(axis=(0, 2)) == 0).tolist(),
+        "absent": np.flatnonzero(pooled.sum(axis=1) == 0).tolist(),
         "n_test": len(counts.images),
-        "n_subjects": len(subjects),
+        "n_subjects": units.subjects,
     }
+
+
+def _loss_interval(counts: Counts, seed: int) -> dict[str, list[float] | None]:
+    known = counts.losses is not None
+    return {"nll": bootstrap.confidence(counts.of_subjects("losses"), ratio, seed) if known else None}
 
 
 def _boundary(counts: Counts, seed: int) -> dict[str, Any] | None:
     """Errors of each surface in micrometres, the mean over the surfaces and its interval."""
     if counts.boundary is None or counts.boundary_p95 is None:
         return None
-    subjects = counts.of_subjects("boundary")
+    units = counts.of_subjects("boundary")
+    pooled = units.counts.sum(axis=0)
     known = [p for p in counts.boundary_p95 if p is not None]
     return {
-        "mean_um": or_none(ratio(subjects.sum(axis=0))),
+        "mean_um": or_none(ratio(pooled)),
         "p95_um": counts.boundary_p95,
-        "all_mean_um": or_none(mean_ratio(subjects.sum(axis=0))),
+        "all_mean_um": or_none(mean_ratio(pooled)),
         "all_p95_um": float(np.mean(known)) if known else None,
-        "ci95": bootstrap.confidence(subjects, mean_ratio, seed),
+        "ci95": bootstrap.confidence(units, mean_ratio, seed),
+        "ci_unit": units.unit,
     }
 
 
@@ -245,8 +271,9 @@ def _broken(counts: Counts, seed: int) -> dict[str, Any] | None:
     """Share of the annotated columns with a missing or crossing layer, and its interval."""
     if counts.columns is None:
         return None
-    subjects = counts.of_subjects("columns")
-    return {"share": or_none(ratio(subjects.sum(axis=0))), "ci95": bootstrap.confidence(subjects, ratio, seed)}
+    units = counts.of_subjects("columns")
+    ends = bootstrap.confidence(units, ratio, seed)
+    return {"share": or_none(ratio(units.counts.sum(axis=0))), "ci95": ends, "ci_unit": units.unit}
 
 
 def ratio(pairs: Array) -> Array:
@@ -279,6 +306,38 @@ def scored_items(
     return found
 
 
+class Scorer:
+    """A segmentation network, read once, whose predictions are counted on splits of data sets.
+
+    ``bundle_root`` is the retinal_unet bundle that defines the network.
+    """
+
+    def __init__(self, bundle_root: PathLike, weights: PathLike, device: torch.device) -> None:
+        self.network = from_bundle(bundle_root, weights=str(Path(weights).resolve()), device=device)
+        self.num_labels, self.num_channels = (definition(bundle_root, k) for k in ("num_labels", "num_channels"))
+        self.device = device
+
+    def counts(self, dataset_dir: PathLike, split: str) -> Counts:
+        """Compare with the label maps of one split, in one pass over its images that have some."""
+        header = read_header(dataset_dir)
+        spacing = {"spacing_mm": header.get("spacing_mm")}
+        items = [spacing | item for item in scored_items(dataset_dir, split, tell=False)]
+        if len(label_names(dataset_dir)) != self.num_labels:
+            raise ValueError(
+                f"'{dataset_dir}' has {len(label_names(dataset_dir))} labels, the network {self.num_labels}; expected "
+                "the same."
+            )
+        paths, truth = [str(item["image"]) for item in items], true_labels(items, self.num_labels)
+        calibration, predicted = Calibration(), list[Tensor]()
+        for logits in predict_logits(self.network, paths, self.device, self.num_channels):
+            first = sum(map(len, predicted))
+            calibration.update(logits, truth[first : first + len(logits)])
+            predicted.append(logits.argmax(dim=1).to(torch.uint8))
+        layered = header.get("modality", "OCT") == "OCT"
+        counted = count(items, torch.cat(predicted), self.num_labels, layered, truth)
+        return replace(counted, bins=calibration.bins.tolist(), losses=calibration.losses)
+
+
 def score_images(
     bundle_root: PathLike,
     weights: PathLike,
@@ -290,19 +349,9 @@ def score_images(
 ) -> dict[str, Any]:
     """Scores of a segmentation network on one split; see :func:`summarise`.
 
-    ``bundle_root`` is the retinal_unet bundle that defines the network, ``record`` a file for the :class:`Counts`, from
-    which set-ups and seeds are compared.
+    ``record`` is a file for the :class:`Counts`, from which set-ups and seeds are compared.
     """
-    network = from_bundle(bundle_root, weights=str(Path(weights).resolve()), device=device)
-    num_labels, num_channels = definition(bundle_root, "num_labels"), definition(bundle_root, "num_channels")
-    header = read_header(dataset_dir)
-    items = [{"spacing_mm": header.get("spacing_mm")} | item for item in scored_items(dataset_dir, split, tell=False)]
-    if len(label_names(dataset_dir)) != num_labels:
-        raise ValueError(
-            f"'{dataset_dir}' has {len(label_names(dataset_dir))} labels, the network {num_labels}; expected the same."
-        )
-    prediction = predict_labels(network, [str(item["image"]) for item in items], device, num_channels)
-    counts = count(items, prediction, num_labels, layered=header.get("modality", "OCT") == "OCT")
+    counts = Scorer(bundle_root, weights, device).counts(dataset_dir, split)
     if record is not None:
         counts.save(record)
     return summarise(counts, seed)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from unicorn_monai.data.layout import read_header
-from unicorn_monai.evaluation.comparison import closed_gaps, differences
+from unicorn_monai.evaluation.comparison import closed_gaps, differences, strongest
 from unicorn_monai.experiment.image_counts import require_images
 from unicorn_monai.experiment.plan import Plan
 from unicorn_monai.experiment.run import Run
@@ -25,14 +25,14 @@ from unicorn_monai.experiment.stages import Stage
 from unicorn_monai.experiment.tracking import Tracker
 from unicorn_monai.experiment.versions import provenance
 from unicorn_monai.report.report import write_report
-from unicorn_monai.report.results import Results
+from unicorn_monai.report.results import LOWER, Results
 from unicorn_monai.report.trainings import AUGMENTED, SEMANTIC_ONLY
 from unicorn_monai.system.console import log_to_console
 from unicorn_monai.system.distributed import require_single
 from unicorn_monai.system.files import write_json
 from unicorn_monai.system.records import read_record, read_stage
 
-REFERENCES = ("lower_bound", "cut+real", *AUGMENTED, SEMANTIC_ONLY)  # compared with, subject by subject
+REFERENCES = (LOWER, "cut+real", *AUGMENTED, SEMANTIC_ONLY)  # compared with, and the strongest opponent
 
 
 class Experiment:
@@ -88,7 +88,9 @@ class Experiment:
         run, results, seed = self.folder, self.folder.results, self.settings.seed
         records = {s: [run.record(s, i) for i in range(self.settings.trainings)] for s in results["segmentation"]}
         results |= {"not_computed": run.not_computed, "label_maps": run.label_maps}
-        results |= {"differences": differences(records, REFERENCES, seed), "gap": closed_gaps(records, seed)}
+        results["strongest"] = strongest(results["segmentation"])
+        references = dict.fromkeys([*REFERENCES, results["strongest"].get("setup", LOWER)])
+        results |= {"differences": differences(records, [*references], seed), "gap": closed_gaps(records, seed)}
         header = read_header(run.unlabeled)
         simulated = [bool(header.get(key)) for key in ("simulated_device", "simulated_anatomy")]
         what = "devices and anatomy" if all(simulated) else "devices" if any(simulated) else "none"

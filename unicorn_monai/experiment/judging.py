@@ -21,10 +21,21 @@ from torch import Tensor, nn
 from unicorn_monai.bundle.references import from_bundle
 from unicorn_monai.bundle.sampling_steps import describe
 from unicorn_monai.data import datalist, read_header
+from unicorn_monai.data.layout import label_map_counts
 from unicorn_monai.data.uncertainties import read_uncertainties
 from unicorn_monai.diffusion import LatentDataset, load_prior
-from unicorn_monai.evaluation import Features, FeatureSet, comparison, copies, distances, fusion_weight, score_images
+from unicorn_monai.evaluation import (
+    Features,
+    FeatureSet,
+    Scorer,
+    comparison,
+    copies,
+    distances,
+    fusion_weight,
+    summarise,
+)
 from unicorn_monai.evaluation.features import train_encoder
+from unicorn_monai.evaluation.scoring import scores
 from unicorn_monai.experiment import pictures
 from unicorn_monai.experiment.reconstructions import IMAGES, kept, lost
 from unicorn_monai.experiment.run import Run
@@ -39,7 +50,7 @@ from unicorn_monai.report.results import Results
 from unicorn_monai.segmentation import predict_labels
 from unicorn_monai.synthesis import Generator, Request, Requests
 from unicorn_monai.synthesis.requests import with_uncertainty
-from unicorn_monai.system.files import read_json, write_json
+from unicorn_monai.system.files import or_none, read_json, write_json
 from unicorn_monai.uncertainty import image_uncertainty
 
 logger = logging.getLogger("unicorn_monai")
@@ -51,6 +62,7 @@ WEIGHT_MAPS = 32  # label maps at each fusion weight
 CONTROL = 128  # images from label maps that no network was trained on
 BATCH = 32  # images measured at a time
 SAMPLED = 16  # images sampled at a time
+AT_HOME = ("mean_iou", "ci95", "ci_unit", "ece", "nll", "boundary", "n_test", "n_subjects")  # on the labelled device
 
 
 class Judging:
@@ -189,16 +201,50 @@ class Judging:
     # ------------------------------------------------------------------ scores and control
 
     def scores(self, setup: str) -> dict[str, Any]:
-        """Scores of a set-up on the unlabelled domain's test images, over its trainings."""
-        run, trainings = self.run, range(self.run.settings.trainings)
-        seed, records = run.settings.seed, [run.record(setup, i) for i in trainings]
-        root, each = run.network_dir(setup), []
-        for i in trainings:
+        """Scores of a set-up on the unlabelled domain's test images, over its trainings.
+
+        Beside them "labelled_device": what adaptation costs at home; and "validation": {"mean_iou"}, of the unlabelled
+        domain's validation images, by which the strongest opponent is chosen, and nothing else.
+        """
+        run, scorers = self.run, list[Scorer]()
+        root, records = run.network_dir(setup), self.records(setup)
+        for i in range(run.settings.trainings):
             file, weights = root / "configs" / "evaluate.json", run.weights(setup, i)
             self.runner.note(file, dataset_dir=run.unlabeled, split="test", ckpt_path=weights)
-            each.append(score_images(root, weights, run.unlabeled, "test", seed, run.device, records[i]))
-        found = each[0] if len(each) == 1 else comparison.score_trainings(each, records, seed)
-        return found | comparison.sub_domain_scores(records, run.unlabeled, "test", seed)
+            scorers.append(Scorer(root, weights, run.device))
+        found = self.scored(scorers, run.unlabeled, "test", records)
+        found |= comparison.sub_domain_scores(records, run.unlabeled, "test", run.settings.seed)
+        labelled = self.on_labelled_device(scorers, self.records(setup, "labelled_device"))
+        return found | {"labelled_device": labelled, "validation": self.on_validation_images(scorers)}
+
+    def records(self, setup: str, device: str = "") -> list[Path]:
+        """Files for what is counted for each training of a set-up."""
+        return [self.run.record(setup, i, device) for i in range(self.run.settings.trainings)]
+
+    def scored(self, scorers: list[Scorer], folder: Path, split: str, records: list[Path]) -> dict[str, Any]:
+        """Scores of the trainings of a set-up on a split; what they rest on is kept in ``records``."""
+        each, seed = [], self.run.settings.seed
+        for scorer, record in zip(scorers, records, strict=True):
+            counts = scorer.counts(folder, split)
+            counts.save(record)
+            each.append(summarise(counts, seed))
+        return each[0] if len(each) == 1 else comparison.score_trainings(each, records, seed)
+
+    def on_labelled_device(self, scorers: list[Scorer], records: list[Path]) -> dict[str, Any]:
+        """Scores on the labelled domain's test images, or validation images where none of these has a label map."""
+        maps = label_map_counts(read_header(self.run.labeled))
+        split = next((name for name in ("test", "validation") if maps[name][0]), None)
+        if split is None:
+            return {"not_computed": "no test or validation image of the labelled domain has a label map"}
+        found = self.scored(scorers, self.run.labeled, split, records)
+        return {"split": split} | {key: found[key] for key in AT_HOME}
+
+    def on_validation_images(self, scorers: list[Scorer]) -> dict[str, Any]:
+        """Mean IoU on the unlabelled domain's validation images, the mean over the trainings."""
+        if not self.run.label_maps["validation"][0]:
+            return {"not_computed": "no validation image of the unlabelled domain has a label map"}
+        each = [np.sum(scorer.counts(self.run.unlabeled, "validation").confusion, axis=0) for scorer in scorers]
+        return {"mean_iou": comparison.mean_of([or_none(scores(confusion)["mean_iou"]) for confusion in each])}
 
     def fusion_weight(self, variant: str) -> dict[str, Any]:
         """Control and label fidelity against the fusion weight, and the weight to take (see ``fusion_weight.py``).

@@ -129,7 +129,7 @@ class Run:
             return
         end = r"(?=[/\"'\\]| --)"  # a file in it, or the folder itself in a list or command
         whole = re.compile(rf"(?<![\w/.-]){re.escape(old)}{end}")  # not the end of another path, such as the new one
-        for pattern in ("stages/*.json", "evaluation/*.json", "bundles*/*/models/*.json"):
+        for pattern in ("stages/*.json", "evaluation/**/*.json", "bundles*/*/models/*.json"):
             for path in self.run_dir.glob(pattern):
                 text, age = read_text(path), path.stat()
                 if whole.search(text):
@@ -208,9 +208,9 @@ class Run:
         folder = f"bundles_{BATCH_NORM}" if setup.startswith(BATCH_NORM) else "bundles"
         return self.run_dir / folder / "retinal_unet"
 
-    def record(self, setup: str, training: int = 0) -> Path:
-        """What was counted in the test images for a set-up."""
-        return self.run_dir / "evaluation" / f"{nth(setup, training)}.json"
+    def record(self, setup: str, training: int = 0, device: str = "") -> Path:
+        """What was counted in the test images for a set-up, of the unlabelled domain or of ``device``."""
+        return self.run_dir / "evaluation" / device / f"{nth(setup, training)}.json"
 
     def hashes(self) -> dict[str, str]:
         """Sha256 of the lists of both data sets, and of all weights that were trained, by their place in the run."""

@@ -35,6 +35,11 @@ def name_of(key: str) -> str:
     return " + ".join([known, *added])
 
 
+def drawn(unit: str | None) -> str:
+    """What a 95 % interval is over, from its "ci_unit"; results of earlier runs name none."""
+    return "image blocks and trainings" if unit == "image blocks" else unit or "subjects"
+
+
 def fixed(value: float | None, digits: int) -> str:
     """A rounded number."""
     return MISSING if value is None else f"{value:.{digits}f}".replace("-", "\u2212")

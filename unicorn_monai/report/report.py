@@ -101,7 +101,7 @@ class _Page:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        named = (self.name, self.here, self.difference, self.distance, fixed, percent, naming.duration)
+        named = (self.name, self.here, self.difference, self.distance, fixed, percent, naming.duration, naming.drawn)
         others: dict[str, Callable[..., Any]] = {
             "short": lambda value: MISSING if value is None else f"{value:g}",
             "ends": lambda ends: f"{ends[0]:.3f}\u2013{ends[1]:.3f}" if ends else MISSING,
@@ -136,6 +136,7 @@ class _Page:
             "sub_domains": list(dict.fromkeys(name for s in self.setups.values() for name in s.sub_domains)),
             "budgets": {key: budget for key, budget in r.budget.items() if budget},
             "measured": [key for key, scores in self.setups.items() if scores.boundary.mean_um],
+            "at_home": [s.labelled_device for s in self.setups.values() if s.labelled_device.mean_iou is not None],
             "references": [key for key, part in r.differences.items() if part],
             "compared": list(dict.fromkeys(setup for part in r.differences.values() for setup in part)),
             "image_sets": ordered({**r.uncertainty, **r.fid.fid.get("unlabeled", {})}, SETS),

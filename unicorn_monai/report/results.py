@@ -63,6 +63,7 @@ class Estimate(Part):
     difference: Number = None
     share: Number = None
     ci95: Interval = None
+    ci_unit: str | None = None
     count: Number = None
     n: Number = None
 
@@ -90,21 +91,43 @@ class Overlap(Part):
     iou: list[Number] = []  # of each label; empty where not computed
     mean_iou: Number = None
     ci95: Interval = None
+    ci_unit: str | None = None  # what is drawn for it: "subjects", or "image blocks" where these are few
 
 
-class Scores(Overlap):
-    """Scores of a set-up on the unlabelled domain's test images."""
+class Device(Overlap):
+    """Scores of a set-up on the images of one device."""
+
+    ece: Number = None
+    nll: Number = None
+    boundary: Boundary = Boundary()
+    split: str = "test"
+    not_computed: str | None = None
+
+
+class Scores(Device):
+    """Scores of a set-up on the unlabelled domain's test images, and on the labelled domain's."""
+
+    labelled_device: Device = Device()
+    validation: Overlap = Overlap()  # of the unlabelled domain: for the choice of the strongest opponent alone
 
     mean_iou_layers: Number = None
     mean_dice: Number = None
     per_image: Overlap = Overlap()
-    boundary: Boundary = Boundary()
     broken_columns: Estimate = Estimate()
     trainings: Spread = Spread()
     sub_domains: dict[str, Overlap] = {}
     absent: list[Annotated[int, Field(strict=True, ge=0)]] = []
     n_test: Number = None
     n_subjects: Number = None
+
+
+class Strongest(Part):
+    """The opponent that every set-up is compared with."""
+
+    setup: str | None = None
+    validation_mean_iou: Number = None
+    chosen_by: str | None = None
+    not_computed: str | None = None
 
 
 class Point(Part):
@@ -235,6 +258,7 @@ class Results(Part):
     control: dict[str, Control] = {}  # by name: "control", "control_paper", "control_round2", ...
     fid: Distances = Distances()
     memorization: Audit = Audit()
+    strongest: Strongest = Strongest()
     differences: dict[str, dict[str, Estimate]] = {}
     gap: dict[str, Estimate] = {}
     not_computed: dict[str, str] = {}
@@ -273,6 +297,11 @@ class Results(Part):
         """Labels without a pixel in the test images, by name."""
         first = next(iter(self.segmentation.values()), Scores())
         return [self.labels[i] if i < len(self.labels) else str(i) for i in first.absent]
+
+    @property
+    def ci_unit(self) -> str | None:
+        """What the intervals of the scores on the unlabelled domain are over."""
+        return next((part.ci_unit for part in self.segmentation.values() if part.ci_unit), None)
 
     def gap_closed(self, setup: str = MAIN) -> Estimate | None:
         """Share of the gap between the bounds that a set-up closed (0 at the lower, 1 at the upper), with its interval.

@@ -18,7 +18,8 @@ from rich.markup import escape as plain
 from rich.table import Table
 
 from unicorn_monai.report.checks import ratio
-from unicorn_monai.report.results import LOWER, UPPER, Kept, Results, read
+from unicorn_monai.report.naming import drawn
+from unicorn_monai.report.results import LOWER, UPPER, Kept, Results, Scores, read
 from unicorn_monai.system.files import PathLike
 from unicorn_monai.system.terminal import printable
 
@@ -75,23 +76,43 @@ def _require_once(run_dirs: Sequence[PathLike], runs: Sequence[Results]) -> None
 
 
 def scores(runs: Sequence[Results]) -> Rows:
-    """Means of every set-up, and the share of the gap between the bounds that it closes."""
+    """Means of every set-up, and the share of the gap between the bounds that it closes.
+
+    Calibration and the mean IoU on the labelled device follow, where a run has them.
+    """
     head = ["trained on", "mean IoU", "95 % interval", "layers only", "mean Dice", "gap closed", "95 % interval of it"]
-    rows = [head]
+    more = _further([part for run in runs for part in run.segmentation.values()])
+    rows = [[*head, *more]]
     for setup, each in _gathered(run.segmentation for run in runs).items():
         closed = [gap for run in runs if setup not in (LOWER, UPPER) and (gap := run.gap_closed(setup))]
         rows.append(
             [
                 cell(setup) + _of(each, runs),
                 _spread(part.mean_iou for part in each),
-                "; ".join(shown(part.ci95, ".3f") for part in each if part.ci95),
+                "; ".join(shown(part.ci95, ".3f") + _over(part.ci_unit) for part in each if part.ci95),
                 _spread(part.mean_iou_layers for part in each),
                 _spread(part.mean_dice for part in each),
                 _spread((gap.share for gap in closed), ".0%") if closed else "",
-                "; ".join(shown(gap.ci95, ".0%") for gap in closed if gap.ci95),
+                "; ".join(shown(gap.ci95, ".0%") + _over(gap.ci_unit) for gap in closed if gap.ci95),
+                *(_spread(map(value, each)) for value in more.values()),
             ]
         )
     return rows
+
+
+def _further(parts: Sequence[Scores]) -> dict[str, Callable[[Scores], float | None]]:
+    """Columns that only some runs have: name -> value of a set-up."""
+    columns: dict[str, Callable[[Scores], float | None]] = {
+        "labelled device": lambda part: part.labelled_device.mean_iou,
+        "ECE": lambda part: part.ece,
+        "NLL": lambda part: part.nll,
+    }
+    return {name: value for name, value in columns.items() if any(value(part) is not None for part in parts)}
+
+
+def _over(unit: str | None) -> str:
+    """What an interval is over, where that is not subjects."""
+    return "" if unit in (None, "subjects") else f" ({drawn(unit)})"
 
 
 def labels(runs: Sequence[Results]) -> Rows:
@@ -229,13 +250,16 @@ def score_table(content: Mapping[str, Any]) -> Table:
     """The scores of a run that has just ended, for a terminal."""
     results = Results.of(content)
     layers = results.modality == "OCT"
-    columns = ("trained on", "all labels", *["layers"] * layers, "95 % interval")
+    more = _further([*results.segmentation.values()])
+    columns = ("trained on", "all labels", *["layers"] * layers, "95 % interval", *more)
     table = Table(*columns, title="Mean IoU on the unlabelled domain")
     for name, part in results.segmentation.items():
-        values = (part.mean_iou, *[part.mean_iou_layers] * layers, part.ci95)
+        values = (part.mean_iou, *[part.mean_iou_layers] * layers, part.ci95, *(of(part) for of in more.values()))
         table.add_row(plain(printable(name)), *(shown(value, ".3f") for value in values))
     missing = results.absent_labels
     notes = [f"without a pixel in the test images: {', '.join(missing)}"] if missing else []
+    notes += [f"intervals over {drawn(results.ci_unit)}"] if _over(results.ci_unit) else []
+    notes += [f"strongest opponent: {results.strongest.setup}"] if results.strongest.setup else []
     labelled, total = results.label_maps.get("test", (0, 0))
     if labelled is not None and total is not None and labelled < total:
         scores_of = f"scores are of the other {labelled:.0f}" if labelled else "nothing can be scored"

@@ -1,8 +1,8 @@
-"""Label maps that a trained segmentation network predicts."""
+"""What a trained segmentation network says about image files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,16 @@ from unicorn_monai.system.networks import require_finite
 
 
 @torch.no_grad()
-def predict_labels(network: nn.Module, paths: Sequence[str], device: torch.device, num_channels: int) -> Tensor:
-    """Label maps of a segmentation network for image files: (images, rows, columns) uint8, a tenth of the memory."""
-    parts = []
+def predict_logits(
+    network: nn.Module, paths: Sequence[str], device: torch.device, num_channels: int
+) -> Iterator[Tensor]:
+    """Logits of a segmentation network for image files, a batch at a time: (up to 16, labels, rows, columns) float."""
     for start in range(0, len(paths), 16):
         images = torch.stack([read_image(path, num_channels) for path in paths[start : start + 16]])
-        logits = require_finite("The output of the segmentation network", network(images.to(device)).float().cpu())
-        parts.append(logits.argmax(dim=1).to(torch.uint8))
-    return torch.cat(parts)
+        yield require_finite("The output of the segmentation network", network(images.to(device)).float().cpu())
+
+
+def predict_labels(network: nn.Module, paths: Sequence[str], device: torch.device, num_channels: int) -> Tensor:
+    """Label maps of a segmentation network for image files: (images, rows, columns) uint8, a tenth of the memory."""
+    batches = predict_logits(network, paths, device, num_channels)
+    return torch.cat([logits.argmax(dim=1).to(torch.uint8) for logits in batches])
