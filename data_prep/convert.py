@@ -21,7 +21,7 @@ from data_prep.label_schemes import PAPER, Scheme, read_scheme
 from data_prep.options import Options, relative
 from data_prep.privacy import burnt_in_text, pseudonym, read_key, reason
 from data_prep.scan import SHOWN, Report, Scan, Source
-from data_prep.splits import split_by_subject, split_like
+from data_prep.splits import split_as_listed, split_by_subject, split_like
 from unicorn_monai.data.checks import problems
 from unicorn_monai.data.layout import SPLITS, read_header
 from unicorn_monai.data.writer import About, DatasetWriter
@@ -98,10 +98,11 @@ def _settings(
     """What decides the content of a data set: a conversion goes on with the same only."""
     files = "\n".join(f"{relative(s.path, options.input)} {names[s.subject]}" for s in sources)
     own = (getattr(options, key, None) for key in ("label", "mat_image", "mat_surfaces"))
-    how = repr([scheme, *([parts] if options.split_like else []), *own, *(report.label_files or ())])
+    told = [parts] if options.split_like or options.splits else []  # by another data set, or a file
+    how = repr([scheme, *told, *own, *(report.label_files or ())])
     return {
         "size": options.shape,
-        "split": options.split,
+        "split": None if options.splits else options.split,
         "seed": options.seed,
         "labels": options.labels != "none",
         "spacing_mm": options.spacing_mm,
@@ -112,7 +113,9 @@ def _settings(
 
 
 def _split(options: Options, names: Mapping[str, str], fixed: Mapping[str, str]) -> dict[str, str]:
-    """Subject -> split: as the source says, as in the data set of `--split-like`, or by the shares of `--split`."""
+    """Subject -> split: as the source says and `--splits`, or `--split-like`, or the shares of `--split`."""
+    if options.splits is not None:
+        return split_as_listed(options.splits, list(names), fixed, options.keep_original_ids)
     if options.split_like is not None:
         own = {names[subject]: part for subject, part in fixed.items()}
         like = split_like(options.split_like, list(names.values()), options.split, options.seed, own)

@@ -47,6 +47,7 @@ class Options:
     split: Split = (0.7, 0.1, 0.2)
     seed: Annotated[Whole, every("of the random split by subject; 0 or more")] = 0
     split_like: Annotated[Path | None, every("who is in that data set gets the same split here")] = None
+    splits: Annotated[Path | None, every("JSON file of who is in which split (data_prep/README.md)")] = None
     device_name: Annotated[str | None, every("name of the domain; by default what the files tell")] = None
     keep_original_ids: OriginalIds = False
     key_file: Annotated[Path | None, every("key of the pseudonyms; $UNICORN_KEY_FILE or below ~/.config")] = None
@@ -89,6 +90,10 @@ class Options:
             raise ValueError(f"INPUT '{self.input}' does not exist.")
         if self.output.resolve().is_relative_to(self.input.resolve()):
             raise ValueError(f"OUTPUT '{self.output}' lies in INPUT '{self.input}': choose a folder outside it.")
+        if self.splits is not None:
+            shares = self.split is not type(self).split  # the very default: none were given, not even the same ones
+            if other := [name for name, given in (("--split", shares), ("--split-like", self.split_like)) if given]:
+                raise ValueError(f"--splits says who is where, and so does {other[0]}: give one of both.")
         _ = self.subject_regex
 
 

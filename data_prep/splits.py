@@ -2,11 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from data_prep.privacy import one_form
 from unicorn_monai.data.domain_pair import splits_by_subject
 from unicorn_monai.data.layout import SPLITS, read_header
+from unicorn_monai.system.files import parse_json
+
+ABOUT = "about"  # words for people in a file of splits, which JSON has no comments for
+EXAMPLE = '{"training": ["patient1", "patient2"], "validation": ["patient3"], "test": ["patient4"]}'
 
 
 def split_by_subject(subjects: Sequence[str], split: Sequence[float], seed: int) -> dict[str, str]:
@@ -58,6 +64,55 @@ def split_like(
             parts[free[i]] = most
             filled[most] += 1
     return {subject: parts[subject] for subject in subjects}
+
+
+def split_as_listed(path: Path, subjects: Sequence[str], fixed: Mapping[str, str], tell: bool) -> dict[str, str]:
+    """Give subjects, called as the files do, the split that a JSON file says: a split that can be published.
+
+    Everybody stands in it once, and nobody else does. Fixed is what the source decides; the file must agree. Messages
+    tell places in the file, and names only where ``tell`` says that they are no secret.
+    """
+    parts: dict[str, str] = {}
+    for part, listed in _listed(path).items():
+        for place, subject in enumerate(map(one_form, listed)):
+            where = f"entry {place + 1} of '{part}'" + (f", '{subject}'," if tell else "")
+            if subject in parts:
+                raise ValueError(f"--splits '{path}': {where} stands in it twice; splits share no subject. Remove one.")
+            parts[subject] = part
+            if subject not in set(map(one_form, subjects)):
+                raise ValueError(
+                    f"--splits '{path}': {where} is none of the {len(subjects)} subjects found. Write subjects as the "
+                    "files have them, before pseudonyms, or remove it."
+                )
+    if lacking := [subject for subject in subjects if one_form(subject) not in parts]:
+        names = f" ({', '.join(lacking[:5])}{', ...' if len(lacking) > 5 else ''})" if tell else ""
+        raise ValueError(
+            f"--splits '{path}': {len(lacking)} of the {len(subjects)} subjects found stand nowhere in it{names}. Add "
+            f"each to one of {', '.join(SPLITS)}, or give an input without them."
+        )
+    if elsewhere := sum(parts[one_form(subject)] != part for subject, part in fixed.items()):
+        raise ValueError(
+            f"--splits '{path}': {elsewhere} subjects are in another split there than the source says, whose splits "
+            "are official. Correct the file, or leave the option out."
+        )
+    return {subject: parts[one_form(subject)] for subject in subjects}
+
+
+def _listed(path: Path) -> dict[str, list[str]]:
+    """Split -> subjects, of a JSON file."""
+    if not path.is_file():
+        raise ValueError(f"--splits '{path}' is no file; expected JSON: {EXAMPLE}.")
+    content: Any = parse_json(path)
+    keys = set(content) if isinstance(content, dict) else set()
+    if not keys.issuperset(SPLITS) or keys - {*SPLITS, ABOUT}:
+        found = sorted(keys) if isinstance(content, dict) else f"{str(content)[:60]!r}"
+        raise ValueError(f"--splits '{path}' holds {found}; expected {', '.join(SPLITS)}, as in {EXAMPLE}.")
+    for part in SPLITS:
+        if not (isinstance(content[part], list) and all(isinstance(s, str) and s.strip() for s in content[part])):
+            raise ValueError(
+                f"--splits '{path}': '{part}' is {str(content[part])[:60]!r}; expected a list of subjects."
+            )
+    return {part: content[part] for part in SPLITS}
 
 
 def shares_of(split: Sequence[float]) -> np.ndarray:
