@@ -30,8 +30,8 @@ RIDGE = 1e-3  # of the covariance, in units of its mean variance
 
 
 def features_of(images: Tensor) -> Tensor:
-    """phi of every pixel of images (batch, channels, rows, columns): (batch, rows * columns, features), float64."""
-    batch, channels, rows, columns = images.shape
+    """The phi of every pixel of images (batch, channels, rows, columns): (batch, pixels, features), float64."""
+    batch, _, rows, columns = images.shape
     x = images.double()
     x = (x - x.mean(dim=(2, 3), keepdim=True)) / x.std(dim=(2, 3), keepdim=True).clamp(min=1e-6)
     around = [functional.avg_pool2d(x, side, 1, side // 2, count_include_pad=False) for side in WINDOWS]
