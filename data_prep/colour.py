@@ -24,9 +24,6 @@ class ColourOptions(Options):
     """The command line of sources of pictures: sides are multiples of 64, which networks need."""
 
     size: Size = (512, 512)
-    any_orientation: Annotated[
-        bool, Parameter(help="pictures have no up and down, as of cells: trainings turn them too")
-    ] = False
     squeeze: Annotated[bool, Parameter(help="squeeze pictures to --size instead of cutting them")] = False
 
     def check(self) -> None:

@@ -30,7 +30,7 @@ from unicorn_monai.images.surfaces import IGNORE, label_map, order_surfaces, res
 from unicorn_monai.system.terminal import printable, say
 
 LATERALITIES = {"R": "OD", "OD": "OD", "L": "OS", "OS": "OS"}
-DECIDING = ("squeeze", "any_orientation", "axes", "modality", "first_row", "reflectivity")  # options of single sources
+DECIDING = ("squeeze", "axes", "modality", "first_row", "reflectivity")  # options of single sources
 
 
 def convert(
@@ -61,8 +61,6 @@ def convert(
     ) as writer:
         if scheme is not None and scheme.palette is not None:
             writer.header["colours"] = scheme.palette
-        if getattr(options, "any_orientation", False):
-            writer.header["upright"] = False
         index = 0
         for volume, source in enumerate(tqdm(sources, desc=printable(name), unit="volume", disable=None)):
             for ready in _prepared(source, scheme, options, report, modality):

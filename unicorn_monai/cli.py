@@ -121,7 +121,9 @@ def label(
     *,
     studies: Annotated[Path, described("Folder of the images to label; labels are written into it.")],
     run: Annotated[Path | None, described("Folder of a finished run; needed the first time.")] = None,
-    setup: Annotated[str | None, described("Segmentation weights to start with, e.g. lower_bound.")] = None,
+    network: Annotated[
+        str | None, described("Set-up whose network to serve; the recommended one by default.", "--network", "--setup")
+    ] = None,
     host: Annotated[str, described("Address to listen on.")] = "127.0.0.1",
     port: Annotated[Whole, described("Port of the server.")] = 8000,
     folder: Annotated[Path | None, described("Folder of the app; one for each studies by default.", "--app")] = None,
@@ -132,7 +134,7 @@ def label(
     """Label images in a viewer, most uncertain first: a MONAI Label server with the networks of a finished run."""
     from unicorn_monai.monailabel.launch import label_studies
 
-    label_studies(studies, run, setup, host, port, folder, names or ())
+    label_studies(studies, run, network, host, port, folder, names or ())
 
 
 @app.command(help_flags=[], end_of_options_delimiter="")

@@ -65,7 +65,10 @@ def test_the_strongest_is_chosen_on_validation_images_among_opponents_alone():
 
 def test_regret_and_error_of_a_choice_without_labels():
     cells = {name: a_cell(name, hits) for name, hits in (("augmentation", 60), ("fda", 70), ("svdna", 80))}
-    ranked = {"agreement": {"augmentation": 0.1, "fda": 0.3, "svdna": 0.2}, "density": {"augmentation": 2.0, "fda": 1.0, "svdna": 3.0}}
+    ranked = {
+        "agreement": {"augmentation": 0.1, "fda": 0.3, "svdna": 0.2},
+        "density": {"augmentation": 2.0, "fda": 1.0, "svdna": 3.0},
+    }
     fold = {"setup": "fda", "criterion": "agreement", "estimate": 0.5, "candidates": list(cells), "scores": ranked}
     found = recommendation(cells, {"folds": [fold]})
     best, chosen = 80 / 120, 70 / 130
@@ -80,7 +83,9 @@ def test_folds_that_choose_differently_are_scored_each_on_its_own_units():
     cells = {"fda": a_cell("fda", 60), "svdna": a_cell("svdna", 80)}
     for one in cells.values():
         one["fold_units"] = [1, 3]
-    folds = [{"setup": name, "criterion": "c", "estimate": 0.5, "candidates": list(cells), "scores": {}} for name in cells]
+    folds = [
+        {"setup": name, "criterion": "c", "estimate": 0.5, "candidates": list(cells), "scores": {}} for name in cells
+    ]
     found = recommendation(cells, {"folds": folds})
     assert found["mean_iou"] == pytest.approx(300 / (800 - 300)), "one unit with 60 of 100, three with 80"
     assert found["method"] in cells and found["chosen"] == ["fda", "svdna"]

@@ -11,7 +11,10 @@ from unicorn_monai.evaluation.verdict import (
     mean_iou_of,
     neighbourhood_density,
     one_hot_of,
+    other_view,
     regret,
+    tempered,
+    turned_back,
 )
 
 
@@ -29,14 +32,14 @@ def test_under_the_truth_itself_the_expected_iou_is_the_iou():
     """Three of four pixels right: IoU 2/3 and 1/2."""
     seen, truth = torch.tensor([[[0, 0], [0, 1]]]), torch.tensor([[[0, 0], [1, 1]]])
     confusion = expected_confusion(seen, sure_of(truth, 2))
-    assert confusion.tolist() == [[2, 1], [0, 1]]
-    assert mean_iou_of(confusion) == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert confusion.tolist() == [[[2, 1], [0, 1]]]
+    assert mean_iou_of(confusion).item() == pytest.approx((2 / 3 + 1 / 2) / 2)
 
 
 def test_a_belief_of_one_half_expects_a_third():
     """Two labels, each pixel as likely: 4 / (8 + 8 - 4) of both."""
     seen = torch.tensor([0, 1]).repeat(8).reshape(1, 4, 4)
-    assert mean_iou_of(expected_confusion(seen, torch.full((1, 2, 4, 4), 0.5))) == pytest.approx(1 / 3)
+    assert mean_iou_of(expected_confusion(seen, torch.full((1, 2, 4, 4), 0.5))).item() == pytest.approx(1 / 3)
 
 
 def test_labels_that_never_occur_do_not_count():
@@ -114,3 +117,51 @@ def test_one_network_and_no_image_are_refused():
         Verdict(["a"], 3)
     with pytest.raises(ValueError, match="No image was given"):
         Verdict(["a", "b"], 3).scores()
+
+
+def test_equal_networks_agree_and_a_constant_one_says_nothing():
+    p = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)).softmax(1)
+    verdict = Verdict("abc", 3)
+    verdict.update(dict.fromkeys("abc", p), dict.fromkeys("abc", p))
+    assert verdict.scores()["agreement"] == dict.fromkeys("abc", 1.0)
+    constant = torch.tensor([0.7, 0.2, 0.1]).reshape(1, 3, 1, 1).expand(2, 3, 8, 8)
+    verdict = Verdict(["constant", "other"], 3)
+    verdict.update(both := {"constant": constant, "other": p}, both)
+    assert verdict.scores()["information"]["constant"] == pytest.approx(0, abs=1e-6)
+
+
+def test_each_image_keeps_its_own_counts():
+    seen, belief = torch.tensor([[[0, 0]], [[0, 1]]]), sure_of(torch.tensor([[[0, 1]], [[0, 1]]]), 2)
+    assert expected_confusion(seen, belief).tolist() == [[[1, 1], [0, 0]], [[1, 0], [0, 1]]]
+    each = mean_iou_of(expected_confusion(seen, belief))
+    assert each.tolist() == [pytest.approx(1 / 4), 1]
+    assert mean_iou_of(torch.zeros(2, 2)).isnan()
+
+
+def test_a_temperature_takes_roots():
+    """T = 2 takes 0.9 and 0.1 to 3 : 1; T = 1 changes nothing."""
+    p = torch.tensor([0.9, 0.1]).reshape(1, 2, 1, 1)
+    assert tempered(p, 2.0).flatten().tolist() == pytest.approx([0.75, 0.25])
+    assert tempered(p, 1.0).flatten().tolist() == pytest.approx([0.9, 0.1])
+
+
+def test_confidence_is_the_iou_that_a_network_expects_of_itself():
+    """As sure as one half of each pixel: a third, as above; its temperature counts."""
+    p = sure_of(torch.tensor([0, 1]).repeat(8).reshape(1, 4, 4), 2, 0.8)  # 0.9 and 0.1
+    verdict = Verdict("ab", 2, {"a": 2.0})
+    verdict.update(dict.fromkeys("ab", p), dict.fromkeys("ab", p))
+    assert verdict.scores()["confidence"] == pytest.approx({"a": 0.75 / 1.25, "b": 0.9 / 1.1})
+
+
+def test_the_other_view_is_mirrored_and_changed_and_turned_back():
+    images = torch.zeros(4, 1, 16, 16)
+    images[..., :8] = 0.9  # bright on the left: on the right in the other view
+    view = other_view(images, torch.Generator().manual_seed(0))
+    assert view.shape == images.shape
+    assert 0 <= view.min() <= view.max() <= 1
+    assert (view[..., 10:].mean(dim=(1, 2, 3)) > view[..., :6].mean(dim=(1, 2, 3)) + 0.2).all()
+    assert not torch.equal(view, images.flip(-1))
+    assert len({tuple(v.flatten().tolist()) for v in view}) == 4, "each image is changed in its own way"
+    assert torch.equal(turned_back(images.flip(-1)), images)
+    again = other_view(images, torch.Generator().manual_seed(0))
+    assert torch.equal(view, again)

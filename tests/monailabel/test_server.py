@@ -775,7 +775,7 @@ def test_another_address_than_loopback_is_warned_of(world, tmp_path):
         (["--studies", "STUDIES"], "Give a finished run by --run"),
         (["--studies", "STUDIES", "--run", "STUDIES"], "is no finished run"),
         (
-            ["--studies", "STUDIES", "--run", "RUN", "--setup", "best"],
+            ["--studies", "STUDIES", "--run", "RUN", "--network", "best"],
             "no segmentation weights 'best'; expected one of",
         ),
         (

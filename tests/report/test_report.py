@@ -22,7 +22,10 @@ import pytest
 from PIL import Image
 
 from unicorn_monai.data.layout import WEATHER as WORDS_OF_WEATHER
+from unicorn_monai.evaluation.recommendation import REVERSE, SYNTHETIC
+from unicorn_monai.evaluation.verdict import CRITERIA
 from unicorn_monai.report import figures, naming
+from unicorn_monai.report.recommended import REASONS, networks_of, reason_of
 from unicorn_monai.report.report import WEATHER, render, write_report
 from unicorn_monai.report.results import Results
 
@@ -76,6 +79,24 @@ def results() -> dict:
         "seconds": {"autoencoder": 611.2, "unicorn_synthesis": 4.25, "pictures": 7322},
         "environment": {"machine": "x86_64"},
         "simulated": "devices and anatomy",
+    }
+
+
+def recommended() -> dict:
+    """Agreement puts the synthetic images first, 0.06 behind the best candidate; density the lower bound."""
+    return {
+        "setup": "unicorn",
+        "criterion": "agreement",
+        "estimate": 0.713,
+        "low": 0.662,
+        "high": 0.758,
+        "images": 150,
+        "candidates": ["lower_bound", "unicorn", "unicorn+real"],
+        "scores": {
+            "density": {"lower_bound": 5.1, "unicorn": 4.0, "unicorn+real": 4.4},
+            "agreement": {"lower_bound": 0.41, "unicorn": 0.88, "unicorn+real": 0.86},
+        },
+        "estimates": {"lower_bound": 0.4, "unicorn": 0.713, "unicorn+real": 0.7},
     }
 
 
@@ -282,6 +303,64 @@ def test_without_an_upper_bound_the_gain_is_told_and_why_there_is_no_more(run: P
     assert "Upper bound, not computed: it needs &lt;true&gt; labels." in seen
     less = {**partial, "unicorn+real": setup(0.4)}
     assert "UnIACorN + real lowered the mean IoU from 0.500 to 0.400 (-0.100)." in text(report(run, segmentation=less))
+
+
+def test_without_labels_the_report_opens_with_the_network_to_use(run: Path):
+    weights = run / "segmentation" / "unicorn" / "model.pt"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    why = {"segmentation": "scores need label maps of test images"}
+    html = report(run, segmentation={}, recommendation=recommended(), not_computed=why)
+    seen = text(html)
+    assert "Use this network: UnIACorN . Expected mean IoU 0.66 to 0.76." in seen
+    assert seen.index("Use this network") < seen.index("How this was found out") < seen.index("cannot be computed")
+    assert "so 3 networks looked at 150 of its images. This one was chosen because its label maps agree" in seen
+    assert "Its weights in the run folder: segmentation/unicorn/model.pt ." in seen
+    assert f"<pre>unicorn-monai label --studies SCANS --run {run.name}</pre>" in html
+    assert html.count("<h1>") == 1
+    assert "Criterion \u201cagreement\u201d of every network" in seen
+    assert "Which network would have been chosen" not in seen
+    weights.unlink()
+    assert "Its weights are not in the run folder." in text(write_report(run).read_text())
+
+
+def test_why_no_network_is_recommended_is_told(run: Path):
+    why = {"not_computed": "fewer than 8 unlabelled images"}
+    seen = text(report(run, segmentation={}, recommendation=why))
+    assert "Which network to use cannot be said : fewer than 8 unlabelled images." in seen
+    seen = text(report(run, recommendation=why))
+    assert "cannot be said" not in seen
+    assert "Which network would have been chosen without labels? not computed : fewer than 8 unlabelled images" in seen
+    assert "Which network" not in text(report(run)), "a run without the entry says nothing of it"
+
+
+def test_with_labels_what_the_choice_without_them_cost_is_told_further_down(run: Path):
+    html = report(run, recommendation=recommended())
+    seen = text(html)
+    assert "Use this network" not in seen
+    assert seen.index("of the gap between lower and upper bound") < seen.index("Which network would have been chosen")
+    assert row(html, "agreement (used)") == ["UnIACorN", "0.620", "0.060"]
+    assert row(html, "density") == ["Lower bound", "0.500", "0.180"]
+    assert "Expected mean IoU 0.713 (0.662 to 0.758), true one 0.620." in seen
+
+
+def test_every_criterion_has_its_reason_in_words():
+    assert {*CRITERIA, REVERSE, SYNTHETIC} == set(REASONS)
+    assert "\u201cluck\u201d" in reason_of("luck")
+
+
+def test_the_networks_of_a_run_are_those_whose_weights_are_there(tmp_path: Path):
+    files = ["bundles/retinal_unet/models", "segmentation/fda", "segmentation/none/log"]
+    files += [f"segmentation/self_training/round_{i}" for i in (2, 10)]
+    for name in files:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / ("x" if "log" in name else "model.pt")).touch()
+    found = {setup: str(path.relative_to(tmp_path)) for setup, path in networks_of(tmp_path).items()}
+    assert found == {
+        "lower_bound": "bundles/retinal_unet/models/model.pt",
+        "fda": "segmentation/fda/model.pt",
+        "self_training": "segmentation/self_training/round_10/model.pt",
+    }
 
 
 def audit() -> dict:
@@ -555,6 +634,7 @@ def whole(run: Path) -> dict[str, Any]:
         "weights": {"unicorn": {"table": [row], "reason": "the best"}},
         "budget": {"cut": {"threads": 2, "core_seconds": 9.0, "stages": ["autoencoder"]}},
         "not_computed": {"cyclegan": "no time"},
+        "recommendation": recommended(),
         "sha256": {"weights": "ab"},
         "commands": {"autoencoder": "run"},
     }

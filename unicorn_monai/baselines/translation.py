@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.journal import begun
-from unicorn_monai.data.layout import layout_of, looks_of, read_header
+from unicorn_monai.data.layout import colours_of, layout_of, read_header
 from unicorn_monai.data.writer import About, DatasetWriter, require_same_origin
 from unicorn_monai.images.files import read_array
 from unicorn_monai.images.pictures import to_uint8
@@ -63,7 +63,7 @@ class Translator:
                 device=self.device_name,
                 **layout_of(header),
             ),
-            **looks_of(header),
+            **colours_of(header),
             resume=begun(self.output_dir, finished_too=self.resume),
             synthetic=True,
         ) as writer:

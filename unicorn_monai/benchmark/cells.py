@@ -75,7 +75,9 @@ def cell(shift: str, method: str, trained: Sequence[Trained], sub_domain: str | 
         ValueError: a run has not scored the method.
     """
     found = [(one, one.results()) for one in trained]
-    lacking = [str(run) for one, each in found for run, r in zip(one.folds, each, strict=True) if not _scored(r, method)]
+    lacking = [
+        str(run) for one, each in found for run, r in zip(one.folds, each, strict=True) if not _scored(r, method)
+    ]
     if lacking:
         raise ValueError(f"'{method}' has no scores in {lacking}; run it there first.")
     parts, trainings, units, sizes = list[Array](), list[dict[str, Any]](), set[str](), list[int]()
@@ -99,7 +101,10 @@ def cell(shift: str, method: str, trained: Sequence[Trained], sub_domain: str | 
         "std_trainings": pooled["std_seeds"],
         "trainings": trainings,
         "validation_mean_iou": mean_of([one.get("validation", {}).get("mean_iou") for one in scores]),
-        **{f"{key}_labelled_device": mean_of([one.get("labelled_device", {}).get(key) for one in scores]) for key in LABELLED},
+        **{
+            f"{key}_labelled_device": mean_of([one.get("labelled_device", {}).get(key) for one in scores])
+            for key in LABELLED
+        },
         **{key: mean_of([one.get(key) for one in scores]) for key in ("ece", "nll")},
         "boundary_um": mean_of([(one.get("boundary") or {}).get("all_mean_um") for one in scores]),
         "labels": every[0]["labels"],

@@ -1,8 +1,8 @@
 """Every method on every shift: an ordinary run folder for each shift, fold and generator seed, gone on with at any time.
 
-    RUNS/SHIFT[/FOLD][/seedN]/                an experiment; methods that are asked for later are added to it
-    RESULTS/SHIFT/METHOD/results.json         a cell; RESULTS/SHIFT/verdict.json   what was recommended without labels
-    RESULTS/table.json                        the table of tables, from these alone
+RUNS/SHIFT[/FOLD][/seedN]/                an experiment; methods that are asked for later are added to it
+RESULTS/SHIFT/METHOD/results.json         a cell; RESULTS/SHIFT/verdict.json   what was recommended without labels
+RESULTS/table.json                        the table of tables, from these alone
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The table of tables: every method on every shift, from the committed cells alone.
 
-    strongest       the opponent of the best mean IoU on the unlabelled domain's VALIDATION images, by their true labels
-    difference      a method's mean IoU minus the strongest one's, on the same resampled units
-    regret          the best candidate's mean IoU minus that of the one chosen without labels
-    error           of the estimated mean IoU of the chosen one
+strongest       the opponent of the best mean IoU on the unlabelled domain's VALIDATION images, by their true labels
+difference      a method's mean IoU minus the strongest one's, on the same resampled units
+regret          the best candidate's mean IoU minus that of the one chosen without labels
+error           of the estimated mean IoU of the chosen one
 """
 
 from __future__ import annotations
@@ -50,10 +50,14 @@ def row(cells: Cells, verdict: Mapping[str, Any]) -> dict[str, Any]:
     known = {name: one["validation_mean_iou"] for name, one in cells.items() if not name.startswith((UPPER, *OURS))}
     known = {name: value for name, value in known.items() if value is not None}
     strongest = max(known, key=lambda name: known[name]) if known else None
-    methods = {name: {key: one[key] for key in SHOWN} | {"trainings": len(one["trainings"])} for name, one in cells.items()}
+    methods = {
+        name: {key: one[key] for key in SHOWN} | {"trainings": len(one["trainings"])} for name, one in cells.items()
+    }
     found: dict[str, Any] = {"methods": methods, "strongest": strongest}
     if strongest is not None:
-        found["differences"] = {name: difference(one, cells[strongest]) for name, one in cells.items() if name != strongest}
+        found["differences"] = {
+            name: difference(one, cells[strongest]) for name, one in cells.items() if name != strongest
+        }
     plus = found.get("differences", {}).get(f"{PLUS}+real") or found.get("differences", {}).get(PLUS)
     found["unicorn_plus_minus_strongest"] = plus or {"mean": None, "ci95": None, "why": f"no '{PLUS}' yet"}
     found["recommendation"] = recommendation(cells, verdict)
@@ -87,7 +91,9 @@ def recommendation(cells: Cells, verdict: Mapping[str, Any]) -> dict[str, Any]:
         "error": estimate - value,
         "criterion": folds[0]["criterion"],
         "candidates": len(scores),
-        "regrets": {kind: max(scores.values()) - _of_choice(cells, each) for kind, each in choices(folds, scores).items()},
+        "regrets": {
+            kind: max(scores.values()) - _of_choice(cells, each) for kind, each in choices(folds, scores).items()
+        },
     }
 
 

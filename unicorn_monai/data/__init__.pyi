@@ -8,7 +8,6 @@ from .items import images_only as images_only
 from .items import num_labels as num_labels
 from .items import read_array as read_array
 from .items import style_images as style_images
-from .layout import is_upright as is_upright
 from .layout import label_names as label_names
 from .layout import read_header as read_header
 from .writer import About as About

@@ -7,7 +7,7 @@ import torch
 
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.journal import begun
-from unicorn_monai.data.layout import layout_of, looks_of, read_header
+from unicorn_monai.data.layout import colours_of, layout_of, read_header
 from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.images import read_array, read_image
 from unicorn_monai.images.augmentation import strong_intensity
@@ -29,7 +29,7 @@ def write_augmented(dataset_dir: PathLike, output: PathLike, seed: int = 0) -> N
             device=f"{header.get('device', 'unknown')}, augmented",
             **layout_of(header),
         ),
-        **looks_of(header),
+        **colours_of(header),
         resume=begun(output, finished_too=True),
         settings={"seed": seed},
         augmented=True,

@@ -18,7 +18,7 @@ from unicorn_monai.data.label_checks import require_label_table
 from unicorn_monai.data.remote import Remote, is_url
 from unicorn_monai.system.files import PathLike, parse_json
 from unicorn_monai.system.intake import lies_there, require_regular
-from unicorn_monai.system.records import COLOURS, SPACING, SWITCH, TEXT, take
+from unicorn_monai.system.records import COLOURS, SPACING, TEXT, take
 
 SPLITS = ("training", "validation", "test")
 HEADER = "dataset.json"
@@ -73,17 +73,9 @@ def layout_of(header: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def looks_of(header: dict[str, Any]) -> dict[str, Any]:
-    """The entries "colours" and "upright" of a header, where they are, to be taken over too."""
-    return take(header, {"colours": COLOURS, "upright": SWITCH}, HEADER)
-
-
-def is_upright(dataset_dir: PathLike | Sequence[PathLike]) -> bool:
-    """Whether pictures have an up and a down, as scenes and B-scans do and cells under a microscope do not.
-
-    Of several data sets, whether those of one do.
-    """
-    return any(looks_of(read_header(folder)).get("upright", True) for folder in list_folders(dataset_dir))
+def colours_of(header: dict[str, Any]) -> dict[str, Any]:
+    """The entry "colours" of a header, where there is one, to be taken over too."""
+    return take(header, {"colours": COLOURS}, HEADER)
 
 
 def index_of(item: Mapping[str, Any], path: PathLike) -> int:

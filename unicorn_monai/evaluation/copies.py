@@ -36,10 +36,10 @@ from tqdm import tqdm
 from unicorn_monai.data.layout import (
     HEADER,
     SPLITS,
+    colours_of,
     index_of,
     layout_of,
     local_folder,
-    looks_of,
     read_header,
     resolve_item,
 )
@@ -347,7 +347,7 @@ def write_without(dataset_dir: PathLike, output: PathLike, flagged: Sequence[str
         settings=own.get("settings"),
         entries=rest,
         without_flagged=len(drop),
-        **looks_of(header),
+        **colours_of(header),
     ) as writer:
         for split, item in kept:
             files = resolve_item(Path(folder), item, ("image",))

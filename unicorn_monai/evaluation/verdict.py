@@ -1,18 +1,20 @@
-"""Which of several networks is the best on images without a label, and how good is it?
+"""Which of several networks is the best on images without a label?
 
     M_n[k, j] = sum of q_j over the pixels where network n sees k      expected confusion, q a belief about the truth
     IoU_n     = mean over k of  M[k, k] / (row k + column k - M[k, k])
 
-Ranking, larger is better; p_n the softmax of network n, p' the same under another view of the image:
+Ranking, larger is better; p_n the softmax of network n, p' the same under another view of the image, turned back:
 
     agreement     IoU_n with q the most probable label of mean_m p_m       ensemble-based validation, Hu et al. 2023
     belief        IoU_n with q = mean_m p_m
     consistency   IoU_n with q the most probable label of p'_n
+    confidence    IoU_n with q ~ p_n^(1/T_n), T_n fitted where labels are   temperature scaling, Guo et al. 2017
     information   H(mean of p_n over all pixels) - mean of H(p_n)           InfoMax: sure, and not always of the same
     density       mean entropy of the soft neighbourhoods of pixels         Saito et al., ICCV 2021
 
-Estimate of the mean IoU of the one that is chosen: its ``belief``; and its own, with q = p_n at a temperature fitted on
-labelled images. Nothing here has seen a label of these images.
+Two more need labelled images of another kind: reverse validation (``reverse_validation.py``), and the score on held-out
+synthetic images, which favours networks trained on their like. How good the chosen one is: ``expected_iou.py``; all of
+it in one pass: ``recommendation.py``. Nothing here has seen a label of these images.
 """
 
 from __future__ import annotations
@@ -23,27 +25,35 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from unicorn_monai.images.augmentation import strong_intensity
+
 NEIGHBOURS, SHARPNESS = 256, 0.05  # pixels of an image whose neighbourhoods are compared; temperature of their likeness
-CRITERIA = ("agreement", "belief", "consistency", "information", "density")
+BELIEFS = ("agreement", "belief", "consistency", "confidence")
+CRITERIA = (*BELIEFS, "information", "density")
 
 
 def expected_confusion(seen: Tensor, belief: Tensor) -> Tensor:
-    """M of label maps (batch, rows, columns) under a belief (batch, labels, rows, columns): (labels, labels)."""
-    labels = belief.shape[1]
-    flat = belief.movedim(1, -1).reshape(-1, labels).double()
-    return torch.zeros(labels, labels, dtype=torch.float64).index_add(0, seen.flatten().long(), flat)
+    """M of label maps (batch, rows, columns) under a belief (batch, labels, rows, columns): (batch, labels, labels)."""
+    batch, labels = belief.shape[:2]
+    sees = torch.nn.functional.one_hot(seen.long(), labels).reshape(batch, -1, labels).double()
+    return sees.transpose(1, 2) @ belief.flatten(2).transpose(1, 2).double()
 
 
-def mean_iou_of(confusion: Tensor) -> float:
-    """Mean IoU over the labels that occur, of a confusion matrix (..., labels, labels)."""
+def mean_iou_of(confusion: Tensor) -> Tensor:
+    """Mean IoU over the labels that occur, of confusion matrices (..., labels, labels): (...); NaN without a pixel."""
     both = confusion.diagonal(dim1=-2, dim2=-1)
     union = confusion.sum(dim=-1) + confusion.sum(dim=-2) - both
-    return float((both / union.clamp(min=1e-12))[union > 0.5].mean())
+    return torch.where(union > 0.5, both / union, math.nan).nanmean(dim=-1)
 
 
 def one_hot_of(probability: Tensor) -> Tensor:
     """The most probable label of each pixel as a belief."""
     return torch.zeros_like(probability).scatter(1, probability.argmax(dim=1, keepdim=True), 1.0)
+
+
+def tempered(probability: Tensor, temperature: float) -> Tensor:
+    """p^(1/T) with sum 1: the softmax of logits over T. Above 1 it is less sure."""
+    return (probability.clamp(min=1e-30).log() / temperature).softmax(dim=1)
 
 
 def neighbourhood_density(probability: Tensor, seed: int = 0) -> float:
@@ -53,22 +63,43 @@ def neighbourhood_density(probability: Tensor, seed: int = 0) -> float:
     """
     flat = probability.flatten(2).movedim(1, 2)
     chosen = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(seed))[:NEIGHBOURS]
-    unit = torch.nn.functional.normalize(flat[:, chosen].float(), dim=-1)
+    unit = torch.nn.functional.normalize(flat[:, chosen.to(flat.device)].float(), dim=-1)
     likeness = unit @ unit.transpose(1, 2) / SHARPNESS
     likeness.diagonal(dim1=1, dim2=2).fill_(-math.inf)
     near = likeness.softmax(dim=-1)
     return float(torch.special.entr(near).sum(dim=-1).mean())
 
 
-class Verdict:
-    """The criteria of several networks, gathered over batches of the same images."""
+def other_view(images: Tensor, generator: torch.Generator) -> Tensor:
+    """The images (batch, channels, rows, columns) in [0, 1] mirrored, each with other intensities (`strong_intensity`).
 
-    def __init__(self, names: Sequence[str], num_labels: int) -> None:
+    `turned_back` brings what a network says of it to the pixels of the images.
+    """
+    change = strong_intensity(int(torch.randint(2**31, (), generator=generator)))
+    changed = [torch.as_tensor(change(image)).float().clamp(0, 1) for image in images.flip(-1).cpu()]
+    return torch.stack(changed).to(images.device)
+
+
+def turned_back(probability: Tensor) -> Tensor:
+    """What was said of `other_view`, (batch, labels, rows, columns), in the pixels of the images."""
+    return probability.flip(-1)
+
+
+class Verdict:
+    """The criteria of several networks, gathered over batches of the same images.
+
+    Args:
+        names: of the networks, two or more.
+        num_labels: of each.
+        temperatures: T of each network, see ``expected_iou.py``; 1 where none is given.
+    """
+
+    def __init__(self, names: Sequence[str], num_labels: int, temperatures: Mapping[str, float] | None = None) -> None:
         if len(names) < 2:
             raise ValueError(f"{list(names)}: expected two networks or more; one has nothing to be compared with.")
         self.names, self.images, self.pixels = list(names), 0, 0
-        zeros = torch.zeros(num_labels, num_labels, dtype=torch.float64)
-        self.confusions = {kind: {name: zeros.clone() for name in names} for kind in CRITERIA[:3]}
+        self.temperatures = dict.fromkeys(names, 1.0) | dict(temperatures or {})
+        self.parts: dict[str, dict[str, list[Tensor]]] = {kind: {name: [] for name in names} for kind in BELIEFS}
         self.marginal = {name: torch.zeros(num_labels, dtype=torch.float64) for name in names}
         self.entropy, self.density = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
 
@@ -79,18 +110,26 @@ class Verdict:
         self.images, self.pixels = self.images + len(mean), self.pixels + mean[:, 0].numel()
         for name in self.names:
             p = probabilities[name].float()
-            seen, views = p.argmax(dim=1), beliefs | {"consistency": one_hot_of(other_views[name].float())}
-            for kind, belief in views.items():
-                self.confusions[kind][name] += expected_confusion(seen, belief)
-            self.marginal[name] += p.double().sum(dim=(0, 2, 3))
+            own = {"consistency": one_hot_of(other_views[name]), "confidence": tempered(p, self.temperatures[name])}
+            seen = p.argmax(dim=1)
+            for kind, belief in (beliefs | own).items():
+                self.parts[kind][name].append(expected_confusion(seen, belief).float().cpu())
+            self.marginal[name] += p.double().sum(dim=(0, 2, 3)).cpu()
             self.entropy[name] += float(torch.special.entr(p.double()).sum())
             self.density[name] += neighbourhood_density(p) * len(p)
 
-    def scores(self) -> dict[str, dict[str, float]]:
-        """Every criterion of every network: {criterion: {name: value}}, larger is better."""
+    def confusions(self, kind: str, name: str) -> Tensor:
+        """The expected confusion of every image, (images, labels, labels), of a network; ``kind`` of ``BELIEFS``."""
         if not self.images:
             raise ValueError("No image was given; expected at least one unlabelled image.")
-        found = {kind: {name: mean_iou_of(m) for name, m in each.items()} for kind, each in self.confusions.items()}
+        return torch.cat(self.parts[kind][name]).double()
+
+    def scores(self) -> dict[str, dict[str, float]]:
+        """Every criterion of every network: {criterion: {name: value}}, larger is better."""
+        found = {
+            kind: {name: float(mean_iou_of(self.confusions(kind, name).sum(dim=0))) for name in self.names}
+            for kind in BELIEFS
+        }
         found["information"] = {
             name: float(torch.special.entr(self.marginal[name] / self.pixels).sum()) - self.entropy[name] / self.pixels
             for name in self.names

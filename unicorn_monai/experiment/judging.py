@@ -9,7 +9,7 @@ on the unlabelled domain's real labels where there are any) sees in the syntheti
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from unicorn_monai.bundle.references import from_bundle
 from unicorn_monai.bundle.sampling_steps import describe
 from unicorn_monai.data import datalist, read_header
-from unicorn_monai.data.layout import label_map_counts
+from unicorn_monai.data.layout import SPLITS, label_map_counts
 from unicorn_monai.data.uncertainties import read_uncertainties
 from unicorn_monai.diffusion import LatentDataset, load_prior
 from unicorn_monai.evaluation import (
@@ -34,8 +34,10 @@ from unicorn_monai.evaluation import (
     fusion_weight,
     summarise,
 )
+from unicorn_monai.evaluation.expected_iou import fit_temperatures
 from unicorn_monai.evaluation.features import train_encoder
-from unicorn_monai.evaluation.scoring import scores
+from unicorn_monai.evaluation.recommendation import REVERSE, SYNTHETIC, judge, recommend, score_on
+from unicorn_monai.evaluation.scoring import scored_items, scores
 from unicorn_monai.experiment import pictures
 from unicorn_monai.experiment.reconstructions import IMAGES, kept, lost
 from unicorn_monai.experiment.run import Run
@@ -62,6 +64,7 @@ WEIGHT_MAPS = 32  # label maps at each fusion weight
 CONTROL = 128  # images from label maps that no network was trained on
 BATCH = 32  # images measured at a time
 SAMPLED = 16  # images sampled at a time
+CRITERION = "agreement"  # by which a network is recommended; see docs/results/benchmark
 AT_HOME = ("mean_iou", "ci95", "ci_unit", "ece", "nll", "boundary", "n_test", "n_subjects")  # on the labelled device
 
 
@@ -245,6 +248,38 @@ class Judging:
             return {"not_computed": "no validation image of the unlabelled domain has a label map"}
         each = [np.sum(scorer.counts(self.run.unlabeled, "validation").confusion, axis=0) for scorer in scorers]
         return {"mean_iou": comparison.mean_of([or_none(scores(confusion)["mean_iou"]) for confusion in each])}
+
+    def recommend(self, setups: Sequence[str]) -> dict[str, Any]:
+        """Which of these networks to use on the unlabelled device, and what to expect, without one of its labels.
+
+        Of several trainings of a set-up the first is looked at. The images are those that networks may be trained on;
+        temperatures, and what guesses teach, are measured on the labelled domain's validation images.
+        """
+        run, labels = self.run, len(self.run.results["labels"])
+        networks = {name: self.network(name) for name in setups}
+        splits = [split for split in SPLITS[:2] if read_header(run.unlabeled).get(split)]
+        items = datalist(run.unlabeled, splits)
+        temperatures = fit_temperatures(networks, self.labelled_batches(run.labeled))
+        seen = judge(networks, self.batches(items), labels, temperatures, run.settings.seed)
+        more = {REVERSE: seen[1].scores(self.labelled_batches(run.labeled))}
+        if run.settings.main:
+            synthetic = self.labelled_batches(run.synthetic(run.settings.main))
+            more[SYNTHETIC] = score_on(networks, synthetic, labels)
+        return recommend(seen[0], CRITERION, [str(item["subject"]) for item in items], more)
+
+    def batches(self, items: Sequence[dict[str, Any]]) -> Iterator[Tensor]:
+        """Images of a data set, a few at a time."""
+        for start in range(0, len(items), SAMPLED):
+            images = [read_image(item["image"], self.run.num_channels) for item in items[start : start + SAMPLED]]
+            yield torch.stack(images).to(self.run.device)
+
+    def labelled_batches(self, folder: Path) -> Iterator[tuple[Tensor, Tensor]]:
+        """The validation images of a data set that have a label map, with it."""
+        items = scored_items(folder, "validation", tell=False)
+        load = LoadPixelsd(["label"], num_labels=len(self.run.results["labels"]))
+        for start, images in zip(range(0, len(items), SAMPLED), self.batches(items), strict=True):
+            maps = [load.read_label(item["label"]) for item in items[start : start + SAMPLED]]
+            yield images, torch.stack(maps).to(self.run.device)
 
     def fusion_weight(self, variant: str) -> dict[str, Any]:
         """Control and label fidelity against the fusion weight, and the weight to take (see ``fusion_weight.py``).

@@ -221,6 +221,8 @@ class Settings:
             )
         if SEMANTIC_ONLY in self.baselines and "paper" not in self.modes:
             raise ValueError(f"'{SEMANTIC_ONLY}' needs the mode 'paper'; modes are {list(self.modes)}. Add it.")
+        if PSEUDO_LABELS in self.baselines and not set(self.augmented) | set(FREE) & set(self.baselines):
+            raise ValueError(f"'{PSEUDO_LABELS}' guesses by the best of several networks; add one of {list(FREE)}.")
         if TSYND in self.baselines and not self.with_augmentation:
             raise ValueError(f"'{TSYND}' raises what two networks disagree about; add the baseline 'augmentation'.")
         if not self.words and tuple(self.guidance[2:]) not in ((), (1.0,)):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unicorn_monai.images.random_contrast import RandContrastCurved, RandFromLabelsd
 from unicorn_monai.images.target_style import STYLES, RandTargetStyled
-from unicorn_monai.images.warping import RandGeometryd, RandTurnedd
+from unicorn_monai.images.warping import RandGeometryd
 
 
 class RandSpeckle(RandomizableTransform):
@@ -87,7 +87,7 @@ AUGMENTATIONS = ("none", "geometry", "strong", "strong+geometry", *GUESSED, *STY
 
 
 def training_augmentation(
-    name: str, num_channels: int = 1, targets: Sequence[Mapping[str, Any]] = (), upright: bool = True
+    name: str, num_channels: int = 1, targets: Sequence[Mapping[str, Any]] = ()
 ) -> MapTransform | Compose:
     """The transform that a training's setting names.
 
@@ -98,7 +98,6 @@ def training_augmentation(
         name: one of ``AUGMENTATIONS``.
         num_channels: of the images; B-scans (1) may be bent, colour pictures (3) may not.
         targets: items with "image", whose styles are taken.
-        upright: whether images have an up and a down; else the geometry turns them too.
     """
     if name not in AUGMENTATIONS:
         raise ValueError(f"Unknown augmentation '{name}'; expected one of {list(AUGMENTATIONS)}.")
@@ -108,10 +107,8 @@ def training_augmentation(
     if name == "strong":
         return strong
     parts: list[MapTransform] = [RandGeometryd(bends=num_channels == 1)]
-    if not upright:
-        parts.append(RandTurnedd())
     if name == "geometry":
-        return Compose(parts)
+        return parts[0]
     if name in GUESSED:
         parts.append(GUESSED[name]())
     elif name in STYLES:

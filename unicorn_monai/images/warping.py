@@ -47,23 +47,6 @@ def rigid(seed: int) -> Geometry:
     return Geometry((), scale, down, random.choice([-1.0, 1.0]) / scale, aside)
 
 
-class RandTurnedd(RandomizableTransform, MapTransform):
-    """Turn "image" and "label", (channels, rows, columns), alike, by right angles where they are square, and mirror."""
-
-    def __init__(self) -> None:
-        MapTransform.__init__(self, ("image", "label"))
-        RandomizableTransform.__init__(self, 1.0)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Each of the eight ways to lay a square, or of the four to lay a rectangle, as often as the others."""
-        result, turns, mirrored = dict(data), int(self.R.randint(4)), bool(self.R.randint(2))
-        for key in self.key_iterator(result):
-            image = torch.as_tensor(result[key])
-            image = torch.rot90(image, turns if image.shape[-1] == image.shape[-2] else 2 * (turns % 2), (-2, -1))
-            result[key] = image.flip(-1) if mirrored else image
-        return result
-
-
 def warp(image: Tensor, seed: int, mode: str, bends: bool = True) -> Tensor:
     """Change an image or a label map, (channels, rows, columns); rows and columns from outside repeat its border.
 

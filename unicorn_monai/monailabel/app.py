@@ -70,7 +70,9 @@ class UnicornApp(MONAILabelApp):
         return Studies(self.studies, self.record["labels"], self.segmentation.num_channels, reload)
 
     def init_infers(self) -> dict[str, InferTask]:
-        """Segmentation and synthesis."""
+        """Segmentation, and synthesis where the run has a generator."""
+        if self.record["mode"] is None:
+            return {SEGMENTATION: self.segmentation}
         generator = synthesis.Synthesis(self.folder / "generator" / "synthesis", self.record)
         return {SEGMENTATION: self.segmentation, SYNTHESIS: generator}
 

@@ -3,7 +3,8 @@
     APP/main.py                  one import
     APP/app.json                 run, set-up, label names, settings of the synthesis
     APP/model/retinal_unet       the segmentation network that is served and trained on
-    APP/generator/<bundle>       the networks of the synthesis, and the segmentation network of their uncertainties
+    APP/generator/<bundle>       the networks of the synthesis, and the segmentation network of their uncertainties;
+                                 none of a run without a generator
 
 Training changes ``APP/model`` only, neither the run nor the generator: a prior belongs to the network that measured.
 """
@@ -18,12 +19,14 @@ from monai.bundle import ConfigParser
 
 from unicorn_monai.bundle.installation import GENERATOR
 from unicorn_monai.experiment.settings import bundle_places, settings_of
+from unicorn_monai.report.recommended import networks_of, reason_of
+from unicorn_monai.report.results import Results, read
 from unicorn_monai.system.files import PathLike, read_json, write_json
 from unicorn_monai.system.weights import copy_weights, read_metadata
 
 SEGMENTATION = "retinal_unet"
 MAIN = '"""Served by MONAI Label."""\n\nfrom unicorn_monai.monailabel.app import UnicornApp# noqa: F401\n'
-RECORD = "app.json"
+RECORD, DEFAULT = "app.json", "unicorn+real"
 NOT_SERVED = ("*last.pt", "resume.pt", "*_before.pt", "latents", "uncertainties.json", "output", "__pycache__", ".*")
 
 
@@ -34,7 +37,7 @@ def make_app(app_dir: PathLike, run: PathLike | None, setup: str | None = None) 
         app_dir: the folder.
         run: folder of a finished run; None goes on with what is there.
         setup: whose segmentation weights are served first, a folder of ``RUN/segmentation`` or "lower_bound"; None
-            takes the network trained on synthetic and real images.
+            takes the network that the run recommends, or without a recommendation that of synthetic and real images.
     """
     app_dir = Path(app_dir).resolve()
     if (app_dir / RECORD).is_file():
@@ -45,12 +48,12 @@ def make_app(app_dir: PathLike, run: PathLike | None, setup: str | None = None) 
     if not (run / "results.json").is_file():
         raise ValueError(f"'{run}' is no finished run: it has no results.json. Finish it with `--resume`.")
     settings, chosen = settings_of(run, "*.json")
-    mode, labels = settings.main, read_json(run / "results.json")["labels"]
-    setup = setup or "unicorn+real"
+    mode, labels = next(iter(settings.modes), None), read_json(run / "results.json")["labels"]
+    setup, why = _choice(run, setup)
     weights = _weights(run, setup)
     temporary = app_dir.with_name(f".tmp-{app_dir.name}")
     shutil.rmtree(temporary, ignore_errors=True)
-    for name in GENERATOR:
+    for name in GENERATOR if mode else ():
         places = bundle_places(app_dir / "generator", settings, name)
         _copy(run / "bundles" / name, temporary / "generator" / name, places)
     served = Path("model", SEGMENTATION)
@@ -60,10 +63,11 @@ def make_app(app_dir: PathLike, run: PathLike | None, setup: str | None = None) 
     content = {
         "run": str(run),
         "setup": setup,
+        "why": why,
         "labels": labels,
         "mode": mode,
-        "uncertainty_weight": settings.weight_used(mode, chosen),
-        "guidance": list(settings.guidance_of(mode)),
+        "uncertainty_weight": settings.weight_used(mode, chosen) if mode else None,
+        "guidance": list(settings.guidance_of(mode)) if mode else [],
     }
     (temporary / "main.py").write_text(MAIN)
     write_json(temporary / RECORD, content)
@@ -88,18 +92,29 @@ def _begun(app_dir: Path, run: PathLike | None, setup: str | None) -> dict[str, 
     if setup is not None and before["setup"] != setup:
         raise ValueError(
             f"The app in '{app_dir}' started with the weights '{before['setup']}', not '{setup}'. Leave out "
-            "--setup to go on with it, or give another folder by --app."
+            "--network to go on with it, or give another folder by --app."
         )
     return before
 
 
+def _choice(run: Path, setup: str | None) -> tuple[str, str]:
+    """Which network is served, and why, in a sentence."""
+    if setup is not None:
+        return setup, "asked for by --network"
+    part = read(run / "results.json", Results).recommendation
+    if part.setup is None:
+        return DEFAULT, f"trained on synthetic and real images; no recommendation: {part.not_computed or 'none made'}"
+    expected = f" (expected mean IoU {part.low:.2f} to {part.high:.2f})" if None not in (part.low, part.high) else ""
+    return part.setup, f"recommended without labels{expected}, because {reason_of(part.criterion)}"
+
+
 def _weights(run: Path, setup: str) -> Path:
-    trained = sorted(p.parent.name for p in (run / "segmentation").glob("*/model.pt"))
-    if setup != "lower_bound" and setup not in trained:
-        raise ValueError(f"'{run}' has no segmentation weights '{setup}'; expected one of {['lower_bound', *trained]}.")
-    folder = run / "bundles" / SEGMENTATION / "models" if setup == "lower_bound" else run / "segmentation" / setup
-    read_metadata(folder / "model.pt")
-    return folder / "model.pt"
+    trained = networks_of(run)
+    if setup not in trained:
+        others = f"expected one of {', '.join(trained)}; choose one by --network"
+        raise ValueError(f"'{run}' has no segmentation weights '{setup}'; {others if trained else 'it has none'}.")
+    read_metadata(trained[setup])
+    return trained[setup]
 
 
 def _copy(source: Path, target: Path, entries: dict[str, str]) -> None:

@@ -38,6 +38,7 @@ def label_studies(
         require_literal(str(path.resolve()), name)
     content = make_app(folder, run, setup)
     logger.info(f"app: {folder} (run {content['run']}, weights {content['setup']})")
+    logger.info(f"network: {content['setup']}, {content.get('why') or 'chosen when the app was made'}")
     if host not in LOOPBACK:
         logger.warning(
             f"Everybody who reaches {host}:{port} can read, change and delete the studies: the server has no "

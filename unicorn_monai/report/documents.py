@@ -1,11 +1,16 @@
 """Tables and single numbers in Markdown documents, written from committed results, so that no number is typed by hand.
 
-    <!-- table: FILE... KIND                          kinds: `tables.TABLES`; several files: mean and spread over runs
+    <!-- table: FILE... KIND                          kinds: `tables.TABLES`; several files: mean and spread over runs;
+                                                      of one table.json: `benchmark_table.TABLES`
     rows: lower_bound = the labelled device; unicorn  some rows, in this order, called otherwise; all without this line
     columns: mean IoU; gap closed                     the same of columns; the first one always stays
     -->
     ... what is written ...
     <!-- /table -->
+
+    <!-- text: FILE KIND -->                          lines of the benchmark's table: `benchmark_table.TEXTS`
+    ... what is written ...
+    <!-- /text -->
 
     ... closes <!-- value: FILE WHAT FORMAT -->82 %<!-- /value --> of the gap
 
@@ -21,14 +26,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from unicorn_monai.report import benchmark_table
 from unicorn_monai.report.tables import TABLES, Rows, markdown, read_runs, shown
 from unicorn_monai.system.files import parse_json, write_text
 
 _MARKER = re.compile(
     r"```.*?```|`[^`\n]*`"  # code
-    r"|(?P<head><!-- (?P<what>table|value): (?P<order>(?:(?!-->|<!--).)*)-->)"
+    r"|(?P<head><!-- (?P<what>table|text|value): (?P<order>(?:(?!-->|<!--).)*)-->)"
     r"(?:(?!<!-- ).)*(?P<tail><!-- /(?P=what) -->)"
-    r"|<!-- /?(?:table|value)\b",  # one without the other
+    r"|<!-- /?(?:table|text|value)\b",  # one without the other
     re.DOTALL,
 )
 
@@ -57,7 +63,8 @@ def filled(document: Path) -> str:
             raise ValueError(f"'{start}' has no counterpart; expected e.g. '<!-- /table -->'")
         if found["what"] == "value":
             return f"{found['head']}{_value(document.parent, found['order'])}{found['tail']}"
-        return f"{found['head']}\n\n{_table(document.parent, found['order'])}\n\n{found['tail']}"
+        write = _table if found["what"] == "table" else _text
+        return f"{found['head']}\n\n{write(document.parent, found['order'])}\n\n{found['tail']}"
 
     try:
         return _MARKER.sub(fill, document.read_text(encoding="utf-8"))
@@ -68,9 +75,13 @@ def filled(document: Path) -> str:
 def _table(folder: Path, order: str) -> str:
     asked, *lines = order.strip().splitlines()
     *files, kind = asked.split()
-    if kind not in TABLES:
-        raise ValueError(f"a table is of '{kind}'; expected FILE... and one of {', '.join(TABLES)}.")
-    rows = TABLES[kind](read_runs([folder / file for file in files]))
+    if kind not in {*TABLES, *benchmark_table.TABLES}:
+        kinds = ", ".join([*TABLES, *benchmark_table.TABLES])
+        raise ValueError(f"a table is of '{kind}'; expected FILE... and one of {kinds}.")
+    if kind in TABLES:
+        rows = TABLES[kind](read_runs([folder / file for file in files]))
+    else:
+        rows = benchmark_table.TABLES[kind](_benchmark(folder, files))
     for line in lines:
         what, _, names = line.partition(":")
         if what == "rows":
@@ -83,6 +94,19 @@ def _table(folder: Path, order: str) -> str:
     if min(len(rows), len(rows[0])) < 2:
         raise ValueError(f"'{files}' have nothing for a table of {kind}; expected another kind.")
     return markdown(rows)
+
+
+def _text(folder: Path, order: str) -> str:
+    *files, kind = order.split() or [""]
+    if kind not in benchmark_table.TEXTS:
+        raise ValueError(f"a text is of '{kind}'; expected FILE and one of {', '.join(benchmark_table.TEXTS)}.")
+    return benchmark_table.TEXTS[kind](_benchmark(folder, files))
+
+
+def _benchmark(folder: Path, files: Sequence[str]) -> benchmark_table.Table:
+    if len(files) != 1:
+        raise ValueError(f"what the benchmark says is of the files {files}; expected one table.json.")
+    return benchmark_table.read_table(folder / files[0])
 
 
 def _chosen(rows: Rows, names: str) -> Rows:

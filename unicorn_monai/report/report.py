@@ -4,9 +4,10 @@ The verdict comes first: how much of the gap between the bounds the retrained ne
 
     (mean IoU - lower bound) / (upper bound - lower bound),
 
-then the numbers it rests on, the pictures, the checks and how to repeat it. The page is ``templates/report.html``,
-filled in from typed results; every text is escaped there. It loads nothing (pictures are data URIs, charts are inline
-SVG, there is no script) and what was not computed is called so, never 0.
+and before it, where nothing could be scored, which network to use and how good it is expected to be. Then come the
+numbers it rests on, the pictures, the checks and how to repeat it. The page is ``templates/report.html``, filled in
+from typed results; every text is escaped there. It loads nothing (pictures are data URIs, charts are inline SVG, there
+is no script) and what was not computed is called so, never 0.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shlex
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +28,7 @@ from unicorn_monai.report import figures, naming
 from unicorn_monai.report import results as kinds
 from unicorn_monai.report.checks import image_checks
 from unicorn_monai.report.naming import MISSING, fixed, name_of, ordered, percent
+from unicorn_monai.report.recommended import choices, networks_of, reason_of
 from unicorn_monai.report.results import LOWER, MAIN, UPPER, Results, Scores, read, within
 from unicorn_monai.system.files import PathLike, write_text
 
@@ -57,6 +60,7 @@ def render(folder: Path) -> str:
         return page.template().render(
             page.values(),
             page=page,
+            use=page.recommended(record),
             run=folder.resolve().name,
             record=record,
             captions=_load(folder, "pictures/captions.json", kinds.Captions),
@@ -146,6 +150,21 @@ class _Page:
             "real": [name for name in SETS[:2] if name in r.fid.fid],
             "checks": image_checks(r),
             "closest": self.picture(Path("memorization", "closest.png")) if closest.is_file() else None,
+        }
+
+    def recommended(self, record: kinds.Record) -> dict[str, Any]:
+        """What is said of the recommended network: why it, its weights, what serves it, what its choice cost."""
+        part, run = self.results.recommendation, str(record.settings.get("output") or self.folder.resolve().name)
+        weights = networks_of(self.folder).get(part.setup or "")
+        scores = part.scores.get(part.criterion or "", {})
+        rising = sorted((value, setup) for setup, value in scores.items() if value is not None)
+        rows = [(self.name(setup), value, None) for value, setup in rising]
+        return {
+            "why": reason_of(part.criterion),
+            "weights": weights and weights.relative_to(self.folder),
+            "command": f"unicorn-monai label --studies SCANS --run {shlex.quote(run)}",
+            "chart": figures.dots(rows, self.name(part.setup), ()) if part.setup and rows else "",
+            "choices": choices(self.results),
         }
 
     def here(self, text: str) -> str:

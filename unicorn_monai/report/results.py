@@ -239,6 +239,21 @@ class Audit(Part):
     n_training: Number = None
 
 
+class Recommendation(Part):
+    """Which network to use on images without a label, and what mean IoU to expect of it."""
+
+    setup: str | None = None
+    criterion: str | None = None
+    estimate: Number = None
+    low: Number = None
+    high: Number = None
+    images: Number = None
+    candidates: list[str] = []
+    scores: dict[str, dict[str, Number]] = {}  # criterion -> set-up -> value, larger is better
+    estimates: dict[str, Number] = {}  # set-up -> expected mean IoU
+    not_computed: str | None = None  # why there is none
+
+
 class Results(Part):
     """All of ``results.json``."""
 
@@ -262,6 +277,7 @@ class Results(Part):
     differences: dict[str, dict[str, Estimate]] = {}
     gap: dict[str, Estimate] = {}
     not_computed: dict[str, str] = {}
+    recommendation: Recommendation = Recommendation()
     label_maps: dict[str, Pair] = {}
     simulated: str | None = None
     environment: dict[str, Any] = {}

@@ -1,8 +1,8 @@
 """Names of the trainings that an experiment compares.
 
-    bounds      the labelled images alone; the unlabelled ones with their true labels
-    free        what costs no image generator: augmentations, self-training, adapted statistics, guessed labels
-    generated   what writes a labelled data set: translations of images, moved latents, UnIACorN
+bounds      the labelled images alone; the unlabelled ones with their true labels
+free        what costs no image generator: augmentations, self-training, adapted statistics, guessed labels
+generated   what writes a labelled data set: translations of images, moved latents, UnIACorN
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unicorn_monai.data.journal import begun
-from unicorn_monai.data.layout import layout_of, looks_of, read_header
+from unicorn_monai.data.layout import colours_of, layout_of, read_header
 from unicorn_monai.data.remote import local_side
 from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.images.files import write_array
@@ -66,7 +66,7 @@ class Synthesizer:
         with DatasetWriter(
             self.output_dir,
             About(name=f"synthetic {self.device_name}", device=self.device_name, **layout_of(self.header)),
-            **looks_of(self.header),
+            **colours_of(self.header),
             resume=self.resume or own[1] > 1 or begun(local_side(self.output_dir)),
             settings=self.settings(),
             share=own,

@@ -77,10 +77,9 @@ SPACING = _rule(
     Annotated[list[_Length], Field(min_length=2, max_length=2)] | tuple[_Length, _Length] | None,
     "[axial, lateral] in mm, finite and positive, or null",
 )
-SWITCH = _rule(bool, "true or false")
 COLOURS = _rule(list[_Colour], "a list of [red, green, blue]")
 KNOWN = {  # entries of a header that this package reads or writes
-    *("name", "modality", "device", "labels", "spacing_mm", "settings", "colours", "upright", "source", "seed"),
+    *("name", "modality", "device", "labels", "spacing_mm", "settings", "colours", "source", "seed"),
     *("phantom", "simulated", "simulated_device", "simulated_anatomy"),
     *("synthetic", "augmented", "pseudo_labels", "without_flagged"),
 }

@@ -1,0 +1,66 @@
+"""The network that a run recommends without a label of the unlabelled images: where it lies, why it, what that cost.
+
+    regret = mean IoU of the best candidate - mean IoU of the one chosen         where there are labels to tell
+
+How it was chosen: ``evaluation/recommendation.py``; its entry in ``results.json``: ``results.Recommendation``.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from unicorn_monai.report.results import LOWER, Results
+
+REASONS = {  # of a criterion: what the chosen network does better than all others
+    "agreement": "its label maps agree best with what all networks say together",
+    "belief": "its label maps fit best with how sure all networks together are of each label",
+    "consistency": "it says most nearly the same of an image and of its mirror image with other grey values",
+    "confidence": "it is the surest of its label maps, on a scale that was set on labelled images",
+    "information": "it is sure of its labels, and not always of the same ones",
+    "density": "the pixels of its images fall into the clearest groups",
+    "reverse": "a small model that learns from its label maps does best on labelled images",
+    "synthetic": "it does best on synthetic images that no network was trained on",
+}
+ROUND = re.compile(r"round_(\d+)$")  # of a self-training
+
+
+def networks_of(run: Path) -> dict[str, Path]:
+    """Weights of every segmentation network of a run, by set-up; of a self-training those of its last round."""
+    found = {LOWER: run / "bundles" / "retinal_unet" / "models" / "model.pt"}
+    for folder in sorted(path for path in (run / "segmentation").glob("*") if path.is_dir()):
+        rounds = [path for path in folder.glob("round_*") if ROUND.match(path.name) and (path / "model.pt").is_file()]
+        last = max(rounds, key=lambda path: int(path.name.removeprefix("round_")), default=folder)
+        plain = (folder / "model.pt").is_file()
+        found |= {folder.name: (folder if plain else last) / "model.pt"} if plain or rounds else {}
+    return {setup: path for setup, path in found.items() if path.is_file()}
+
+
+def reason_of(criterion: str | None) -> str:
+    """Why a criterion puts a network first, in words."""
+    return REASONS.get(criterion or "", f"it is the first by the criterion \u201c{criterion}\u201d")
+
+
+class Choice(NamedTuple):
+    """What a criterion would have chosen, and what the labels say of it."""
+
+    criterion: str
+    setup: str
+    score: float
+    regret: float
+
+
+def choices(results: Results) -> list[Choice]:
+    """Of every criterion, that of the recommendation first; none without true scores of the candidates."""
+    part, truth = results.recommendation, results.scores
+    known = [setup for setup in part.candidates if setup in truth]
+    found = []
+    for criterion, scores in sorted(part.scores.items(), key=lambda entry: entry[0] != part.criterion):
+        values = {setup: value for setup in known if (value := scores.get(setup)) is not None}
+        if values:
+            chosen = max(values, key=values.__getitem__)
+            chosen = part.setup if criterion == part.criterion and part.setup in values else chosen
+            best = max(truth[setup] for setup in known)
+            found.append(Choice(criterion, chosen, truth[chosen], best - truth[chosen]))
+    return found
