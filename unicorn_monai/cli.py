@@ -17,7 +17,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
-from unicorn_monai.commands import finished
+from unicorn_monai.commands import benchmarking, finished
 from unicorn_monai.system.console import (
     BAD_USAGE,
     BadUsage,
@@ -40,7 +40,7 @@ app = command_line(
     "works on the second. Exit status: 0 done, 1 failed, 2 bad usage, 3 NaN or infinity in images, latents, losses, "
     "weights or outputs, 130 stopped by Ctrl-C, 143 by SIGTERM (go on with --resume).",
 )
-for command in finished.COMMANDS:
+for command in (benchmarking.benchmark, *finished.COMMANDS):
     app.command(command)
 
 Preset = Literal["quick", "full"]

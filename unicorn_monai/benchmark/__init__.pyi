@@ -1,11 +1,16 @@
 from .preparation import Pair as Pair
 from .preparation import absent as absent
+from .preparation import asked as asked
 from .preparation import data_folder as data_folder
 from .preparation import place_of as place_of
 from .preparation import prepare as prepare
 from .preparation import run_folder as run_folder
 from .preparation import settings as settings
 from .preparation import sizes as sizes
+from .runner import Plan as Plan
+from .runner import collect_shift as collect_shift
+from .runner import run_shift as run_shift
+from .runner import write_table as write_table
 from .shifts import Benchmark as Benchmark
 from .shifts import Shift as Shift
 from .shifts import read_shifts as read_shifts

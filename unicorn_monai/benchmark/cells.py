@@ -2,14 +2,14 @@
 
     IoU_k = hit_k / (true_k + seen_k - hit_k),      counts[training][unit] = [hit, true, seen], each over the labels k
 
-Units are what intervals resample (``ci_unit``). Folds of a leave-one-out are put together unit by unit before anything
-is computed; trainings are those of every generator seed. What compares methods, ``table.py``, needs nothing else.
+Units are what intervals resample (``ci_unit``). Folds of a leave-one-out are put together subject by subject before
+anything is computed; trainings are those of every generator seed. What compares methods, ``table.py``, needs no more.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unicorn_monai.evaluation import bootstrap
+from unicorn_monai.evaluation.bootstrap import Units
 from unicorn_monai.evaluation.comparison import mean_of, sub_domain_table
 from unicorn_monai.evaluation.scoring import Counts
 from unicorn_monai.experiment.run import nth
-from unicorn_monai.system.files import or_none, read_json
+from unicorn_monai.system.files import read_json
 
 Array = NDArray[np.floating]
-LABELLED = ("mean_iou", "ece", "nll")  # of the labelled device
+AT_HOME = ("mean_iou", "ece", "nll")  # scores on the labelled device
+Results = dict[str, Any]  # what a run has found
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Trained:
     seed: int
     folds: tuple[Path, ...]
 
-    def results(self) -> list[dict[str, Any]]:
+    def results(self) -> list[Results]:
         """What each run has found."""
         return [read_json(run / "results.json") for run in self.folds]
 
@@ -53,19 +55,31 @@ def marginals(confusion: Array) -> Array:
     return np.stack([hit, confusion.sum(axis=-1), confusion.sum(axis=-2)], axis=-2)
 
 
-def counted(run: Path, method: str, training: int, sub_domain: str | None, fold: bool) -> tuple[Array, str]:
-    """What a training's network hit in the test images, (units, 3, labels), and what a unit is.
+def units_of(content: Mapping[str, Any]) -> list[Units]:
+    """What a cell counted in each training, as ``bootstrap`` takes it."""
+    own = content["ci_unit"], content["subjects"]
+    return [Units(np.asarray(counts, dtype=np.float64), *own) for counts in content["counts"]]
 
-    A fold has few subjects, or one, but all folds have many: its units are its subjects.
-    """
+
+def counted(run: Path, method: str, training: int, sub_domain: str | None = None) -> Counts:
+    """What a training's network counted in the test images, those of a sub-domain if one is named."""
     counts = Counts.load(run / "evaluation" / f"{nth(method, training)}.json")
-    if sub_domain is not None:
-        data = read_json(run / "experiment.json")["settings"]["unlabeled"]
-        counts = counts.only(sub_domain_table(data, "test"), sub_domain)
-    if fold:
-        confusion = np.asarray(counts.confusion, dtype=np.float64)
-        return marginals(bootstrap.by_subject(confusion, counts.subjects)), "subjects"
-    return marginals(counts.of_subjects()), counts.ci_unit
+    if sub_domain is None:
+        return counts
+    data = read_json(run / "experiment.json")["settings"]["unlabeled"]
+    return counts.only(sub_domain_table(data, "test"), sub_domain)
+
+
+def together(folds: Sequence[Counts]) -> Units:
+    """Units of one training: of a shift without folds as everywhere, of several folds the subjects of all of them."""
+    if len(folds) == 1:
+        units = folds[0].of_subjects()
+        return Units(marginals(units.counts), units.unit, units.subjects)
+    parts = list[Array]()
+    for counts in folds:
+        confusion, names = np.asarray(counts.confusion, dtype=np.float64), np.asarray(counts.subjects)
+        parts += [marginals(confusion[names == name].sum(axis=0)) for name in dict.fromkeys(counts.subjects)]
+    return Units(np.stack(parts), bootstrap.SUBJECTS, len(parts))
 
 
 def cell(shift: str, method: str, trained: Sequence[Trained], sub_domain: str | None = None) -> dict[str, Any]:
@@ -74,61 +88,55 @@ def cell(shift: str, method: str, trained: Sequence[Trained], sub_domain: str | 
     Raises:
         ValueError: a run has not scored the method.
     """
-    found = [(one, one.results()) for one in trained]
-    lacking = [
-        str(run) for one, each in found for run, r in zip(one.folds, each, strict=True) if not _scored(r, method)
-    ]
-    if lacking:
+    every = {one: one.results() for one in trained}
+    runs = [(run, found) for one, results in every.items() for run, found in zip(one.folds, results, strict=True)]
+    if lacking := [str(run) for run, found in runs if method not in found.get("segmentation", {})]:
         raise ValueError(f"'{method}' has no scores in {lacking}; run it there first.")
-    parts, trainings, units, sizes = list[Array](), list[dict[str, Any]](), set[str](), list[int]()
-    for one, results in found:
-        settings = read_json(one.folds[0] / "experiment.json")["settings"]
-        for i in range(int(settings.get("trainings", 1))):
-            whole = [counted(run, method, i, sub_domain, fold=len(one.folds) > 1) for run in one.folds]
-            sizes = [len(counts) for counts, _ in whole]
-            parts.append(np.concatenate([counts for counts, _ in whole]))
-            units |= {unit for _, unit in whole}
-            trainings.append({"seed": one.seed, "training": i, "mean_iou": float(mean_iou(parts[-1].sum(axis=0)))})
-    pooled = bootstrap.over_seeds(parts, mean_iou, 0)
-    every = [results for _, each in found for results in each]
-    scores = [results["segmentation"][method] for results in every]
+    units, trainings = list[Units](), list[dict[str, Any]]()
+    for one in trained:
+        for i in range(int(read_json(one.folds[0] / "experiment.json")["settings"].get("trainings", 1))):
+            units.append(together([counted(run, method, i, sub_domain) for run in one.folds]))
+            score = float(mean_iou(units[-1].counts.sum(axis=0)))
+            trainings.append({"seed": one.seed, "training": i, "mean_iou": score})
+    pooled, scores = bootstrap.over_seeds(units, mean_iou, 0), [found["segmentation"][method] for _, found in runs]
     return {
         "shift": shift,
         "method": method,
         "mean_iou": pooled["mean"],
         "ci95": pooled["ci95"],
-        "ci_unit": " and ".join(sorted(units)),
+        "ci_unit": pooled["ci_unit"],
+        "subjects": pooled["n_subjects"],
         "std_trainings": pooled["std_seeds"],
         "trainings": trainings,
-        "validation_mean_iou": mean_of([one.get("validation", {}).get("mean_iou") for one in scores]),
-        **{
-            f"{key}_labelled_device": mean_of([one.get("labelled_device", {}).get(key) for one in scores])
-            for key in LABELLED
-        },
-        **{key: mean_of([one.get(key) for one in scores]) for key in ("ece", "nll")},
-        "boundary_um": mean_of([(one.get("boundary") or {}).get("all_mean_um") for one in scores]),
-        "labels": every[0]["labels"],
-        **_how(method, found),
-        "fold_units": sizes,
-        "counts": np.stack(parts).astype(int).tolist(),
+        **_means(scores),
+        "labels": runs[0][1]["labels"],
+        **_how(method, runs),
+        "fold_units": [1 if len(trained[0].folds) > 1 else len(units[0].counts)] * len(trained[0].folds),
+        "counts": [each.counts.astype(int).tolist() for each in units],
     }
 
 
-def _scored(results: dict[str, Any], method: str) -> bool:
-    return method in results.get("segmentation", {})
+def _means(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means over the runs of what each has computed from its own images."""
+    home, checked = ([one.get(key) or {} for one in scores] for key in ("labelled_device", "validation"))
+    return {
+        "validation_mean_iou": mean_of([one.get("mean_iou") for one in checked]),
+        **{f"{key}_labelled_device": mean_of([one.get(key) for one in home]) for key in AT_HOME},
+        **{key: mean_of([one.get(key) for one in scores]) for key in ("ece", "nll")},
+        "boundary_um": mean_of([(one.get("boundary") or {}).get("all_mean_um") for one in scores]),
+    }
 
 
-def _how(method: str, found: Sequence[tuple[Trained, list[dict[str, Any]]]]) -> dict[str, Any]:
+def _how(method: str, runs: Sequence[tuple[Path, Results]]) -> dict[str, Any]:
     """How to do it again, on what, in which time: the minutes of the method's own stages, over all runs."""
     own = re.compile(rf"{re.escape(method)}(_before)?(_training\d*|_translation|_synthesis|_\w+_controlnet)?")
-    every = [results for _, each in found for results in each]
-    seconds = [s for results in every for stage, s in results["seconds"].items() if own.fullmatch(stage)]
-    begun = [read_json(run / "experiment.json") for one, _ in found for run in one.folds]
-    last = [(record.get("resumed") or [record])[-1] for record in begun]
+    seconds = [s for _, found in runs for stage, s in found["seconds"].items() if own.fullmatch(stage)]
+    record = read_json(runs[0][0] / "experiment.json")
+    last, machine = (record.get("resumed") or [record])[-1], runs[0][1].get("environment", {})
     return {
         "minutes": round(sum(seconds) / 60, 2),
-        "commit": last[0].get("git_revision"),
-        "command": last[0].get("command"),
-        "machine": or_none(every[0].get("environment", {}).get("machine")),
-        "cpus": every[0].get("environment", {}).get("cpus"),
+        "commit": last.get("git_revision"),
+        "command": last.get("command"),
+        "machine": machine.get("machine"),
+        "cpus": machine.get("cpus"),
     }

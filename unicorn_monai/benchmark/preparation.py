@@ -12,7 +12,7 @@ import io
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module  # of data_prep at run time: the library does not depend on it
@@ -22,6 +22,7 @@ from typing import Any
 
 from unicorn_monai.benchmark.shifts import PLACEHOLDER, SIDES, Shift
 from unicorn_monai.data.layout import HEADER, SPLITS, read_header
+from unicorn_monai.fusion import MODES
 from unicorn_monai.report.trainings import BASELINES, SEMANTIC_ONLY
 from unicorn_monai.system.console import BAD_USAGE, BadUsage
 from unicorn_monai.system.files import Occupied, parse_json, write_json
@@ -32,6 +33,9 @@ VARIABLE = "UNICORN_DATA"
 RECORD = "prepared.json"
 IMAGE_SIZES = (64, 128)  # what the networks of the preset "quick" were made for, and twice that
 BOUNDS = ("lower_bound", "upper_bound")  # are part of every experiment
+OURS = {"unicorn": "compositional", "unicorn_paper": "paper"}  # row -> mode
+METHODS = (*BASELINES, SEMANTIC_ONLY, *OURS)
+TRANSFER_MINUTES = 8  # of one core, of every GAN
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,22 @@ def run_folder(shift: Shift, folder: Path, seed: int = 0) -> Path:
     return place / f"seed{seed}" if len(shift.seeds) > 1 else place
 
 
+def asked(methods: Iterable[str]) -> dict[str, list[str]]:
+    """The settings of an experiment that make rows of the table: {"baselines", "modes"}.
+
+    Raises:
+        ValueError: there is no such row.
+    """
+    wanted = {name.split("+real")[0] for name in methods} - {*BOUNDS}
+    if unknown := sorted(wanted - {*METHODS}):
+        raise ValueError(f"Unknown method(s) {unknown}; expected some of {[*BOUNDS, *METHODS]}.")
+    modes = {mode for name, mode in OURS.items() if name in wanted} | ({"paper"} if SEMANTIC_ONLY in wanted else set())
+    return {
+        "baselines": [name for name in (*BASELINES, SEMANTIC_ONLY) if name in wanted],
+        "modes": [mode for mode in MODES if mode in modes],
+    }
+
+
 def settings(shift: Shift, folder: Path, methods: Sequence[str], size: int, seed: int = 0) -> dict[str, Any]:
     """Return the settings of an experiment on a prepared shift, as `Settings.from_dict` takes them.
 
@@ -179,9 +199,7 @@ def settings(shift: Shift, folder: Path, methods: Sequence[str], size: int, seed
     """
     if size not in IMAGE_SIZES:
         raise ValueError(f"size is {size}; expected one of {list(IMAGE_SIZES)}, which there are networks for.")
-    baselines = list(dict.fromkeys(name.removesuffix("+real") for name in methods if name not in BOUNDS))
-    if unknown := [name for name in baselines if name not in (*BASELINES, SEMANTIC_ONLY)]:
-        raise ValueError(f"Unknown method(s) {unknown}; expected some of {[*BOUNDS, *BASELINES, SEMANTIC_ONLY]}.")
+    wanted = asked(methods)
     pair = place_of(shift, folder)
     record = pair.labelled.parent / RECORD
     found = parse_json(record).get("size") if record.is_file() else None
@@ -192,8 +210,9 @@ def settings(shift: Shift, folder: Path, methods: Sequence[str], size: int, seed
         "unlabeled": str(pair.other),
         "output": str(run_folder(shift, folder, seed)),
         "preset": "quick",
-        "modes": [],
-        "baselines": baselines,
+        **wanted,
+        "words": shift.sub_domains,
         "trainings": shift.trainings,
+        "transfer_minutes": TRANSFER_MINUTES,
         "seed": seed,
     }

@@ -1,4 +1,4 @@
-"""Every method on every shift: an ordinary run folder for each shift, fold and generator seed, gone on with at any time.
+"""Every method on every shift: an ordinary run folder for each shift, fold and seed, which can be gone on with.
 
 RUNS/SHIFT[/FOLD][/seedN]/                an experiment; methods that are asked for later are added to it
 RESULTS/SHIFT/METHOD/results.json         a cell; RESULTS/SHIFT/verdict.json   what was recommended without labels
@@ -8,55 +8,67 @@ RESULTS/table.json                        the table of tables, from these alone
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unicorn_monai.benchmark.cells import Trained, cell
+from unicorn_monai.benchmark.preparation import prepare, settings
+from unicorn_monai.benchmark.shifts import Shift
 from unicorn_monai.benchmark.table import make_table
 from unicorn_monai.experiment.experiment import Experiment
-from unicorn_monai.experiment.settings import Settings
+from unicorn_monai.experiment.settings import Settings, settings_begun_with
 from unicorn_monai.fusion import MODES
 from unicorn_monai.report.trainings import BASELINES, SEMANTIC_ONLY
-from unicorn_monai.system.files import PathLike, read_json, write_json, write_text
-
-logger = logging.getLogger("unicorn_monai")
-
-ALWAYS = ("lower_bound", "upper_bound")
-OURS = {"unicorn": "compositional", "unicorn_paper": "paper"}  # method -> mode
-METHODS = (*BASELINES, SEMANTIC_ONLY, *OURS)
+from unicorn_monai.system.files import PathLike, write_json, write_text
 
 
-def asked(methods: Iterable[str]) -> dict[str, Any]:
-    """The settings of an experiment that make these methods: {"baselines", "modes"}.
+@dataclass(frozen=True)
+class Plan:
+    """What to run: shifts, rows of the table, pixels, and where."""
 
-    Raises:
-        ValueError: there is no such method.
-    """
-    wanted = [name for name in methods if name not in ALWAYS]
-    if unknown := sorted(set(wanted) - set(METHODS)):
-        raise ValueError(f"Unknown method(s) {unknown}; expected some of {[*ALWAYS, *METHODS]}.")
-    modes = [mode for name, mode in OURS.items() if name in wanted]
-    if SEMANTIC_ONLY in wanted and "paper" not in modes:
-        modes.append("paper")
-    return {
-        "baselines": [name for name in (*BASELINES, SEMANTIC_ONLY) if name in wanted],
-        "modes": [mode for mode in MODES if mode in modes],
-    }
+    folder: Path  # of the data sets and the runs
+    methods: tuple[str, ...]
+    size: int
+    jobs: int | None = None  # stages side by side in a run
 
 
-def run_methods(settings: dict[str, Any]) -> Path:
+def run_shift(shift: Shift, plan: Plan, data: Path | None, seeds: Sequence[int]) -> list[Trained]:
+    """Prepare a shift and run, or go on with, the experiments of these seeds, each fold of them."""
+    for part in shift.parts():
+        prepare(part, plan.folder, data, plan.size)
+    found = []
+    for seed in seeds:
+        runs = [settings(part, plan.folder, plan.methods, plan.size, seed) for part in shift.parts()]
+        found.append(Trained(seed, tuple(run_methods(values | {"jobs": plan.jobs}) for values in runs)))
+    return found
+
+
+def run_methods(wanted: dict[str, Any]) -> Path:
     """Run an experiment, or go on with it with these baselines and modes besides those it has; returns its folder."""
-    folder = Path(settings["output"])
+    folder = Path(wanted["output"])
     begun = folder / "experiment.json"
     if begun.is_file():
-        before = read_json(begun)["settings"]
+        before = settings_begun_with(folder)
         for key, order in (("baselines", (*BASELINES, SEMANTIC_ONLY)), ("modes", MODES)):
-            wanted = {*before[key], *settings[key]}
-            settings = settings | {key: [name for name in order if name in wanted]}
-    Experiment(Settings.from_dict(settings), resume=begun.is_file()).run()
+            both = {*before[key], *wanted[key]}
+            wanted = wanted | {key: [name for name in order if name in both]}
+    Experiment(Settings.from_dict(wanted), resume=begun.is_file()).run()
     return folder
+
+
+def weathers(trained: Sequence[Trained]) -> list[str]:
+    """The sub-domains that these runs have scored."""
+    scored = trained[0].results()[0]["segmentation"].values()
+    return list(dict.fromkeys(name for one in scored for name in one.get("sub_domains", {})))
+
+
+def collect_shift(shift: Shift, trained: Sequence[Trained], results: PathLike) -> dict[str, list[str]]:
+    """Write the cells of a shift, or of each of its sub-domains; returns the methods of every row."""
+    if not shift.sub_domains:
+        return {shift.name: collect(shift.name, trained, results)}
+    return {name: collect(name, trained, results, name) for name in weathers(trained)}
 
 
 def collect(shift: str, trained: Sequence[Trained], results: PathLike, sub_domain: str | None = None) -> list[str]:

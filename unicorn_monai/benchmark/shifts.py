@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -117,14 +117,11 @@ class Benchmark:
     size: int
     shifts: dict[str, Shift]
 
-    def chosen(self, names: list[str]) -> list[Shift]:
-        """What is run for some rows, or NAME/FOLD for a fold; for all where none is named."""
-        known = {part.key: [part] for shift in self.shifts.values() for part in shift.parts()}
-        known |= {name: shift.parts() for name, shift in self.shifts.items()}
-        if unknown := [name for name in names if name not in known]:
+    def chosen(self, names: Sequence[str] = ()) -> list[Shift]:
+        """The shifts of these names, all where none is named."""
+        if unknown := [name for name in names if name not in self.shifts]:
             raise ValueError(f"Unknown shift(s) {unknown}; expected some of {list(self.shifts)}. Check the spelling.")
-        parts = [part for name in names or self.shifts for part in known[name]]
-        return list({part.key: part for part in parts}.values())
+        return [self.shifts[name] for name in dict.fromkeys(names or self.shifts)]
 
 
 def read_shifts(path: PathLike = SHIFTS) -> Benchmark:

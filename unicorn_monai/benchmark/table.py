@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from unicorn_monai.benchmark.cells import Array, mean_iou
+from unicorn_monai.benchmark.cells import Array, mean_iou, units_of
 from unicorn_monai.evaluation import bootstrap
 from unicorn_monai.system.files import PathLike, read_json
 
@@ -50,24 +50,26 @@ def row(cells: Cells, verdict: Mapping[str, Any]) -> dict[str, Any]:
     known = {name: one["validation_mean_iou"] for name, one in cells.items() if not name.startswith((UPPER, *OURS))}
     known = {name: value for name, value in known.items() if value is not None}
     strongest = max(known, key=lambda name: known[name]) if known else None
-    methods = {
-        name: {key: one[key] for key in SHOWN} | {"trainings": len(one["trainings"])} for name, one in cells.items()
+    others = {name: one for name, one in cells.items() if strongest is not None and name != strongest}
+    differences = {name: difference(one, cells[strongest]) for name, one in others.items()}
+    plus = differences.get(f"{PLUS}+real") or differences.get(PLUS)
+    return {
+        "methods": {name: shown(one) for name, one in cells.items()},
+        "strongest": strongest,
+        "differences": differences,
+        "unicorn_plus_minus_strongest": plus or {"mean": None, "ci95": None, "why": f"no '{PLUS}' yet"},
+        "recommendation": recommendation(cells, verdict),
     }
-    found: dict[str, Any] = {"methods": methods, "strongest": strongest}
-    if strongest is not None:
-        found["differences"] = {
-            name: difference(one, cells[strongest]) for name, one in cells.items() if name != strongest
-        }
-    plus = found.get("differences", {}).get(f"{PLUS}+real") or found.get("differences", {}).get(PLUS)
-    found["unicorn_plus_minus_strongest"] = plus or {"mean": None, "ci95": None, "why": f"no '{PLUS}' yet"}
-    found["recommendation"] = recommendation(cells, verdict)
-    return found
+
+
+def shown(one: Mapping[str, Any]) -> dict[str, Any]:
+    """What the table tells of a cell."""
+    return {key: one[key] for key in SHOWN} | {"trainings": len(one["trainings"])}
 
 
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """Mean IoU of a cell minus that of another, paired: {"mean", "ci95"}."""
-    parts = [[np.asarray(training, dtype=np.float64) for training in cell["counts"]] for cell in (one, other)]
-    found = bootstrap.paired_difference(*parts, mean_iou, 0)
+    found = bootstrap.paired_difference(units_of(one), units_of(other), mean_iou, 0)
     return {"mean": found["difference"], "ci95": found["ci95"]}
 
 
@@ -78,22 +80,20 @@ def recommendation(cells: Cells, verdict: Mapping[str, Any]) -> dict[str, Any]:
     if not chosen or len(chosen) < len(folds):
         return {"method": None, "why": verdict.get("why", "no verdict yet")}
     scores = true_scores(cells, folds[0]["candidates"])
-    value = _of_choice(cells, chosen)
+    best, value = max(scores.values()), _of_choice(cells, chosen)
     estimate = float(np.mean([fold["estimate"] for fold in folds]))
     return {
         "method": max(chosen, key=chosen.count),
         "chosen": chosen,
         "mean_iou": value,
-        "regret": max(scores.values()) - value,
+        "regret": best - value,
         "best": max(scores, key=lambda name: scores[name]),
         "minus_augmentation": value - scores[GUARD] if GUARD in scores else None,
         "estimate": estimate,
         "error": estimate - value,
         "criterion": folds[0]["criterion"],
         "candidates": len(scores),
-        "regrets": {
-            kind: max(scores.values()) - _of_choice(cells, each) for kind, each in choices(folds, scores).items()
-        },
+        "regrets": {kind: best - _of_choice(cells, each) for kind, each in choices(folds, scores).items()},
     }
 
 

@@ -177,18 +177,12 @@ def by_sub_domain(each: Sequence[Counts], table: Mapping[str, str], seed: int) -
                 "n_subjects": 0,
             }
             continue
-        subjects = [_subjects_in(counts, table, name) for counts in each]
+        subjects = [counts.only(table, name).of_subjects() for counts in each]
         found = [overlap(counted.counts.sum(axis=0)) for counted in subjects]
         pooled = bootstrap.over_seeds(subjects, statistic("mean_iou"), seed)
         result[name] = {key: mean_of([or_none(one[key]) for one in found]) for key in SHOWN}
         result[name] |= {key: pooled[key] for key in ("ci95", "ci_unit", "n_subjects")} | {"n_test": size}
     return result
-
-
-def _subjects_in(counts: Counts, table: Mapping[str, str], name: str) -> bootstrap.Units:
-    here = np.array([table[image] == name for image in counts.images])
-    whose, images = np.array(counts.subjects)[here].tolist(), np.array(counts.images)[here].tolist()
-    return bootstrap.by_subject(np.asarray(counts.confusion, dtype=np.float64)[here], whose, images)
 
 
 def sub_domain_scores(

@@ -75,11 +75,11 @@ def estimate(
     subjects = [str(i) for i in range(verdict.images)] if subjects is None else subjects
     if len(subjects) != verdict.images:
         raise ValueError(f"Got {len(subjects)} subjects for {verdict.images} images; expected one for each.")
-    by, ends = {}, []
+    by, ends, images = {}, [], [str(i) for i in range(verdict.images)]
     for kind in ESTIMATORS:
-        counts = bootstrap.by_subject(verdict.confusions(kind, name).numpy(), subjects)
-        by[kind] = float(_mean_iou(counts.sum(axis=0)))
-        ends += [by[kind], *(bootstrap.confidence(counts, _mean_iou, seed) or ())]
+        units = bootstrap.by_subject(verdict.confusions(kind, name).numpy(), subjects, images)
+        by[kind] = float(_mean_iou(units.counts.sum(axis=0)))
+        ends += [by[kind], *(bootstrap.confidence(units, _mean_iou, seed) or ())]
     return Expected(by[main], min(ends), max(ends), by)
 
 

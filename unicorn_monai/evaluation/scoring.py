@@ -14,7 +14,7 @@ are more than these two. Pixels labelled 255 do not count. Absent labels:
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,11 @@ class Counts:
     def of_subjects(self, name: str = "confusion") -> bootstrap.Units:
         """What was counted per subject, or per block of images where subjects are few: input of ``bootstrap``."""
         return bootstrap.by_subject(np.asarray(getattr(self, name), dtype=np.float64), self.subjects, self.images)
+
+    def only(self, table: Mapping[str, str], name: str) -> Counts:
+        """The overlap in the images that a table, file -> sub-domain, says are of one; nothing else is kept."""
+        here = [i for i, image in enumerate(self.images) if table[image] == name]
+        return Counts(*([values[i] for i in here] for values in (self.images, self.subjects, self.confusion)))
 
     def save(self, path: PathLike) -> None:
         """Write as JSON, atomically; the folder is made."""

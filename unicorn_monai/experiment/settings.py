@@ -22,7 +22,15 @@ from unicorn_monai.data.remote import absolute, is_url
 from unicorn_monai.evaluation.features import require_file
 from unicorn_monai.fusion import MODES
 from unicorn_monai.prior import SCALINGS
-from unicorn_monai.report.trainings import AUGMENTED, BASELINES, SEMANTIC_ONLY, STYLE_TRANSFER, TSYND
+from unicorn_monai.report.trainings import (
+    AUGMENTED,
+    BASELINES,
+    FREE,
+    PSEUDO_LABELS,
+    SEMANTIC_ONLY,
+    STYLE_TRANSFER,
+    TSYND,
+)
 from unicorn_monai.system.files import read_json, require_finite
 from unicorn_monai.system.records import obeys, one_of, read_record, rules_of, take, tell_unread
 
@@ -70,8 +78,8 @@ class Settings:
     # What to train and compare; the first is the main one, its results carry the plain names. None, []: the baselines
     # alone; modes can be added to such a run when it is resumed.
     modes: Annotated[Modes, Field(description=_SOME.format(list(MODES)))] = MODES
-    # What else to compare with (``report/trainings.py``). "pseudo_labels": plain training on the labels that the network
-    # chosen without labels guesses. "semantic_only": the Semantic-ControlNet of the mode "paper" alone.
+    # What else to compare with, see ``report/trainings.py``. "pseudo_labels": plain training on the guesses of the
+    # network that is chosen without labels. "semantic_only": the Semantic-ControlNet of the mode "paper" alone.
     baselines: Annotated[Baselines, Field(description=_SOME.format(list(_COMPARED)))] = ()
     confidence: Share = 0.9  # of the network that a pixel's guessed label needs to count in self-training
     # Minutes of one core that CycleGAN, CUT, CyCADA and ACCUT are each trained for; null: as long as all that UnIACorN
