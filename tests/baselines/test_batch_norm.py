@@ -68,8 +68,9 @@ def test_the_batches_are_as_large_and_hold_every_image_once(tmp_path):
     dataset = [{"image": torch.full((1, 2, 2), float(i))} for i in range(9)]
     StatisticsAdapter(network, tmp_path / "model.pt", dataset, tmp_path / "adapted.pt", batch_size=4).run()
     assert [len(batch) for batch in seen] == [3, 3, 3]
-    assert sorted(sum(seen, [])) == list(range(9))
-    assert sum(seen, []) != list(range(9)), "not the scans of one subject in one batch"
+    order = [value for batch in seen for value in batch]
+    assert sorted(order) == list(range(9))
+    assert order != list(range(9)), "not the scans of one subject in one batch"
     told = read_metadata(tmp_path / "adapted.pt")
     assert told["adapted_from"] == read_metadata(tmp_path / "model.pt")["sha256"]
     assert (told["method"], told["images"], told["num_labels"]) == ("batch_norm", 9, 4)
