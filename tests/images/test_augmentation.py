@@ -196,9 +196,7 @@ def test_the_augmentation_of_a_training_is_named():
     assert isinstance(training_augmentation("strong"), RandStrongIntensityd)
     kinds = [type(one) for one in training_augmentation("strong+geometry").transforms]
     assert kinds == [RandGeometryd, RandStrongIntensityd], "intensities last: speckle is not stretched with the image"
-    with pytest.raises(
-        ValueError, match=r"Unknown augmentation 'weak'; expected one of \['none', 'geometry', "):
-    ):
+    with pytest.raises(ValueError, match=r"Unknown augmentation 'weak'; expected one of \['none', 'geometry', "):
         training_augmentation("weak")
 
 
