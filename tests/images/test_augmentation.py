@@ -1,38 +1,117 @@
 """Strong intensity augmentation changes grey values, never labels, and depends on its seed only."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
+from monai import transforms
 from monai.data import CacheDataset
-from monai.transforms import Compose, RandFlipd
+from monai.transforms import Compose, GaussianSmooth, RandFlipd
 
 from unicorn_monai.data.augmented import write_augmented
 from unicorn_monai.data.checks import check
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.writer import About, DatasetWriter
-from unicorn_monai.images.augmentation import RandSpeckle, RandStrongIntensityd, strong_intensity, training_augmentation
+from unicorn_monai.images import augmentation
+from unicorn_monai.images.augmentation import (
+    STRONG,
+    RandStrongIntensityd,
+    bias_field,
+    contrast,
+    grey_values,
+    low_resolution,
+    noise,
+    speckle,
+    strong_intensity,
+    training_augmentation,
+)
 from unicorn_monai.images.files import read_array
+from unicorn_monai.images.random_contrast import blurred
 from unicorn_monai.images.warping import RandGeometryd
 
 
+def generator(seed=0):
+    return np.random.default_rng(seed)
+
+
 def test_one_look_speckle_of_the_linear_intensity_has_contrast_one():
-    speckle = RandSpeckle(looks=(1.0, 1.0), prob=1.0)
-    speckle.set_random_state(0)
-    linear = speckle(torch.full((1, 400, 400), 0.5)) ** 4 / 0.5**4
+    linear = speckle(torch.full((1, 400, 400), 0.5), generator(), looks=(1.0, 1.0)) ** 4 / 0.5**4
     assert linear.mean().item() == pytest.approx(1.0, abs=0.01)
     assert linear.std().item() == pytest.approx(1.0, abs=0.02)
 
 
-def test_many_looks_change_little_and_no_probability_nothing():
+def test_many_looks_change_little():
     image = torch.rand(1, 32, 32)
-    many = RandSpeckle(looks=(1e6, 1e6), prob=1.0)
-    assert torch.allclose(many(image), image, atol=5e-3)
-    assert torch.equal(RandSpeckle(prob=0.0)(image), image)
+    assert torch.allclose(speckle(image, generator(), looks=(1e6, 1e6)), image, atol=5e-3)
 
 
 def test_black_stays_black():
-    speckle = RandSpeckle(prob=1.0)
-    assert torch.equal(speckle(torch.zeros(1, 8, 8)), torch.zeros(1, 8, 8))
+    assert torch.equal(speckle(torch.zeros(1, 8, 8), generator()), torch.zeros(1, 8, 8))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_blur_is_that_of_monai(channels):
+    image = torch.rand(channels, 17, 24)
+    expected = GaussianSmooth((0.4, 0.9))(image)
+    assert torch.allclose(blurred(image, (0.4, 0.9)), torch.as_tensor(expected), atol=1e-6)
+
+
+class Given:
+    """In place of random numbers those that MONAI's transform drew."""
+
+    def __init__(self, *values):
+        self.values = list(values)
+
+    def uniform(self, *_):
+        return self.values.pop(0)
+
+    integers = uniform
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_parts_are_those_of_monai_for_the_same_numbers(channels):
+    image = torch.rand(channels, 20, 30)
+    field = transforms.RandBiasField(degree=2, coeff_range=(0.0, 0.2), prob=1.0).set_random_state(0)
+    gamma = transforms.RandAdjustContrast(gamma=(0.6, 1.6), prob=1.0).set_random_state(0)
+    shift = transforms.RandHistogramShift(num_control_points=(5, 10), prob=1.0).set_random_state(0)
+    low = transforms.RandSimulateLowResolution(prob=1.0, zoom_range=(0.6, 1.0), upsample_mode="bilinear")
+    low.set_random_state(0)
+    wanted = [torch.as_tensor(one(image)) for one in (field, gamma, shift, low)]
+    points = shift.floating_control_points
+    drawn = [
+        bias_field(image, Given(field._coeff)),
+        contrast(image, Given(gamma.gamma_value)),
+        grey_values(image, Given(len(points), *points[1:-1])),
+        low_resolution(image, Given(low.zoom_factor)),
+    ]
+    for one, other in zip(drawn, wanted, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+        assert not torch.allclose(one, image, atol=1e-3)
+
+
+def test_noise_has_a_spread_of_0_to_015():
+    spreads = [noise(torch.zeros(1, 64, 64), generator(seed)).std().item() for seed in range(100)]
+    assert np.mean(spreads) == pytest.approx(0.075, abs=0.015)
+    assert max(spreads) < 0.16
+
+
+def test_an_image_of_one_grey_value_is_left_by_the_curves():
+    flat = torch.full((1, 8, 8), 0.25)
+    for change in (grey_values, contrast):
+        assert torch.allclose(change(flat, generator()), flat)
+
+
+def test_every_part_is_applied_as_often_as_it_should_be():
+    """Nothing is left of a part's trace when the others are: counted by what each is called with."""
+    counted, (transform, image) = Counter(), (strong_intensity(0), torch.rand(1, 8, 8))
+    with pytest.MonkeyPatch.context() as patch:
+        names = [(share, change.__name__) for share, change in STRONG]
+        patch.setattr(augmentation, "STRONG", [(s, lambda x, r, n=n: counted.update([n]) or x) for s, n in names])
+        for _ in range(2000):
+            transform(image)
+    for share, change in names:
+        assert counted[change] / 2000 == pytest.approx(share, abs=0.04)
 
 
 def test_the_augmentation_depends_on_its_seed_only():
@@ -117,7 +196,7 @@ def test_the_augmentation_of_a_training_is_named():
     assert isinstance(training_augmentation("strong"), RandStrongIntensityd)
     kinds = [type(one) for one in training_augmentation("strong+geometry").transforms]
     assert kinds == [RandGeometryd, RandStrongIntensityd], "intensities last: speckle is not stretched with the image"
-    with pytest.raises(ValueError, match=r"Unknown augmentation 'weak'; expected one of \['none', 'strong', "):
+    with pytest.raises(ValueError, match=r"Unknown augmentation 'weak'; expected one of \['none', 'geometry', "):
         training_augmentation("weak")
 
 

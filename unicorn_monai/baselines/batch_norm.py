@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """Batch normalisation adapted to the unlabelled domain: means and variances there, the rest as it was (AdaBN).
+=======
+"""Batch normalisation adapted to the unlabelled domain: its means and variances there, all else as it was (AdaBN).
+>>>>>>> nets
 
     y = g (x - m) / sqrt(v + e) + b,      m = mean_i m_i,   v = mean_i v_i   over the batches i of unlabelled images
 

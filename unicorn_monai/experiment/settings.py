@@ -175,7 +175,8 @@ class Settings:
     @property
     def augmented(self) -> list[str]:
         """Which of ``AUGMENTED`` are trained, by themselves and on top of synthetic and real images."""
-        chosen = {*self.baselines, *["augmentation"] * self.with_augmentation}
+        adapted = [GEOMETRY] * (BATCH_NORM in self.baselines)  # which is then given other statistics
+        chosen = {*self.baselines, *adapted, *["augmentation"] * self.with_augmentation}
         return [name for name in AUGMENTED if name in chosen]
 
     def scaling_of(self, mode: str) -> str:

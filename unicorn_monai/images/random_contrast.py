@@ -9,22 +9,36 @@ label maps as in SynthSeg (Billot et al., Medical Image Analysis 2023; their 35 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import GaussianSmooth, MapTransform, RandomizableTransform
+from monai.networks.layers.convutils import gaussian_1d
+from monai.transforms import MapTransform, RandomizableTransform
 from torch import Tensor
+from torch.nn import functional
 
 SPREAD, BLUR = 0.14, (0.25, 1.0)  # of the grey values within a label; of the image, standard deviation in pixels
+MOST_LABELS = 256
+_T = np.linspace(0, 1, 256)
+_BERNSTEIN = np.stack([(1 - _T) ** 3, 3 * _T * (1 - _T) ** 2, 3 * _T**2 * (1 - _T), _T**3], axis=1)
+
+
+def blurred(image: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """Gaussian blur of an image (channels, rows, columns), standard deviations in pixels of the rows and the columns.
+
+    As MONAI's ``GaussianSmooth``, with its kernels, in a fortieth of the time for small images.
+    """
+    rows, columns = (gaussian_1d(torch.tensor(sigma)) for sigma in sigmas)
+    image = functional.conv2d(image[:, None], rows[None, None, :, None], padding=(len(rows) // 2, 0))
+    return functional.conv2d(image, columns[None, None, None], padding=(0, len(columns) // 2))[:, 0]
 
 
 def bezier(inner: np.ndarray, inverted: bool) -> tuple[np.ndarray, np.ndarray]:
     """The curve of two inner control points, (2, 2) of (x, y) in [0, 1], as (x, y); x rises, y rises or falls."""
     points = np.vstack([[0, 0], np.sort(inner, axis=0), [1, 1]])
-    t = np.linspace(0, 1, 256)[:, None]
-    x, y = ((1 - t) ** 3 * points[0] + 3 * t * (1 - t) ** 2 * points[1] + 3 * t**2 * (1 - t) * points[2] + t**3).T
+    x, y = (_BERNSTEIN @ points).T
     return x, 1 - y if inverted else y
 
 
@@ -72,9 +86,8 @@ class RandFromLabelsd(RandomizableTransform, MapTransform):
 
     def drawn(self, label: Tensor, channels: int) -> Tensor:
         """An image of a label map (1, rows, columns)."""
-        labels, place = np.unique(label.numpy()[0], return_inverse=True)
-        place = place.reshape(label.shape[1:])
-        mean, spread = (self.R.uniform(0, most, (channels, len(labels))) for most in (1.0, SPREAD))
-        noise = self.R.standard_normal((channels, *label.shape[1:]))
-        image = torch.from_numpy(mean[:, place] + spread[:, place] * noise).float()
-        return torch.as_tensor(GaussianSmooth(float(self.R.uniform(*BLUR)))(image)).clamp(0, 1)
+        random = np.random.default_rng(int(self.R.randint(2**31)))  # three times as fast as `R`
+        mean, spread = (random.uniform(0, most, (channels, MOST_LABELS)).astype(np.float32) for most in (1.0, SPREAD))
+        noise, place = random.standard_normal((channels, *label.shape[1:]), dtype=np.float32), label.numpy()[0]
+        image = torch.from_numpy(mean[:, place] + spread[:, place] * noise)
+        return blurred(image, [random.uniform(*BLUR)] * 2).clamp(0, 1)

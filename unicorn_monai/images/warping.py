@@ -52,15 +52,19 @@ def warp(image: Tensor, seed: int, mode: str, bends: bool = True) -> Tensor:
 
     ``mode``: of the interpolation, "nearest" for label maps, "bilinear" for images. ``bends``: see :func:`rigid`.
     """
-    change = geometry(seed) if bends else rigid(seed)
-    _, rows, columns = image.shape
-    y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
-    bend = sum(
-        height * torch.cos(k * torch.pi * x / 2 + phase) for k, (height, phase) in enumerate(change.bends, start=1)
-    )
-    y = y / change.depth + change.down + bend
-    x = x * change.width + change.aside
-    grid = torch.stack([x, y], dim=-1)[None].float()
+    return _sampled(image, _grid(geometry(seed) if bends else rigid(seed), *image.shape[1:]), mode)
+
+
+def _grid(change: Geometry, rows: int, columns: int) -> Tensor:
+    """Where every pixel comes from: (1, rows, columns, 2), as (x, y)."""
+    x, grid = np.linspace(-1, 1, columns), np.empty((1, rows, columns, 2), np.float32)
+    bend = sum((height * np.cos(k * np.pi * x / 2 + p) for k, (height, p) in enumerate(change.bends, start=1)), 0 * x)
+    grid[..., 0] = x * change.width + change.aside
+    grid[..., 1] = np.linspace(-1, 1, rows)[:, None] / change.depth + change.down + bend
+    return torch.from_numpy(grid)
+
+
+def _sampled(image: Tensor, grid: Tensor, mode: str) -> Tensor:
     warped = functional.grid_sample(image[None].float(), grid, mode=mode, padding_mode="border", align_corners=True)
     return warped[0].to(image.dtype)
 
@@ -84,7 +88,8 @@ class RandGeometryd(RandomizableTransform, MapTransform):
         result = dict(data)
         self.randomize(None)
         if self._do_transform:
-            seed = int(self.R.randint(2**31))
+            seed, shape = int(self.R.randint(2**31)), result["image"].shape
+            grid = _grid(geometry(seed) if self.bends else rigid(seed), *shape[1:])
             for key, mode in self.key_iterator(result, ("bilinear", "nearest")):
-                result[key] = warp(torch.as_tensor(result[key]), seed, mode, self.bends)
+                result[key] = _sampled(torch.as_tensor(result[key]), grid, mode)
         return result
