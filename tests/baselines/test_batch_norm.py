@@ -68,11 +68,7 @@ def test_the_batches_are_as_large_and_hold_every_image_once(tmp_path):
     dataset = [{"image": torch.full((1, 2, 2), float(i))} for i in range(9)]
     StatisticsAdapter(network, tmp_path / "model.pt", dataset, tmp_path / "adapted.pt", batch_size=4).run()
     assert [len(batch) for batch in seen] == [3, 3, 3]
-<<<<<<< HEAD
-    order = [i for batch in seen for i in batch]
-=======
     order = [value for batch in seen for value in batch]
->>>>>>> nets
     assert sorted(order) == list(range(9))
     assert order != list(range(9)), "not the scans of one subject in one batch"
     told = read_metadata(tmp_path / "adapted.pt")

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Batch normalisation adapted to the unlabelled domain: means and variances there, the rest as it was (AdaBN).
-=======
 """Batch normalisation adapted to the unlabelled domain: its means and variances there, all else as it was (AdaBN).
->>>>>>> nets
 
     y = g (x - m) / sqrt(v + e) + b,      m = mean_i m_i,   v = mean_i v_i   over the batches i of unlabelled images
 
@@ -11,7 +7,7 @@ g and b are the trained network's. Li et al., Revisiting batch normalization for
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,7 +65,7 @@ class StatisticsAdapter:
         self,
         network: nn.Module,
         weights: PathLike,
-        dataset: Sequence[dict[str, Any]],
+        dataset: Sequence[dict[Hashable, Any]],
         output: PathLike,
         batch_size: int = 16,
         seed: int = 0,

@@ -8,11 +8,7 @@ M is the mask of half of the classes of a labelled image (ClassMix), which is pa
 images are drawn by their rare classes, P(c) ~ exp((1 - f_c) / T), f_c the share of the pixels. The averaged network
 sees x_t as it is, the other one strongly augmented. The form of DACS (Tranheden et al., WACV 2021) and DAFormer (Hoyer
 et al., CVPR 2022), but without its feature distance, which needs a network pre-trained on photographs, and with both
-<<<<<<< HEAD
-halves of a mixed image augmented before they are mixed, since the labelled one has been already.
-=======
 parts of a mixed image augmented before they are mixed, since the labelled one has been already.
->>>>>>> nets
 """
 
 from __future__ import annotations

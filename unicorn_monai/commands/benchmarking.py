@@ -18,9 +18,7 @@ def benchmark(
     shifts: Annotated[tuple[str, ...], MANY, described("Some of the file's; default: all whose data is there.")] = (),
     methods: Annotated[tuple[str, ...], MANY, described("Rows; default: all without an image generator.")] = FREE,
     output: Annotated[Path, described("Folder of the runs.", "--output", "-o")] = Path("runs/benchmark"),
-    results: Annotated[Path, described("Folder of the committed cells and the table.")] = Path(
-        "docs/results/benchmark"
-    ),
+    results: Annotated[Path, described("Folder of the cells and the table.")] = Path("docs/results/benchmark"),
     config: Annotated[Path | None, described("Another file of shifts.")] = None,
     size: Annotated[Literal[64, 128] | None, described("Pixels; default: the file's.")] = None,
     seeds: Annotated[
@@ -30,28 +28,19 @@ def benchmark(
     table_only: Annotated[bool, described("Write table and page of the cells that are there.")] = False,
 ) -> None:
     """Run every method on every shift, gone on with where it stopped, and write the table of tables."""
-    from unicorn_monai.benchmark import (
-        Plan,
-        absent,
-        asked,
-        collect_shift,
-        data_folder,
-        read_shifts,
-        run_shift,
-        write_table,
-    )
+    from unicorn_monai import benchmark as bench
 
-    asked(methods)  # refuses unknown ones before anything is prepared
-    known, data = read_shifts() if config is None else read_shifts(config), data_folder()
-    plan = Plan(output, methods, size or known.size, jobs)
+    bench.asked(methods)  # refuses unknown ones before anything is prepared
+    known, data = bench.read_shifts() if config is None else bench.read_shifts(config), bench.data_folder()
+    plan = bench.Plan(output, methods, size or known.size, jobs)
     for shift in [] if table_only else known.chosen(shifts):
-        if why := absent(shift, data):
+        if why := bench.absent(shift, data):
             tell(why)
             continue
         wanted = [seed for seed in shift.seeds if seed in seeds] if seeds else list(shift.seeds[:1])
         if not wanted:
             tell(f"'{shift.name}' has the seeds {list(shift.seeds)}, none of {list(seeds)}: left out")
             continue
-        for row, rows in collect_shift(shift, run_shift(shift, plan, data, wanted), results).items():
+        for row, rows in bench.collect_shift(shift, bench.run_shift(shift, plan, data, wanted), results).items():
             tell(f"{results / row}: {len(rows)} methods")
-    tell(str(write_table(results)))
+    tell(str(bench.write_table(results)))

@@ -25,7 +25,9 @@ from unicorn_monai.prior import SCALINGS
 from unicorn_monai.report.trainings import (
     AUGMENTED,
     BASELINES,
+    BATCH_NORM,
     FREE,
+    GEOMETRY,
     PSEUDO_LABELS,
     SEMANTIC_ONLY,
     STYLE_TRANSFER,
