@@ -344,6 +344,17 @@ def test_with_labels_what_the_choice_without_them_cost_is_told_further_down(run:
     assert "Expected mean IoU 0.713 (0.662 to 0.758), true one 0.620." in seen
 
 
+def test_nothing_that_a_recommendation_says_becomes_html(run: Path):
+    evil = {"setup": EVIL, "criterion": EVIL, "candidates": [EVIL], "scores": {EVIL: {EVIL: 0.5}}}
+    write(run / "experiment.json", {"settings": {"output": EVIL}})
+    for recommendation in (recommended() | evil, {"not_computed": EVIL}):
+        tags = Tags()
+        tags.feed(html := report(run, segmentation={}, recommendation=recommendation))
+        assert "&lt;img" in html
+        assert {"script"}.isdisjoint(tag for tag, _ in tags.seen)
+        assert not [key for _, attributes in tags.seen for key in attributes if key.startswith("on")]
+
+
 def test_every_criterion_has_its_reason_in_words():
     assert {*CRITERIA, REVERSE, SYNTHETIC} == set(REASONS)
     assert "\u201cluck\u201d" in reason_of("luck")

@@ -10,8 +10,8 @@ a dot, what was not computed is hatched. The numbers stand in the cells, so no c
 from __future__ import annotations
 
 import io
+import re
 import warnings
-from typing import cast
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -21,8 +21,8 @@ from matplotlib.patches import Circle, Rectangle
 
 from unicorn_monai.report.benchmark_table import Cell, Shift, Table
 
-WIDE, HIGH = 78, 34  # of a cell, in points
-NAMES, HEADS, FOOT = 190, 120, 62  # left of, above and below the cells
+WIDE, HIGH = 64, 33  # of a cell, in points
+HEADS, FOOT, LETTER = 125, 62, 6.9  # above and below the cells; width of a letter of a name
 INK, SOFT, NONE = "#16202a", "#56636f", "#eceff1"
 WORST = -0.5  # of the gap, where the red is deepest
 COLOURS = LinearSegmentedColormap.from_list("gap", [(0.0, "#d9705f"), (1 / 3, "#ffffff"), (1.0, "#1f8f7a")])
@@ -31,11 +31,12 @@ COLOURS = LinearSegmentedColormap.from_list("gap", [(0.0, "#d9705f"), (1 / 3, "#
 def draw(table: Table) -> str:
     """The picture as the text of an SVG file."""
     methods, columns = table.methods, [*table.shifts.items()]
-    width = NAMES + WIDE * len(columns) + 70  # the last name leans out of its column
+    names = 24 + LETTER * max(map(len, methods), default=0)
+    width = max(names + WIDE * len(columns) + 76, 560)  # the last name leans out of its column
     height = HEADS + HIGH * len(methods) + FOOT
     figure = Figure((width / 72, height / 72), dpi=72, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1), frameon=False)
-    axes.set(xlim=(-NAMES, width - NAMES), ylim=(height - HEADS, -HEADS), xticks=[], yticks=[])
+    axes.set(xlim=(-names, width - names), ylim=(height - HEADS, -HEADS), xticks=[], yticks=[])
     for row, method in enumerate(methods):
         _write(axes, -10, HIGH * (row + 0.5), method, 11, align="right")
         for column, (_, shift) in enumerate(columns):
@@ -45,7 +46,7 @@ def draw(table: Table) -> str:
         if shift.strongest in methods:
             corner = WIDE * column + 1.5, HIGH * methods.index(shift.strongest) + 1.5
             axes.add_patch(Rectangle(corner, WIDE - 3, HIGH - 3, fill=False, edgecolor=INK, linewidth=2.4, zorder=4))
-    _legend(axes, HIGH * len(methods) + 22)
+    _legend(axes, 28 - names, HIGH * len(methods) + 22)
     return _text(figure)
 
 
@@ -61,16 +62,16 @@ def _cell(axes: Axes, left: float, top: float, shift: Shift, method: str) -> Non
     axes.add_patch(Rectangle((left, top), WIDE, HIGH, facecolor=rgb, **box))
     ink = "#ffffff" if closed is not None and closed > 0.8 else INK
     middle = left + WIDE / 2
-    _write(axes, middle, top + HIGH * (0.36 if one.ci95 else 0.5), f"{one.mean_iou:.3f}", 11.5, ink, "center")
+    _write(axes, middle, top + HIGH * (0.36 if one.ci95 else 0.5), f"{one.mean_iou:.3f}", 12, ink, "center")
     if one.ci95:
-        _write(axes, middle, top + HIGH * 0.74, f"{one.ci95[0]:.2f} to {one.ci95[1]:.2f}", 8, ink, "center")
+        _write(axes, middle, top + HIGH * 0.74, f"{one.ci95[0]:.2f} to {one.ci95[1]:.2f}", 8.5, ink, "center")
     if method == shift.recommendation.method:
         axes.add_patch(Circle((left + WIDE - 9, top + 9), 3.4, facecolor=INK, edgecolor="#ffffff", zorder=5))
 
 
-def _legend(axes: Axes, top: float) -> None:
-    """What colours, frame, dot and hatches say, in two lines from the left edge."""
-    left, steps, wide = -NAMES + 14, 30, 5
+def _legend(axes: Axes, left: float, top: float) -> None:
+    """What colours, frame, dot and hatches say, in two lines."""
+    steps, wide = 30, 5
     for step in range(steps):
         colour = COLOURS(step / (steps - 1))
         axes.add_patch(Rectangle((left + wide * step, top), wide + 0.3, 12, facecolor=colour, linewidth=0))
@@ -97,5 +98,6 @@ def _text(figure: Figure) -> str:
     file, own = io.StringIO(), {"svg.fonttype": "none", "svg.hashsalt": "unicorn"}
     with rc_context(own), warnings.catch_warnings(action="ignore"):
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None}, facecolor=figure.get_facecolor())
-    lines = file.getvalue().replace("'DejaVu Sans'", "system-ui").splitlines()
-    return cast("str", "\n".join(line.rstrip() for line in lines) + "\n")
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", file.getvalue(), flags=re.DOTALL)
+    text = re.sub(r' (?:clip-path="[^"]*"|id="(?!h)[^"]*")', "", text)  # h...: of the hatches
+    return re.sub(r"\n\s*", "\n", text.replace("'DejaVu Sans'", "system-ui"))

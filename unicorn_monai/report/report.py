@@ -159,11 +159,12 @@ class _Page:
         scores = part.scores.get(part.criterion or "", {})
         rising = sorted((value, setup) for setup, value in scores.items() if value is not None)
         rows = [(self.name(setup), value, None) for value, setup in rising]
+        drawn = part.setup and rows and not self.results.scores
         return {
             "why": reason_of(part.criterion),
             "weights": weights and weights.relative_to(self.folder),
             "command": f"unicorn-monai label --studies SCANS --run {shlex.quote(run)}",
-            "chart": figures.dots(rows, self.name(part.setup), ()) if part.setup and rows else "",
+            "chart": figures.dots(rows, self.name(part.setup or ""), ()) if drawn else "",
             "choices": choices(self.results),
         }
 
