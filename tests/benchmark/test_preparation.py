@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import logging
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +55,22 @@ def test_what_is_finished_is_kept_and_what_was_interrupted_is_made_anew(tmp_path
     assert prepare(shift(tmp_path), tmp_path, None, 64) == pair
     assert (pair.labelled / "dataset.json").stat().st_mtime_ns == before
     assert sorted(path.name for path in pair.other.parent.iterdir()) == ["labelled", "other", "prepared.json"]
+
+
+def test_an_interruption_ends_all_and_leaves_nothing_that_looks_finished(tmp_path):
+    place = tmp_path / "data/tiny"
+
+    def interrupt() -> None:
+        until = time.monotonic() + 60
+        while not list(place.glob("labelled.making/images/*.nii.gz")) and time.monotonic() < until:
+            time.sleep(0.01)
+        _thread.interrupt_main()  # as Ctrl-C
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        prepare(shift(tmp_path, labelled=[*EYES, "--subjects", "5000"]), tmp_path, None, 64)
+    assert sorted(path.name for path in place.iterdir()) == ["labelled.making", "prepared.json"]
+    assert not (place / "labelled.making/dataset.json").exists()
 
 
 def test_another_size_is_refused(tmp_path):
