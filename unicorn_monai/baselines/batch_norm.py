@@ -7,7 +7,7 @@ g and b are the trained network's. Li et al., Revisiting batch normalization for
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,7 @@ class StatisticsAdapter:
         self,
         network: nn.Module,
         weights: PathLike,
-        dataset: Sequence[dict[str, Any]],
+        dataset: Sequence[dict[Hashable, Any]],
         output: PathLike,
         batch_size: int = 16,
         seed: int = 0,
