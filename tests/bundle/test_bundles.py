@@ -134,16 +134,16 @@ class World:
         labeled, unlabeled = str(self.labeled), str(self.unlabeled)
         if bundle == "latent_diffusion":
             return {"dataset_dir": [labeled, unlabeled]} if name.startswith("train") else {}
-        if name == "pseudo_label":
+        if name in ("pseudo_label", "adapt"):
             return {"dataset_dir": unlabeled}
         two_domains = bundle in ("uncertainty_controlnet", "style_transfer") and name.startswith("train")
-        if name == "uncertainty" or two_domains:
+        if name in ("uncertainty", "self_train") or two_domains:
             return {"dataset_dir": labeled, "unlabeled_dir": unlabeled}
         return {} if bundle == "uncertainty_controlnet" else {"dataset_dir": labeled}
 
     def run(self, bundle: str, name: str, **overrides: Any) -> ConfigWorkflow:
         overrides = {key: str(v) if isinstance(v, Path) else v for key, v in overrides.items()}
-        kind = "train" if name.startswith("train") else "infer"
+        kind = "train" if "train" in name else "infer"
         return run_bundle(self.config(bundle, name), kind, **(self.inputs(bundle, name) | overrides))
 
 
@@ -628,8 +628,8 @@ def test_translation_runs_from_the_shell(world, translators, tmp_path):
 
 def test_no_augmentation_is_the_training_without_the_setting(world, tmp_path):
     config = read_json(world.config("retinal_unet", "train"))
-    removed = config["train"]["preprocessing"]["transforms"].pop()
-    assert removed["_target_"].endswith("training_augmentation")
+    assert config["train"]["preprocessing"]["transforms"].pop() == "@augmenting"
+    assert config.pop("augmenting")["_target_"].endswith("training_augmentation")
     world.config("retinal_unet", "train").with_name("train_before.json").write_text(json.dumps(config))
     for name, augmentation in (("train", None), ("train_before", None), ("train", "strong")):
         folder = tmp_path / f"{name}{augmentation or ''}"
@@ -699,6 +699,8 @@ def test_pseudo_labels_nobody_is_sure_of_are_refused(world, segmentation, tmp_pa
 
 CONFIGS = [
     ("retinal_unet", "train"),
+    ("retinal_unet", "self_train"),
+    ("retinal_unet", "adapt"),
     ("retinal_unet", "evaluate"),
     ("retinal_unet", "inference"),
     ("retinal_unet", "uncertainty"),
@@ -721,7 +723,7 @@ CONFIGS = [
 def test_no_property_is_missing(world, synthetic, translators, bundle, name):
     workflow = ConfigWorkflow(
         config_file=str(world.config(bundle, name)),
-        workflow_type="train" if name.startswith("train") else "infer",
+        workflow_type="train" if "train" in name else "infer",
         logging_file=False,
         **world.inputs(bundle, name),
     )

@@ -23,7 +23,7 @@ from unicorn_monai.experiment.settings import Settings, prior_place, settings_of
 
 CALL = {"_target_": "os.system", "command": "touch witness"}
 PLACES = {"labeled": "a", "unlabeled": "b", "output": "c"}
-TRANSFORM = "train::preprocessing::transforms::2"
+TRANSFORM = "augmenting"
 
 
 def test_what_is_data_and_what_is_not():

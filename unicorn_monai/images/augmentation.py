@@ -113,7 +113,9 @@ class StrongIntensity(RandomizableTransform):
 def strong_intensity(seed: int | None = None) -> StrongIntensity:
     """:class:`StrongIntensity`, seeded."""
     transform = StrongIntensity()
-    return transform if seed is None else transform.set_random_state(seed)
+    if seed is not None:
+        transform.set_random_state(seed)
+    return transform
 
 
 class RandStrongIntensityd(RandomizableTransform, MapTransform):
