@@ -8,7 +8,7 @@ from typing import Any
 from data_prep.phantom import Exam, write_phantom
 from data_prep.street_phantom import BAD_WEATHER, write_streets
 from unicorn_monai.data.journal import begun
-from unicorn_monai.report.trainings import AUGMENTED, BASELINES, BENT, SEMANTIC_ONLY
+from unicorn_monai.report.trainings import BASELINES, ON_TOP, SEMANTIC_ONLY
 
 DOMAINS = ("labeled", "unlabeled")
 SPLIT = (0.667, 0.1, 0.233)
@@ -54,9 +54,7 @@ class Demo:
 
     def settings(self, device: str | None = None) -> dict[str, Any]:
         """Settings of its experiment, as `Settings.from_dict` takes them."""
-        baselines = [*(BASELINES if self.full else AUGMENTED)]
-        if self.street:
-            baselines = [*(name for name in baselines if name not in BENT), SEMANTIC_ONLY]
+        baselines = [*(BASELINES if self.full else ON_TOP), *[SEMANTIC_ONLY] * self.street]
         return {
             **{name: str(self.output / "data" / name) for name in DOMAINS},
             "output": str(self.output),

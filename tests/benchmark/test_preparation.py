@@ -193,6 +193,8 @@ def test_settings_of_an_experiment(tmp_path):
         "baselines": ["augmentation", "cyclegan"],
         "trainings": 3,
         "seed": 0,
+        "transfer_minutes": 8,
+        "words": False,
     }
     assert Settings.from_dict(made).baselines == ("augmentation", "cyclegan")
 

@@ -162,12 +162,13 @@ def test_a_fold_gives_words_of_a_command(tmp_path):
         shift.commands(48)
 
 
-def test_rows_and_folds_are_chosen_by_name(tmp_path):
+def test_shifts_are_chosen_by_name(tmp_path):
     folds = {"a": {"k": ["1"]}, "b": {"k": ["2"]}}
     entries = {"plain": TINY, "parted": TINY | {"folds": folds, "other": ["phantom", "{k}"]}}
     benchmark = read_shifts(written(tmp_path, {"size": 32, "shifts": entries}))
-    assert [part.key for part in benchmark.chosen([])] == ["plain", "parted/a", "parted/b"]
-    assert [part.key for part in benchmark.chosen(["parted/b", "parted"])] == ["parted/b", "parted/a"]
+    assert [shift.name for shift in benchmark.chosen([])] == ["plain", "parted"]
+    assert [shift.name for shift in benchmark.chosen(["parted", "parted"])] == ["parted"]
+    assert [part.key for shift in benchmark.chosen() for part in shift.parts()] == ["plain", "parted/a", "parted/b"]
     with pytest.raises(ValueError, match=r"Unknown shift\(s\) \['sideways'\]; expected some of \['plain', 'parted'\]"):
         benchmark.chosen(["sideways"])
 

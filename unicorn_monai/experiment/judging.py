@@ -79,7 +79,7 @@ class Judging:
     def network(self, setup: str) -> nn.Module:
         """The segmentation network of a set-up."""
         run = self.run
-        return from_bundle(run.bundle_dir("retinal_unet"), weights=str(run.weights(setup)), device=run.device)
+        return from_bundle(run.network_dir(setup), weights=str(run.weights(setup)), device=run.device)
 
     def autoencoder(self) -> AutoencoderKL:
         """The autoencoder."""
@@ -210,7 +210,7 @@ class Judging:
         domain's validation images, by which the strongest opponent is chosen, and nothing else.
         """
         run, scorers = self.run, list[Scorer]()
-        root, records = run.bundle_dir("retinal_unet"), self.records(setup)
+        root, records = run.network_dir(setup), self.records(setup)
         for i in range(run.settings.trainings):
             file, weights = root / "configs" / "evaluate.json", run.weights(setup, i)
             self.runner.note(file, dataset_dir=run.unlabeled, split="test", ckpt_path=weights)

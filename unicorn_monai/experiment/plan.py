@@ -31,7 +31,6 @@ from unicorn_monai.report.trainings import (
     BATCH_NORM,
     CYCADA,
     FREE,
-    GEOMETRY,
     ON_TOP,
     PLAIN,
     PSEUDO_LABELS,
@@ -166,16 +165,18 @@ class Plan:
         """The plain recipe, or another one, on some data, validated on the first of them, and its scores."""
         first, *others = map(str, data)
         own = {"dataset_dir": [first, *others] if others else first, "validation_dir": first, "augmentation": PLAIN}
-        return self.trainings(setup, needs, "train.json", own | recipe)
+        trained = self.trainings(setup, needs, "train.json", own | recipe)
+        return [*trained, *self.scores(setup, [stage.name for stage in trained])]
 
     def trainings(self, setup: str, needs: tuple[str, ...], config: str, own: dict[str, Any]) -> list[Stage]:
-        """A configuration that trains a segmentation network, as often as asked, and the scores."""
+        """A configuration that trains a segmentation network, as often as asked; these stages alone."""
         run, names, found = self.run, [nth(setup, i) for i in range(self.settings.trainings)], list[Stage]()
         for i, name in enumerate(names):
             folder = str(run.weights(setup, i).parent)
             values = own | {"ckpt_dir": folder, "output_dir": folder, "seed": self.settings.seed + i}
-            found.append(Stage(name, needs, (name,), self.bundle("retinal_unet", config, "train", **values)))
-        return [*found, *self.scores(setup, names)]
+            work = partial(self.runner.bundle, run.network_dir(setup), config, "train", **values)
+            found.append(Stage(name, needs, (name,), work))
+        return found
 
     def scores(self, setup: str, networks: list[str]) -> list[Stage]:
         """Scores on the unlabelled domain's test images, where they have labels; its network is one to choose from."""
@@ -247,18 +248,20 @@ class Plan:
     def self_trained(self, setup: str, augmentation: str) -> list[Stage]:
         """Online self-training: the network's own average guesses the labels of the unlabelled images."""
         own = {**self.domains, "validation_dir": str(self.run.labeled), "augmentation": augmentation}
-        return self.trainings(setup, (), "self_train.json", own | {"threshold": self.settings.confidence})
+        trained = self.trainings(setup, (), "self_train.json", own | {"threshold": self.settings.confidence})
+        return [*trained, *self.scores(setup, [stage.name for stage in trained])]
 
     def batch_norm(self) -> list[Stage]:
-        """The network of the strongest augmentation with the unlabelled images' statistics in its normalisation."""
-        run, found, names = self.run, list[Stage](), list[str]()
+        """A network with batch normalisation, whose statistics are then taken from the unlabelled images."""
+        run, before, found, names = self.run, f"{BATCH_NORM}_before", list[Stage](), list[str]()
+        own = {"dataset_dir": str(run.labeled), "validation_dir": str(run.labeled), "augmentation": STRONGEST}
         for i in range(self.settings.trainings):
-            before, name = nth(GEOMETRY, i), nth(BATCH_NORM, i)
-            own = {"dataset_dir": str(run.unlabeled), "ckpt_path": str(run.weights(GEOMETRY, i))}
-            work = self.bundle("retinal_unet", "adapt.json", "infer", **own, output=str(run.weights(BATCH_NORM, i)))
-            names.append(name)
-            found.append(Stage(name, (before,), (name,), work))
-        return [*found, *self.scores(BATCH_NORM, names)]
+            adapt = {"dataset_dir": str(run.unlabeled), "ckpt_path": str(run.weights(before, i))}
+            adapt |= {"output": str(run.weights(BATCH_NORM, i))}
+            work = partial(self.runner.bundle, run.network_dir(BATCH_NORM), "adapt.json", "infer", **adapt)
+            names.append(nth(BATCH_NORM, i))
+            found.append(Stage(names[-1], (nth(before, i),), (names[-1],), work))
+        return [*self.trainings(before, (), "train.json", own), *found, *self.scores(BATCH_NORM, names)]
 
     def plain_guesses(self) -> list[Stage]:
         """Plain training on the labels that the best of the free networks, chosen without labels, guesses."""
@@ -276,7 +279,7 @@ class Plan:
         teacher = self.run.results["teacher"]["setup"]
         own = {"dataset_dir": str(self.run.unlabeled), "output_dir": str(data), "labeled_dir": str(self.run.labeled)}
         own |= {"ckpt_path": str(self.run.weights(teacher)), "threshold": GUESSED_FROM}
-        self.bundle("retinal_unet", "pseudo_label.json", "infer", **own)()
+        self.runner.bundle(self.run.network_dir(teacher), "pseudo_label.json", "infer", **own)
 
     def verdict(self) -> Stage:
         """Which of all networks to use, without a label of the unlabelled domain."""

@@ -1,7 +1,7 @@
 """One run folder: where everything of a run lies, the bundles in it with the run's own settings, and its results.
 
     RUN/bundles/                every bundle, for the first mode
-    RUN/bundles_<variant>/      those that another mode or a further round has of its own
+    RUN/bundles_<variant>/      those that another mode, a further round or batch normalisation has of its own
     RUN/segmentation/<set-up>/  retrained segmentation networks
     RUN/synthetic*/             data sets
 
@@ -30,7 +30,7 @@ from unicorn_monai.data.remote import absolute, is_url
 from unicorn_monai.experiment.settings import PLACES, PRESETS, Settings, prior_file, prior_place, settings_begun_with
 from unicorn_monai.experiment.tracking import address
 from unicorn_monai.experiment.versions import provenance
-from unicorn_monai.report.trainings import STYLE_TRANSFER, SYNTHETIC, TSYND
+from unicorn_monai.report.trainings import BATCH_NORM, STYLE_TRANSFER, SYNTHETIC, TSYND
 from unicorn_monai.system.files import write_json, write_text
 from unicorn_monai.system.intake import read_text
 from unicorn_monai.system.records import read_record
@@ -203,6 +203,11 @@ class Run:
             return self.bundle_dir("retinal_unet") / "models" / "model.pt"
         return self.run_dir / "segmentation" / nth(setup, training) / "model.pt"
 
+    def network_dir(self, setup: str) -> Path:
+        """The bundle that defines the segmentation network of a set-up."""
+        folder = f"bundles_{BATCH_NORM}" if setup.startswith(BATCH_NORM) else "bundles"
+        return self.run_dir / folder / "retinal_unet"
+
     def record(self, setup: str, training: int = 0, device: str = "") -> Path:
         """What was counted in the test images for a set-up, of the unlabelled domain or of ``device``."""
         return self.run_dir / "evaluation" / device / f"{nth(setup, training)}.json"
@@ -230,6 +235,11 @@ class Run:
         shared += ["latent_diffusion"] * bool(self.settings.modes or TSYND in self.settings.baselines)
         for name in shared:
             self._install(name, "")
+        if BATCH_NORM in self.settings.baselines:
+            own = self._overrides("retinal_unet", "")
+            own["inference.json"] |= {"network_def::norm": "batch"}
+            folder = self.network_dir(BATCH_NORM).parent
+            install("retinal_unet", folder, self.settings.presets("retinal_unet"), own)
         for variant in self.variants:
             more = ["retinal_unet"] * (variant in self.rounds)
             for name in (*more, *OWN):

@@ -25,9 +25,7 @@ from unicorn_monai.prior import SCALINGS
 from unicorn_monai.report.trainings import (
     AUGMENTED,
     BASELINES,
-    BATCH_NORM,
     FREE,
-    GEOMETRY,
     PSEUDO_LABELS,
     SEMANTIC_ONLY,
     STYLE_TRANSFER,
@@ -177,8 +175,7 @@ class Settings:
     @property
     def augmented(self) -> list[str]:
         """Which of ``AUGMENTED`` are trained, by themselves and on top of synthetic and real images."""
-        adapted = [GEOMETRY] * (BATCH_NORM in self.baselines)  # which is then given other statistics
-        chosen = {*self.baselines, *adapted, *["augmentation"] * self.with_augmentation}
+        chosen = {*self.baselines, *["augmentation"] * self.with_augmentation}
         return [name for name in AUGMENTED if name in chosen]
 
     def scaling_of(self, mode: str) -> str:
