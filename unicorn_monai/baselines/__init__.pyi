@@ -1,9 +1,14 @@
+from .accut import ACCUT as ACCUT
+from .accut import SegmentingGenerator as SegmentingGenerator
 from .adversarial import translation_trainer as translation_trainer
 from .cut import CUT as CUT
 from .cut import PatchProjection as PatchProjection
+from .cycada import CyCADA as CyCADA
 from .cyclegan import CycleGAN as CycleGAN
 from .networks import ResnetGenerator as ResnetGenerator
 from .networks import feature_channels as feature_channels
+from .networks import generator_of as generator_of
 from .self_training import self_train as self_train
 from .translation import Translator as Translator
+from .tsynd import MoreUncertain as MoreUncertain
 from .unpaired import unpaired_images as unpaired_images
