@@ -21,7 +21,8 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "bundles").glob("*/configs/*.json"))
 PRESETS = sorted((ROOT / "bundles").glob("*/presets/*.json"))
 SOURCES = sorted([*(ROOT / "unicorn_monai").rglob("*.py"), *(ROOT / "data_prep").rglob("*.py")])
-NETWORKS = ("AutoencoderKL", "DiffusionModelUNet", "UNet", "ControlNet", "ResnetGenerator", "PatchProjection")
+NETWORKS = ("AutoencoderKL", "DiffusionModelUNet", "UNet", "ControlNet", "ResnetGenerator", "SegmentingGenerator")
+NETWORKS += ("PatchProjection",)
 SCHEDULERS = re.compile(r"(Scheduler|\.DDIM|\.DPMSolverPlusPlus|\.UniPC)$")
 
 
@@ -160,6 +161,30 @@ def test_every_training_has_a_form_for_several_processes(path):
     for key in changes:
         if "::" in key:
             find_entry(base, key.lstrip("+").rpartition("::")[0], path)
+
+
+OWN_ENTRIES = {  # MONAI takes one file: what builds on a training repeats it, and differs in these entries alone
+    ("train_cyclegan", "train_cycada"): {
+        *("retinal_unet", "segmentation_path", "semantic_weight", "segmenter", "loss", "checks"),
+        *("output_dir", "ckpt_dir", "pool_size", "back_network", "back_network_def"),
+    },
+    ("train_cut", "train_accut"): {
+        *("num_labels", "segmentation_weight", "network_def", "loss", "checks", "output_dir", "ckpt_dir"),
+        *("loading", "train::preprocessing", "train::dataset"),
+    },
+}
+
+
+@pytest.mark.parametrize(("base", "other"), OWN_ENTRIES)
+def test_a_training_that_builds_on_another_stays_the_same_but_for_its_own_entries(base, other):
+    def leaves(file: str) -> dict[str, Any]:
+        found = dict(entries(read(ROOT / "bundles" / "style_transfer" / "configs" / f"{file}.json")))
+        return {key: node for key, node in found.items() if not isinstance(node, dict | list)}
+
+    one, two = leaves(base), leaves(other)
+    changed = [key.split("::") for key in one.keys() | two.keys() if one.get(key) != two.get(key)]
+    found = {"::".join(parts[: 2 if parts[0] in ("train", "validate") else 1]) for parts in changed}
+    assert found == OWN_ENTRIES[base, other]
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
 from monai.networks.nets import PatchDiscriminator
+from monai.transforms import Compose, RandFlipd, RandSpatialCropd
 from torch import Tensor, nn
 
 from unicorn_monai.baselines.adversarial import (
@@ -21,9 +23,11 @@ from unicorn_monai.baselines.adversarial import (
 from unicorn_monai.baselines.cut import CUT, PatchProjection, patch_nce
 from unicorn_monai.baselines.cyclegan import CycleGAN, ImagePool
 from unicorn_monai.baselines.networks import ResnetGenerator, feature_channels
-from unicorn_monai.baselines.unpaired import UnpairedDataset, UnpairedLoader, collate_unpaired
+from unicorn_monai.baselines.unpaired import UnpairedDataset, UnpairedLoader, collate_unpaired, unpaired_images
 from unicorn_monai.bundle.installation import bundle_root
 from unicorn_monai.bundle.references import from_bundle
+from unicorn_monai.data.writer import About, DatasetWriter
+from unicorn_monai.images.transforms import LoadPixelsd
 from unicorn_monai.system.errors import NotFinite
 from unicorn_monai.training.budget import TimeBudget
 from unicorn_monai.training.handlers import Progress
@@ -299,6 +303,41 @@ def test_a_batch_names_the_files_of_both_domains():
         assert [path[0] for path in batch["image_path"]] == ["a", "b", "a", "b"]
         assert [int(path[1]) for path in batch["image_path"][::2]] == batch["source"][:, 0, 0, 0].tolist()
         assert [int(path[1]) for path in batch["image_path"][1::2]] == batch["target"][:, 0, 0, 0].tolist()
+
+
+def test_a_label_map_goes_with_its_source_image_and_none_comes_from_the_target():
+    source, target = ([{**item, "label": item["image"].long()} for item in images(3, start)] for start in (0, 100))
+    for batch in UnpairedLoader(UnpairedDataset(source, target), 4, 5):
+        assert batch.keys() == {"source", "target", "source_label", "image_path"}
+        assert torch.equal(batch["source_label"], batch["source"].long())
+    plain = UnpairedDataset(images(3, 0), target)
+    assert next(iter(UnpairedLoader(plain, 4, 1))).keys() == {"source", "target", "image_path"}
+
+
+def test_label_maps_change_no_random_number():
+    drawn = []
+    for labelled in (False, True):
+        torch.manual_seed(0)
+        source = [{**item, **({"label": item["image"].long()} if labelled else {})} for item in images(3, 0)]
+        loader = UnpairedLoader(UnpairedDataset(source, images(5, 100)), 2, 5)
+        drawn.append(torch.cat([torch.cat([b["source"], b["target"]]) for b in loader]))
+    assert torch.equal(*drawn)
+
+
+def test_crops_and_flips_keep_image_and_label_map_together(tmp_path):
+    """The grey value of every pixel is its label, in a data set that is cropped and mirrored as in the training."""
+    for name, labelled in (("a", True), ("b", False)):
+        with DatasetWriter(tmp_path / name, About(name=name, device=name, labels={i: str(i) for i in range(9)})) as new:
+            for i in range(4):
+                label = np.random.default_rng(i).integers(0, 9, (16, 16), dtype=np.uint8)
+                new.add("training", label, label if labelled else None, subject=str(i))
+    keys, may = ["image", "label"], {"allow_missing_keys": True}
+    crop, flip = RandSpatialCropd(keys, (8, 8), random_size=False, **may), RandFlipd(keys, 0.5, 1, **may)
+    transform = Compose([LoadPixelsd(keys, num_labels=9, allow_missing_keys=True), crop, flip])
+    data = unpaired_images((tmp_path / "a", tmp_path / "b"), "training", transform, 4, keys)
+    for batch in UnpairedLoader(data, 4, 10):
+        assert batch["source"].shape == batch["source_label"].shape == batch["target"].shape == (4, 1, 8, 8)
+        assert torch.equal((255 * batch["source"]).round().long(), batch["source_label"])
 
 
 @pytest.mark.parametrize("where", ["image", "weights"])

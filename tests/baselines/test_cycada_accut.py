@@ -10,7 +10,8 @@ from torch import nn
 from unicorn_monai.baselines.accut import ACCUT, SegmentingGenerator
 from unicorn_monai.baselines.cut import PatchProjection
 from unicorn_monai.baselines.cycada import CyCADA, semantic_consistency
-from unicorn_monai.baselines.networks import ResnetGenerator, feature_channels
+from unicorn_monai.baselines.networks import ResnetGenerator, feature_channels, generator_of
+from unicorn_monai.system.weights import save_weights
 
 LAYERS = [0, 2, 3]
 
@@ -125,3 +126,12 @@ def test_label_maps_are_needed(accut):
     x, y, _ = batch()
     with pytest.raises(ValueError, match="label maps"):
         accut.generator_terms(x, y)
+
+
+def test_weights_tell_which_generator_they_are_of(tmp_path):
+    plain, segmenting = generator(), generator(num_labels=3)
+    for i, network in enumerate((plain, segmenting)):
+        save_weights(network, tmp_path / f"{i}.pt")
+        assert generator_of(tmp_path / f"{i}.pt", [plain, segmenting]) is network
+    save_weights(generator(num_labels=4), tmp_path / "other.pt")
+    assert generator_of(tmp_path / "other.pt", [plain, segmenting]) is plain, "which is then refused by name"

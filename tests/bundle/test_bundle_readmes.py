@@ -39,7 +39,7 @@ SMALLER = {  # the commands stay as they are; only the configurations are small
     },
     **{f"{name}_controlnet": {"train.json": {"iterations_per_epoch": 2}} for name in ("uncertainty", "semantic")},
     "synthesis": {"inference.json": {"batch_size": 64}},
-    "style_transfer": {f"train_{name}.json": {"max_epochs": 1} for name in ("cut", "cyclegan")},
+    "style_transfer": {f"train_{name}.json": {"max_epochs": 1} for name in ("cut", "cyclegan", "cycada", "accut")},
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -26,8 +27,9 @@ from torch import nn
 import zoo_checks
 from unicorn_monai.baselines import translation
 from unicorn_monai.baselines.self_training import self_train
+from unicorn_monai.baselines.tsynd import disagreement
 from unicorn_monai.bundle.installation import bundle_root, install
-from unicorn_monai.bundle.references import from_bundle
+from unicorn_monai.bundle.references import from_bundle, with_weights
 from unicorn_monai.bundle.run import run_bundle
 from unicorn_monai.data.checks import check
 from unicorn_monai.data.items import datalist
@@ -35,6 +37,7 @@ from unicorn_monai.data.layout import read_header
 from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.evaluation.scoring import scores
 from unicorn_monai.images.files import IGNORE_LABEL, read_array, write_array
+from unicorn_monai.images.transforms import read_image
 from unicorn_monai.synthesis import writer as synthesis
 from unicorn_monai.system.errors import root_cause
 from unicorn_monai.system.weights import read_metadata, sha256
@@ -53,7 +56,7 @@ SCHEMA = Path(__file__).parents[1] / "files" / "meta_schema.json"
 _BRIEF = {"max_epochs": 1, "iterations_per_epoch": None, "batch_size": 4, "val_interval": 1}  # one pass
 _BRIEF_GENERATIVE = _BRIEF | {"sample_interval": 1, "num_inference_steps": STEPS, "precision": "float32"}
 _BRIEF_TRANSLATION = {"max_epochs": 1, "iterations_per_epoch": 3, "batch_size": 2, "patch_size": [16, 16]}
-METHODS = ("cyclegan", "cut")
+METHODS = ("cyclegan", "cut", "cycada", "accut")
 TINY: dict[str, dict[str, dict[str, Any]]] = {
     "retinal_unet": {
         "inference.json": {"num_labels": len(LABELS), "network_def::channels": [8, 16], "network_def::strides": [2]},
@@ -93,7 +96,7 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
             "batch_size": 5,
         },
         "train_cyclegan.json": _BRIEF_TRANSLATION | {"pool_size": 3},
-        "train_cut.json": _BRIEF_TRANSLATION,
+        **{f"train_{method}.json": _BRIEF_TRANSLATION for method in METHODS[1:]},
     },
 }
 
@@ -132,6 +135,9 @@ class World:
     def inputs(self, bundle: str, name: str) -> dict[str, Any]:
         """The data sets that a configuration needs."""
         labeled, unlabeled = str(self.labeled), str(self.unlabeled)
+        if name == "tsynd":
+            paths = [self.models("retinal_unet") / file for file in ("model.pt", "second/model.pt")]
+            return {"dataset_dir": labeled, "segmentation_paths": list(map(str, paths))}
         if bundle == "latent_diffusion":
             return {"dataset_dir": [labeled, unlabeled]} if name.startswith("train") else {}
         if name in ("pseudo_label", "adapt"):
@@ -164,6 +170,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def segmentation(world: World) -> Path:
     world.run("retinal_unet", "train")
     return world.models("retinal_unet")
+
+
+@pytest.fixture(scope="module")
+def two_segmentations(world: World, segmentation: Path) -> list[Path]:
+    second = segmentation / "second"
+    world.run("retinal_unet", "train", ckpt_dir=second, output_dir=second, seed=1)
+    return [segmentation / "model.pt", second / "model.pt"]
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +216,7 @@ def synthetic(world: World, semantic_net: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def translators(world: World) -> Path:
+def translators(world: World, segmentation: Path) -> Path:
     for method in METHODS:
         world.run("style_transfer", f"train_{method}")
     return world.models("style_transfer")
@@ -589,8 +602,41 @@ def test_the_generator_is_published_with_how_it_was_trained(world, translators, 
     assert Image.open(sheet).size == (4 * SIZE + 3 * 2, 3 * SIZE + 2 * 2)  # validation images: 4 of each domain
 
 
+def test_the_generator_of_accut_is_told_from_the_others_by_its_weights(world, translators):
+    architectures = {method: read_metadata(translators / method / "model.pt")["architecture"] for method in METHODS}
+    assert len({architectures.pop("accut"), *architectures.values()}) == 2
+    settings = {"num_labels": len(LABELS)}
+    root, weights = world.bundles / "style_transfer", "accut/model.pt"
+    network = from_bundle(root, "segmenting_network_def", weights, settings=settings)
+    assert network.segment(torch.rand(1, 1, SIZE, SIZE)).shape == (1, len(LABELS), SIZE, SIZE)
+
+
+def test_accut_learns_the_label_maps_and_needs_those_of_the_labelled_domain_alone(world, tmp_path):
+    """With nothing but the cross-entropy that falls, and an unlabelled domain that has no label map at all."""
+    alone = {"nce_weight": 0.0, "identity_weight": 0.0, "segmentation_weight": 100.0, "learning_rate": 0.01}
+    alone |= {"decay_start": 1.0, "patch_size": [SIZE, SIZE]}
+    unlabeled = altered(world, tmp_path, without_any_labels)
+    losses = []
+    for steps in (1, 120):
+        folders = {"ckpt_dir": tmp_path / str(steps), "output_dir": tmp_path, "unlabeled_dir": unlabeled}
+        workflow = world.run("style_transfer", "train_accut", iterations_per_epoch=steps, **folders, **alone)
+        losses.append(workflow.parser.get_parsed_content("train::trainer").state.output["segmentation"])
+    assert losses[1] < 0.8 * losses[0]
+
+
+def test_cycada_sees_through_the_network_that_it_is_given(world, two_segmentations, tmp_path):
+    terms = []
+    for path in two_segmentations:
+        folders = {"ckpt_dir": tmp_path / path.parent.name, "output_dir": tmp_path}
+        settings = {"segmentation_path": path, "iterations_per_epoch": 1}
+        workflow = world.run("style_transfer", "train_cycada", **settings, **folders)
+        terms.append(workflow.parser.get_parsed_content("train::trainer").state.output)
+    assert terms[0]["cycle"] == terms[1]["cycle"]  # the same networks, the same images
+    assert terms[0]["semantic"] != terms[1]["semantic"]
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_a_time_limit_ends_a_training_in_order(world, method, tmp_path):
+def test_a_time_limit_ends_a_training_in_order(world, segmentation, method, tmp_path):
     settings = {"max_epochs": 100_000, "max_seconds": 2, "iterations_per_epoch": 1000}
     folders = {"ckpt_dir": tmp_path, "output_dir": tmp_path / "output"}
     world.run("style_transfer", f"train_{method}", **settings, **folders)
@@ -621,6 +667,62 @@ def test_translation_runs_from_the_shell(world, translators, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
     assert len(datalist(tmp_path / "set", "validation", ("image", "label"))) == COUNTS["validation"]
+
+
+# ---------------------------------------------------------------- TSynD
+
+
+def test_tsynd_writes_a_labelled_data_set_of_more_uncertain_images(world, autoencoder, two_segmentations, tmp_path):
+    folders = {steps: tmp_path / str(steps) for steps in (0, 5)}
+    for steps, folder in folders.items():
+        world.run("latent_diffusion", "tsynd", output_dir=folder, steps=steps, batch_size=5, device_name="Spectralis")
+        assert check(folder, need_labels=True) == []
+    networks = [with_weights(from_bundle(world.bundles / "retinal_unet"), path) for path in two_segmentations]
+    splits, keys = ("training", "validation"), ("image", "label")
+    items = {steps: datalist(folder, splits, keys) for steps, folder in folders.items()}
+    sources = datalist(world.labeled, splits, keys)
+    hashes = {"autoencoder": sha256(autoencoder / "autoencoder.pt")}
+    hashes |= {f"segmentation_{i}": sha256(path) for i, path in enumerate(two_segmentations, 1)}
+    for item, source in zip(items[5], sources, strict=True):
+        made_of = item["synthetic"]
+        assert (made_of["method"], made_of["models"], made_of["steps"]) == ("tsynd", hashes, 5)
+        assert (made_of["source_label"], item["subject"]) == (Path(source["label"]).name, source["subject"])
+        assert np.array_equal(read_array(item["label"]), read_array(source["label"]))
+    before, after = (
+        disagreement(networks, torch.stack([read_image(item["image"]) for item in items[steps]])) for steps in (0, 5)
+    )
+    assert (after > before).float().mean() > 0.9  # grey values are rounded
+
+
+def test_tsynd_goes_on_where_it_was_interrupted_but_not_otherwise(
+    world, autoencoder, two_segmentations, tmp_path, monkeypatch
+):
+    write, written = translation.Translator._write, []
+
+    def stop_after_seven(self, writer, index, image):
+        if len(written) == 7:
+            raise KeyboardInterrupt
+        write(self, writer, index, image)
+        written.append(index)
+
+    own = {"output_dir": tmp_path / "set", "steps": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(translation.Translator, "_write", stop_after_seven)
+        with pytest.raises((KeyboardInterrupt, RuntimeError)):
+            world.run("latent_diffusion", "tsynd", **own)
+    for other in ({"radius": 0.2}, {"segmentation_paths": [str(path) for path in two_segmentations[::-1]]}):
+        with refused("Item 0 of .* was made with .*, this run has .*choose another output_dir"):
+            world.run("latent_diffusion", "tsynd", **own | other)
+    world.run("latent_diffusion", "tsynd", **own)
+    world.run("latent_diffusion", "tsynd", output_dir=tmp_path / "whole", steps=1)
+    assert read_header(tmp_path / "set") == read_header(tmp_path / "whole")
+
+
+def test_tsynd_tells_how_long_an_image_takes(world, autoencoder, two_segmentations, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "unicorn_monai")
+    world.run("latent_diffusion", "tsynd", output_dir=tmp_path / "set", steps=1)
+    total = COUNTS["training"] + COUNTS["validation"]
+    assert re.search(rf"tsynd: {total} images, \d+\.\d{{3}} seconds each", caplog.text)
 
 
 # ---------------------------------------------------------------- augmentation and self-training
@@ -708,19 +810,19 @@ CONFIGS = [
     ("latent_diffusion", "train_autoencoder"),
     ("latent_diffusion", "train_diffusion"),
     ("latent_diffusion", "inference"),
+    ("latent_diffusion", "tsynd"),
     ("uncertainty_controlnet", "train"),
     ("uncertainty_controlnet", "inference"),
     ("semantic_controlnet", "train"),
     ("semantic_controlnet", "inference"),
     ("synthesis", "inference"),
-    ("style_transfer", "train_cyclegan"),
-    ("style_transfer", "train_cut"),
+    *(("style_transfer", f"train_{method}") for method in METHODS),
     ("style_transfer", "inference"),
 ]
 
 
 @pytest.mark.parametrize(("bundle", "name"), CONFIGS)
-def test_no_property_is_missing(world, synthetic, translators, bundle, name):
+def test_no_property_is_missing(world, synthetic, translators, two_segmentations, bundle, name):
     workflow = ConfigWorkflow(
         config_file=str(world.config(bundle, name)),
         workflow_type="train" if "train" in name else "infer",
@@ -783,7 +885,7 @@ def test_the_tracking_option_of_monai_records_the_loss(world, tmp_path, bundle, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_two_processes_translate_together_and_stop_together(world, method, tmp_path):
+def test_two_processes_translate_together_and_stop_together(world, segmentation, method, tmp_path):
     files = [str(world.config("style_transfer", f"{prefix}train_{method}")) for prefix in ("", "multi_gpu_")]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += ["-m", "monai.bundle", "run", "--config_file", str(files), "--dataset_dir", str(world.labeled)]
@@ -853,8 +955,7 @@ def assert_same(a: Any, b: Any) -> None:
         ("latent_diffusion", "train_diffusion", "last.pt"),
         ("uncertainty_controlnet", "train", "last.pt"),
         ("semantic_controlnet", "train", "last.pt"),
-        ("style_transfer", "train_cyclegan", "last.pt"),
-        ("style_transfer", "train_cut", "last.pt"),
+        *(("style_transfer", f"train_{method}", "last.pt") for method in METHODS),
     ],
 )
 def test_an_interrupted_training_ends_as_if_it_had_not_been(
@@ -985,6 +1086,8 @@ DATA_FAULTS: dict[str, tuple[str, str, Callable, str]] = {
         "000003.*holds NaN or infinite pixels",
     ),
     "colour image, translation": ("style_transfer", "train_cut", colour, "000003.* has 3 channel.*expected 1"),
+    "no labels, translation": ("style_transfer", "train_accut", without_labels, "has no 'label', which this stage"),
+    "unknown label, translation": ("style_transfer", "train_accut", label_nine, "holds values 9 to 9; expected 0 to 3"),
     "NaN pixels, translation": ("style_transfer", "train_cyclegan", not_a_number, "000003.*holds NaN or infinite"),
     "no validation split": ("retinal_unet", "train", no_validation, "has no items in split 'validation'"),
     "other images' uncertainties": ("semantic_controlnet", "train", lambda *_: None, "lacks 8 of 8 images"),
@@ -1042,6 +1145,17 @@ SETTING_FAULTS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "no such layer": ("style_transfer", "train_cut", {"nce_layers": [0, 2, 3, 99]}, "expected some of 0 to 7"),
     "decay": ("style_transfer", "train_cut", {"decay_start": 2}, "decay_start is 2; expected a number, 0 to 1"),
     "no unlabelled": ("style_transfer", "train_cut", {"unlabeled_dir": "nowhere"}, "'nowhere' does not exist"),
+    "no segmenter": ("style_transfer", "train_cycada", {"segmentation_path": "x.pt"}, "No trained weights at 'x.pt'"),
+    "semantic": ("style_transfer", "train_cycada", {"semantic_weight": -1}, "semantic_weight is -1; expected a number"),
+    "decoder": ("style_transfer", "train_accut", {"segmentation_weight": "x"}, "segmentation_weight is 'x'; expected"),
+    "one network": (
+        "latent_diffusion",
+        "tsynd",
+        {"segmentation_paths": []},
+        r"0 segmentation network\(s\): expected two",
+    ),
+    "half a step": ("latent_diffusion", "tsynd", {"steps": 0.5}, "steps is 0.5; expected 0 or more, a whole number"),
+    "no radius": ("latent_diffusion", "tsynd", {"radius": -0.1}, "radius is -0.1; expected a number, 0 or more"),
     "no generator": ("style_transfer", "inference", {"ckpt_path": "x.pt"}, "No trained weights at 'x.pt'"),
     "epochs in words": ("retinal_unet", "train", {"max_epochs": "ten"}, "max_epochs is 'ten'; expected at least one"),
     "no epochs": ("latent_diffusion", "train_diffusion", {"max_epochs": 0}, "max_epochs is 0; expected at least one"),

@@ -23,7 +23,7 @@ from unicorn_monai.experiment.experiment import Experiment, parts
 from unicorn_monai.experiment.judging import Judging
 from unicorn_monai.experiment.run import Run
 from unicorn_monai.experiment.settings import Settings
-from unicorn_monai.report.trainings import BASELINES, BENT
+from unicorn_monai.report.trainings import BASELINES
 
 
 @pytest.fixture(scope="module")

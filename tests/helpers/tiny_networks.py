@@ -40,8 +40,10 @@ TINY = {  # networks and trainings of seconds, for `bundle.installation.install`
     "semantic_controlnet": {"train.json": {**ONE_EPOCH, "iterations_per_epoch": 2, "num_inference_steps": 2}},
     "style_transfer": {
         "inference.json": {"network_def::channels": 4, "network_def::num_blocks": 1, "nce_layers": [0, 2, 3]},
-        "train_cut.json": {"iterations_per_epoch": 2, "patch_size": [32, 32], "sample_interval": 1000},
-        "train_cyclegan.json": {"iterations_per_epoch": 2, "patch_size": [32, 32], "sample_interval": 1000},
+        **{
+            f"train_{method}.json": {"iterations_per_epoch": 2, "patch_size": [32, 32], "sample_interval": 1000}
+            for method in ("cut", "cyclegan", "cycada", "accut")
+        },
     },
 }
 

@@ -23,7 +23,7 @@ from torch import nn
 SCHEMA = Path(__file__).parents[1] / "files" / "meta_schema.json"
 NO_WEIGHTS_OF_ITS_OWN = {  # as `exclude_verify_preferred_files_list`
     "synthesis": "samples with the networks of the other bundles",
-    "style_transfer": "two methods, each with weights of its own: models/cyclegan/model.pt and models/cut/model.pt",
+    "style_transfer": "several methods, each with weights of its own: models/METHOD/model.pt",
     "rgb_2d": "holds several networks, each as a part with weights of its own",
 }
 NO_SINGLE_TENSOR = {  # as the generative bundles in `exclude_verify_shape_list`

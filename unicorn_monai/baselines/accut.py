@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from unicorn_monai.baselines.cut import CUT, PatchProjection
 from unicorn_monai.baselines.networks import ResnetGenerator
+from unicorn_monai.baselines.unpaired import DOMAINS, LABEL
 from unicorn_monai.images.files import IGNORE_LABEL
 
 
@@ -85,6 +86,7 @@ class ACCUT(CUT):
     """
 
     name = "ACCUT"
+    asks = (*DOMAINS, LABEL)
     generator: SegmentingGenerator
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The adversarial training that CycleGAN and CUT share: one step of the generators, one of the discriminators.
+"""The adversarial training of CycleGAN, CUT, CyCADA and ACCUT: one step of the generators, one of the discriminators.
 
     D:  0.5 [(D(y) - 1)^2 + D(G(x))^2],      G:  (D(G(x)) - 1)^2 + what holds the anatomy          least squares
 
@@ -20,7 +20,7 @@ from monai.engines import Trainer
 from monai.losses import PatchAdversarialLoss
 from torch import Tensor, nn
 
-from unicorn_monai.baselines.unpaired import UnpairedDataset, UnpairedLoader
+from unicorn_monai.baselines.unpaired import DOMAINS, UnpairedDataset, UnpairedLoader
 from unicorn_monai.images.pictures import evenly
 from unicorn_monai.system.distributed import average_gradients, is_main, same_weights
 from unicorn_monai.system.errors import trained_on
@@ -35,9 +35,13 @@ _least_squares = PatchAdversarialLoss(criterion="least_squares", no_activation_l
 
 
 class Objective(ABC):
-    """What a method is to the trainer: its networks, ``generator`` among those trained, and its losses."""
+    """What a method is to the trainer: its networks, ``generator`` among those trained, and its losses.
+
+    ``asks`` are the entries of a batch that :meth:`generator_terms` is given, in this order.
+    """
 
     name: str
+    asks: tuple[str, ...] = DOMAINS
     generator: Any
 
     def __init__(self, generator: nn.Module, trained: Sequence[nn.Module], judges: Sequence[nn.Module]) -> None:
@@ -74,7 +78,7 @@ def discriminator_loss(real: list[Tensor], fake: list[Tensor]) -> Tensor:
 
 
 class TranslationTrainer(Trainer):
-    """Train generators against discriminators on unpaired batches ("source", "target")."""
+    """Train generators against discriminators on unpaired batches ("source", "target", and what the method asks)."""
 
     def __init__(
         self,
@@ -98,10 +102,11 @@ class TranslationTrainer(Trainer):
             same_weights(network.train())
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Any]:
-        source, target = (batchdata[name].to(self.state.device) for name in ("source", "target"))
+        asked = [batchdata[name].to(self.state.device) for name in self.objective.asks if name in batchdata]
+        source, target = asked[:2]
         self.objective.judges.requires_grad_(False)
         with torch.autocast(**self.autocast):
-            terms, translated = self.objective.generator_terms(source, target)
+            terms, translated = self.objective.generator_terms(*asked)
         self._step(self.optimizer, self.objective.trained, terms["loss"])
 
         self.objective.judges.requires_grad_(True)

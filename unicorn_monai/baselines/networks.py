@@ -1,4 +1,4 @@
-"""The generator of CycleGAN and CUT: a residual network that halves the image twice, from MONAI's blocks.
+"""The generator of CycleGAN, CUT and CyCADA: a residual network that halves the image twice, from MONAI's blocks.
 
     7 x 7 convolution -> ``num_downs`` strided ones -> ``num_blocks`` residual units -> transposed ones -> 7 x 7, tanh
 
@@ -15,6 +15,10 @@ from typing import Any
 from monai.networks.blocks import Convolution, ResidualUnit
 from monai.networks.utils import normal_init
 from torch import Tensor, nn
+
+from unicorn_monai.system.files import PathLike
+from unicorn_monai.system.networks import fingerprint
+from unicorn_monai.system.weights import read_metadata
 
 
 class ResnetGenerator(nn.Module):
@@ -93,3 +97,13 @@ def feature_channels(generator: ResnetGenerator, layers: Sequence[int]) -> list[
     if not layers or any(not 0 <= i < len(widths) for i in layers):
         raise ValueError(f"layers is {list(layers)}; expected some of 0 to {len(widths) - 1}, see `encode`.")
     return [widths[i] for i in layers]
+
+
+def generator_of(weights: PathLike, generators: Sequence[nn.Module]) -> nn.Module:
+    """The one of several generators that published weights belong to, by its architecture; if none, the first.
+
+    Raises:
+        ValueError: no weights are there.
+    """
+    architecture = read_metadata(weights)["architecture"]
+    return next((g for g in generators if fingerprint(g) == architecture), generators[0])

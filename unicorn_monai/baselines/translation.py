@@ -1,10 +1,12 @@
-"""Labelled images -> the same images in the look of the other domain: a labelled data set like any other.
+"""Labelled images -> the same images in another look (of the other domain; TSynD): a labelled data set like any other.
 
 The label map is the source image's, which is true as far as the translation leaves the anatomy alone.
 """
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from unicorn_monai.baselines.tsynd import MoreUncertain
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.journal import begun
 from unicorn_monai.data.layout import colours_of, layout_of, read_header
@@ -24,11 +27,14 @@ from unicorn_monai.system.files import PathLike
 from unicorn_monai.system.networks import AppliedNetwork, require_finite
 from unicorn_monai.system.weights import read_metadata
 
+logger = logging.getLogger("unicorn_monai")
+
 
 class Translator:
     """Write the translated data set, streamed; an interrupted one is continued.
 
-    Method and sha256 of the network's weights are kept as provenance. A finished data set is refused or, with
+    Method and sha256 of the network's weights are kept as provenance, with TSynD those of all its networks and its
+    settings. A finished data set is refused or, with
     ``resume`` and if it was made with the same weights, left as it is. ``device_name`` is the device the images look
     like.
     """
@@ -50,7 +56,10 @@ class Translator:
         self.dataset_dir, self.output_dir = dataset_dir, Path(output_dir)
         self.device_name, self.num_channels, self.batch_size = device_name, num_channels, batch_size
         metadata = read_metadata(network.weights)
-        self.provenance = {"method": metadata.get("method"), "models": {"generator": metadata["sha256"]}}
+        if isinstance(network.inferer, MoreUncertain):
+            self.provenance = network.inferer.provenance(metadata["sha256"])
+        else:
+            self.provenance = {"method": metadata.get("method"), "models": {"generator": metadata["sha256"]}}
 
     @torch.no_grad()
     def run(self) -> None:
@@ -68,12 +77,15 @@ class Translator:
             synthetic=True,
         ) as writer:
             require_same_origin(writer, "synthetic", self.provenance)
-            missing = [i for i in range(len(self.items)) if i not in writer]
+            missing, began = [i for i in range(len(self.items)) if i not in writer], time.monotonic()
             for start in tqdm(range(0, len(missing), self.batch_size), desc="translation", disable=None, leave=False):
                 batch = missing[start : start + self.batch_size]
                 images = [read_image(self.items[i][1]["image"], self.num_channels) for i in batch]
                 for i, image in zip(batch, self.translate(images), strict=True):
                     self._write(writer, i, image)
+            if missing:
+                each = (time.monotonic() - began) / len(missing)
+                logger.info(f"{self.provenance['method']}: {len(missing)} images, {each:.3f} seconds each")
 
     def translate(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Images (channels, rows, columns) in [0, 1] of any sizes -> the same in the other look."""

@@ -299,7 +299,7 @@ class Plan:
         spent, needs = self.spent(), when(name == CYCADA, "lower_bound")
         weights = self.run.bundle_dir("style_transfer") / "models" / name / "model.pt"
         own = {"dataset_dir": str(self.run.labeled), "ckpt_path": str(weights), "output_dir": str(data), "resume": True}
-        own |= {"device_name": str(read_header(self.run.unlabeled)["device"])}
+        own |= {"device_name": self.device_name}
         translate = self.bundle("style_transfer", "inference.json", "infer", **own)
         train = partial(self.train_style_transfer, name, spent)
         return [
@@ -307,6 +307,19 @@ class Plan:
             Stage(f"{name}_translation", (f"{name}_networks",), (data.name,), translate),
             *self.retrained(name, data, augmentation=STRONGEST),
         ]
+
+    @property
+    def device_name(self) -> str:
+        """What synthetic images say they come from."""
+        return str(read_header(self.run.unlabeled)["device"])
+
+    def moved_latents(self, data: Path) -> Stage:
+        """TSynD: the labelled images, moved to where two networks disagree."""
+        judges = ("lower_bound", "augmentation")
+        own = {"dataset_dir": str(self.run.labeled), "output_dir": str(data), "device_name": self.device_name}
+        own |= {"segmentation_paths": [str(self.run.weights(name)) for name in judges], "resume": True}
+        work = self.bundle("latent_diffusion", "tsynd.json", "infer", **own)
+        return Stage("tsynd_images", ("usable autoencoder", *judges), (data.name,), work)
 
     def spent(self) -> tuple[str, ...]:
         """The stages whose time each style transfer has; none where it is given in minutes."""
@@ -324,8 +337,9 @@ class Plan:
         budget = self.runner.core_seconds(stages) if minutes is None else 60.0 * minutes
         folder = str(self.run.bundle_dir("style_transfer") / "models" / name)
         length = {"max_seconds": round(budget / threads, 1), "max_epochs": 1_000_000}
-        folders = {"ckpt_dir": folder, "output_dir": folder}
-        self.bundle("style_transfer", f"train_{name}.json", **self.domains, **length, **folders)()
+        own = {"ckpt_dir": folder, "output_dir": folder}
+        own |= {"segmentation_path": str(self.run.weights("lower_bound"))} if name == CYCADA else {}
+        self.bundle("style_transfer", f"train_{name}.json", **self.domains, **length, **own)()
         return {"core_seconds": budget, "threads": threads, "stages": list(stages)}
 
     def judgement(self) -> list[Stage]:

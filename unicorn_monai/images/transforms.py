@@ -25,12 +25,18 @@ class LoadPixelsd(MapTransform):
         num_channels: channels an image must have.
         num_labels: label values must lie in 0..num_labels - 1, or be 255 (ignore).
         keep: keep the other entries and add the files' geometry, for a server that answers one request at a time.
+        allow_missing_keys: leave out what an item has not, instead of refusing it.
     """
 
     def __init__(
-        self, keys: Sequence[str], num_channels: int = 1, num_labels: int | None = None, keep: bool = False
+        self,
+        keys: Sequence[str],
+        num_channels: int = 1,
+        num_labels: int | None = None,
+        keep: bool = False,
+        allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys)
+        super().__init__(keys, allow_missing_keys)
         self.num_channels, self.num_labels, self.keep = num_channels, num_labels, keep
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -46,7 +52,8 @@ class LoadPixelsd(MapTransform):
             result[key] = self.read_label(path) if key == "label" else read_image(path, self.num_channels)
             if self.keep:
                 result[f"{key}_meta_dict"] = {"original_affine": read_affine(path)}
-        image, label = (tuple(result[key].shape[1:]) if key in self.keys else () for key in ("image", "label"))
+        read = set(self.key_iterator(dict(data)))
+        image, label = (tuple(result[key].shape[1:]) if key in read else () for key in ("image", "label"))
         if image and label and image != label:
             raise ValueError(f"Image '{result['image_path']}' is {image}, its label map {label}; expected one size.")
         return result

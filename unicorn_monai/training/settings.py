@@ -78,7 +78,7 @@ class AutoencoderSettings(TrainingSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class TranslationSettings(TrainingSettings):
-    """Those of a translation from one domain to another (CycleGAN, CUT); their losses have their own."""
+    """Those of a translation from one domain to another (CycleGAN, CUT, ...); their losses have their own."""
 
     iterations_per_epoch: int | None = 200
     max_seconds: float | None = None  # the training ends when they are over; None for no limit
