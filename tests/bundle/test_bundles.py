@@ -26,7 +26,6 @@ from torch import nn
 
 import zoo_checks
 from unicorn_monai.baselines import translation
-from unicorn_monai.baselines.self_training import self_train
 from unicorn_monai.baselines.tsynd import disagreement
 from unicorn_monai.bundle.installation import bundle_root, install
 from unicorn_monai.bundle.references import from_bundle, with_weights
@@ -36,7 +35,7 @@ from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import read_header
 from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.evaluation.scoring import scores
-from unicorn_monai.images.files import IGNORE_LABEL, read_array, write_array
+from unicorn_monai.images.files import read_array, write_array
 from unicorn_monai.images.transforms import read_image
 from unicorn_monai.synthesis import writer as synthesis
 from unicorn_monai.system.errors import root_cause
@@ -750,43 +749,6 @@ def test_a_training_with_augmentation_goes_on_as_if_not_interrupted(world, tmp_p
         world, "retinal_unet", "train", "resume.pt", tmp_path, monkeypatch, augmentation="strong"
     )
     assert_same(*both)
-
-
-def test_self_training_runs_two_rounds_on_its_own_labels(world, segmentation, tmp_path):
-    unlabeled = altered(world, tmp_path, without_any_labels)
-    weights = self_train(
-        world.bundles / "retinal_unet",
-        segmentation / "model.pt",
-        world.labeled,
-        unlabeled,
-        tmp_path / "out",
-        threshold=0.3,
-        max_epochs=2,
-    )
-    assert weights == tmp_path / "out" / "round_2" / "model.pt"
-    assert read_metadata(weights)["epoch"] in (1, 2)
-    teachers = (segmentation / "model.pt", tmp_path / "out" / "round_1" / "model.pt")
-    for i, teacher in enumerate(teachers, start=1):
-        guessed = tmp_path / "out" / f"round_{i}" / "pseudo_labelled"
-        assert check(guessed, need_labels=True) == []
-        items = datalist(guessed, ("training", "validation"), ("image", "label"))
-        assert len(items) == COUNTS["training"] + COUNTS["validation"]
-        for item in items:
-            origin = item["pseudo_label"]
-            assert origin["segmentation_sha256"] == sha256(teacher)
-            confident = (read_array(item["label"]) != IGNORE_LABEL).mean()
-            assert origin["confident"] == pytest.approx(confident, abs=1e-4)
-    before = sha256(weights)
-    self_train(
-        world.bundles / "retinal_unet",
-        segmentation / "model.pt",
-        world.labeled,
-        unlabeled,
-        tmp_path / "out",
-        threshold=0.3,
-        max_epochs=2,
-    )
-    assert sha256(weights) == before, "what is finished is not repeated"
 
 
 def test_pseudo_labels_nobody_is_sure_of_are_refused(world, segmentation, tmp_path):

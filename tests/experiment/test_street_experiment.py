@@ -123,24 +123,14 @@ def test_the_label_map_alone_needs_the_mode_it_is_taken_from(finished):
         settings.validate()
 
 
-@pytest.mark.parametrize("name", BENT)
-def test_baselines_that_bend_images_are_refused(finished, name):
-    settings = Settings(str(finished.labeled), str(finished.unlabeled), "r", baselines=(name,))
-    with pytest.raises(ValueError, match=re.escape(f"['{name}'] bend images as OCT may be bent")):
-        settings.validate()
-
-
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
         ([], ["augmentation", "augmentation+geometry"]),
         (["--preset", "full"], list(BASELINES)),
         (["--size", "256"], ["augmentation", "augmentation+geometry"]),
-        (["--scene", "street"], ["augmentation", "semantic_only"]),
-        (
-            ["--scene", "street", "--preset", "full"],
-            ["augmentation", "self_training", "cyclegan", "cut", "semantic_only"],
-        ),
+        (["--scene", "street"], ["augmentation", "augmentation+geometry", "semantic_only"]),
+        (["--scene", "street", "--preset", "full"], [*BASELINES, "semantic_only"]),
     ],
 )
 def test_what_the_demo_compares_with(words, expected, monkeypatch, tmp_path):

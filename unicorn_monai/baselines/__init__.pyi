@@ -13,7 +13,6 @@ from .online_self_training import MixedBatches as MixedBatches
 from .online_self_training import RandUnlabeledd as RandUnlabeledd
 from .online_self_training import SelfTrainingLoss as SelfTrainingLoss
 from .online_self_training import rare_class_order as rare_class_order
-from .self_training import self_train as self_train
 from .translation import Translator as Translator
 from .tsynd import MoreUncertain as MoreUncertain
 from .unpaired import unpaired_images as unpaired_images

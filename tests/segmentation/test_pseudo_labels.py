@@ -1,4 +1,4 @@
-"""Pseudo-labels by hand, and the order of the rounds."""
+"""Pseudo-labels by hand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from monai.inferers import SimpleInferer
 from torch import nn
 
-from unicorn_monai.baselines.self_training import steps
 from unicorn_monai.data.checks import check
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import label_names, read_header
@@ -59,29 +58,6 @@ def test_a_threshold_that_is_no_probability_is_refused(threshold):
 def test_an_output_that_is_not_a_number_is_refused():
     with pytest.raises(ValueError, match="The output of the segmentation network holds NaN"):
         pseudo_label(torch.full((1, 2, 3, 3), float("nan")), 0.5)
-
-
-def test_every_round_asks_the_network_of_the_round_before():
-    found = steps("lower.pt", "A", "B", "out", rounds=3, threshold=0.8, augmentation="strong")
-    assert [(config, kind) for config, kind, _ in found] == [
-        ("pseudo_label.json", "infer"),
-        ("train.json", "train"),
-    ] * 3
-    labelling, training = [s for _, _, s in found[::2]], [s for _, _, s in found[1::2]]
-    assert [s["ckpt_path"] for s in labelling] == ["lower.pt", "out/round_1/model.pt", "out/round_2/model.pt"]
-    assert all(s["dataset_dir"] == "B" and s["threshold"] == 0.8 for s in labelling)
-    for i, settings in enumerate(training, start=1):
-        assert settings["dataset_dir"] == settings["validation_dir"] == ["A", f"out/round_{i}/pseudo_labelled"]
-        assert settings["ckpt_dir"] == f"out/round_{i}"
-        assert settings["augmentation"] == "strong"
-
-
-def test_no_round_is_refused():
-    with pytest.raises(ValueError, match="rounds is 0; expected at least 1"):
-        steps("lower.pt", "A", "B", "out", rounds=0)
-
-
-# ---------------------------------------------------------------- the data set
 
 
 def bright_is_below() -> nn.Conv2d:
