@@ -17,7 +17,7 @@ import pytest
 from torch import nn
 
 from unicorn_monai.bundle.chain import check_chain, check_labels, trained_on
-from unicorn_monai.bundle.installation import BUNDLES, bundle_root, install, load_config
+from unicorn_monai.bundle.installation import BUNDLES, bundle_root, configured, install, load_config
 from unicorn_monai.bundle.run import run_bundle
 from unicorn_monai.bundle.settings import CHOICES, RULES, check_device, check_settings, refuse_unknown_options
 from unicorn_monai.data.writer import About, DatasetWriter
@@ -57,7 +57,7 @@ def name(path: Path) -> str:
 
 @pytest.mark.parametrize("path", configs(), ids=name)
 def test_every_configuration_checks_its_own_settings_first(path):
-    config, checked = json.loads(path.read_text()), set()
+    config, checked = configured(path.parents[1].name, file=path.name), set()
     first = [ENDING, "@settings" if "settings" in config else "@checks"]
     if "settings" in config:
         assert issubclass(locate(config["settings"]["_target_"]), TrainingSettings)

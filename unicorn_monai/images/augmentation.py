@@ -30,7 +30,7 @@ from unicorn_monai.images.target_style import STYLES, RandTargetStyled
 from unicorn_monai.images.warping import RandGeometryd
 
 # Each changes an image (channels, rows, columns), float32; MONAI's transforms of these names do the same for volumes,
-# on the GPU and with meta data, and take five times as long for an image of 64 x 64.
+# on the GPU and with meta data, which takes about twice the time for an image of 64 x 64.
 
 
 def bias_field(image: Tensor, random: np.random.Generator) -> Tensor:

@@ -28,7 +28,7 @@ _BERNSTEIN = np.stack([(1 - _T) ** 3, 3 * _T * (1 - _T) ** 2, 3 * _T**2 * (1 - _
 def blurred(image: Tensor, sigmas: Sequence[float]) -> Tensor:
     """Gaussian blur of an image (channels, rows, columns), standard deviations in pixels of the rows and the columns.
 
-    As MONAI's ``GaussianSmooth``, with its kernels, in a fortieth of the time for small images.
+    As MONAI's ``GaussianSmooth``, with its kernels, without its conversions.
     """
     rows, columns = (gaussian_1d(torch.tensor(sigma)) for sigma in sigmas)
     image = functional.conv2d(image[:, None], rows[None, None, :, None], padding=(len(rows) // 2, 0))
@@ -86,7 +86,7 @@ class RandFromLabelsd(RandomizableTransform, MapTransform):
 
     def drawn(self, label: Tensor, channels: int) -> Tensor:
         """An image of a label map (1, rows, columns)."""
-        random = np.random.default_rng(int(self.R.randint(2**31)))  # three times as fast as `R`
+        random = np.random.default_rng(int(self.R.randint(2**31)))  # faster than `R`
         mean, spread = (random.uniform(0, most, (channels, MOST_LABELS)).astype(np.float32) for most in (1.0, SPREAD))
         noise, place = random.standard_normal((channels, *label.shape[1:]), dtype=np.float32), label.numpy()[0]
         image = torch.from_numpy(mean[:, place] + spread[:, place] * noise)

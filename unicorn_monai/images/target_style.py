@@ -70,7 +70,7 @@ def grey_values_of(image: Tensor, target: Tensor) -> Tensor:
     """
     matched = np.empty(image.shape, np.float32).reshape(len(image), -1)
     for out, channel, known in zip(matched, image.flatten(1).numpy(), target.flatten(1).numpy(), strict=True):
-        order = channel.argsort()  # NumPy's sorting: five times as fast as PyTorch's on a CPU
+        order = channel.argsort()  # NumPy's sorting, faster than PyTorch's on a CPU
         ordered = channel[order]
         first = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))  # of every grey value
         count = np.diff(first, append=len(channel))
