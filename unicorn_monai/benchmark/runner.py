@@ -20,6 +20,7 @@ from unicorn_monai.benchmark.table import make_table
 from unicorn_monai.experiment.experiment import Experiment
 from unicorn_monai.experiment.settings import Settings, settings_begun_with
 from unicorn_monai.fusion import MODES
+from unicorn_monai.report.benchmark_page import write_page
 from unicorn_monai.report.trainings import BASELINES, SEMANTIC_ONLY
 from unicorn_monai.system.files import PathLike, write_json, write_text
 
@@ -87,7 +88,6 @@ def collect(shift: str, trained: Sequence[Trained], results: PathLike, sub_domai
 
 
 def write_table(results: PathLike) -> Path:
-    """Write ``table.json`` of a folder of cells; returns it."""
-    target = Path(results) / "table.json"
-    write_json(target, make_table(results))
-    return target
+    """Write ``table.json`` of a folder of cells, and its page; returns the page."""
+    write_json(Path(results) / "table.json", make_table(results))
+    return write_page(Path(results))

@@ -50,8 +50,9 @@ def row(cells: Cells, verdict: Mapping[str, Any]) -> dict[str, Any]:
     known = {name: one["validation_mean_iou"] for name, one in cells.items() if not name.startswith((UPPER, *OURS))}
     known = {name: value for name, value in known.items() if value is not None}
     strongest = max(known, key=lambda name: known[name]) if known else None
-    others = {name: one for name, one in cells.items() if strongest is not None and name != strongest}
-    differences = {name: difference(one, cells[strongest]) for name, one in others.items()}
+    reference = cells[strongest] if strongest else None
+    others = {name: one for name, one in cells.items() if reference and name != strongest}
+    differences = {name: difference(one, reference) for name, one in others.items() if reference}
     plus = differences.get(f"{PLUS}+real") or differences.get(PLUS)
     return {
         "methods": {name: shown(one) for name, one in cells.items()},

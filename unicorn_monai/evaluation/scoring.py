@@ -164,7 +164,8 @@ class Counts:
     def only(self, table: Mapping[str, str], name: str) -> Counts:
         """The overlap in the images that a table, file -> sub-domain, says are of one; nothing else is kept."""
         here = [i for i, image in enumerate(self.images) if table[image] == name]
-        return Counts(*([values[i] for i in here] for values in (self.images, self.subjects, self.confusion)))
+        names, whose, confusion = self.images, self.subjects, self.confusion
+        return Counts([names[i] for i in here], [whose[i] for i in here], [confusion[i] for i in here])
 
     def save(self, path: PathLike) -> None:
         """Write as JSON, atomically; the folder is made."""
