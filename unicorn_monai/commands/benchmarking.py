@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from unicorn_monai.system.console import MANY, Whole, described, tell
 
@@ -11,36 +14,42 @@ FREE = (
     *("augmentation", "augmentation+geometry", "self_training+geometry", "svdna", "fda", "histogram"),
     *("random_contrast", "synthseg", "batch_norm", "pseudo_labels"),
 )
+Words = tuple[str, ...]
 
 
-def benchmark(
-    *,
-    shifts: Annotated[tuple[str, ...], MANY, described("Some of the file's; default: all whose data is there.")] = (),
-    methods: Annotated[tuple[str, ...], MANY, described("Rows; default: all without an image generator.")] = FREE,
-    output: Annotated[Path, described("Folder of the runs.", "--output", "-o")] = Path("runs/benchmark"),
-    results: Annotated[Path, described("Folder of the cells and the table.")] = Path("docs/results/benchmark"),
-    config: Annotated[Path | None, described("Another file of shifts.")] = None,
-    size: Annotated[Literal[64, 128] | None, described("Pixels; default: the file's.")] = None,
-    seeds: Annotated[
-        tuple[Whole, ...], MANY, described("Generator seeds of those of a shift; default: its first.")
-    ] = (),
-    jobs: Annotated[Whole | None, described("Stages side by side in a run.")] = None,
-    table_only: Annotated[bool, described("Write table and page of the cells that are there.")] = False,
-) -> None:
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The command line."""
+
+    shifts: Annotated[Words, MANY, described("Some of the file's; default: all whose data is there.")] = ()
+    methods: Annotated[Words, MANY, described("Rows; default: all without an image generator.")] = FREE
+    output: Annotated[Path, described("Folder of the runs.", "--output", "-o")] = Path("runs/benchmark")
+    results: Annotated[Path, described("Folder of the cells and the table.")] = Path("docs/results/benchmark")
+    config: Annotated[Path | None, described("Another file of shifts.")] = None
+    size: Annotated[Literal[64, 128] | None, described("Pixels; default: the file's.")] = None
+    seeds: Annotated[tuple[Whole, ...], MANY, described("Some of a shift's; default: its first.")] = ()
+    jobs: Annotated[Whole | None, described("Stages side by side in a run.")] = None
+    table_only: Annotated[bool, described("Run nothing; write table and page of the cells that are there.")] = False
+
+
+def benchmark(asked: Asked | None = None) -> None:
     """Run every method on every shift, gone on with where it stopped, and write the table of tables."""
     from unicorn_monai import benchmark as bench
 
-    bench.asked(methods)  # refuses unknown ones before anything is prepared
-    known, data = bench.read_shifts() if config is None else bench.read_shifts(config), bench.data_folder()
-    plan = bench.Plan(output, methods, size or known.size, jobs)
-    for shift in [] if table_only else known.chosen(shifts):
+    asked = asked or Asked()
+    bench.asked(asked.methods)  # refuses unknown ones before anything is prepared
+    known = bench.read_shifts() if asked.config is None else bench.read_shifts(asked.config)
+    plan, data = bench.Plan(asked.output, asked.methods, asked.size or known.size, asked.jobs), bench.data_folder()
+    for shift in () if asked.table_only else known.chosen(asked.shifts):
         if why := bench.absent(shift, data):
             tell(why)
             continue
-        wanted = [seed for seed in shift.seeds if seed in seeds] if seeds else list(shift.seeds[:1])
+        wanted = [seed for seed in shift.seeds if seed in asked.seeds] if asked.seeds else list(shift.seeds[:1])
         if not wanted:
-            tell(f"'{shift.name}' has the seeds {list(shift.seeds)}, none of {list(seeds)}: left out")
+            tell(f"'{shift.name}' has the seeds {list(shift.seeds)}, none of {list(asked.seeds)}: left out")
             continue
-        for row, rows in bench.collect_shift(shift, bench.run_shift(shift, plan, data, wanted), results).items():
-            tell(f"{results / row}: {len(rows)} methods")
-    tell(str(bench.write_table(results)))
+        found = bench.collect_shift(shift, bench.run_shift(shift, plan, data, wanted), asked.results)
+        for row, methods in found.items():
+            tell(f"{asked.results / row}: {len(methods)} methods")
+    tell(str(bench.write_table(asked.results)))
