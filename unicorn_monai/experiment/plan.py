@@ -56,9 +56,8 @@ def when(condition: bool, *things: Any) -> tuple[Any, ...]:
 
 def paper_recipe() -> dict[str, Any]:
     """How the segmentation networks of ``paper`` mode are trained, but for the length: settings of ``train.json``."""
-    return read_json(Path(bundle_root("retinal_unet"), "presets", "paper.json"))["train.json"] | {
-        "augmentation": "none"
-    }
+    preset = read_json(Path(bundle_root("retinal_unet"), "presets", "paper.json"))
+    return preset["train.json"] | {"augmentation": "none"}
 
 
 class Plan:
