@@ -262,7 +262,7 @@ class Judging:
         temperatures = fit_temperatures(networks, self.labelled_batches(run.labeled))
         seen = judge(networks, self.batches(items), labels, temperatures, run.settings.seed)
         more = {REVERSE: seen[1].scores(self.labelled_batches(run.labeled))}
-        if run.settings.main:
+        if run.setup(run.settings.main) in setups:
             synthetic = self.labelled_batches(run.synthetic(run.settings.main))
             more[SYNTHETIC] = score_on(networks, synthetic, labels)
         return recommend(seen[0], CRITERION, [str(item["subject"]) for item in items], more)
