@@ -10,7 +10,6 @@ import pytest
 
 from unicorn_monai.simulation import retina
 from unicorn_monai.simulation.devices import (
-    DEVICES,
     HOME_OCT,
     SPECTRALIS,
     Device,
@@ -24,6 +23,7 @@ from unicorn_monai.simulation.devices import (
     speckle,
     supersampling,
 )
+from unicorn_monai.simulation.other_devices import DEVICES
 from unicorn_monai.simulation.retina import LABELS
 from unicorn_monai.simulation.scans import simulate, simulate_scan
 
