@@ -79,7 +79,9 @@ def test_the_batches_are_as_large_and_hold_every_image_once(tmp_path):
 
 def test_the_bundle_adapts_to_training_images(tmp_path):
     write_phantom(tmp_path / "B", "home_oct", n_subjects=4, scans_per_subject=2, size=32, split=(0.5, 0.25, 0.25))
-    root = install("retinal_unet", tmp_path, "small", TINY["retinal_unet"])
+    tiny = TINY["retinal_unet"]
+    with_batches = tiny | {"inference.json": tiny["inference.json"] | {"network_def::norm": "batch"}}
+    root = install("retinal_unet", tmp_path, "small", with_batches)
     torch.manual_seed(0)
     network = from_bundle(root)
     save_weights(network, tmp_path / "model.pt", mean_iou=0.5, epoch=1)
