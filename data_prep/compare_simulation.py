@@ -30,7 +30,7 @@ from data_prep.options import command
 from data_prep.phantom import FIRST_SUBJECT, PRESETS
 from data_prep.spectralis_healthy import AXIAL_UM, LATERAL_UM, N_SURFACES, read_bscans, read_subjects
 from unicorn_monai.images.surfaces import label_map, order_surfaces, resize_image, resize_surfaces
-from unicorn_monai.simulation import simulate
+from unicorn_monai.simulation import DEVICES, simulate, simulate_scan
 from unicorn_monai.system.console import Whole
 from unicorn_monai.system.terminal import LINES, say
 
@@ -136,10 +136,18 @@ def draw(rows: dict[str, list[NDArray[np.uint8]]], path: Path) -> None:
     grey.save(path, optimize=True)
 
 
+def same_eyes(eyes: int, seed: int) -> dict[str, list[NDArray[np.uint8]]]:
+    """A B-scan of each of some eyes as every simulated device shows it, 256 x 256."""
+    return {
+        name: [simulate_scan(device, eye, 0, 256, seed).image for eye in range(eyes)]
+        for name, device in DEVICES.items()
+    }
+
+
 @command
 def main(
     *,
-    output: Annotated[Path, Parameter(help="receives images/simulation.png")] = Path("docs"),
+    output: Annotated[Path, Parameter(help="receives images/simulation.png and devices.png")] = Path("docs"),
     real: Annotated[Path | None, Parameter(help="real B-scans; by default $UNICORN_DATA/spectralis_healthy")] = None,
     subjects: Annotated[Whole, Parameter(help="simulated subjects, 5 B-scans each; 1 or more")] = 14,
     seed: Whole = 0,
@@ -156,6 +164,7 @@ def main(
     }
     pictures = {name: [pair[0] for pair in pairs[4::10]][:5] for name, pairs in sets.items()}
     draw(pictures, output / "images" / "simulation.png")
+    draw(same_eyes(3, seed), output / "images" / "devices.png")
     text = table({name: measure(pairs) for name, pairs in sets.items()})
     say(text, LINES)
     document = output / "simulation.md"
