@@ -74,8 +74,8 @@ def test_the_interval_holds_the_spread_of_the_subjects_and_of_the_estimators():
     expected = estimate(verdict, "a")
     assert expected.low < min(expected.by.values()) <= max(expected.by.values()) < expected.high
     assert expected.estimate == expected.by["belief"]
-    one = estimate(verdict, "a", ["eye"] * 8)
-    assert (one.low, one.high) == (min(one.by.values()), max(one.by.values())), "one subject has no spread"
+    eye = estimate(verdict, "a", ["eye"] * 8)
+    assert (eye.low, eye.high) == (expected.low, expected.high), "of one subject blocks of images, here of one, are drawn"
 
 
 def test_subjects_are_those_of_the_images():
