@@ -75,7 +75,7 @@ def test_the_interval_holds_the_spread_of_the_subjects_and_of_the_estimators():
     assert expected.low < min(expected.by.values()) <= max(expected.by.values()) < expected.high
     assert expected.estimate == expected.by["belief"]
     eye = estimate(verdict, "a", ["eye"] * 8)
-    assert (eye.low, eye.high) == (expected.low, expected.high), "of one subject blocks of images, here of one, are drawn"
+    assert (eye.low, eye.high) == (expected.low, expected.high), "of one subject blocks of images are drawn"
 
 
 def test_subjects_are_those_of_the_images():
