@@ -56,6 +56,7 @@ LISTED = {  # what a command matches -> why it does not run here
     r"^pytest ": "the tests themselves",
     r"^mlflow( |$)": "a server",
     r"^unicorn-monai label": "another environment and a server; tests/monailabel, `make test-label`",
+    r"^unicorn-monai benchmark --table-only": "the repository's cells; tests/benchmark/test_cells.py does it",
     r"^unicorn-monai demo": "the smallest takes 18 minutes; tests/experiment/test_experiment.py runs experiments",
     r"^unicorn-monai experiment .*(data/cityscapes|tiny.json)": "hours; the README's own runs below",
     r"^unicorn-monai (summary|clean|synthesize) .*(runs/|--write)": "a finished run; test_the_readme_on_your_own_data",

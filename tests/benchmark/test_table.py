@@ -98,6 +98,8 @@ def test_without_a_verdict_it_says_why():
 
 
 def test_the_table_is_made_of_the_files_alone(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no SHIFT/METHOD/results.json; run `unicorn-monai benchmark` first"):
+        make_table(tmp_path)
     for method, hits in (("fda", 60), ("augmentation", 50)):
         folder = tmp_path / "s" / method
         folder.mkdir(parents=True)

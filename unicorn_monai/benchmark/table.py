@@ -38,8 +38,10 @@ def read_cells(results: PathLike) -> dict[str, dict[str, dict[str, Any]]]:
 
 def make_table(results: PathLike) -> dict[str, Any]:
     """``table.json`` of a folder of cells, and of what was recommended without labels, ``SHIFT/verdict.json``."""
-    shifts = {}
-    for shift, cells in read_cells(results).items():
+    shifts, found = {}, read_cells(results)
+    if not found:
+        raise ValueError(f"'{results}' holds no SHIFT/METHOD/results.json; run `unicorn-monai benchmark` first.")
+    for shift, cells in found.items():
         verdict = Path(results) / shift / "verdict.json"
         shifts[shift] = row(cells, read_json(verdict) if verdict.is_file() else {})
     return {"shifts": shifts, "criteria": record_of_criteria(shifts)}
