@@ -137,6 +137,7 @@ def _how(method: str, runs: Sequence[tuple[Path, Results]]) -> dict[str, Any]:
         "minutes": round(sum(seconds) / 60, 2),
         "commit": last.get("git_revision"),
         "command": last.get("command"),
+        "forced": runs[0][1].get("forced"),
         "machine": machine.get("machine"),
         "cpus": machine.get("cpus"),
     }

@@ -79,7 +79,7 @@ class Plan:
         """All stages of the run."""
         chosen, run, modes, networks = self.settings.baselines, self.run, self.settings.modes, self.segmentation()
         parts = chain(
-            self.autoencoder() if modes or TSYND in chosen else (),
+            self.autoencoder() if modes else (),
             networks,
             *(self.self_trained(name, augmentation) for name, augmentation in SELF_TRAINED.items() if name in chosen),
             self.batch_norm() if BATCH_NORM in chosen else (),
@@ -296,7 +296,8 @@ class Plan:
             work = partial(self.synthesise, "paper", data, weight=0.0)
             return [Stage(f"{name}_synthesis", nets, (data.name,), work), *self.retrained(name, data)]
         if name == TSYND:
-            return [self.moved_latents(data), *self.retrained(name, data, augmentation=STRONGEST)]
+            first = () if self.settings.modes else self.autoencoder()
+            return [*first, self.moved_latents(data), *self.retrained(name, data, augmentation=STRONGEST)]
         spent, needs = self.spent(), when(name == CYCADA, "lower_bound")
         weights = self.run.bundle_dir("style_transfer") / "models" / name / "model.pt"
         own = {"dataset_dir": str(self.run.labeled), "ckpt_path": str(weights), "output_dir": str(data), "resume": True}
