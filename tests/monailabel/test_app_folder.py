@@ -17,7 +17,7 @@ from unicorn_monai.system.files import read_json, write_json
 from unicorn_monai.system.weights import read_metadata, save_weights
 
 RECOMMENDED = {"setup": "histogram", "criterion": "agreement", "low": 0.661, "high": 0.758}
-NETWORKS = ("histogram", "unicorn+real", "self_training/round_2")
+NETWORKS = ("histogram", "unicorn+real", "batch_norm")
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def run(tmp_path: Path) -> Path:
     for name, device in (("labeled", "spectralis"), ("unlabeled", "home_oct")):
         write_phantom(tmp_path / name, device, n_subjects=3, scans_per_subject=1, size=32, split=(0.4, 0.3, 0.3))
     folders = (str(tmp_path / name) for name in ("labeled", "unlabeled", "run"))
-    settings, root = Settings(*folders, preset="quick", overrides=TINY), tmp_path / "run"
+    settings, root = Settings(*folders, preset="quick", overrides=TINY, baselines=("batch_norm",)), tmp_path / "run"
     Run(settings).install_bundles()
     for i, folder in enumerate(["bundles/retinal_unet/models", *(f"segmentation/{name}" for name in NETWORKS)]):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -61,12 +61,14 @@ def test_the_recommended_network_is_served_and_the_reason_is_kept(run, tmp_path)
 
 @pytest.mark.parametrize(
     ("name", "folder"),
-    [("lower_bound", "bundles/retinal_unet/models"), ("self_training", "segmentation/self_training/round_2")],
+    [("lower_bound", "bundles/retinal_unet/models"), ("batch_norm", "segmentation/batch_norm")],
 )
 def test_another_network_of_the_run_is_served_where_it_is_asked_for(run, tmp_path, name, folder):
     content = make_app(tmp_path / "app", run, name)
     assert (content["setup"], content["why"]) == (name, "asked for by --network")
     assert served(tmp_path / "app") == weights(run, folder)
+    config = read_json(tmp_path / "app" / "model" / "retinal_unet" / "configs" / "inference.json")
+    assert config["network_def"]["norm"] == ("batch" if name == "batch_norm" else "instance"), "the network it is of"
     with pytest.raises(ValueError, match=f"weights '{name}', not 'histogram'. Leave out --network"):
         make_app(tmp_path / "app", run, "histogram")
 

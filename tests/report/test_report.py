@@ -362,7 +362,6 @@ def test_every_criterion_has_its_reason_in_words():
 
 def test_the_networks_of_a_run_are_those_whose_weights_are_there(tmp_path: Path):
     files = ["bundles/retinal_unet/models", "segmentation/fda", "segmentation/none/log"]
-    files += [f"segmentation/self_training/round_{i}" for i in (2, 10)]
     for name in files:
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / ("x" if "log" in name else "model.pt")).touch()
@@ -370,7 +369,6 @@ def test_the_networks_of_a_run_are_those_whose_weights_are_there(tmp_path: Path)
     assert found == {
         "lower_bound": "bundles/retinal_unet/models/model.pt",
         "fda": "segmentation/fda/model.pt",
-        "self_training": "segmentation/self_training/round_10/model.pt",
     }
 
 

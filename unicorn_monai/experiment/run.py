@@ -30,6 +30,7 @@ from unicorn_monai.data.remote import absolute, is_url
 from unicorn_monai.experiment.settings import PLACES, PRESETS, Settings, prior_file, prior_place, settings_begun_with
 from unicorn_monai.experiment.tracking import address
 from unicorn_monai.experiment.versions import provenance
+from unicorn_monai.report.recommended import bundle_of
 from unicorn_monai.report.trainings import BATCH_NORM, STYLE_TRANSFER, SYNTHETIC, TSYND
 from unicorn_monai.system.files import write_json, write_text
 from unicorn_monai.system.intake import read_text
@@ -205,8 +206,7 @@ class Run:
 
     def network_dir(self, setup: str) -> Path:
         """The bundle that defines the segmentation network of a set-up."""
-        folder = f"bundles_{BATCH_NORM}" if setup.startswith(BATCH_NORM) else "bundles"
-        return self.run_dir / folder / "retinal_unet"
+        return bundle_of(self.run_dir, setup)
 
     def record(self, setup: str, training: int = 0, device: str = "") -> Path:
         """What was counted in the test images for a set-up, of the unlabelled domain or of ``device``."""

@@ -19,7 +19,7 @@ from monai.bundle import ConfigParser
 
 from unicorn_monai.bundle.installation import GENERATOR
 from unicorn_monai.experiment.settings import bundle_places, settings_of
-from unicorn_monai.report.recommended import networks_of, reason_of
+from unicorn_monai.report.recommended import bundle_of, networks_of, reason_of
 from unicorn_monai.report.results import Results, read
 from unicorn_monai.system.files import PathLike, read_json, write_json
 from unicorn_monai.system.weights import copy_weights, read_metadata
@@ -57,7 +57,7 @@ def make_app(app_dir: PathLike, run: PathLike | None, setup: str | None = None) 
         places = bundle_places(app_dir / "generator", settings, name)
         _copy(run / "bundles" / name, temporary / "generator" / name, places)
     served = Path("model", SEGMENTATION)
-    _copy(run / "bundles" / SEGMENTATION, temporary / served, {"bundle_root": str(app_dir / served)})
+    _copy(bundle_of(run, setup), temporary / served, {"bundle_root": str(app_dir / served)})
     copy_weights(weights, temporary / served / "models" / "model.pt")
     _name_labels(temporary / served / "configs" / "metadata.json", labels)
     content = {

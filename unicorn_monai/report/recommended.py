@@ -7,11 +7,11 @@ How it was chosen: ``evaluation/recommendation.py``; its entry in ``results.json
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import NamedTuple
 
 from unicorn_monai.report.results import LOWER, Results
+from unicorn_monai.report.trainings import BATCH_NORM
 
 REASONS = {  # of a criterion: what the chosen network does better than all others
     "agreement": "its label maps agree best with what all networks say together",
@@ -23,17 +23,17 @@ REASONS = {  # of a criterion: what the chosen network does better than all othe
     "reverse": "a small model that learns from its label maps does best on labelled images",
     "synthetic": "it does best on synthetic images that no network was trained on",
 }
-ROUND = re.compile(r"round_(\d+)$")  # of a self-training
+
+
+def bundle_of(run: Path, setup: str) -> Path:
+    """The bundle of a run that defines the segmentation network of a set-up."""
+    return run / (f"bundles_{BATCH_NORM}" if setup.startswith(BATCH_NORM) else "bundles") / "retinal_unet"
 
 
 def networks_of(run: Path) -> dict[str, Path]:
-    """Weights of every segmentation network of a run, by set-up; of a self-training those of its last round."""
+    """Weights of every segmentation network of a run, by set-up."""
     found = {LOWER: run / "bundles" / "retinal_unet" / "models" / "model.pt"}
-    for folder in sorted(path for path in (run / "segmentation").glob("*") if path.is_dir()):
-        rounds = [path for path in folder.glob("round_*") if ROUND.match(path.name) and (path / "model.pt").is_file()]
-        last = max(rounds, key=lambda path: int(path.name.removeprefix("round_")), default=folder)
-        plain = (folder / "model.pt").is_file()
-        found |= {folder.name: (folder if plain else last) / "model.pt"} if plain or rounds else {}
+    found |= {folder.name: folder / "model.pt" for folder in sorted((run / "segmentation").glob("*"))}
     return {setup: path for setup, path in found.items() if path.is_file()}
 
 
