@@ -87,7 +87,7 @@ def test_without_a_recommendation_it_is_that_of_synthetic_and_real_images(run, t
 
 def test_weights_that_are_missing_are_named_with_those_that_are_there(run, tmp_path):
     (run / "segmentation" / "histogram" / "model.pt").unlink()
-    there = "expected one of lower_bound, self_training, unicorn\\+real; choose one by --network"
+    there = "expected one of lower_bound, batch_norm, unicorn\\+real; choose one by --network"
     with pytest.raises(ValueError, match=f"no segmentation weights 'histogram'; {there}"):
         make_app(tmp_path / "app", run)
     assert not (tmp_path / "app").exists()
