@@ -580,8 +580,6 @@ def test_a_folder_on_the_command_line_wins_over_that_of_the_settings(domains, tm
     for name, more in (("given", ["--output", str(tmp_path / "given")]), ("configured", [])):
         done = CliRunner().invoke(app, [*words, *more])
         assert f"'{tmp_path / name}' already holds a run" in str(done.exception)
-    write_json(tmp_path / "settings.json", config | {"modes": []})
-    assert "modes is empty" in str(CliRunner().invoke(app, [*words, "--weight", "1"]).exception)
 
 
 def cli(*words) -> subprocess.CompletedProcess:
@@ -651,7 +649,6 @@ def cli(*words) -> subprocess.CompletedProcess:
             r"Unknown precision 'half' \(overrides of latent_diffusion/train_diffusion.json\); expected one of",
         ),
         ({"uncertainty_weight": "auto", "pseudo_labels": False}, "needs the baseline 'augmentation'"),
-        ({"modes": ()}, "modes is empty"),
         ({"modes": ("paper",), "rounds": 2}, "rounds is 2; further rounds need the first mode to be 'compositional'"),
         ({"trainings": 0}, "trainings is 0; expected at least one"),
         ({"trainings": "three"}, "trainings is 'three'; expected at least one"),

@@ -31,7 +31,7 @@ def described(
     image = COLOURS if num_channels == len(COLOURS) else [SCAN] * num_channels
     named = [f"{i} {label}" for i, label in enumerate(labels)]
     if name == "retinal_unet":
-        sides = f"{math.prod(entry(name, 'network_def::strides'))}*n"
+        sides = f"{math.prod(entry(name, 'network_def::strides'))}*(n+1)"
         return {
             "label_classes": f"single channel: {', '.join(named)}; 255 is ignored",
             "pred_classes": f"{len(named)} channels of logits, one for each label; their softmax: the probabilities",
