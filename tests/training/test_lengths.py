@@ -92,7 +92,7 @@ def test_batches_of_one_stay_where_they_were_asked_for():
 def domains(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data")
     for name, device in (("A", "spectralis"), ("B", "home_oct")):
-        write_phantom(root / name, device, n_subjects=3, scans_per_subject=1, size=16, split=(0.34, 0.33, 0.33))
+        write_phantom(root / name, device, n_subjects=3, scans_per_subject=1, size=32, split=(0.34, 0.33, 0.33))
     return root
 
 
@@ -172,6 +172,7 @@ def test_a_bundle_trains_on_an_image_more_than_its_batches_hold(tmp_path):
     """17 images of 16 x 16, halved to one pixel, in batches of 16; one pass, or iterations."""
     write_phantom(tmp_path / "set", "spectralis", 3, 17, size=16, split=(0.34, 0.33, 0.33))
     inference = {"network_def::channels": [4, 4, 4, 4, 4], "network_def::num_res_units": 1}
+    inference["network_def::norm"] = "batch"
     train = {"max_epochs": 1, "iterations_per_epoch": None, "sample_interval": 9}
     root = install("retinal_unet", tmp_path, None, {"inference.json": inference, "train.json": train})
     data = {"dataset_dir": str(tmp_path / "set"), "device": "cpu"}
@@ -182,6 +183,13 @@ def test_a_bundle_trains_on_an_image_more_than_its_batches_hold(tmp_path):
     message = str(root_cause(refused.value))
     assert "Images of 16 x 16 in batches of 1 cannot be trained on" in message
     assert "Raise batch_size to 2" in message
+    inference["network_def::norm"] = "instance"
+    alone = install("retinal_unet", tmp_path / "alone", None, {"inference.json": inference, "train.json": train})
+    with pytest.raises(RuntimeError) as refused:
+        run_bundle(alone / "configs" / "train.json", **data)
+    message = str(root_cause(refused.value))
+    assert "Images of 16 x 16 in batches of 16 cannot be trained on" in message
+    assert "Convert with a larger `--size`" in message
 
 
 def test_the_check_of_the_batches_changes_neither_weights_nor_random_numbers(domains):

@@ -46,10 +46,11 @@ def require_trainable(network: nn.Module, items: Sequence[dict[str, Any]], batch
     except ValueError as error:
         if "Expected more than 1" not in str(error):
             raise
+        more = "Raise batch_size to 2 or more, or convert" if "value per channel" in str(error) else "Convert"
         raise ValueError(
             f"Images of {rows} x {columns} in batches of {batch_size} cannot be trained on: the segmentation network "
-            f"halves them until its normalisation has a single value to average over ({error}). Raise batch_size to 2 "
-            "or more, or convert with a larger `--size` of data_prep."
+            f"halves them until its normalisation has a single value to average over ({error}). {more} with a larger "
+            "`--size` of data_prep."
         ) from error
     except RuntimeError:  # another number of channels or a size that does not fit: said where the images are read
         return
