@@ -92,7 +92,7 @@ def test_batches_of_one_stay_where_they_were_asked_for():
 def domains(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data")
     for name, device in (("A", "spectralis"), ("B", "home_oct")):
-        write_phantom(root / name, device, n_subjects=3, scans_per_subject=1, size=32, split=(0.34, 0.33, 0.33))
+        write_phantom(root / name, device, n_subjects=3, scans_per_subject=1, size=16, split=(0.34, 0.33, 0.33))
     return root
 
 
@@ -192,7 +192,10 @@ def test_a_bundle_trains_on_an_image_more_than_its_batches_hold(tmp_path):
     assert "Convert with a larger `--size`" in message
 
 
-def test_the_check_of_the_batches_changes_neither_weights_nor_random_numbers(domains):
+def test_the_check_of_the_batches_changes_neither_weights_nor_random_numbers(tmp_path):
+    domains = tmp_path
+    for name, device in (("A", "spectralis"), ("B", "home_oct")):
+        write_phantom(domains / name, device, n_subjects=3, scans_per_subject=1, size=32, split=(0.34, 0.33, 0.33))
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
     check_batches(bundle_root("retinal_unet"), datalist(domains / "A", "training"), 2)
