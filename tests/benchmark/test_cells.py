@@ -105,7 +105,7 @@ def test_cells_verdict_and_table_are_written_and_made_again(tmp_path):
     assert read_json(tmp_path / "results" / "s" / "verdict.json") == {"folds": []}
     table = make_table(tmp_path / "results")
     assert table["shifts"]["s"]["methods"]["fda"]["mean_iou"] == pytest.approx(scores(confusion(240, 60))["mean_iou"])
-    assert table["shifts"]["s"]["recommendation"] == {"method": None, "why": "no verdict yet"}
+    assert table["shifts"]["s"]["recommendation"] == {"method": None, "not_computed": "no verdict yet"}
 
 
 @pytest.mark.skipif(not (RESULTS / "table.json").is_file(), reason="no table is committed yet")

@@ -70,12 +70,13 @@ def test_regret_and_error_of_a_choice_without_labels():
         "agreement": {"augmentation": 0.1, "fda": 0.3, "svdna": 0.2},
         "density": {"augmentation": 2.0, "fda": 1.0, "svdna": 3.0},
     }
-    fold = {"setup": "fda", "criterion": "agreement", "estimate": 0.5, "candidates": list(cells), "scores": ranked}
+    fold = {"setup": "fda", "criterion": "agreement", "candidates": list(cells), "scores": ranked}
+    fold |= {"estimate": 0.5, "estimators": {"belief": 0.5, "confidence": 0.7}}
     found = recommendation(cells, {"folds": [fold]})
     best, chosen = 80 / 120, 70 / 130
     assert (found["method"], found["best"]) == ("fda", "svdna")
     assert found["regret"] == pytest.approx(best - chosen)
-    assert found["error"] == pytest.approx(0.5 - chosen)
+    assert found["errors"] == pytest.approx({"belief": 0.5 - chosen, "confidence": 0.7 - chosen})
     assert found["minus_augmentation"] == pytest.approx(chosen - 60 / 140)
     assert found["regrets"] == pytest.approx({"agreement": best - chosen, "density": 0.0})
 
@@ -84,9 +85,8 @@ def test_folds_that_choose_differently_are_scored_each_on_its_own_units():
     cells = {"fda": a_cell("fda", 60), "svdna": a_cell("svdna", 80)}
     for one in cells.values():
         one["fold_units"] = [1, 3]
-    folds = [
-        {"setup": name, "criterion": "c", "estimate": 0.5, "candidates": list(cells), "scores": {}} for name in cells
-    ]
+    told = {"criterion": "c", "estimate": 0.5, "estimators": {}, "candidates": list(cells), "scores": {}}
+    folds = [told | {"setup": name} for name in cells]
     found = recommendation(cells, {"folds": folds})
     assert found["mean_iou"] == pytest.approx(300 / (800 - 300)), "one unit with 60 of 100, three with 80"
     assert found["chosen"] == ["fda", "svdna"]
@@ -94,7 +94,10 @@ def test_folds_that_choose_differently_are_scored_each_on_its_own_units():
 
 def test_without_a_verdict_it_says_why():
     cells = {"fda": a_cell("fda", 60)}
-    assert recommendation(cells, {"why": "one network alone"}) == {"method": None, "why": "one network alone"}
+    assert recommendation(cells, {"not_computed": "one network alone"}) == {
+        "method": None,
+        "not_computed": "one network alone",
+    }
 
 
 def test_the_table_is_made_of_the_files_alone(tmp_path):
@@ -105,6 +108,8 @@ def test_the_table_is_made_of_the_files_alone(tmp_path):
         folder.mkdir(parents=True)
         (folder / "results.json").write_text(json.dumps(a_cell(method, hits, hits / 100)))
     table = make_table(tmp_path)
+    assert "home_oct" in table["not_run"]
+    assert "snow" in table["not_run"]
     assert {name: one["strongest"] for name, one in table["shifts"].items()} == {"s": "fda"}
     assert table["shifts"]["s"]["methods"]["fda"]["mean_iou"] == pytest.approx(60 / 140)
     assert table["shifts"]["s"]["methods"]["fda"]["trainings"] == 1

@@ -12,7 +12,15 @@ import pytest
 
 from unicorn_monai.report import benchmark_table
 from unicorn_monai.report.benchmark_page import PAGE, PICTURE, TABLE, new_page, write_page
-from unicorn_monai.report.benchmark_table import METHODS, Table, in_three_lines, missing, read_table
+from unicorn_monai.report.benchmark_table import (
+    METHODS,
+    Table,
+    criteria,
+    estimates,
+    in_three_lines,
+    missing,
+    read_table,
+)
 from unicorn_monai.report.documents import filled, write_documents
 from unicorn_monai.report.heat_map import draw
 
@@ -123,11 +131,34 @@ def test_three_lines_say_what_the_table_holds():
 
 
 def test_what_is_missing_is_named_with_its_reason():
-    assert missing(table()).splitlines() == [
+    lines = missing(table(not_run=["snow"])).splitlines()
+    assert lines[:3] == [
         "- camvid_day_dusk: histogram: fewer than 8 unlabelled images",
         "- camvid_day_dusk: unicorn_plus, unicorn_plus+real: no result",
+        "- snow: every method: not run yet",
     ]
-    assert missing(Table.model_validate({"shifts": {"a": {"methods": {"fda": one(0.5)}}}})).startswith("Every method")
+    assert lines[3].startswith("- every shift: augmentation+geometry, self_training+geometry, svdna, fda, ")
+    whole = {"shifts": {"a": {"methods": dict.fromkeys(METHODS, one(0.5))}}}
+    assert missing(Table.model_validate(whole)).startswith("Every method")
+
+
+def test_the_record_of_criteria_and_estimators_names_the_worst():
+    advised = advice("histogram", 0.0, 0.6) | {
+        "regrets": {"density": 0.1, "agreement": 0.0},
+        "errors": {"belief": -0.04},
+    }
+    two = content()["shifts"]
+    two["home_oct"]["recommendation"] = advice("histogram", 0.0, 0.6) | record
+    found = Table.model_validate({"shifts": two})
+    assert criteria(found) == [
+        ["criterion", "home_oct", "camvid_day_dusk", "worst"],
+        ["density", "0.100", "", "0.100"],
+        ["agreement", "0.000", "", "0.000"],
+    ]
+    name, here, elsewhere, worst = estimates(found)[1]
+    assert (name, elsewhere, worst) == ("belief", "", here)
+    assert here.endswith("0.040")
+    assert criteria(table())[1][0] == "not computed"
 
 
 def test_a_page_is_made_and_its_words_stay(folder: Path):

@@ -84,7 +84,7 @@ def collect(shift: str, trained: Sequence[Trained], results: PathLike, sub_domai
         write_text(target, json.dumps(cell(shift, method, trained, sub_domain), separators=(",", ":")) + "\n")
     found = [one.get("recommendation") or {} for one in trained[0].results()]
     why = next((one["not_computed"] for one in found if "not_computed" in one), None)
-    write_json(folder / "verdict.json", {"why": why} if why else {"folds": [one for one in found if one]})
+    write_json(folder / "verdict.json", {"not_computed": why} if why else {"folds": [one for one in found if one]})
     return methods
 
 

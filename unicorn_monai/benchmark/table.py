@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from unicorn_monai.benchmark.cells import Array, mean_iou, units_of
+from unicorn_monai.benchmark.shifts import read_shifts
+from unicorn_monai.data.layout import WEATHER
 from unicorn_monai.evaluation import bootstrap
 from unicorn_monai.system.files import PathLike, read_json
 
@@ -44,7 +46,8 @@ def make_table(results: PathLike) -> dict[str, Any]:
     for shift, cells in found.items():
         verdict = Path(results) / shift / "verdict.json"
         shifts[shift] = row(cells, read_json(verdict) if verdict.is_file() else {})
-    return {"shifts": shifts, "criteria": record_of_criteria(shifts)}
+    known = [shift.name for shift in read_shifts().chosen() if not shift.sub_domains]
+    return {"shifts": shifts, "not_run": [name for name in (*known, *WEATHER) if name not in shifts]}
 
 
 def row(cells: Cells, verdict: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +84,7 @@ def recommendation(cells: Cells, verdict: Mapping[str, Any]) -> dict[str, Any]:
     folds = verdict.get("folds", [])
     chosen = [fold["setup"] for fold in folds if fold.get("setup") in cells]
     if not chosen or len(chosen) < len(folds):
-        return {"method": None, "why": verdict.get("why", "no verdict yet")}
+        return {"method": None, "not_computed": verdict.get("not_computed", "no verdict yet")}
     scores = true_scores(cells, folds[0]["candidates"])
     best, value = max(scores.values()), _of_choice(cells, chosen)
     estimate = float(np.mean([fold["estimate"] for fold in folds]))
@@ -93,7 +96,7 @@ def recommendation(cells: Cells, verdict: Mapping[str, Any]) -> dict[str, Any]:
         "best": max(scores, key=lambda name: scores[name]),
         "minus_augmentation": value - scores[GUARD] if GUARD in scores else None,
         "estimate": estimate,
-        "error": estimate - value,
+        "errors": errors(folds, value),
         "criterion": folds[0]["criterion"],
         "candidates": len(scores),
         "regrets": {kind: best - _of_choice(cells, each) for kind, each in choices(folds, scores).items()},
@@ -116,6 +119,12 @@ def choices(folds: list[dict[str, Any]], scores: Mapping[str, float]) -> dict[st
     return {kind: each for kind, each in found.items() if len(each) == len(folds)}
 
 
+def errors(folds: list[dict[str, Any]], value: float) -> dict[str, float]:
+    """What each estimator expected of the one chosen, the mean over the folds, minus what it has."""
+    expected = {kind: [fold["estimators"][kind] for fold in folds] for kind in folds[0]["estimators"]}
+    return {kind: float(np.mean(values)) - value for kind, values in expected.items()}
+
+
 def _of_choice(cells: Cells, chosen: list[str]) -> float:
     """Mean IoU of one choice for all units, or of each fold's choice for that fold's units."""
     if len(set(chosen)) == 1:
@@ -127,12 +136,3 @@ def _of_choice(cells: Cells, chosen: list[str]) -> float:
     trainings = min(len(part) for part in parts)
     together = np.concatenate([part[:trainings] for part in parts], axis=1)
     return float(np.mean([mean_iou(training.sum(axis=0)) for training in together]))
-
-
-def record_of_criteria(shifts: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Criterion -> shift -> regret, of every criterion on every shift with a verdict."""
-    found: dict[str, dict[str, float]] = {}
-    for shift, content in shifts.items():
-        for kind, value in content["recommendation"].get("regrets", {}).items():
-            found.setdefault(kind, {})[shift] = value
-    return found

@@ -18,6 +18,8 @@ SECTIONS = {  # of a new page: heading, what is said of the table, its kind
     "Gap closed": ("(mean IoU - lower bound) / (upper bound - lower bound).", "closed"),
     "Shifts": ("The strongest opponent is chosen on validation images of the device without labels.", "shifts"),
     "Recommendations without labels": ("Regret: the best method's mean IoU minus that.", "recommendations"),
+    "Criteria": ("Regret of what each criterion would have chosen, without one label.", "criteria"),
+    "Estimates": ("Expected mean IoU of the recommended network minus its true one, by each estimator.", "estimates"),
     "On the labelled device": ("Mean IoU there: what adaptation costs at home.", "at_home"),
     "Calibration": ("Expected calibration error on the device without labels.", "calibration"),
 }

@@ -53,6 +53,8 @@ class Advice(Part):
     criterion: str | None = None
     estimate: Number = None
     regret: Number = None
+    regrets: dict[str, Number] = Field(default_factory=dict)  # of what each criterion would have chosen
+    errors: dict[str, Number] = Field(default_factory=dict)  # of what each estimator expects of the one chosen
     not_computed: str | None = None
 
 
@@ -80,6 +82,7 @@ class Table(Part):
     """All of ``table.json``."""
 
     shifts: dict[str, Shift] = Field(default_factory=dict)
+    not_run: list[str] = Field(default_factory=list)  # shifts without a cell
 
     @property
     def methods(self) -> list[str]:
@@ -156,6 +159,27 @@ def recommendations(table: Table) -> Rows:
     return rows
 
 
+def criteria(table: Table) -> Rows:
+    """Regret of what every criterion would have chosen on every shift, and the worst of each."""
+    return _record(table, lambda shift: shift.recommendation.regrets, ".3f", "criterion")
+
+
+def estimates(table: Table) -> Rows:
+    """Error of what every estimator expects of the recommended network on every shift, and the largest."""
+    return _record(table, lambda shift: shift.recommendation.errors, "+.3f", "estimator")
+
+
+def _record(table: Table, values: Callable[[Shift], dict[str, Number]], form: str, what: str) -> Rows:
+    """Criteria or estimators in rows, shifts in columns, and at the end what is farthest from 0."""
+    names = dict.fromkeys(name for shift in table.shifts.values() for name in values(shift))
+    rows = [[what, *map(cell, table.shifts), "worst"]]
+    for name in names:
+        found = [values(shift).get(name) for shift in table.shifts.values()]
+        worst = max((value for value in found if value is not None), key=abs, default=None)
+        rows.append([cell(name), *(_or_empty(value, form) for value in (*found, worst))])
+    return rows if names else [*rows, ["not computed", *[""] * (len(table.shifts) + 1)]]
+
+
 def _table(table: Table, entry: Callable[[Shift, str], str]) -> Rows:
     """Methods in rows, shifts in columns."""
     rows = [["method", *map(cell, table.shifts)]]
@@ -220,6 +244,9 @@ def missing(table: Table) -> str:
         for method in table.methods:
             if shift.score(method) is None:
                 found[name, _of(shift, method).why or "no result"].append(method)
+    found |= {(shift, "not run yet"): ["every method"] for shift in table.not_run}
+    if absent := [name for name in METHODS if name not in table.methods]:
+        found["every shift", "not run yet"] = absent
     lines = [f"- {cell(shift)}: {', '.join(map(cell, names))}: {cell(why)}" for (shift, why), names in found.items()]
     return "\n".join(lines) or "Every method was run on every shift."
 
@@ -231,7 +258,6 @@ def _range(values: Iterable[float | None], form: str) -> str:
     return shown(numbers[0], form) if len(numbers) == 1 else shown([numbers[0], numbers[-1]], form)
 
 
-TABLES: dict[str, Callable[[Table], Rows]] = {
-    f"benchmark_{table.__name__}": table for table in (scores, closed, at_home, calibration, shifts, recommendations)
-}
+TABULATED = (scores, closed, at_home, calibration, shifts, recommendations, criteria, estimates)
+TABLES: dict[str, Callable[[Table], Rows]] = {f"benchmark_{table.__name__}": table for table in TABULATED}
 TEXTS: dict[str, Callable[[Table], str]] = {f"benchmark_{text.__name__}": text for text in (in_three_lines, missing)}
