@@ -148,7 +148,7 @@ def test_the_record_of_criteria_and_estimators_names_the_worst():
         "errors": {"belief": -0.04},
     }
     two = content()["shifts"]
-    two["home_oct"]["recommendation"] = advice("histogram", 0.0, 0.6) | record
+    two["home_oct"]["recommendation"] = advised
     found = Table.model_validate({"shifts": two})
     assert criteria(found) == [
         ["criterion", "home_oct", "camvid_day_dusk", "worst"],
