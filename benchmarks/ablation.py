@@ -26,7 +26,7 @@ from unicorn_monai.experiment import CONTROLNETS, Experiment, Stage, needed, set
 from unicorn_monai.system import log_to_console, read_record
 
 REAL = ("lower_bound", "upper_bound", "augmentation")  # networks of real images
-KEPT = ("autoencoder", "diffusion", "textures", "latents", "styles", "pseudo_labels", *REAL)
+KEPT = ("autoencoder", "diffusion", "textures", "latents", "styles", "guessed_labels", *REAL)
 RECIPES = ("unicorn", "unicorn+real", "unicorn+real+augmentation")
 CONTROL = {"Spearman": "spearman", "error of the uncertainty": "mean_absolute_error",
            "label fidelity": "label_fidelity_mean_iou"}  # fmt: skip

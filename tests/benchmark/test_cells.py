@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unicorn_monai.benchmark.cells import Trained, cell
+from unicorn_monai.benchmark.cells import Row, Trained, cell
 from unicorn_monai.benchmark.runner import collect, weathers
 from unicorn_monai.benchmark.table import make_table
 from unicorn_monai.evaluation.scoring import Counts, scores
@@ -43,7 +43,7 @@ def a_run(folder: Path, subjects: dict[str, int], trainings: int = 1, **more) ->
 
 def test_a_cell_has_the_pooled_score_of_each_training_and_an_interval_over_subjects(tmp_path):
     run = a_run(tmp_path, {"s1": 10, "s2": 20, "s3": 30}, trainings=2)
-    found = cell("s", "fda", [Trained(0, (run,))])
+    found = cell(Row("s"), "fda", [Trained(0, (run,))])
     pooled = [np.sum([confusion(100 - wrong - i, wrong + i) for wrong in (10, 20, 30)], axis=0) for i in range(2)]
     assert [one["mean_iou"] for one in found["trainings"]] == pytest.approx([scores(m)["mean_iou"] for m in pooled])
     assert found["mean_iou"] == pytest.approx(np.mean([one["mean_iou"] for one in found["trainings"]]))
@@ -59,9 +59,11 @@ def test_a_cell_has_the_pooled_score_of_each_training_and_an_interval_over_subje
 
 def test_few_subjects_have_blocks_of_images_and_folds_are_put_together_by_subject(tmp_path):
     alone = a_run(tmp_path / "a", {"s1": 10})
-    assert cell("s", "fda", [Trained(0, (alone,))])["ci_unit"] == "image blocks"
+    assert cell(Row("s"), "fda", [Trained(0, (alone,))])["ci_unit"] == "image blocks"
     folds = tuple(a_run(tmp_path / name, {name: wrong}) for name, wrong in (("k1", 10), ("k2", 20), ("k3", 40)))
-    found = cell("s", "fda", [Trained(0, folds)])
+    found = cell(Row("s"), "fda", [Trained(0, folds)])
+    two = a_run(tmp_path / "two", {"p": 10, "q": 20})
+    assert cell(Row("s"), "fda", [Trained(0, (two, alone))])["fold_units"] == [2, 1]
     assert (found["ci_unit"], found["subjects"], found["fold_units"]) == ("subjects", 3, [1, 1, 1])
     assert found["mean_iou"] == pytest.approx(scores(confusion(230, 70))["mean_iou"])
     assert found["minutes"] == 4.5
@@ -69,14 +71,14 @@ def test_few_subjects_have_blocks_of_images_and_folds_are_put_together_by_subjec
 
 def test_trainings_are_those_of_every_seed(tmp_path):
     runs = [a_run(tmp_path / str(seed), {"s1": 10, "s2": 20, "s3": 30}, trainings=2) for seed in (0, 1)]
-    found = cell("s", "fda", [Trained(seed, (run,)) for seed, run in enumerate(runs)])
+    found = cell(Row("s"), "fda", [Trained(seed, (run,)) for seed, run in enumerate(runs)])
     assert [(one["seed"], one["training"]) for one in found["trainings"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
 def test_what_was_not_run_is_named(tmp_path):
     run = a_run(tmp_path, {"s1": 10})
     with pytest.raises(ValueError, match=r"'cut' has no scores in .*; run it there first"):
-        cell("s", "cut", [Trained(0, (run,))])
+        cell(Row("s"), "cut", [Trained(0, (run,))])
 
 
 def test_a_weather_has_the_images_of_its_own(tmp_path):
@@ -96,16 +98,20 @@ def test_a_weather_has_the_images_of_its_own(tmp_path):
     write_json(run / "dataset.json", header)
     trained = [Trained(0, (run,))]
     assert weathers(trained) == ["fog", "snow"]
-    assert cell("fog", "fda", trained, "fog")["mean_iou"] == pytest.approx(scores(confusion(240, 60))["mean_iou"])
+    assert cell(Row("fog", sub_domain="fog"), "fda", trained)["mean_iou"] == pytest.approx(
+        scores(confusion(240, 60))["mean_iou"]
+    )
 
 
 def test_cells_verdict_and_table_are_written_and_made_again(tmp_path):
     run = a_run(tmp_path / "run", {"s1": 10, "s2": 20, "s3": 30})
-    assert collect("s", [Trained(0, (run,))], tmp_path / "results") == ["fda"]
-    assert read_json(tmp_path / "results" / "s" / "verdict.json") == {"folds": []}
+    assert collect(Row("s", "groups"), [Trained(0, (run,))], tmp_path / "results") == ["fda"]
+    assert read_json(tmp_path / "results" / "s" / "verdict.json") == {"not_computed": "no network was recommended"}
+    assert read_json(tmp_path / "results" / "s" / "fda" / "results.json")["ci_unit"] == "groups"
     table = make_table(tmp_path / "results")
     assert table["shifts"]["s"]["methods"]["fda"]["mean_iou"] == pytest.approx(scores(confusion(240, 60))["mean_iou"])
-    assert table["shifts"]["s"]["recommendation"] == {"method": None, "not_computed": "no verdict yet"}
+    recommended = table["shifts"]["s"]["recommendation"]
+    assert recommended == {"method": None, "not_computed": "no network was recommended"}
 
 
 @pytest.mark.skipif(not (RESULTS / "table.json").is_file(), reason="no table is committed yet")

@@ -22,6 +22,7 @@ from unicorn_monai.benchmark import (
     settings,
     sizes,
 )
+from unicorn_monai.benchmark.preparation import require_size
 from unicorn_monai.experiment.settings import Settings
 
 EYES = ["phantom", "--size", "{size}", "--subjects", "4", "--scans-per-subject", "1", "--split", "0.5", "0.25", "0.25"]
@@ -216,6 +217,6 @@ def test_settings_that_cannot_be_run_are_refused(tmp_path):
     with pytest.raises(ValueError, match="holds data of size 64; expected 128"):
         settings(tiny, tmp_path, [], 128)
     with pytest.raises(ValueError, match=r"size is 96; expected one of \[64, 128\]"):
-        settings(tiny, tmp_path, [], 96)
+        require_size(96)
     with pytest.raises(ValueError, match=r"Unknown method\(s\) \['magic'\]; expected some of \['lower_bound'"):
         settings(tiny, tmp_path, ["augmentation", "magic"], 64)

@@ -290,7 +290,7 @@ def test_table_and_report_say_which_labels_the_test_set_lacks(tmp_path):
     found = summarise(counts([[9, 1, 0], [0, 5, 0], [0, 0, 0]]), seed=0)
     results = {"segmentation": {"lower_bound": found}, "labels": ["background", "fluid", "drusen"]}
     (tmp_path / "results.json").write_text(json.dumps(results))
-    assert str(score_table(results).caption) == "without a pixel in the test images: drusen"
+    assert "without a pixel in the test images: drusen" in str(score_table(results).caption)
     assert "drusen: without a pixel in the test images: 0 where predicted, else no score" in render(tmp_path)
     found["absent"] = []
     (tmp_path / "results.json").write_text(json.dumps(results))

@@ -12,7 +12,6 @@ from unicorn_monai.evaluation.verdict import (
     neighbourhood_density,
     one_hot_of,
     other_view,
-    regret,
     tempered,
     turned_back,
 )
@@ -108,8 +107,11 @@ def test_the_most_probable_label_is_a_belief():
     assert torch.equal(one_hot_of(sure_of(maps(), share=0.4)), sure_of(maps()))
 
 
-def test_regret_is_what_the_best_is_better_by():
-    assert regret("b", {"a": 0.8, "b": 0.75}) == pytest.approx(0.05)
+def test_a_label_that_nobody_sees_does_not_count():
+    sure = one_hot_of(torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.0, 0.0]]).reshape(1, 3, 1, 2))
+    verdict = Verdict("ab", 3)
+    verdict.update(dict.fromkeys("ab", 0.97 * sure + 0.01), dict.fromkeys("ab", sure))
+    assert verdict.scores()["belief"]["a"] == pytest.approx(0.98 / (0.99 + 0.99 - 0.98)), "of two labels, not of three"
 
 
 def test_one_network_and_no_image_are_refused():

@@ -33,7 +33,7 @@ def one(mean: float, ci95: list[float] | None = None, **more: Any) -> dict[str, 
 
 
 def advice(method: str, regret: float, estimate: float) -> dict[str, Any]:
-    return {"method": method, "regret": regret, "estimate": estimate, "criterion": "agreement"}
+    return {"method": method, "mean_iou": 0.3, "regret": regret, "estimate": estimate, "criterion": "agreement"}
 
 
 def content() -> dict[str, Any]:
@@ -53,6 +53,7 @@ def content() -> dict[str, Any]:
                 "unicorn_plus_minus_strongest": {"mean": 0.1, "ci95": [0.05, 0.15]},
                 "recommendation": {
                     "method": "unicorn_plus",
+                    "mean_iou": 0.7,
                     "regret": 0.02,
                     "estimate": 0.66,
                     "criterion": "agreement",

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unicorn_monai.baselines.cut import CUT, PatchProjection
-from unicorn_monai.baselines.networks import ResnetGenerator
+from unicorn_monai.baselines.networks import ResnetGenerator, mirror_borders
 from unicorn_monai.baselines.unpaired import DOMAINS, LABEL
 from unicorn_monai.images.files import IGNORE_LABEL
 
@@ -57,6 +57,7 @@ class SegmentingGenerator(ResnetGenerator):
         self.head = Convolution(dims, narrow, num_labels, kernel_size=1, conv_only=True)
         for part in (self.shape, self.style, self.head):
             part.apply(normal_init)
+            mirror_borders(part)
 
     def translate(self, image: Tensor, layers: Sequence[int] = ()) -> tuple[Tensor, list[Tensor]]:
         """The translated image, and the encoder's features on the way."""

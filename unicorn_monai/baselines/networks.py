@@ -51,9 +51,7 @@ class ResnetGenerator(nn.Module):
         self.in_channels, self.factor = in_channels, 2**num_downs
         self.widths = [in_channels, *widths, *[widths[-1]] * num_blocks, *widths[-2::-1], in_channels]
         self.apply(normal_init)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module.stride == (1, 1):
-                module.padding_mode = "reflect"
+        mirror_borders(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """Image in [0, 1] -> image in [0, 1], the same shape."""
@@ -82,6 +80,13 @@ class ResnetGenerator(nn.Module):
             x = stage(x)
             features.append(x)
         return [x, *(features[i] for i in layers)]
+
+
+def mirror_borders(network: nn.Module) -> None:
+    """Let the convolutions that keep the size see the mirrored image beyond its border, so that no frame appears."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.stride == (1, 1):
+            module.padding_mode = "reflect"
 
 
 def _residual(spatial_dims: int, channels: int, shared: dict[str, Any]) -> ResidualUnit:

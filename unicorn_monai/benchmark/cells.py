@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,21 @@ from unicorn_monai.evaluation.bootstrap import Units
 from unicorn_monai.evaluation.comparison import mean_of, sub_domain_table
 from unicorn_monai.evaluation.scoring import Counts
 from unicorn_monai.experiment.run import nth
+from unicorn_monai.report.trainings import PSEUDO_LABELS
 from unicorn_monai.system.files import read_json
 
 Array = NDArray[np.floating]
 AT_HOME = ("mean_iou", "ece", "nll")  # scores on the labelled device
 Results = dict[str, Any]  # what a run has found
+
+
+@dataclass(frozen=True)
+class Row:
+    """A shift of the table."""
+
+    shift: str  # its name
+    unit: str = bootstrap.SUBJECTS  # what its subjects are called
+    sub_domain: str | None = None  # of the runs' images, where the row is of one
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,7 @@ class Trained:
     seed: int
     folds: tuple[Path, ...]
 
+    @cached_property
     def results(self) -> list[Results]:
         """What each run has found."""
         return [read_json(run / "results.json") for run in self.folds]
@@ -70,66 +82,76 @@ def counted(run: Path, method: str, training: int, sub_domain: str | None = None
     return counts.only(sub_domain_table(data, "test"), sub_domain)
 
 
-def together(folds: Sequence[Counts]) -> Units:
-    """Units of one training: of a shift without folds as everywhere, of several folds the subjects of all of them."""
+def together(folds: Sequence[Counts]) -> tuple[Units, list[int]]:
+    """Units of one training, and how many of them each fold has.
+
+    Of a shift without folds they are as everywhere; of several folds they are the subjects of each.
+    """
     if len(folds) == 1:
         units = folds[0].of_subjects()
-        return Units(marginals(units.counts), units.unit, units.subjects)
-    parts = list[Array]()
+        return Units(marginals(units.counts), units.unit, units.subjects), [len(units.counts)]
+    parts = []
     for counts in folds:
         confusion, names = np.asarray(counts.confusion, dtype=np.float64), np.asarray(counts.subjects)
-        parts += [marginals(confusion[names == name].sum(axis=0)) for name in dict.fromkeys(counts.subjects)]
-    return Units(np.stack(parts), bootstrap.SUBJECTS, len(parts))
+        parts.append([marginals(confusion[names == name].sum(axis=0)) for name in dict.fromkeys(counts.subjects)])
+    every = np.stack([counts for part in parts for counts in part])
+    return Units(every, bootstrap.SUBJECTS, len(every)), [len(part) for part in parts]
 
 
-def cell(shift: str, method: str, trained: Sequence[Trained], sub_domain: str | None = None) -> dict[str, Any]:
+def cell(row: Row, method: str, trained: Sequence[Trained]) -> dict[str, Any]:
     """What a method is worth on a shift; see the file's header.
 
     Raises:
         ValueError: a run has not scored the method.
     """
-    every = {one: one.results() for one in trained}
-    runs = [(run, found) for one, results in every.items() for run, found in zip(one.folds, results, strict=True)]
+    runs = [(run, found) for one in trained for run, found in zip(one.folds, one.results, strict=True)]
     if lacking := [str(run) for run, found in runs if method not in found.get("segmentation", {})]:
         raise ValueError(f"'{method}' has no scores in {lacking}; run it there first.")
-    units, trainings = list[Units](), list[dict[str, Any]]()
+    units, trainings, sizes = list[Units](), list[dict[str, Any]](), list[int]()
     for one in trained:
         for i in range(int(read_json(one.folds[0] / "experiment.json")["settings"].get("trainings", 1))):
-            units.append(together([counted(run, method, i, sub_domain) for run in one.folds]))
-            score = float(mean_iou(units[-1].counts.sum(axis=0)))
-            trainings.append({"seed": one.seed, "training": i, "mean_iou": score})
-    pooled, scores = bootstrap.over_seeds(units, mean_iou, 0), [found["segmentation"][method] for _, found in runs]
+            whole, sizes = together([counted(run, method, i, row.sub_domain) for run in one.folds])
+            units.append(whole)
+            trainings.append({"seed": one.seed, "training": i, "mean_iou": float(mean_iou(whole.counts.sum(axis=0)))})
+    pooled = bootstrap.over_seeds(units, mean_iou, 0)
     return {
-        "shift": shift,
+        "shift": row.shift,
         "method": method,
         "mean_iou": pooled["mean"],
         "ci95": pooled["ci95"],
-        "ci_unit": pooled["ci_unit"],
+        "ci_unit": row.unit if pooled["ci_unit"] == bootstrap.SUBJECTS else pooled["ci_unit"],
         "subjects": pooled["n_subjects"],
         "std_trainings": pooled["std_seeds"],
         "trainings": trainings,
-        **_means(scores),
+        **_means([found["segmentation"][method] for _, found in runs], of_all=row.sub_domain is not None),
         "labels": runs[0][1]["labels"],
         **_how(method, runs),
-        "fold_units": [1 if len(trained[0].folds) > 1 else len(units[0].counts)] * len(trained[0].folds),
+        "fold_units": sizes,
         "counts": [each.counts.astype(int).tolist() for each in units],
     }
 
 
-def _means(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the runs of what each has computed from its own images."""
+def _means(scores: Sequence[dict[str, Any]], of_all: bool) -> dict[str, Any]:
+    """Means over the runs of what each has computed from its own images.
+
+    ``of_all``: these are of all sub-domains together. What they say of one is nothing, but for the validation images,
+    by which opponents are ranked.
+    """
     home, checked = ([one.get(key) or {} for one in scores] for key in ("labelled_device", "validation"))
     return {
         "validation_mean_iou": mean_of([one.get("mean_iou") for one in checked]),
         **{f"{key}_labelled_device": mean_of([one.get(key) for one in home]) for key in AT_HOME},
-        **{key: mean_of([one.get(key) for one in scores]) for key in ("ece", "nll")},
+        **{key: None if of_all else mean_of([one.get(key) for one in scores]) for key in ("ece", "nll")},
         "boundary_um": mean_of([(one.get("boundary") or {}).get("all_mean_um") for one in scores]),
     }
 
 
 def _how(method: str, runs: Sequence[tuple[Path, Results]]) -> dict[str, Any]:
-    """How to do it again, on what, in which time: the minutes of the method's own stages, over all runs."""
-    own = re.compile(rf"{re.escape(method)}(_before)?(_training\d*|_translation|_synthesis|_\w+_controlnet)?")
+    """How to do it again, on what, in which time: the minutes of the stages that make it, over all runs."""
+    base, name = re.escape(method.split("+")[0]), re.escape(method)
+    made = rf"{base}_(training|translation|images|synthesis|uncertainty_controlnet|semantic_controlnet)"
+    taught = "|teacher(_guesses)?" if method == PSEUDO_LABELS else ""
+    own = re.compile(rf"{name}(_before)?(_training\d+)?|{made}{taught}")
     seconds = [s for _, found in runs for stage, s in found["seconds"].items() if own.fullmatch(stage)]
     record = read_json(runs[0][0] / "experiment.json")
     last, machine = (record.get("resumed") or [record])[-1], runs[0][1].get("environment", {})

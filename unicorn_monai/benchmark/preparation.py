@@ -33,7 +33,7 @@ VARIABLE = "UNICORN_DATA"
 RECORD = "prepared.json"
 IMAGE_SIZES = (64, 128)  # what the networks of the preset "quick" were made for, and twice that
 BOUNDS = ("lower_bound", "upper_bound")  # are part of every experiment
-OURS = {"unicorn": "compositional", "unicorn_paper": "paper"}  # row -> mode
+OURS = ("unicorn", "unicorn_paper")
 METHODS = (*BASELINES, SEMANTIC_ONLY, *OURS)
 TRANSFER_MINUTES = 8  # of one core, of every GAN
 
@@ -167,6 +167,12 @@ def _make(shift: Shift, words: Sequence[str], target: Path, places: dict[str, Pa
     raise ValueError(f"'{shift.key}' cannot be prepared by `unicorn-monai prepare {' '.join(filled)}`: {told}")
 
 
+def require_size(size: int) -> None:
+    """Refuse a size that there are no networks for."""
+    if size not in IMAGE_SIZES:
+        raise ValueError(f"size is {size}; expected one of {list(IMAGE_SIZES)}, which there are networks for.")
+
+
 def run_folder(shift: Shift, folder: Path, seed: int = 0) -> Path:
     """The folder of a run."""
     if seed not in shift.seeds:
@@ -184,10 +190,10 @@ def asked(methods: Iterable[str]) -> dict[str, list[str]]:
     wanted = {name.split("+real")[0] for name in methods} - {*BOUNDS}
     if unknown := sorted(wanted - {*METHODS}):
         raise ValueError(f"Unknown method(s) {unknown}; expected some of {[*BOUNDS, *METHODS]}.")
-    modes = {mode for name, mode in OURS.items() if name in wanted} | ({"paper"} if SEMANTIC_ONLY in wanted else set())
+    drawn = bool(wanted & {*OURS, SEMANTIC_ONLY})
     return {
         "baselines": [name for name in (*BASELINES, SEMANTIC_ONLY) if name in wanted],
-        "modes": [mode for mode in MODES if mode in modes],
+        "modes": list(MODES) if drawn else [],  # of one diffusion model; the first mode's rows have the plain name
     }
 
 
@@ -197,8 +203,6 @@ def settings(shift: Shift, folder: Path, methods: Sequence[str], size: int, seed
     ``methods`` are names of rows of the table; the bounds are part of every experiment, and what ends with "+real"
     comes with the row of that name. ``seed`` is one of the shift's.
     """
-    if size not in IMAGE_SIZES:
-        raise ValueError(f"size is {size}; expected one of {list(IMAGE_SIZES)}, which there are networks for.")
     wanted = asked(methods)
     pair = place_of(shift, folder)
     record = pair.labelled.parent / RECORD

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unicorn_monai.benchmark.cells import Trained, cell
-from unicorn_monai.benchmark.preparation import prepare, settings
+from unicorn_monai.benchmark.cells import Row, Trained, cell
+from unicorn_monai.benchmark.preparation import prepare, require_size, run_folder, settings
 from unicorn_monai.benchmark.shifts import Shift
 from unicorn_monai.benchmark.table import make_table
 from unicorn_monai.experiment.experiment import Experiment
@@ -36,14 +36,22 @@ class Plan:
 
 
 def run_shift(shift: Shift, plan: Plan, data: Path | None, seeds: Sequence[int]) -> list[Trained]:
-    """Prepare a shift and run, or go on with, the experiments of these seeds, each fold of them."""
+    """Prepare a shift and run, or go on with, the experiments of these seeds, each fold of them.
+
+    Returns the finished runs of every seed of the shift, those of earlier calls too.
+    """
+    require_size(plan.size)
     for part in shift.parts():
         prepare(part, plan.folder, data, plan.size)
-    found = []
     for seed in seeds:
-        runs = [settings(part, plan.folder, plan.methods, plan.size, seed) for part in shift.parts()]
-        found.append(Trained(seed, tuple(run_methods(values | {"jobs": plan.jobs}) for values in runs)))
-    return found
+        for part in shift.parts():
+            run_methods(settings(part, plan.folder, plan.methods, plan.size, seed) | {"jobs": plan.jobs})
+    folders = {seed: [run_folder(part, plan.folder, seed) for part in shift.parts()] for seed in shift.seeds}
+    return [
+        Trained(seed, tuple(runs))
+        for seed, runs in folders.items()
+        if all((run / "results.json").is_file() for run in runs)
+    ]
 
 
 def run_methods(wanted: dict[str, Any]) -> Path:
@@ -62,30 +70,39 @@ def run_methods(wanted: dict[str, Any]) -> Path:
 
 def weathers(trained: Sequence[Trained]) -> list[str]:
     """The sub-domains that these runs have scored."""
-    scored = trained[0].results()[0]["segmentation"].values()
+    scored = trained[0].results[0]["segmentation"].values()
     return list(dict.fromkeys(name for one in scored for name in one.get("sub_domains", {})))
 
 
 def collect_shift(shift: Shift, trained: Sequence[Trained], results: PathLike) -> dict[str, list[str]]:
     """Write the cells of a shift, or of each of its sub-domains; returns the methods of every row."""
-    if not shift.sub_domains:
-        return {shift.name: collect(shift.name, trained, results)}
-    return {name: collect(name, trained, results, name) for name in weathers(trained)}
+    rows: dict[str, str | None] = {shift.name: None}
+    if shift.sub_domains:
+        rows = {name: name for name in weathers(trained)}
+    return {row: collect(Row(row, shift.ci_unit, part), trained, results) for row, part in rows.items()}
 
 
-def collect(shift: str, trained: Sequence[Trained], results: PathLike, sub_domain: str | None = None) -> list[str]:
-    """Write the cells of all that these runs have scored, and the verdict; returns the methods."""
-    every = [found for one in trained for found in one.results()]
-    methods = [name for name in every[0]["segmentation"] if all(name in one["segmentation"] for one in every)]
-    folder = Path(results) / shift
+def collect(row: Row, trained: Sequence[Trained], results: PathLike) -> list[str]:
+    """Write a cell for every method that all folds of a seed have scored, and the verdict; returns the methods."""
+    folder, scored = Path(results) / row.shift, [[r["segmentation"] for r in one.results] for one in trained]
+    methods = [name for name in scored[0][0] if any(all(name in fold for fold in folds) for folds in scored)]
     for method in methods:
+        own = [one for one, folds in zip(trained, scored, strict=True) if all(method in fold for fold in folds)]
         target = folder / method / "results.json"
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_text(target, json.dumps(cell(shift, method, trained, sub_domain), separators=(",", ":")) + "\n")
-    found = [one.get("recommendation") or {} for one in trained[0].results()]
-    why = next((one["not_computed"] for one in found if "not_computed" in one), None)
-    write_json(folder / "verdict.json", {"not_computed": why} if why else {"folds": [one for one in found if one]})
+        write_text(target, json.dumps(cell(row, method, own), separators=(",", ":")) + "\n")
+    write_json(folder / "verdict.json", verdict(trained[0].results, pooled=row.sub_domain is not None))
     return methods
+
+
+def verdict(folds: Sequence[dict[str, Any]], pooled: bool = False) -> dict[str, Any]:
+    """What the runs of one seed recommend, {"folds": one for each fold}; or {"not_computed": why}.
+
+    ``pooled``: the images were of all sub-domains, so that nothing is expected of one of them.
+    """
+    found = [one.get("recommendation") or {"not_computed": "no network was recommended"} for one in folds]
+    lacking = next((one["not_computed"] for one in found if "not_computed" in one), None)
+    return {"not_computed": lacking} if lacking else {"folds": found, "pooled": pooled}
 
 
 def write_table(results: PathLike) -> Path:

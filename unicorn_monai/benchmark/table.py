@@ -17,11 +17,10 @@ import numpy as np
 from unicorn_monai.benchmark.cells import Array, mean_iou, units_of
 from unicorn_monai.benchmark.shifts import read_shifts
 from unicorn_monai.data.layout import WEATHER
-from unicorn_monai.evaluation import bootstrap
+from unicorn_monai.evaluation import bootstrap, comparison
 from unicorn_monai.system.files import PathLike, read_json
 
-OURS = ("unicorn", "semantic_only")  # what names of no opponent begin with
-UPPER, PLUS, GUARD = "upper_bound", "unicorn_plus", "augmentation"
+PLUS, GUARD = "unicorn_plus", "augmentation"
 SHOWN = (
     *("mean_iou", "ci95", "ci_unit", "std_trainings", "mean_iou_labelled_device", "ece", "nll", "boundary_um"),
     *("validation_mean_iou", "minutes", "commit"),
@@ -52,9 +51,8 @@ def make_table(results: PathLike) -> dict[str, Any]:
 
 def row(cells: Cells, verdict: Mapping[str, Any]) -> dict[str, Any]:
     """One shift: the methods, the strongest opponent, everything's difference to it, and the recommendation."""
-    known = {name: one["validation_mean_iou"] for name, one in cells.items() if not name.startswith((UPPER, *OURS))}
-    known = {name: value for name, value in known.items() if value is not None}
-    strongest = max(known, key=lambda name: known[name]) if known else None
+    known = {name: {"validation": {"mean_iou": one["validation_mean_iou"]}} for name, one in cells.items()}
+    strongest = comparison.strongest(known).get("setup")
     reference = cells[strongest] if strongest else None
     others = {name: one for name, one in cells.items() if reference and name != strongest}
     differences = {name: difference(one, reference) for name, one in others.items() if reference}
@@ -95,8 +93,8 @@ def recommendation(cells: Cells, verdict: Mapping[str, Any]) -> dict[str, Any]:
         "regret": best - value,
         "best": max(scores, key=lambda name: scores[name]),
         "minus_augmentation": value - scores[GUARD] if GUARD in scores else None,
-        "estimate": estimate,
-        "errors": errors(folds, value),
+        "estimate": None if verdict.get("pooled") else estimate,
+        "errors": {} if verdict.get("pooled") else errors(folds, value),
         "criterion": folds[0]["criterion"],
         "candidates": len(scores),
         "regrets": {kind: best - _of_choice(cells, each) for kind, each in choices(folds, scores).items()},

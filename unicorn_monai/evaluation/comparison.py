@@ -70,8 +70,9 @@ def strongest(segmentation: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     found = {name: segmentation[name].get("validation", {}).get("mean_iou") for name in opponents}
     if not found:
         return {"not_computed": "no opponent of the method was scored"}
-    if lacking := [name for name, score in found.items() if score is None]:
-        return {"not_computed": f"no score of validation images of the unlabelled domain for {', '.join(lacking)}"}
+    found = {name: score for name, score in found.items() if score is not None}
+    if not found:
+        return {"not_computed": "no opponent was scored on validation images of the unlabelled domain"}
     best = max(found, key=lambda name: found[name])
     by = "true labels of the unlabelled domain's validation images"
     return {"setup": best, "validation_mean_iou": found[best], "chosen_by": by}

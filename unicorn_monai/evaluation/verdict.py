@@ -102,6 +102,7 @@ class Verdict:
         self.parts: dict[str, dict[str, list[Tensor]]] = {kind: {name: [] for name in names} for kind in BELIEFS}
         self.marginal = {name: torch.zeros(num_labels, dtype=torch.float64) for name in names}
         self.entropy, self.density = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+        self.seen = torch.zeros(num_labels, dtype=torch.bool)  # somewhere, by a network; others do not count
 
     def update(self, probabilities: Mapping[str, Tensor], other_views: Mapping[str, Tensor]) -> None:
         """Add a batch: each network's softmax (batch, labels, rows, columns), and that of another view, turned back."""
@@ -112,6 +113,7 @@ class Verdict:
             p = probabilities[name].float()
             own = {"consistency": one_hot_of(other_views[name]), "confidence": tempered(p, self.temperatures[name])}
             seen = p.argmax(dim=1)
+            self.seen[seen.unique().cpu()] = True
             for kind, belief in (beliefs | own).items():
                 self.parts[kind][name].append(expected_confusion(seen, belief).float().cpu())
             self.marginal[name] += p.double().sum(dim=(0, 2, 3)).cpu()
@@ -122,7 +124,7 @@ class Verdict:
         """The expected confusion of every image, (images, labels, labels), of a network; ``kind`` of ``BELIEFS``."""
         if not self.images:
             raise ValueError("No image was given; expected at least one unlabelled image.")
-        return torch.cat(self.parts[kind][name]).double()
+        return torch.cat(self.parts[kind][name]).double() * self.seen
 
     def scores(self) -> dict[str, dict[str, float]]:
         """Every criterion of every network: {criterion: {name: value}}, larger is better."""
@@ -135,8 +137,3 @@ class Verdict:
             for name in self.names
         }
         return found | {"density": {name: value / self.images for name, value in self.density.items()}}
-
-
-def regret(chosen: str, truth: Mapping[str, float]) -> float:
-    """How much worse the chosen network is than the best one, in the true score."""
-    return max(truth.values()) - truth[chosen]

@@ -23,7 +23,7 @@ from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import SPLITS, read_header
 from unicorn_monai.evaluation.copies import LEAST
 from unicorn_monai.experiment.settings import PRESETS, Settings
-from unicorn_monai.report.trainings import TSYND
+from unicorn_monai.report.trainings import STYLE_TRANSFER, TSYND
 from unicorn_monai.training.batches import no_batch, require_trainable
 
 NAMES = {"labeled": "labelled", "unlabeled": "unlabelled"}
@@ -52,24 +52,30 @@ def _config(settings: Settings, bundle: str, file: str = "train.json") -> dict[s
 
 
 def _lacking(settings: Settings, counts: dict[str, dict[str, int]]) -> Iterator[str]:
-    generated = bool(settings.modes or TSYND in settings.baselines)
+    trained, drawn = {"labeled": "segmentation network", "unlabeled": "what networks are adapted to"}, tuple[str, ...]()
+    if settings.modes or {*STYLE_TRANSFER, TSYND} & {*settings.baselines}:
+        trained = {"labeled": "segmentation network, autoencoder", "unlabeled": "image generators"}
+        drawn = ("validation",)
     for name, count in counts.items():
-        stages = "segmentation network, autoencoder" if name == "labeled" else "autoencoder, diffusion model"
-        for split in ("training", "validation") if generated or name == "labeled" else ("training",):
+        for split in ("training", *(("validation",) if name == "labeled" else drawn)):
             if not count[split]:
-                yield f"{stages}: needs {split} images of the {NAMES[name]} domain, there is none. {MORE}"
-    if not generated:
-        return
+                yield f"{trained[name]}: needs {split} images of the {NAMES[name]} domain, there is none. {MORE}"
+    if settings.modes:
+        yield from _lacking_for_uncertainty(settings, counts)
+    if settings.modes or TSYND in settings.baselines:
+        autoencoder = _config(settings, "latent_diffusion", "train_autoencoder.json")
+        found = sum(count["training"] for count in counts.values())
+        if autoencoder["iterations_per_epoch"] is None and found < autoencoder["batch_size"]:
+            yield no_batch(found, autoencoder["batch_size"])
+
+
+def _lacking_for_uncertainty(settings: Settings, counts: dict[str, dict[str, int]]) -> Iterator[str]:
     splits = _config(settings, "retinal_unet", "uncertainty.json")["split"]
     for name, count in counts.items():
         found = sum(count[split] for split in ([splits] if isinstance(splits, str) else splits))
         if 0 < found < 2:
             need = f"uncertainty: needs 2 images of the {NAMES[name]} domain in {splits}, there is {found}"
             yield f"{need}: a mean and a standard deviation are measured. {MORE}"
-    autoencoder = _config(settings, "latent_diffusion", "train_autoencoder.json")
-    found = sum(count["training"] for count in counts.values())
-    if autoencoder["iterations_per_epoch"] is None and found < autoencoder["batch_size"]:
-        yield no_batch(found, autoencoder["batch_size"])
 
 
 def _not_computed(counts: dict[str, dict[str, int]]) -> Iterator[str]:

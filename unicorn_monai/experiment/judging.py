@@ -265,7 +265,7 @@ class Judging:
         if run.setup(run.settings.main) in setups:
             synthetic = self.labelled_batches(run.synthetic(run.settings.main))
             more[SYNTHETIC] = score_on(networks, synthetic, labels)
-        return recommend(seen[0], CRITERION, [str(item["subject"]) for item in items], more)
+        return recommend(seen[0], CRITERION, [str(item.get("subject", item["image"])) for item in items], more)
 
     def batches(self, items: Sequence[dict[str, Any]]) -> Iterator[Tensor]:
         """Images of a data set, a few at a time."""

@@ -50,6 +50,7 @@ class Advice(Part):
     """What is recommended without labels."""
 
     method: str | None = None
+    mean_iou: Number = None  # of what was chosen, in each fold by itself
     criterion: str | None = None
     estimate: Number = None
     regret: Number = None
@@ -154,7 +155,7 @@ def recommendations(table: Table) -> Rows:
     for name, shift in table.shifts.items():
         one = shift.recommendation
         words = [cell(name), cell(one.method or f"not computed: {one.not_computed or 'none made'}")]
-        numbers = (one.estimate, shift.score(one.method), one.regret)
+        numbers = (one.estimate, one.mean_iou, one.regret)
         rows.append([*words, cell(one.criterion or ""), *(_or_empty(number, ".3f") for number in numbers)])
     return rows
 
@@ -226,7 +227,7 @@ def _gains(everything: list[Shift]) -> str:
 
 
 def _advice(everything: list[Shift]) -> str:
-    pairs = [(shift.recommendation.estimate, shift.score(shift.recommendation.method)) for shift in everything]
+    pairs = [(shift.recommendation.estimate, shift.recommendation.mean_iou) for shift in everything]
     errors = [abs(expected - true) for expected, true in pairs if expected is not None and true is not None]
     regrets = [value for shift in everything if (value := shift.recommendation.regret) is not None]
     if not regrets:

@@ -90,9 +90,12 @@ class _Page:
     def __init__(self, folder: Path, results: Results) -> None:
         self.folder, self.results = folder, results
         self.scenes = results.modality != "OCT"
-        others = [key for key in results.segmentation if key not in CORE]
+        drawn = not results.segmentation or any(key.startswith("unicorn") for key in results.segmentation)
+        self.core, best = (CORE, MAIN) if drawn else (CORE[:2], results.strongest.setup)
+        others = [key for key in results.segmentation if key not in self.core]
         others.sort(key=lambda key: -results.scores.get(key, 0.0))
-        given = [*CORE, *others] if results.segmentation else []
+        self.main = best or next(iter(others), LOWER)  # whose part of the gap is told
+        given = [*self.core, *others] if results.segmentation else []
         self.setups = {key: results.segmentation.get(key, Scores()) for key in given}
 
     def template(self) -> Template:
@@ -133,7 +136,7 @@ class _Page:
         return {
             "results": r,
             "MISSING": MISSING,
-            "main": MAIN,
+            "main": self.main,
             "device": "domain" if self.scenes else "device",
             "best": best,
             "labels": r.labels or [str(i) for i in range(most)],
@@ -238,7 +241,7 @@ class _Page:
             ]
             curves |= {self.name(key): sorted(points)} if points else {}
         return {
-            "scores": figures.dots(rows, self.name(MAIN), gap) if rows else "",
+            "scores": figures.dots(rows, self.name(self.main), gap) if rows else "",
             "intervals": any(interval for _, _, interval in rows),
             "uncertainty": figures.histograms(sets, mean) if sets else "",
             "aim": mean,
