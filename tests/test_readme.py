@@ -24,7 +24,7 @@ DOCUMENTS = [
     *(ROOT / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY")),
     *sorted((ROOT / "bundles").glob("*/docs/*.md")),
 ]
-MARKERS = re.compile(r"<!-- (table|value): .*?<!-- /\1 -->", re.DOTALL)
+MARKERS = re.compile(r"<!-- (table|value|text): .*?<!-- /\1 -->", re.DOTALL)
 
 
 def name(path: Path) -> str:

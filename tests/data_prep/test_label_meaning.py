@@ -294,5 +294,5 @@ def test_table_and_report_say_which_labels_the_test_set_lacks(tmp_path):
     assert "drusen: without a pixel in the test images: 0 where predicted, else no score" in render(tmp_path)
     found["absent"] = []
     (tmp_path / "results.json").write_text(json.dumps(results))
-    assert score_table(results).caption is None
+    assert "without a pixel" not in str(score_table(results).caption)
     assert "without a pixel" not in render(tmp_path)

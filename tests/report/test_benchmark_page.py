@@ -120,7 +120,7 @@ def test_three_lines_say_what_the_table_holds():
     assert in_three_lines(table()).splitlines() == [
         "- **Opponents.** On 2 shifts, strong augmentation closes 10 to 25 % of the gap between the bounds, the "
         "strongest opponent 10 to 50 %: augmentation (1), histogram (1).",
-        "- **UnIACorN** minus the strongest opponent: +0.100 mean IoU on 1 shifts, better on 1, worse on 0, undecided "
+        "- **UnIACorN** minus the strongest opponent: +0.100 mean IoU on 1 shift, better on 1, worse on 0, undecided "
         "on 0 (95 % intervals).",
         "- **Without labels**, the recommended network is at most 0.02 behind the best on 1 of 2 shifts (at worst "
         "0.030), its expected mean IoU within 0.05 on 1 of 2.",

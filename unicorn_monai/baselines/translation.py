@@ -34,9 +34,8 @@ class Translator:
     """Write the translated data set, streamed; an interrupted one is continued.
 
     Method and sha256 of the network's weights are kept as provenance, with TSynD those of all its networks and its
-    settings. A finished data set is refused or, with
-    ``resume`` and if it was made with the same weights, left as it is. ``device_name`` is the device the images look
-    like.
+    settings. A finished data set is refused or, with ``resume`` and if it was made with the same weights, left as it
+    is. ``device_name`` is the device the images look like.
     """
 
     def __init__(

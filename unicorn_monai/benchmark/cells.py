@@ -24,6 +24,7 @@ from unicorn_monai.evaluation.comparison import mean_of, sub_domain_table
 from unicorn_monai.evaluation.scoring import Counts
 from unicorn_monai.experiment.run import nth
 from unicorn_monai.report.trainings import PSEUDO_LABELS
+from unicorn_monai.report.trimming import without_places
 from unicorn_monai.system.files import read_json
 
 Array = NDArray[np.floating]
@@ -153,13 +154,14 @@ def _how(method: str, runs: Sequence[tuple[Path, Results]]) -> dict[str, Any]:
     taught = "|teacher(_guesses)?" if method == PSEUDO_LABELS else ""
     own = re.compile(rf"{name}(_before)?(_training\d+)?|{made}{taught}")
     seconds = [s for _, found in runs for stage, s in found["seconds"].items() if own.fullmatch(stage)]
-    record = read_json(runs[0][0] / "experiment.json")
-    last, machine = (record.get("resumed") or [record])[-1], runs[0][1].get("environment", {})
+    run, found = runs[0]
+    record, marker = read_json(run / "experiment.json"), run / "stages" / f"{method}.json"
+    stage, machine = read_json(marker) if marker.is_file() else {}, found.get("environment", {})
     return {
         "minutes": round(sum(seconds) / 60, 2),
-        "commit": last.get("git_revision"),
-        "command": last.get("command"),
-        "forced": runs[0][1].get("forced"),
+        "commit": stage.get("git_revision") or record.get("git_revision"),  # that trained it, or began the run
+        "command": without_places(record.get("command") or ""),
+        "forced": found.get("forced"),
         "machine": machine.get("machine"),
         "cpus": machine.get("cpus"),
     }

@@ -23,6 +23,7 @@ from unicorn_monai.bundle.run import run_bundle
 from unicorn_monai.experiment.processes import side_by_side
 from unicorn_monai.experiment.stages import Stage, ordered, widest
 from unicorn_monai.experiment.tracking import StageTracker, Tracker, ended, numbers
+from unicorn_monai.experiment.versions import git_revision
 from unicorn_monai.system.files import Occupied, sweep, write_json
 from unicorn_monai.system.records import read_spent, read_stage
 
@@ -144,7 +145,7 @@ class Runner:
             raise
         spent = effort(started, unfinished)
         commands = {k: v for k, v in self.commands.items() if k not in before}
-        write_json(marker, {**spent, "result": result, "commands": commands})
+        write_json(marker, {**spent, "result": result, "commands": commands, "git_revision": git_revision()})
         unfinished.unlink(missing_ok=True)
         self._tracked.close("FINISHED", numbers(result) | {"seconds": spent["seconds"]})
         logger.info(f"   {stage.name}: {self._by}{spent['seconds']} s")

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,15 @@ def provenance() -> dict[str, Any]:
     packages = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "unicorn-monai")
     return {
         "command": shlex.join(["unicorn-monai", *sys.argv[1:]]),
-        "git_revision": _git("rev-parse", "HEAD") if _git("ls-files", Path(__file__).name) else None,
+        "git_revision": git_revision(),
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in packages},
     }
+
+
+@cache
+def git_revision() -> str | None:
+    """The commit that this package is of, None for an installed one."""
+    return _git("rev-parse", "HEAD") if _git("ls-files", Path(__file__).name) else None
 
 
 def _git(*words: str) -> str | None:

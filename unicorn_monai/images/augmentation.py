@@ -70,7 +70,7 @@ def noise(image: Tensor, random: np.random.Generator) -> Tensor:
 
 
 def grey_values(image: Tensor, random: np.random.Generator) -> Tensor:
-    """A continuous curve between the extremes of all channels, which need not rise everywhere."""
+    """A continuous curve between the extremes of all channels, which rises everywhere."""
     low, high = (float(value) for value in image.aminmax())
     before = np.linspace(0, 1, random.integers(5, 11))
     after = before.copy()

@@ -10,7 +10,7 @@ and texts between markers, ``heat_map.py`` draws the picture.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -212,7 +212,7 @@ def _opponents(everything: list[Shift]) -> str:
     reached = _range((shift.closed(shift.strongest) for shift in everything if shift.strongest), ".0%")
     augmented = _range((shift.closed("augmentation") for shift in everything), ".0%")
     closed = f"strong augmentation closes {augmented} of the gap between the bounds, the strongest opponent {reached}"
-    return f"**Opponents.** On {len(everything)} shifts, {closed}: {named or 'not computed'}."
+    return f"**Opponents.** On {_counted(everything)}, {closed}: {named or 'not computed'}."
 
 
 def _gains(everything: list[Shift]) -> str:
@@ -223,7 +223,7 @@ def _gains(everything: list[Shift]) -> str:
     worse = sum(bool(gain.ci95 and gain.ci95[1] < 0) for gain in gains)
     counts = f"better on {better}, worse on {worse}, undecided on {len(gains) - better - worse} (95 % intervals)"
     difference = _range((gain.mean for gain in gains), "+.3f")
-    return f"**UnIACorN** minus the strongest opponent: {difference} mean IoU on {len(gains)} shifts, {counts}."
+    return f"**UnIACorN** minus the strongest opponent: {difference} mean IoU on {_counted(gains)}, {counts}."
 
 
 def _advice(everything: list[Shift]) -> str:
@@ -233,7 +233,7 @@ def _advice(everything: list[Shift]) -> str:
     if not regrets:
         return "**Without labels** no network is recommended yet."
     kept, near = sum(r <= SMALL_REGRET + 1e-9 for r in regrets), sum(e <= CLOSE + 1e-9 for e in errors)
-    behind = f"at most {SMALL_REGRET} behind the best on {kept} of {len(regrets)} shifts (at worst {max(regrets):.3f})"
+    behind = f"at most {SMALL_REGRET} behind the best on {kept} of {_counted(regrets)} (at worst {max(regrets):.3f})"
     expected = f"its expected mean IoU within {CLOSE} on {near} of {len(errors)}"
     return f"**Without labels**, the recommended network is {behind}, {expected}."
 
@@ -250,6 +250,10 @@ def missing(table: Table) -> str:
         found["every shift", "not run yet"] = absent
     lines = [f"- {cell(shift)}: {', '.join(map(cell, names))}: {cell(why)}" for (shift, why), names in found.items()]
     return "\n".join(lines) or "Every method was run on every shift."
+
+
+def _counted(shifts: Sequence[object]) -> str:
+    return f"{len(shifts)} shift{'' if len(shifts) == 1 else 's'}"
 
 
 def _range(values: Iterable[float | None], form: str) -> str:

@@ -45,7 +45,7 @@ def trim(runs: Sequence[Path], output: Path, defaults: Mapping[str, Any]) -> Pat
     content = {key: _small(results[key]) for key in KEPT if results.get(key) not in (None, {}, [])}
     content |= {key: _small(value) for key, value in results.items() if key.split("_")[0] == "control"}
     content["run"] = {
-        "command": record.command and _without_places(record.command),
+        "command": record.command and without_places(record.command),
         "git_revision": record.git_revision,
         "settings": _small(settings | {"seed": record.chosen.seed}),
         "versions": record.versions,
@@ -65,11 +65,11 @@ def _small(value: Any) -> Any:
     if isinstance(value, list):
         return [_small(part) for part in value]
     if isinstance(value, str):
-        return _without_places(value)
+        return without_places(value)
     return round(value, DIGITS) if isinstance(value, float) else value
 
 
-def _without_places(text: str) -> str:
+def without_places(text: str) -> str:
     """A text whose absolute paths are the names of what they lead to."""
     return re.sub(r"(?<![\w.:/~])/(?:[^\s'\",/]+/)*([^\s'\",/]+)/?", r"\1", text)
 
