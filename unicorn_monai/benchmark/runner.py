@@ -33,6 +33,7 @@ class Plan:
     methods: tuple[str, ...]
     size: int
     jobs: int | None = None  # stages side by side in a run
+    overrides: dict[str, Any] | None = None  # settings of single bundles
 
 
 def run_shift(shift: Shift, plan: Plan, data: Path | None, seeds: Sequence[int]) -> list[Trained]:
@@ -45,7 +46,8 @@ def run_shift(shift: Shift, plan: Plan, data: Path | None, seeds: Sequence[int])
         prepare(part, plan.folder, data, plan.size)
     for seed in seeds:
         for part in shift.parts():
-            run_methods(settings(part, plan.folder, plan.methods, plan.size, seed) | {"jobs": plan.jobs})
+            wanted = settings(part, plan.folder, plan.methods, plan.size, seed)
+            run_methods(wanted | {"jobs": plan.jobs, "overrides": plan.overrides})
     folders = {seed: [run_folder(part, plan.folder, seed) for part in shift.parts()] for seed in shift.seeds}
     return [
         Trained(seed, tuple(runs))

@@ -65,6 +65,7 @@ class _File:
     about: _Text
     size: Annotated[int, Field(ge=8, le=4096, description="pixels, 8 to 4096")]
     shifts: Annotated[dict[str, Any], Field(min_length=1, description="an object of shifts")]
+    overrides: Annotated[dict[str, Any], Field(description="an object of settings, as of an experiment")]
 
 
 ENTRIES, FILE = rules_of(_Entry), rules_of(_File)
@@ -112,10 +113,11 @@ class Shift:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """All shifts, and the size of their images."""
+    """All shifts, the size of their images, and settings of single bundles in all runs."""
 
     size: int
     shifts: dict[str, Shift]
+    overrides: dict[str, Any] | None = None
 
     def chosen(self, names: Sequence[str] = ()) -> list[Shift]:
         """The shifts of these names, all where none is named."""
@@ -136,7 +138,7 @@ def read_shifts(path: PathLike = SHIFTS) -> Benchmark:
     _require_known(content, FILE, f"'{path}'")
     found = take(content, FILE, path, ("size", "shifts"))
     shifts = {name: _read(name, entry, path) for name, entry in found["shifts"].items()}
-    return Benchmark(found["size"], shifts)
+    return Benchmark(found["size"], shifts, found.get("overrides"))
 
 
 def _read(name: str, content: Any, path: PathLike) -> Shift:

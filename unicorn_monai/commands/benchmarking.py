@@ -40,7 +40,8 @@ def benchmark(asked: Asked | None = None) -> None:
     asked = asked or Asked()
     bench.asked(asked.methods)  # refuses unknown ones before anything is prepared
     known = bench.read_shifts() if asked.config is None else bench.read_shifts(asked.config)
-    plan, data = bench.Plan(asked.output, asked.methods, asked.size or known.size, asked.jobs), bench.data_folder()
+    size, data = asked.size or known.size, bench.data_folder()
+    plan = bench.Plan(asked.output, asked.methods, size, asked.jobs, known.overrides)
     for shift in () if asked.table_only else known.chosen(asked.shifts):
         if why := bench.absent(shift, data):
             tell(why)
