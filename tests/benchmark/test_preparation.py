@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import json
 import logging
+import signal
 import threading
 import time
 from pathlib import Path
@@ -67,9 +68,13 @@ def test_an_interruption_ends_all_and_leaves_nothing_that_looks_finished(tmp_pat
             time.sleep(0.01)
         _thread.interrupt_main()  # as Ctrl-C
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        prepare(shift(tmp_path, labelled=[*EYES, "--subjects", "5000"]), tmp_path, None, 64)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            prepare(shift(tmp_path, labelled=[*EYES, "--subjects", "5000"]), tmp_path, None, 64)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert sorted(path.name for path in place.iterdir()) == ["labelled.making", "prepared.json"]
     assert not (place / "labelled.making/dataset.json").exists()
 
