@@ -360,7 +360,8 @@ def test_the_strongest_opponent_is_chosen_by_validation_images():
         "chosen_by": "true labels of the unlabelled domain's validation images",
     }
     found["fda"]["validation"] = {"not_computed": "no label"}
-    assert "validation images of the unlabelled domain for fda" in strongest(found)["not_computed"]
+    assert strongest(found)["setup"] == "cut+real", "the best of those that could be scored there"
+    assert "no opponent was scored on validation" in strongest({"fda": found["fda"]})["not_computed"]
     assert "no opponent" in strongest({"unicorn": {}, "upper_bound": {}})["not_computed"]
 
 
