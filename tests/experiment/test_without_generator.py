@@ -12,7 +12,7 @@ from data_prep.phantom import write_phantom
 from tiny_networks import TINY
 from unicorn_monai.experiment.experiment import Experiment
 from unicorn_monai.experiment.settings import Settings
-from unicorn_monai.report.trainings import FREE, PSEUDO_LABELS
+from unicorn_monai.report.trainings import AUGMENTED, FREE, PSEUDO_LABELS
 from unicorn_monai.system.files import read_json
 from unicorn_monai.system.weights import read_metadata, sha256
 
@@ -69,6 +69,14 @@ def test_every_free_opponent_is_scored_on_both_devices(finished):
         assert 0 <= one["ece"] <= 1
     assert not list(finished.glob("synthetic*")), "nothing is drawn"
     assert not (finished / "bundles" / "latent_diffusion").exists()
+
+
+def test_self_training_takes_the_augmentation_of_the_network_that_was_chosen(finished):
+    chosen = read_json(finished / "results.json")["chosen_augmentation"]
+    assert set(chosen["candidates"]) == {"lower_bound", *AUGMENTED}
+    stage = read_json(finished / "stages" / "self_training+chosen.json")
+    (command,) = stage["commands"].values()
+    assert f"--augmentation {AUGMENTED.get(chosen['setup'], 'geometry')} " in command
 
 
 def test_the_teacher_is_one_of_the_free_networks_and_labels_what_the_pupil_learns(finished):
@@ -140,6 +148,7 @@ def test_generators_are_added_to_a_run_that_began_without(domains, tmp_path):
     [
         ({"baselines": ("cut",)}, r"\['cut'\] are trained as long as UnIACorN, but modes is empty"),
         ({"baselines": ("pseudo_labels",)}, "'pseudo_labels' guesses by the best of several networks; add one of"),
+        ({"baselines": ("self_training+chosen",)}, "'self_training.chosen' chooses an augmentation; add some of"),
         ({"baselines": ("tsynd",), "transfer_minutes": 1}, "add the baseline 'augmentation'"),
         ({"transfer_minutes": 0}, "transfer_minutes is 0; expected a number of minutes, above 0, or null"),
     ],

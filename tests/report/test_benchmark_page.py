@@ -138,7 +138,9 @@ def test_what_is_missing_is_named_with_its_reason():
         "- camvid_day_dusk: unicorn_plus, unicorn_plus+real: no result",
         "- snow: every method: not run yet",
     ]
-    assert lines[3].startswith("- every shift: augmentation+geometry, self_training+geometry, svdna, fda, ")
+    assert lines[3].startswith(
+        "- every shift: augmentation+geometry, self_training+geometry, self_training+chosen, svdna, fda, "
+    )
     whole = {"shifts": {"a": {"methods": dict.fromkeys(METHODS, one(0.5))}}}
     assert missing(Table.model_validate(whole)).startswith("Every method")
 

@@ -12,7 +12,7 @@ from unicorn_monai.system.console import MANY, Whole, described, tell
 
 FREE = (
     *("augmentation", "augmentation+geometry", "self_training+geometry", "svdna", "fda", "histogram"),
-    *("random_contrast", "synthseg", "batch_norm", "pseudo_labels"),
+    *("random_contrast", "synthseg", "self_training+chosen", "batch_norm", "pseudo_labels"),
 )
 Words = tuple[str, ...]
 

@@ -35,6 +35,7 @@ from unicorn_monai.report.trainings import (
     PLAIN,
     PSEUDO_LABELS,
     SELF_TRAINED,
+    SELF_TRAINED_CHOSEN,
     SEMANTIC_ONLY,
     STRONGEST,
     STYLED,
@@ -82,6 +83,7 @@ class Plan:
             self.autoencoder() if modes else (),
             networks,
             *(self.self_trained(name, augmentation) for name, augmentation in SELF_TRAINED.items() if name in chosen),
+            self.self_trained_chosen() if SELF_TRAINED_CHOSEN in chosen else (),
             self.batch_norm() if BATCH_NORM in chosen else (),
             self.plain_guesses() if PSEUDO_LABELS in chosen else (),
             self.generator([thing for stage in networks for thing in stage.makes]) if modes else (),
@@ -248,9 +250,31 @@ class Plan:
 
     def self_trained(self, setup: str, augmentation: str) -> list[Stage]:
         """Online self-training: the network's own average guesses the labels of the unlabelled images."""
-        own = {**self.domains, "validation_dir": str(self.run.labeled), "augmentation": augmentation}
-        trained = self.trainings(setup, (), "self_train.json", own | {"threshold": self.settings.confidence})
+        trained = self.self_training(setup, augmentation)
         return [*trained, *self.scores(setup, [stage.name for stage in trained])]
+
+    def self_training(self, setup: str, augmentation: str) -> list[Stage]:
+        """The trainings alone."""
+        own = {**self.domains, "validation_dir": str(self.run.labeled), "augmentation": augmentation}
+        return self.trainings(setup, (), "self_train.json", own | {"threshold": self.settings.confidence})
+
+    def self_trained_chosen(self) -> list[Stage]:
+        """The same with the augmentation whose network looks best on the unlabelled images, without labels."""
+        setup, found = SELF_TRAINED_CHOSEN, list[Stage]()
+        tried = ("lower_bound", *self.settings.augmented)
+        choose = partial(self.judge.recommend, tried)
+        for i in range(self.settings.trainings):
+            name, work = nth(setup, i), partial(self.self_train_as_chosen, i)
+            found.append(Stage(name, ("chosen_augmentation",), (name,), work))
+        made = ("augmentation_choice",)  # once: networks are trained by it
+        choice = Stage("chosen_augmentation", tried, made, choose, result=("chosen_augmentation",))
+        return [choice, *found, *self.scores(setup, [stage.name for stage in found])]
+
+    def self_train_as_chosen(self, training: int) -> None:
+        """One training with the augmentation that was chosen."""
+        augmentation = AUGMENTED.get(self.run.results["chosen_augmentation"]["setup"], PLAIN)
+        (stage,) = self.self_training(SELF_TRAINED_CHOSEN, augmentation)[training : training + 1]
+        stage.work()
 
     def batch_norm(self) -> list[Stage]:
         """A network with batch normalisation, whose statistics are then taken from the unlabelled images."""

@@ -27,6 +27,7 @@ from unicorn_monai.report.trainings import (
     BASELINES,
     FREE,
     PSEUDO_LABELS,
+    SELF_TRAINED_CHOSEN,
     SEMANTIC_ONLY,
     STYLE_TRANSFER,
     TSYND,
@@ -231,6 +232,8 @@ class Settings:
             raise ValueError(f"'{SEMANTIC_ONLY}' needs the mode 'paper'; modes are {list(self.modes)}. Add it.")
         if PSEUDO_LABELS in self.baselines and not set(self.augmented) | set(FREE) & set(self.baselines):
             raise ValueError(f"'{PSEUDO_LABELS}' guesses by the best of several networks; add one of {list(FREE)}.")
+        if SELF_TRAINED_CHOSEN in self.baselines and not self.augmented:
+            raise ValueError(f"'{SELF_TRAINED_CHOSEN}' chooses an augmentation; add some of {list(AUGMENTED)}.")
         if TSYND in self.baselines and not self.with_augmentation:
             raise ValueError(f"'{TSYND}' raises what two networks disagree about; add the baseline 'augmentation'.")
         if not self.words and tuple(self.guidance[2:]) not in ((), (1.0,)):

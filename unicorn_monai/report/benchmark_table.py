@@ -19,9 +19,9 @@ from unicorn_monai.report.results import LOWER, UPPER, Interval, Number, Part, r
 from unicorn_monai.report.tables import Rows, cell, shown
 
 METHODS = (  # in this order; one with "+real" and the like comes after the one without
-    *(LOWER, "augmentation", "augmentation+geometry", "self_training+geometry", "svdna", "fda", "histogram"),
-    *("random_contrast", "synthseg", "batch_norm", "pseudo_labels", "cyclegan", "cut", "accut", "cycada", "tsynd"),
-    *("semantic_only", "unicorn_paper", "unicorn", "unicorn_plus"),
+    *(LOWER, "augmentation", "augmentation+geometry", "self_training+geometry", "self_training+chosen"),
+    *("svdna", "fda", "histogram", "random_contrast", "synthseg", "batch_norm", "pseudo_labels"),
+    *("cyclegan", "cut", "accut", "cycada", "tsynd", "semantic_only", "unicorn_paper", "unicorn", "unicorn_plus"),
 )
 SMALL_REGRET, CLOSE = 0.02, 0.05  # what a recommendation and its estimate are to keep
 

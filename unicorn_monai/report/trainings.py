@@ -16,9 +16,15 @@ AUGMENTED |= {name: name for name in (*GUESSED, *STYLED)}
 STRONGEST = AUGMENTED[GEOMETRY]  # that fits every image; opponents are trained with it
 ON_TOP = ("augmentation", GEOMETRY)  # are tried on top of synthetic and real images, too
 SELF_TRAINED = {"self_training": PLAIN, "self_training+geometry": STRONGEST}  # and their augmentation
+SELF_TRAINED_CHOSEN = "self_training+chosen"  # augmentation: that of the best network, chosen without labels
 BATCH_NORM = "batch_norm"  # a network with batch normalisation, its statistics those of the unlabelled images
 PSEUDO_LABELS = "pseudo_labels"  # plain training on what the best of the free networks guesses
-FREE = (*AUGMENTED, *SELF_TRAINED, BATCH_NORM)  # of which that one is chosen, without labels; the lower bound too
+FREE = (
+    *AUGMENTED,
+    *SELF_TRAINED,
+    SELF_TRAINED_CHOSEN,
+    BATCH_NORM,
+)  # of which that one is chosen, without labels; the lower bound too
 CYCADA = "cycada"  # whose translations must keep what the network of the lower bound sees
 STYLE_TRANSFER = ("cyclegan", "cut", CYCADA, "accut")
 TSYND = "tsynd"
