@@ -80,7 +80,7 @@ def test_every_set_up_is_scored_on_both_devices(finished):
 
 
 def test_without_labelled_validation_images_no_opponent_is_the_strongest(finished):
-    why = "no score of validation images of the unlabelled domain for lower_bound"
+    why = "no opponent was scored on validation images of the unlabelled domain"
     assert read_json(finished.run_dir / "results.json")["strongest"] == {"not_computed": why}
     assert "no validation image" in finished.results["segmentation"]["lower_bound"]["validation"]["not_computed"]
 
