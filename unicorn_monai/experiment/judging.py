@@ -64,7 +64,7 @@ WEIGHT_MAPS = 32  # label maps at each fusion weight
 CONTROL = 128  # images from label maps that no network was trained on
 BATCH = 32  # images measured at a time
 SAMPLED = 16  # images sampled at a time
-CRITERION = "consistency"  # by which a network is recommended; its record: docs/results/benchmark
+CRITERION = "confidence"  # by which a network is recommended; its record: docs/results/benchmark
 AT_HOME = ("mean_iou", "ci95", "ci_unit", "ece", "nll", "boundary", "n_test", "n_subjects")  # on the labelled device
 
 
