@@ -565,20 +565,27 @@ def test_a_translation_keeps_label_maps_and_looks_like_a_real_data_set(world, tr
         world.run("style_transfer", "inference", output_dir=output, ckpt_path=weights)
 
 
-def test_an_interrupted_translation_goes_on_but_not_with_other_weights(world, translators, tmp_path, monkeypatch):
-    weights = [translators / method / "model.pt" for method in METHODS]
+@contextmanager
+def stopped_after_seven(monkeypatch):
+    """A translation in it is interrupted when it has written seven images."""
     write, written = translation.Translator._write, []
 
-    def stop_after_seven(self, writer, index, image):
+    def stop(self, writer, index, image):
         if len(written) == 7:
             raise KeyboardInterrupt
         write(self, writer, index, image)
         written.append(index)
 
     with monkeypatch.context() as patch:
-        patch.setattr(translation.Translator, "_write", stop_after_seven)
+        patch.setattr(translation.Translator, "_write", stop)
         with pytest.raises((KeyboardInterrupt, RuntimeError)):
-            world.run("style_transfer", "inference", output_dir=tmp_path / "set", ckpt_path=weights[1])
+            yield
+
+
+def test_an_interrupted_translation_goes_on_but_not_with_other_weights(world, translators, tmp_path, monkeypatch):
+    weights = [translators / method / "model.pt" for method in METHODS]
+    with stopped_after_seven(monkeypatch):
+        world.run("style_transfer", "inference", output_dir=tmp_path / "set", ckpt_path=weights[1])
     assert not (tmp_path / "set" / "dataset.json").exists()
     with refused(r"Item 0 of .* was made with \{'method': 'cut'.*, this run has \{'method': 'cyclegan'"):
         world.run("style_transfer", "inference", output_dir=tmp_path / "set", ckpt_path=weights[0])
@@ -696,19 +703,9 @@ def test_tsynd_writes_a_labelled_data_set_of_more_uncertain_images(world, autoen
 def test_tsynd_goes_on_where_it_was_interrupted_but_not_otherwise(
     world, autoencoder, two_segmentations, tmp_path, monkeypatch
 ):
-    write, written = translation.Translator._write, []
-
-    def stop_after_seven(self, writer, index, image):
-        if len(written) == 7:
-            raise KeyboardInterrupt
-        write(self, writer, index, image)
-        written.append(index)
-
     own = {"output_dir": tmp_path / "set", "steps": 1}
-    with monkeypatch.context() as patch:
-        patch.setattr(translation.Translator, "_write", stop_after_seven)
-        with pytest.raises((KeyboardInterrupt, RuntimeError)):
-            world.run("latent_diffusion", "tsynd", **own)
+    with stopped_after_seven(monkeypatch):
+        world.run("latent_diffusion", "tsynd", **own)
     for other in ({"radius": 0.2}, {"segmentation_paths": [str(path) for path in two_segmentations[::-1]]}):
         with refused("Item 0 of .* was made with .*, this run has .*choose another output_dir"):
             world.run("latent_diffusion", "tsynd", **own | other)

@@ -18,12 +18,11 @@ import torch
 from monai.networks.blocks import Convolution
 from monai.networks.utils import normal_init
 from torch import Tensor, nn
-from torch.nn import functional
 
 from unicorn_monai.baselines.cut import CUT, PatchProjection
 from unicorn_monai.baselines.networks import ResnetGenerator, mirror_borders
 from unicorn_monai.baselines.unpaired import DOMAINS, LABEL
-from unicorn_monai.images.files import IGNORE_LABEL
+from unicorn_monai.segmentation.training import cross_entropy
 
 
 class SegmentingGenerator(ResnetGenerator):
@@ -111,7 +110,5 @@ class ACCUT(CUT):
         if label is None:
             raise ValueError("ACCUT learns to segment the source images; expected their label maps in every batch.")
         terms, translated = super().generator_terms(source, target)
-        logits = self.generator.segment(source).float()
-        entropy = functional.cross_entropy(logits, label[:, 0].long(), ignore_index=IGNORE_LABEL, reduction="sum")
-        terms["segmentation"] = entropy / (label != IGNORE_LABEL).sum().clamp(min=1)
+        terms["segmentation"] = cross_entropy(self.generator.segment(source).float(), label[:, 0])
         return terms | {"loss": terms["loss"] + self.segmentation_weight * terms["segmentation"]}, translated

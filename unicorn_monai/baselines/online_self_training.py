@@ -21,12 +21,12 @@ import torch
 from monai.transforms import MapTransform, RandomizableTransform
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import Sampler
 
 from unicorn_monai.images.augmentation import strong_intensity
 from unicorn_monai.images.files import IGNORE_LABEL
 from unicorn_monai.images.transforms import LoadPixelsd, read_image
+from unicorn_monai.segmentation.training import cross_entropy
 from unicorn_monai.system.distributed import without_lone
 
 WEAK = ("none", "geometry")  # augmentations without intensities
@@ -115,7 +115,7 @@ class RandUnlabeledd(RandomizableTransform, MapTransform):
             )
         if self.R.randint(2):
             image = image.flip(-1)
-        seen = image if self.strong is None else torch.as_tensor(self.strong(image)).float().clamp(0, 1)
+        seen = image if self.strong is None else self.strong(image).clamp(0, 1)
         return {**data, "unlabeled": image, "seen": seen}
 
 
@@ -182,9 +182,8 @@ class SelfTrainingLoss(nn.Module):
         """Args: logits of both halves, targets of :class:`MixedBatches`. Returns a scalar."""
         half = len(logits) // 2
         labels, weights = targets[:, 0].long(), targets[:, 1]
-        entropy = functional.cross_entropy(logits[half:], labels[half:], ignore_index=IGNORE_LABEL, reduction="none")
-        counted = (labels[half:] != IGNORE_LABEL).sum().clamp(min=1)
-        return self.supervised(logits[:half], labels[:half, None]) + (entropy * weights[half:]).sum() / counted
+        mixed = cross_entropy(logits[half:], labels[half:], weights[half:])
+        return self.supervised(logits[:half], labels[:half, None]) + mixed
 
 
 def pixels_of(labels: Iterable[Tensor], num_labels: int) -> NDArray[np.integer]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from unicorn_monai.evaluation import bootstrap
 from unicorn_monai.evaluation.bootstrap import Units
 from unicorn_monai.evaluation.comparison import mean_of, sub_domain_table
-from unicorn_monai.evaluation.scoring import Counts
+from unicorn_monai.evaluation.scoring import Counts, marginals, mean_iou
 from unicorn_monai.experiment.run import nth
 from unicorn_monai.report.trainings import PSEUDO_LABELS
 from unicorn_monai.report.trimming import without_places
 from unicorn_monai.system.files import read_json
 
 Array = NDArray[np.floating]
-AT_HOME = ("mean_iou", "ece", "nll")  # scores on the labelled device
+HOME = ("mean_iou", "ece", "nll")  # scores on the labelled device
 Results = dict[str, Any]  # what a run has found
 
 
@@ -54,20 +54,6 @@ class Trained:
         return [read_json(run / "results.json") for run in self.folds]
 
 
-def mean_iou(counts: Array) -> Array:
-    """Mean over the labels that occur of [hit, true, seen], (..., 3, labels) -> (...); NaN without any."""
-    hit, true, seen = np.moveaxis(counts, -2, 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        iou = hit / (true + seen - hit)
-        return np.nansum(iou, axis=-1) / np.isfinite(iou).sum(axis=-1)
-
-
-def marginals(confusion: Array) -> Array:
-    """(..., true, seen) -> (..., 3, labels): pixels hit, true and seen of each label."""
-    hit = np.diagonal(confusion, axis1=-2, axis2=-1)
-    return np.stack([hit, confusion.sum(axis=-1), confusion.sum(axis=-2)], axis=-2)
-
-
 def units_of(content: Mapping[str, Any]) -> list[Units]:
     """What a cell counted in each training, as ``bootstrap`` takes it."""
     own = content["ci_unit"], content["subjects"]
@@ -79,8 +65,13 @@ def counted(run: Path, method: str, training: int, sub_domain: str | None = None
     counts = Counts.load(run / "evaluation" / f"{nth(method, training)}.json")
     if sub_domain is None:
         return counts
-    data = read_json(run / "experiment.json")["settings"]["unlabeled"]
-    return counts.only(sub_domain_table(data, "test"), sub_domain)
+    return counts.only(_sub_domains(read_json(run / "experiment.json")["settings"]["unlabeled"]), sub_domain)
+
+
+@cache
+def _sub_domains(data: str) -> dict[str, str]:
+    """Test image -> sub-domain, read once for all methods and trainings."""
+    return sub_domain_table(data, "test")
 
 
 def together(folds: Sequence[Counts]) -> tuple[Units, list[int]]:
@@ -141,7 +132,7 @@ def _means(scores: Sequence[dict[str, Any]], of_all: bool) -> dict[str, Any]:
     home, checked = ([one.get(key) or {} for one in scores] for key in ("labelled_device", "validation"))
     return {
         "validation_mean_iou": mean_of([one.get("mean_iou") for one in checked]),
-        **{f"{key}_labelled_device": mean_of([one.get(key) for one in home]) for key in AT_HOME},
+        **{f"{key}_labelled_device": mean_of([one.get(key) for one in home]) for key in HOME},
         **{key: None if of_all else mean_of([one.get(key) for one in scores]) for key in ("ece", "nll")},
         "boundary_um": mean_of([(one.get("boundary") or {}).get("all_mean_um") for one in scores]),
     }

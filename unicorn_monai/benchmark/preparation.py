@@ -23,7 +23,7 @@ from typing import Any
 from unicorn_monai.benchmark.shifts import PLACEHOLDER, SIDES, Shift
 from unicorn_monai.data.layout import HEADER, SPLITS, read_header
 from unicorn_monai.fusion import MODES
-from unicorn_monai.report.trainings import BASELINES, SEMANTIC_ONLY
+from unicorn_monai.report.trainings import COMPARED, SEMANTIC_ONLY
 from unicorn_monai.system.console import BAD_USAGE, BadUsage
 from unicorn_monai.system.files import Occupied, parse_json, write_json
 
@@ -34,7 +34,7 @@ RECORD = "prepared.json"
 IMAGE_SIZES = (64, 128)  # what the networks of the preset "quick" were made for, and twice that
 BOUNDS = ("lower_bound", "upper_bound")  # are part of every experiment
 OURS = ("unicorn", "unicorn_paper")
-METHODS = (*BASELINES, SEMANTIC_ONLY, *OURS)
+METHODS = (*COMPARED, *OURS)
 TRANSFER_MINUTES = 8  # of one core, of every GAN
 
 
@@ -192,7 +192,7 @@ def asked(methods: Iterable[str]) -> dict[str, list[str]]:
         raise ValueError(f"Unknown method(s) {unknown}; expected some of {[*BOUNDS, *METHODS]}.")
     drawn = bool(wanted & {*OURS, SEMANTIC_ONLY})
     return {
-        "baselines": [name for name in (*BASELINES, SEMANTIC_ONLY) if name in wanted],
+        "baselines": [name for name in COMPARED if name in wanted],
         "modes": list(MODES) if drawn else [],  # of one diffusion model; the first mode's rows have the plain name
     }
 

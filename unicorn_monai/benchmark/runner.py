@@ -21,7 +21,7 @@ from unicorn_monai.experiment.experiment import Experiment
 from unicorn_monai.experiment.settings import Settings, settings_begun_with
 from unicorn_monai.fusion import MODES
 from unicorn_monai.report.benchmark_page import write_page
-from unicorn_monai.report.trainings import BASELINES, SEMANTIC_ONLY
+from unicorn_monai.report.trainings import COMPARED
 from unicorn_monai.system.files import PathLike, write_json, write_text
 
 
@@ -62,7 +62,7 @@ def run_methods(wanted: dict[str, Any]) -> Path:
     begun = folder / "experiment.json"
     if begun.is_file():
         before = settings_begun_with(folder)
-        for key, order in (("baselines", (*BASELINES, SEMANTIC_ONLY)), ("modes", MODES)):
+        for key, order in (("baselines", COMPARED), ("modes", MODES)):
             both = {*before[key], *wanted[key]}
             wanted = wanted | {key: [name for name in order if name in both]}
     # An autoencoder that does not keep the images is told, and what follows is scored: here that is a result.

@@ -18,6 +18,7 @@ from unicorn_monai.benchmark.cells import Array, mean_iou, units_of
 from unicorn_monai.benchmark.shifts import read_shifts
 from unicorn_monai.data.layout import WEATHER
 from unicorn_monai.evaluation import bootstrap, comparison
+from unicorn_monai.report.recommended import best_of
 from unicorn_monai.system.files import PathLike, read_json
 
 PLUS, GUARD = "unicorn_plus", "augmentation"
@@ -53,9 +54,10 @@ def row(cells: Cells, verdict: Mapping[str, Any]) -> dict[str, Any]:
     """One shift: the methods, the strongest opponent, everything's difference to it, and the recommendation."""
     known = {name: {"validation": {"mean_iou": one["validation_mean_iou"]}} for name, one in cells.items()}
     strongest = comparison.strongest(known).get("setup")
-    reference = cells[strongest] if strongest else None
-    others = {name: one for name, one in cells.items() if reference and name != strongest}
-    differences = {name: difference(one, reference) for name, one in others.items() if reference}
+    differences: dict[str, dict[str, Any]] = {}
+    if strongest is not None:
+        others = {name: one for name, one in cells.items() if name != strongest}
+        differences = {name: difference(one, cells[strongest]) for name, one in others.items()}
     plus = differences.get(f"{PLUS}+real") or differences.get(PLUS)
     return {
         "methods": {name: shown(one) for name, one in cells.items()},
@@ -111,9 +113,8 @@ def choices(folds: list[dict[str, Any]], scores: Mapping[str, float]) -> dict[st
     found: dict[str, list[str]] = {}
     for fold in folds:
         for kind, values in fold["scores"].items():
-            there = {name: value for name, value in values.items() if name in scores and value is not None}
-            if there:
-                found.setdefault(kind, []).append(max(there, key=lambda name: there[name]))
+            if first := best_of(values, scores):
+                found.setdefault(kind, []).append(first)
     return {kind: each for kind, each in found.items() if len(each) == len(folds)}
 
 

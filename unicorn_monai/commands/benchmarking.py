@@ -8,12 +8,10 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from unicorn_monai.report.trainings import FREE, PSEUDO_LABELS
 from unicorn_monai.system.console import MANY, Whole, described, tell
 
-FREE = (
-    *("augmentation", "augmentation+geometry", "self_training+geometry", "svdna", "fda", "histogram"),
-    *("random_contrast", "synthseg", "self_training+chosen", "batch_norm", "pseudo_labels"),
-)
+METHODS = (*(name for name in FREE if name != "self_training"), PSEUDO_LABELS)  # that need no image generator
 Words = tuple[str, ...]
 
 
@@ -23,7 +21,7 @@ class Asked:
     """The command line."""
 
     shifts: Annotated[Words, MANY, described("Some of the file's; default: all whose data is there.")] = ()
-    methods: Annotated[Words, MANY, described("Rows; default: all without an image generator.")] = FREE
+    methods: Annotated[Words, MANY, described("Rows; default: all without an image generator.")] = METHODS
     output: Annotated[Path, described("Folder of the runs.", "--output", "-o")] = Path("runs/benchmark")
     results: Annotated[Path, described("Folder of the cells and the table.")] = Path("docs/results/benchmark")
     config: Annotated[Path | None, described("Another file of shifts.")] = None

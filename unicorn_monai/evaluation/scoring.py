@@ -60,12 +60,26 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_labels: int) -> Tens
     return counts.reshape(num_labels, num_labels).cpu()
 
 
+def marginals(confusion: Array) -> Array:
+    """(..., true, predicted) -> (..., 3, labels): pixels hit, true and predicted of each label."""
+    hit = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return np.stack([hit, confusion.sum(axis=-1), confusion.sum(axis=-2)], axis=-2)
+
+
 def overlap(confusion: Array) -> dict[str, Array]:
     """IoU, Dice and their means of confusion matrices (..., true, predicted): (..., labels) and (...); NaN = absent."""
-    hit = np.diagonal(confusion, axis1=-2, axis2=-1)
-    union = confusion.sum(-1) + confusion.sum(-2) - hit
+    return _overlap(marginals(confusion))
+
+
+def mean_iou(counts: Array) -> Array:
+    """Mean IoU of :func:`marginals` (..., 3, labels), as a function for ``bootstrap``: (...)."""
+    return _overlap(counts)["mean_iou"]
+
+
+def _overlap(counts: Array) -> dict[str, Array]:
+    hit, true, seen = np.moveaxis(counts, -2, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        iou, dice = hit / union, 2 * hit / (union + hit)
+        iou, dice = hit / (true + seen - hit), 2 * hit / (true + seen)
         layers = iou[..., 1:-1] if iou.shape[-1] > 2 else iou
         return {
             "iou": iou,

@@ -37,7 +37,7 @@ from unicorn_monai.evaluation import (
 from unicorn_monai.evaluation.expected_iou import fit_temperatures
 from unicorn_monai.evaluation.features import train_encoder
 from unicorn_monai.evaluation.recommendation import REVERSE, SYNTHETIC, judge, recommend, score_on
-from unicorn_monai.evaluation.scoring import scored_items, scores
+from unicorn_monai.evaluation.scoring import scored_items, scores, true_labels
 from unicorn_monai.experiment import pictures
 from unicorn_monai.experiment.reconstructions import IMAGES, kept, lost
 from unicorn_monai.experiment.run import Run
@@ -50,6 +50,7 @@ from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.report.checks import image_checks
 from unicorn_monai.report.results import Results
 from unicorn_monai.segmentation import predict_labels
+from unicorn_monai.segmentation.predict import image_batches
 from unicorn_monai.synthesis import Generator, Request, Requests
 from unicorn_monai.synthesis.requests import with_uncertainty
 from unicorn_monai.system.files import or_none, read_json, write_json
@@ -267,19 +268,15 @@ class Judging:
             more[SYNTHETIC] = score_on(networks, synthetic, labels)
         return recommend(seen[0], CRITERION, [str(item.get("subject", item["image"])) for item in items], more)
 
-    def batches(self, items: Sequence[dict[str, Any]]) -> Iterator[Tensor]:
+    def batches(self, items: Sequence[dict[str, Any]], size: int = SAMPLED) -> Iterator[Tensor]:
         """Images of a data set, a few at a time."""
-        for start in range(0, len(items), SAMPLED):
-            images = [read_image(item["image"], self.run.num_channels) for item in items[start : start + SAMPLED]]
-            yield torch.stack(images).to(self.run.device)
+        return image_batches([item["image"] for item in items], self.run.num_channels, self.run.device, size)
 
     def labelled_batches(self, folder: Path) -> Iterator[tuple[Tensor, Tensor]]:
         """The validation images of a data set that have a label map, with it."""
         items = scored_items(folder, "validation", tell=False)
-        load = LoadPixelsd(["label"], num_labels=len(self.run.results["labels"]))
-        for start, images in zip(range(0, len(items), SAMPLED), self.batches(items), strict=True):
-            maps = [load.read_label(item["label"]) for item in items[start : start + SAMPLED]]
-            yield images, torch.stack(maps).to(self.run.device)
+        truth = true_labels(items, len(self.run.results["labels"]))[:, None].to(self.run.device)
+        return zip(self.batches(items), truth.split(SAMPLED), strict=True)
 
     def fusion_weight(self, variant: str) -> dict[str, Any]:
         """Control and label fidelity against the fusion weight, and the weight to take (see ``fusion_weight.py``).
@@ -351,10 +348,7 @@ class Judging:
         main = run.settings.main
         uncertainty = self.uncertainty(self.prior(main), main)
         for name, folder in run.synthetic_sets.items():
-            items, channels, parts = datalist(folder, "training"), run.num_channels, []
-            for start in range(0, len(items), BATCH):
-                images = torch.stack([read_image(item["image"], channels) for item in items[start : start + BATCH]])
-                parts.append(uncertainty(images.to(run.device)).cpu())
+            parts = [uncertainty(images).cpu() for images in self.batches(datalist(folder, "training"), BATCH)]
             values[name] = torch.cat(parts).numpy()
         run.results["uncertainty"] = {
             name: {"mean": float(v.mean()), "std": float(v.std()), "n": len(v)} for name, v in values.items()

@@ -173,13 +173,17 @@ class Plan:
 
     def trainings(self, setup: str, needs: tuple[str, ...], config: str, own: dict[str, Any]) -> list[Stage]:
         """A configuration that trains a segmentation network, as often as asked; these stages alone."""
-        run, names, found = self.run, [nth(setup, i) for i in range(self.settings.trainings)], list[Stage]()
-        for i, name in enumerate(names):
-            folder = str(run.weights(setup, i).parent)
-            values = own | {"ckpt_dir": folder, "output_dir": folder, "seed": self.settings.seed + i}
-            work = partial(self.runner.bundle, run.network_dir(setup), config, "train", **values)
-            found.append(Stage(name, needs, (name,), work))
+        found = list[Stage]()
+        for i in range(self.settings.trainings):
+            name = nth(setup, i)
+            found.append(Stage(name, needs, (name,), self.training(setup, i, config, own)))
         return found
+
+    def training(self, setup: str, i: int, config: str, own: dict[str, Any]) -> Work:
+        """One of them."""
+        folder = str(self.run.weights(setup, i).parent)
+        values = own | {"ckpt_dir": folder, "output_dir": folder, "seed": self.settings.seed + i}
+        return partial(self.runner.bundle, self.run.network_dir(setup), config, "train", **values)
 
     def scores(self, setup: str, networks: list[str]) -> list[Stage]:
         """Scores on the unlabelled domain's test images, where they have labels; its network is one to choose from."""
@@ -250,13 +254,13 @@ class Plan:
 
     def self_trained(self, setup: str, augmentation: str) -> list[Stage]:
         """Online self-training: the network's own average guesses the labels of the unlabelled images."""
-        trained = self.self_training(setup, augmentation)
+        trained = self.trainings(setup, (), "self_train.json", self.self_training(augmentation))
         return [*trained, *self.scores(setup, [stage.name for stage in trained])]
 
-    def self_training(self, setup: str, augmentation: str) -> list[Stage]:
-        """The trainings alone."""
+    def self_training(self, augmentation: str) -> dict[str, Any]:
+        """Its settings."""
         own = {**self.domains, "validation_dir": str(self.run.labeled), "augmentation": augmentation}
-        return self.trainings(setup, (), "self_train.json", own | {"threshold": self.settings.confidence})
+        return own | {"threshold": self.settings.confidence}
 
     def self_trained_chosen(self) -> list[Stage]:
         """The same with the augmentation whose network looks best on the unlabelled images, without labels."""
@@ -270,11 +274,10 @@ class Plan:
         choice = Stage("chosen_augmentation", tried, made, choose, result=("chosen_augmentation",))
         return [choice, *found, *self.scores(setup, [stage.name for stage in found])]
 
-    def self_train_as_chosen(self, training: int) -> None:
+    def self_train_as_chosen(self, i: int) -> None:
         """One training with the augmentation that was chosen."""
         augmentation = AUGMENTED.get(self.run.results["chosen_augmentation"]["setup"], PLAIN)
-        (stage,) = self.self_training(SELF_TRAINED_CHOSEN, augmentation)[training : training + 1]
-        stage.work()
+        self.training(SELF_TRAINED_CHOSEN, i, "self_train.json", self.self_training(augmentation))()
 
     def batch_norm(self) -> list[Stage]:
         """A network with batch normalisation, whose statistics are then taken from the unlabelled images."""

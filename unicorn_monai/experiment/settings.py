@@ -24,7 +24,7 @@ from unicorn_monai.fusion import MODES
 from unicorn_monai.prior import SCALINGS
 from unicorn_monai.report.trainings import (
     AUGMENTED,
-    BASELINES,
+    COMPARED,
     FREE,
     PSEUDO_LABELS,
     SELF_TRAINED_CHOSEN,
@@ -48,7 +48,6 @@ def _once_each(names: tuple[str, ...]) -> tuple[str, ...]:
 
 _JSON = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)  # it has no tuples
 _ONCE = AfterValidator(_once_each)
-_COMPARED = (*BASELINES, SEMANTIC_ONLY)
 _SOME = "a list of some of {}, each at most once"
 Folder = Annotated[str, Field(min_length=1, description="the path of a folder")]
 Switch = Annotated[bool, Field(description="true or false (True or False on the command line)")]
@@ -62,7 +61,7 @@ Scaling = Annotated[str, one_of(SCALINGS)]
 Minutes = Annotated[Number | None, Field(gt=0, description="a number of minutes, above 0, or null")]
 Table = Annotated[dict[str, Any] | None, Field(description="an object of settings, or null")]
 Modes = Annotated[tuple[Annotated[str, one_of(MODES)], ...], _JSON, _ONCE]
-Baselines = Annotated[tuple[Annotated[str, one_of(_COMPARED)], ...], _JSON, _ONCE]
+Baselines = Annotated[tuple[Annotated[str, one_of(COMPARED)], ...], _JSON, _ONCE]
 Guidance = Annotated[tuple[Number, ...], _JSON, Field(min_length=2, max_length=3)]
 _GUIDANCE = "two or three numbers, [uncertainty, label map] or [uncertainty, label map, text]"
 
@@ -81,7 +80,7 @@ class Settings:
     modes: Annotated[Modes, Field(description=_SOME.format(list(MODES)))] = MODES
     # What else to compare with, see ``report/trainings.py``. "pseudo_labels": plain training on the guesses of the
     # network that is chosen without labels. "semantic_only": the Semantic-ControlNet of the mode "paper" alone.
-    baselines: Annotated[Baselines, Field(description=_SOME.format(list(_COMPARED)))] = ()
+    baselines: Annotated[Baselines, Field(description=_SOME.format(list(COMPARED)))] = ()
     confidence: Share = 0.9  # of the network that a pixel's guessed label needs to count in self-training
     # Minutes of one core that CycleGAN, CUT, CyCADA and ACCUT are each trained for; null: as long as all that UnIACorN
     # trains before it can draw an image.

@@ -47,12 +47,12 @@ def rigid(seed: int) -> Geometry:
     return Geometry((), scale, down, random.choice([-1.0, 1.0]) / scale, aside)
 
 
-def warp(image: Tensor, seed: int, mode: str, bends: bool = True) -> Tensor:
+def warp(image: Tensor, seed: int, mode: str) -> Tensor:
     """Change an image or a label map, (channels, rows, columns); rows and columns from outside repeat its border.
 
-    ``mode``: of the interpolation, "nearest" for label maps, "bilinear" for images. ``bends``: see :func:`rigid`.
+    ``mode``: of the interpolation, "nearest" for label maps, "bilinear" for images.
     """
-    return _sampled(image, _grid(geometry(seed) if bends else rigid(seed), *image.shape[1:]), mode)
+    return _sampled(image, _grid(geometry(seed), *image.shape[1:]), mode)
 
 
 def _grid(change: Geometry, rows: int, columns: int) -> Tensor:

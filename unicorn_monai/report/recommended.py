@@ -7,6 +7,7 @@ How it was chosen: ``evaluation/recommendation.py``; its entry in ``results.json
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +43,12 @@ def reason_of(criterion: str | None) -> str:
     return REASONS.get(criterion or "", f"it is the first by the criterion \u201c{criterion}\u201d")
 
 
+def best_of(values: Mapping[str, float | None], among: Collection[str]) -> str | None:
+    """The set-up, of some, that a criterion puts first; None where it says nothing of them."""
+    known = {setup: value for setup, value in values.items() if setup in among and value is not None}
+    return max(known, key=known.__getitem__) if known else None
+
+
 class Choice(NamedTuple):
     """What a criterion would have chosen, and what the labels say of it."""
 
@@ -57,10 +64,9 @@ def choices(results: Results) -> list[Choice]:
     known = [setup for setup in part.candidates if setup in truth]
     found = []
     for criterion, scores in sorted(part.scores.items(), key=lambda entry: entry[0] != part.criterion):
-        values = {setup: value for setup in known if (value := scores.get(setup)) is not None}
-        if values:
-            chosen = max(values, key=values.__getitem__)
-            chosen = part.setup if criterion == part.criterion and part.setup in values else chosen
+        if chosen := best_of(scores, known):
+            if criterion == part.criterion and part.setup in known and scores.get(part.setup) is not None:
+                chosen = part.setup
             best = max(truth[setup] for setup in known)
             found.append(Choice(criterion, chosen, truth[chosen], best - truth[chosen]))
     return found

@@ -91,11 +91,11 @@ class _Page:
         self.folder, self.results = folder, results
         self.scenes = results.modality != "OCT"
         drawn = not results.segmentation or any(key.startswith("unicorn") for key in results.segmentation)
-        self.core, best = (CORE, MAIN) if drawn else (CORE[:2], results.strongest.setup)
-        others = [key for key in results.segmentation if key not in self.core]
+        core, best = (CORE, MAIN) if drawn else (CORE[:2], results.strongest.setup)
+        others = [key for key in results.segmentation if key not in core]
         others.sort(key=lambda key: -results.scores.get(key, 0.0))
         self.main = best or next(iter(others), LOWER)  # whose part of the gap is told
-        given = [*self.core, *others] if results.segmentation else []
+        given = [*core, *others] if results.segmentation else []
         self.setups = {key: results.segmentation.get(key, Scores()) for key in given}
 
     def template(self) -> Template:

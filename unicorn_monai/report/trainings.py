@@ -19,15 +19,12 @@ SELF_TRAINED = {"self_training": PLAIN, "self_training+geometry": STRONGEST}  # 
 SELF_TRAINED_CHOSEN = "self_training+chosen"  # augmentation: that of the best network, chosen without labels
 BATCH_NORM = "batch_norm"  # a network with batch normalisation, its statistics those of the unlabelled images
 PSEUDO_LABELS = "pseudo_labels"  # plain training on what the best of the free networks guesses
-FREE = (
-    *AUGMENTED,
-    *SELF_TRAINED,
-    SELF_TRAINED_CHOSEN,
-    BATCH_NORM,
-)  # of which that one is chosen, without labels; the lower bound too
+# Of which that one is chosen, without labels; the lower bound too:
+FREE = (*AUGMENTED, *SELF_TRAINED, SELF_TRAINED_CHOSEN, BATCH_NORM)
 CYCADA = "cycada"  # whose translations must keep what the network of the lower bound sees
 STYLE_TRANSFER = ("cyclegan", "cut", CYCADA, "accut")
 TSYND = "tsynd"
 BASELINES = (*FREE, PSEUDO_LABELS, *STYLE_TRANSFER, TSYND)
 SEMANTIC_ONLY = "semantic_only"  # the paper's comparison on street scenes: the Semantic-ControlNet without the other
+COMPARED = (*BASELINES, SEMANTIC_ONLY)  # all, in this order
 SYNTHETIC = (*STYLE_TRANSFER, TSYND, SEMANTIC_ONLY)  # baselines that write a data set

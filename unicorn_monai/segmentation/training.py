@@ -75,6 +75,20 @@ class SegmentationSheet:
         return torch.stack([grey[0], *maps, grey[1]])
 
 
+def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean over the labelled pixels, 0 without any; where a weight is given, times that of each.
+
+    Args:
+        logits: (batch, labels, *spatial).
+        label: (batch, *spatial) of integers, 255 to ignore.
+        weight: (batch, *spatial).
+    """
+    how = "sum" if weight is None else "none"
+    entropy = functional.cross_entropy(logits, label.long(), ignore_index=IGNORE_LABEL, reduction=how)
+    total = entropy if weight is None else (entropy * weight).sum()
+    return total / (label != IGNORE_LABEL).sum().clamp(min=1)
+
+
 class SegmentationLoss(nn.Module):
     """Dice loss (the paper's), optionally with cross-entropy; pixels labelled 255 do not count."""
 
@@ -88,7 +102,5 @@ class SegmentationLoss(nn.Module):
         probability = logits.softmax(dim=1) * (label != IGNORE_LABEL)
         loss = self.dice(probability, one_hot(label, logits.shape[1]))
         if self.ce_weight:
-            truth = label.squeeze(1).long()  # and a mean over no labelled pixel would be NaN
-            entropy = functional.cross_entropy(logits, truth, ignore_index=IGNORE_LABEL, reduction="sum")
-            loss = loss + self.ce_weight * entropy / (label != IGNORE_LABEL).sum().clamp(min=1)
+            loss = loss + self.ce_weight * cross_entropy(logits, label.squeeze(1))
         return loss
