@@ -162,12 +162,21 @@ def test_finite_values_pass():
             require_finite("It", torch.tensor(bad))
 
 
-def test_a_machine_without_git_can_run_an_experiment(monkeypatch, tmp_path):
+@pytest.fixture
+def revision_not_read_yet():
+    versions.git_revision.cache_clear()
+    yield
+    versions.git_revision.cache_clear()
+
+
+def test_a_machine_without_git_can_run_an_experiment(monkeypatch, tmp_path, revision_not_read_yet):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert versions.provenance()["git_revision"] is None
 
 
-def test_the_revision_is_not_that_of_a_repository_around_an_installation(monkeypatch, tmp_path):
+def test_the_revision_is_not_that_of_a_repository_around_an_installation(
+    monkeypatch, tmp_path, revision_not_read_yet
+):
     installed = tmp_path / ".venv" / "provenance.py"
     installed.parent.mkdir()
     installed.write_text("")
@@ -176,8 +185,12 @@ def test_the_revision_is_not_that_of_a_repository_around_an_installation(monkeyp
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
     monkeypatch.setattr(versions, "__file__", str(installed))
     assert versions.provenance()["git_revision"] is None
+    versions.git_revision.cache_clear()
     subprocess.run([*git, "add", str(installed)], check=True)
-    assert len(versions.provenance()["git_revision"]) == 40
+    revision = versions.provenance()["git_revision"]
+    assert len(revision) == 40
+    subprocess.run([*git, "commit", "-q", "-m", "while it runs"], check=True)
+    assert versions.provenance()["git_revision"] == revision
 
 
 def test_random_numbers_go_on_where_they_were():

@@ -25,7 +25,10 @@ def provenance() -> dict[str, Any]:
 
 @cache
 def git_revision() -> str | None:
-    """The commit that this package is of, None for an installed one."""
+    """The commit that this package is of, None for an installed one.
+
+    Read once: what is committed while a process runs is not the code that it runs.
+    """
     return _git("rev-parse", "HEAD") if _git("ls-files", Path(__file__).name) else None
 
 
