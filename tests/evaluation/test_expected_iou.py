@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from unicorn_monai.evaluation.expected_iou import TEMPERATURES, estimate, fit_temperatures
+from unicorn_monai.evaluation.expected_iou import TEMPERATURES, Line, estimate, fit_lines, fit_temperatures
 from unicorn_monai.evaluation.verdict import Verdict
 
 
@@ -47,35 +47,84 @@ def test_a_network_that_is_always_right_is_believed_and_one_that_is_always_wrong
     assert found == {"right": TEMPERATURES[0], "wrong": TEMPERATURES[-1]}
 
 
-def test_a_perfect_belief_expects_the_true_mean_iou_in_every_image():
+def test_a_line_is_that_of_least_squares():
+    line = Line.through([0.5, 0.6, 0.7], [0.2, 0.5, 0.5])
+    assert line == pytest.approx((0.4 - 1.5 * 0.6, 1.5, ((0.05**2 + 0.1**2 + 0.05**2) / 3) ** 0.5))
+    assert line(0.6) == pytest.approx(0.4)
+    assert (line(0.0), line(1.0)) == (0, pytest.approx(1.0))
+
+
+@pytest.mark.parametrize(
+    ("confidence", "truth"), [([0.7, 0.7, 0.7], [0.2, 0.5, 0.5]), ([0.5, 0.6, 0.7], [0.6, 0.4, 0.2])]
+)
+def test_a_confidence_that_says_nothing_expects_the_mean(confidence, truth):
+    line = Line.through(confidence, truth)
+    assert (line.offset, line.slope) == (pytest.approx(0.4), 0.0)
+    assert line(0.1) == line(0.9) == pytest.approx(0.4)
+
+
+def test_one_point_is_the_estimate_everywhere():
+    assert Line.through([0.7], [0.5]) == (0.5, 0.0, 0.0)
+
+
+class Bright(nn.Module):
+    """Label 1 above one half, and as sure of it whatever the image shows."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        bright = (images - 0.5).sign()
+        return torch.cat([-bright, bright], dim=1)
+
+
+def test_a_network_is_worth_what_it_was_on_disturbed_images():
+    """Half of the pixels are of each label; inverted images are seen the wrong way round, black ones as 0 alone."""
+    label = torch.tensor([0, 1]).repeat(8).reshape(1, 1, 4, 4)
+    ignored = torch.full_like(label, 255)
+    batches = [(label.float() * 0.5 + 0.2, label), (torch.ones(1, 1, 4, 4), ignored)]
+    changes = {"none": torch.Tensor.float, "inverted": lambda x: 1 - x, "black": torch.zeros_like}
+    network = {"a": Bright()}
+    sure = torch.tensor([1.0, -1.0]).softmax(0)[0].item()
+    each = {}
+    for name in changes:
+        each[name] = fit_lines(network, lambda: batches, {name: changes[name]}, 2, {"a": 1.0})["a"]
+    assert [line.offset for line in each.values()] == [1.0, 0.0, pytest.approx(0.25)]
+    both = {name: changes[name] for name in ("none", "black")}
+    line = fit_lines(network, lambda: batches, both, 2, {"a": 1.0})["a"]
+    expected = sure * 8 / (16 - sure * 8), sure / 2  # all of 0: 16 sure pixels of 16; of 1 nothing
+    assert line(expected[0]) == pytest.approx(1.0, abs=1e-6)
+    assert line(expected[1]) == pytest.approx(0.25, abs=1e-6)
+
+
+def test_the_estimate_is_the_confidence_on_the_line():
     """One network knows the truth, as do all others but the one asked for: 2/3 and 1/2, four times the same image."""
     truth = torch.tensor([[[0, 0], [1, 1]]]).repeat(4, 1, 1)
     found = {"asked": one_hot(truth), "same": one_hot(truth)}
     verdict = Verdict([*found], 2)
     verdict.update(found, found)
-    assert estimate(verdict, "asked") == (1.0, 1.0, 1.0, {"belief": 1.0, "agreement": 1.0, "confidence": 1.0})
+    every = {"calibrated": 1.0, "belief": 1.0, "agreement": 1.0, "confidence": 1.0}
+    assert estimate(verdict, "asked") == (1.0, 1.0, 1.0, every)
+    found = estimate(verdict, "asked", Line(-0.3, 1.0, 0.05))
+    assert found[:3] == pytest.approx((0.7, 0.6, 0.8))
+    assert found.by == pytest.approx(every | {"calibrated": 0.7})
     seen = one_hot(torch.tensor([[[0, 0], [0, 1]]]).repeat(4, 1, 1))
     verdict = Verdict(["asked", *map(str, range(10_000, 10_003))], 2)
     found = dict.fromkeys(verdict.names, one_hot(truth)) | {"asked": seen}
     verdict.update(found, found)
-    expected = estimate(verdict, "asked")
+    by = estimate(verdict, "asked").by
     # q of the wrong pixel is 3/4 for the truth: M = [[2.25, 0.75], [0, 1]], IoU 2.25 / 3 and 1 / 1.75
-    assert expected.estimate == pytest.approx((2.25 / 3 + 1 / 1.75) / 2)
-    assert expected.high == pytest.approx(1.0), "its own confidence expects 1"
-    assert expected.low == pytest.approx((2 / 3 + 1 / 2) / 2), "the others agree on the truth; no draw differs"
-    assert estimate(verdict, "asked", main="agreement").estimate == expected.low
+    assert by["belief"] == pytest.approx((2.25 / 3 + 1 / 1.75) / 2)
+    assert by["agreement"] == pytest.approx((2 / 3 + 1 / 2) / 2), "the others agree on the truth"
 
 
-def test_the_interval_holds_the_spread_of_the_subjects_and_of_the_estimators():
+def test_the_range_holds_the_spread_of_the_subjects_and_what_the_line_left():
     generator = torch.Generator().manual_seed(0)
     found = {name: (3 * torch.randn(8, 3, 8, 8, generator=generator)).softmax(1) for name in "ab"}
     verdict = Verdict("ab", 3)
     verdict.update(found, found)
-    expected = estimate(verdict, "a")
-    assert expected.low < min(expected.by.values()) <= max(expected.by.values()) < expected.high
-    assert expected.estimate == expected.by["belief"]
-    eye = estimate(verdict, "a", ["eye"] * 8)
-    assert (eye.low, eye.high) == (expected.low, expected.high), "of one subject blocks of images are drawn"
+    plain, wide = estimate(verdict, "a"), estimate(verdict, "a", Line(0.0, 1.0, 0.1))
+    assert plain.low < plain.by["confidence"] == plain.estimate < plain.high
+    assert (wide.low, wide.high) == pytest.approx((plain.low - 0.2, plain.high + 0.2))
+    eye = estimate(verdict, "a", subjects=["eye"] * 8)
+    assert (eye.low, eye.high) == (plain.low, plain.high), "of one subject blocks of images are drawn"
 
 
 def test_subjects_are_those_of_the_images():
@@ -83,4 +132,4 @@ def test_subjects_are_those_of_the_images():
     verdict = Verdict("ab", 2)
     verdict.update(found, found)
     with pytest.raises(ValueError, match="3 subjects for 2 images"):
-        estimate(verdict, "a", ["x", "y", "z"])
+        estimate(verdict, "a", subjects=["x", "y", "z"])

@@ -7,6 +7,7 @@ import torch
 from monai.networks.nets import UNet
 from torch import nn
 
+from unicorn_monai.evaluation.expected_iou import Line
 from unicorn_monai.evaluation.recommendation import judge, recommend, score_on
 from unicorn_monai.evaluation.reverse_validation import ReverseValidation, features_of
 from unicorn_monai.evaluation.verdict import CRITERIA
@@ -48,14 +49,17 @@ def test_the_network_that_sees_is_recommended_over_the_blind_one(networks):
     found = recommend(verdict, "agreement", more=more)
     assert found["setup"] in ("right", "also", "third")
     assert (found["images"], found["candidates"]) == (8, [*networks])
-    assert set(found["scores"]) == {*CRITERIA, "reverse", "synthetic"}
+    assert set(found["scores"]) == {*CRITERIA, "calibrated", "reverse", "synthetic"}
     truth = score_on(networks, [(images, label)], 2)
     for criterion in ("agreement", "belief", "information", "reverse", "synthetic"):
         scores = found["scores"][criterion]
         assert min(scores, key=scores.get) == "blind", criterion
     assert truth["right"] == 1
-    assert found["low"] <= truth[found["setup"]] <= found["high"]
-    assert found["estimate"] == found["estimates"][found["setup"]] == found["estimators"]["belief"]
+    assert found["estimate"] == found["estimates"][found["setup"]] == found["estimators"]["confidence"]
+    lines = dict.fromkeys(networks, Line(0.1, 0.5, 0.01))
+    calibrated = recommend(verdict, "agreement", lines)
+    assert calibrated["estimate"] == pytest.approx(0.1 + 0.5 * found["estimate"])
+    assert calibrated["estimate"] == calibrated["estimates"][found["setup"]] == calibrated["estimators"]["calibrated"]
     json.dumps(found, allow_nan=False)
 
 

@@ -174,9 +174,7 @@ def test_a_machine_without_git_can_run_an_experiment(monkeypatch, tmp_path, revi
     assert versions.provenance()["git_revision"] is None
 
 
-def test_the_revision_is_not_that_of_a_repository_around_an_installation(
-    monkeypatch, tmp_path, revision_not_read_yet
-):
+def test_the_revision_is_not_that_of_a_repository_around_an_installation(monkeypatch, tmp_path, revision_not_read_yet):
     installed = tmp_path / ".venv" / "provenance.py"
     installed.parent.mkdir()
     installed.write_text("")

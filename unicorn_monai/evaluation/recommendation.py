@@ -1,9 +1,9 @@
 """The recommendation of a run: all networks look at the unlabelled images once, one of them is chosen, and told why.
 
-temperatures    labelled validation images       T of each network
-judge           unlabelled images, once          the criteria of ``verdict.py``, and what reverse validation learns
-score_on        labelled validation images, synthetic validation images
-recommend       the entry "recommendation" of results.json
+fit_temperatures, fit_lines    labelled validation images: what the confidence of each network is worth
+judge                          unlabelled images, once: the criteria of ``verdict.py``, what reverse validation learns
+score_on                       labelled validation images, synthetic validation images
+recommend                      the entry "recommendation" of results.json
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
-from unicorn_monai.evaluation.expected_iou import estimate
+from unicorn_monai.evaluation.expected_iou import CALIBRATED, Line, estimate
 from unicorn_monai.evaluation.reverse_validation import ReverseValidation
 from unicorn_monai.evaluation.scoring import confusion_matrix
 from unicorn_monai.evaluation.verdict import Verdict, mean_iou_of, other_view, turned_back
@@ -72,25 +72,27 @@ def score_on(
 def recommend(
     verdict: Verdict,
     criterion: str,
+    lines: Mapping[str, Line] | None = None,
     subjects: Sequence[str] | None = None,
     more: Mapping[str, Mapping[str, float]] | None = None,
-    main: str = "belief",
 ) -> dict[str, Any]:
     """The entry "recommendation" of results.json: the network that a criterion puts first, and what it is expected of.
 
     Args:
         verdict: over the images.
-        criterion: of ``verdict.CRITERIA``, or of ``more``; the first network of several that are as good.
+        criterion: of ``verdict.CRITERIA``, "calibrated", or of ``more``; the first of several that are as good.
+        lines: of each network, see ``expected_iou.py``; its confidence is taken as it is without.
         subjects: of each image, see `estimate`.
         more: further criteria, {criterion: {name: value}}: ``REVERSE``, ``SYNTHETIC``.
-        main: which of ``expected_iou.ESTIMATORS`` the estimates are of.
     """
+    lines = dict.fromkeys(verdict.names, Line()) | dict(lines or {})
     scores = verdict.scores() | {kind: dict(values) for kind, values in (more or {}).items()}
+    scores[CALIBRATED] = {name: float(lines[name](value)) for name, value in scores["confidence"].items()}
     known = {name: value for name, value in scores.get(criterion, {}).items() if math.isfinite(value)}
     if not known:
         raise ValueError(f"The criterion is '{criterion}'; expected one of {', '.join(scores)}, with finite values.")
     chosen = max(known, key=known.__getitem__)
-    found = estimate(verdict, chosen, subjects, main)
+    found = estimate(verdict, chosen, lines[chosen], subjects)
     return {
         "setup": chosen,
         "criterion": criterion,
@@ -100,7 +102,7 @@ def recommend(
         "images": verdict.images,
         "candidates": verdict.names,
         "scores": {kind: _finite(values) for kind, values in scores.items()},
-        "estimates": _finite(scores[main]),
+        "estimates": _finite(scores[CALIBRATED]),
         "estimators": found.by,
     }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from unicorn_monai.evaluation import (
     fusion_weight,
     summarise,
 )
-from unicorn_monai.evaluation.expected_iou import fit_temperatures
+from unicorn_monai.evaluation.disturbances import disturbances
+from unicorn_monai.evaluation.expected_iou import fit_lines, fit_temperatures
 from unicorn_monai.evaluation.features import train_encoder
 from unicorn_monai.evaluation.recommendation import REVERSE, SYNTHETIC, judge, recommend, score_on
 from unicorn_monai.evaluation.scoring import scored_items, scores, true_labels
@@ -254,19 +256,23 @@ class Judging:
         """Which of these networks to use on the unlabelled device, and what to expect, without one of its labels.
 
         Of several trainings of a set-up the first is looked at. The images are those that networks may be trained on;
-        temperatures, and what guesses teach, are measured on the labelled domain's validation images.
+        what confidence is worth, and what guesses teach, is measured on the labelled domain's validation images.
         """
         run, labels = self.run, len(self.run.results["labels"])
         networks = {name: self.network(name) for name in setups}
         splits = [split for split in SPLITS[:2] if read_header(run.unlabeled).get(split)]
         items = datalist(run.unlabeled, splits)
-        temperatures = fit_temperatures(networks, self.labelled_batches(run.labeled))
+        labelled = partial(self.labelled_batches, run.labeled)
+        temperatures = fit_temperatures(networks, labelled())
+        changes = disturbances([item["image"] for item in items], run.settings.seed)
+        lines = fit_lines(networks, labelled, changes, labels, temperatures)
         seen = judge(networks, self.batches(items), labels, temperatures, run.settings.seed)
-        more = {REVERSE: seen[1].scores(self.labelled_batches(run.labeled))}
+        more = {REVERSE: seen[1].scores(labelled())}
         if run.setup(run.settings.main) in setups:
             synthetic = self.labelled_batches(run.synthetic(run.settings.main))
             more[SYNTHETIC] = score_on(networks, synthetic, labels)
-        return recommend(seen[0], CRITERION, [str(item.get("subject", item["image"])) for item in items], more)
+        subjects = [str(item.get("subject", item["image"])) for item in items]
+        return recommend(seen[0], CRITERION, lines, subjects, more)
 
     def batches(self, items: Sequence[dict[str, Any]], size: int = SAMPLED) -> Iterator[Tensor]:
         """Images of a data set, a few at a time."""

@@ -19,6 +19,7 @@ REASONS = {  # of a criterion: what the chosen network does better than all othe
     "belief": "its label maps fit best with how sure all networks together are of each label",
     "consistency": "it says most nearly the same of an image and of its mirror image with other grey values",
     "confidence": "it is the surest of its label maps, on a scale that was set on labelled images",
+    "calibrated": "it is the surest, by what being sure was worth on disturbed labelled images",
     "information": "it is sure of its labels, and not always of the same ones",
     "density": "the pixels of its images fall into the clearest groups",
     "reverse": "a small model that learns from its label maps does best on labelled images",
