@@ -7,11 +7,11 @@
     calibrated    a_n + b_n confidence_n                         the estimate
 
 a_n, b_n and the standard deviation s_n of what is left are those of the least squares line through (confidence, mean
-IoU) of labelled images, as they are and disturbed in five ways (``disturbances.py``): what makes a network's confidence
-right on one device leaves it too sure on another (Ovadia et al., NeurIPS 2019), and loses less of it than of the mean
-IoU; by how much is measured where there are labels, and assumed to hold on the other device. The range of an estimate
-goes over the 95 % bootstrap interval of the confidence, 2 s_n wider on both sides. How often all of this was right:
-docs/results/benchmark.
+IoU) of labelled images, as they are and disturbed in five ways (``images/known_shifts.py``): what makes a network's
+confidence right on one device leaves it too sure on another (Ovadia et al., NeurIPS 2019), where it falls less than the
+mean IoU does; by how much is measured where there are labels, and assumed to hold on the other device. The range of an
+estimate goes over the 95 % bootstrap interval of the confidence, 2 s_n wider on both sides. How often all of this was
+right: docs/results/benchmark.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
 from unicorn_monai.evaluation import bootstrap
-from unicorn_monai.evaluation.disturbances import Change, disturbed
 from unicorn_monai.evaluation.scoring import confusion_matrix
 from unicorn_monai.evaluation.verdict import Verdict, expected_confusion, mean_iou_of, tempered
 from unicorn_monai.images.files import IGNORE_LABEL
+from unicorn_monai.images.known_shifts import Change, disturbed
 
 TEMPERATURES = [2 ** (step / 8) for step in range(-16, 33)]  # 1/4 to 16, each 9 % above the one before
 ESTIMATORS = ("belief", "agreement", "confidence")  # beside the calibrated one
@@ -91,7 +91,7 @@ def fit_lines(
     Args:
         networks: image -> logits, by name.
         labelled: gives the labelled images from the start, once for every change.
-        changes: see ``disturbances.py``.
+        changes: see ``images/known_shifts.py``.
         num_labels: of each network.
         temperatures: T of each network.
     """

@@ -35,7 +35,6 @@ from unicorn_monai.evaluation import (
     fusion_weight,
     summarise,
 )
-from unicorn_monai.evaluation.disturbances import disturbances
 from unicorn_monai.evaluation.expected_iou import fit_lines, fit_temperatures
 from unicorn_monai.evaluation.features import train_encoder
 from unicorn_monai.evaluation.recommendation import REVERSE, SYNTHETIC, judge, recommend, score_on
@@ -45,6 +44,7 @@ from unicorn_monai.experiment.reconstructions import IMAGES, kept, lost
 from unicorn_monai.experiment.run import Run
 from unicorn_monai.experiment.runner import Runner
 from unicorn_monai.images import LoadPixelsd, read_image
+from unicorn_monai.images.known_shifts import disturbances
 from unicorn_monai.images.pictures import evenly, palette
 from unicorn_monai.images.speckle import high_pass_std
 from unicorn_monai.latent_diffusion import downsampling

@@ -2,9 +2,9 @@
 
     as they are      strong      random contrast      SVDNA, FDA, histogram: in the style of the unlabelled images
 
-``images/augmentation.py``, ``images/random_contrast.py`` and ``images/target_style.py`` define them. The labels stay
-right, since no pixel moves. None of it is the other device; together they are shifts from none to severe, and on a set
-of shifts what a network believes of itself can be held against what it is worth (Deng and Zheng, CVPR 2021).
+``augmentation.py``, ``random_contrast.py`` and ``target_style.py`` define them. The labels stay right, since no pixel
+moves. None of it is the other device; together they are shifts from none to severe, and on a set of shifts what a
+network believes of itself can be held against what it is worth (Deng and Zheng, CVPR 2021).
 """
 
 from __future__ import annotations

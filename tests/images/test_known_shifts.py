@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unicorn_monai.evaluation.disturbances import disturbances, disturbed
+from unicorn_monai.images.known_shifts import disturbances, disturbed
 
 
 def unlabelled(folder, channels=1):
