@@ -49,9 +49,9 @@ def test_the_network_that_sees_is_recommended_over_the_blind_one(networks):
     found = recommend(verdict, "agreement", more=more)
     assert found["setup"] in ("right", "also", "third")
     assert (found["images"], found["candidates"]) == (8, [*networks])
-    assert set(found["scores"]) == {*CRITERIA, "calibrated", "reverse", "synthetic"}
+    assert set(found["scores"]) == {*CRITERIA, "calibrated", "jury", "reverse", "synthetic"}
     truth = score_on(networks, [(images, label)], 2)
-    for criterion in ("agreement", "belief", "information", "reverse", "synthetic"):
+    for criterion in ("agreement", "belief", "information", "jury", "reverse", "synthetic"):
         scores = found["scores"][criterion]
         assert min(scores, key=scores.get) == "blind", criterion
     assert truth["right"] == 1
@@ -61,6 +61,22 @@ def test_the_network_that_sees_is_recommended_over_the_blind_one(networks):
     assert calibrated["estimate"] == pytest.approx(0.1 + 0.5 * found["estimate"])
     assert calibrated["estimate"] == calibrated["estimates"][found["setup"]] == calibrated["estimators"]["calibrated"]
     json.dumps(found, allow_nan=False)
+
+
+def test_a_network_that_is_no_juror_does_not_raise_its_like(networks):
+    """Two blind networks, surer than the others: with them among the jurors each praises the other."""
+    images, _ = scenes(8, 0)
+    networks = {
+        "right": Threshold(0.5, 0.5),
+        "also": Threshold(0.45, 0.5),
+        "blind": Threshold(0.99),
+        "twin": Threshold(0.98),
+    }
+    verdict, _ = judge(networks, images.split(3), 2)
+    assert recommend(verdict, "jury")["setup"] in ("blind", "twin")
+    found = recommend(verdict, "jury", jurors=["right", "also"])
+    assert found["setup"] in ("right", "also")
+    assert found["scores"]["jury"]["blind"] < found["scores"]["jury"]["right"]
 
 
 def test_networks_are_judged_as_they_are_used_and_left_as_they_were():

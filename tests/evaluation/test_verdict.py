@@ -46,6 +46,21 @@ def test_labels_that_never_occur_do_not_count():
     assert mean_iou_of(expected_confusion(seen, sure_of(seen, 5))) == 1
 
 
+def test_the_jury_are_the_others_each_heard_as_it_is_worth():
+    """a agrees with b in all, with c in three of four pixels; b is worth 0.05 log 3 more than c: 3 to 1."""
+    truth, other = torch.tensor([[[0, 0], [1, 1]]]), torch.tensor([[[0, 0], [0, 1]]])
+    found = {"a": sure_of(truth, 2), "b": sure_of(truth, 2), "c": sure_of(other, 2)}
+    verdict = Verdict([*found], 2)
+    verdict.update(found, found)
+    apart = (2 / 3 + 1 / 2) / 2
+    worth = {"a": 0.9, "b": 0.5 + 0.05 * math.log(3), "c": 0.5}
+    heard = verdict.jury(worth, ["b", "c"])
+    assert heard == pytest.approx({"a": (3 + apart) / 4, "b": apart, "c": apart})
+    alone = verdict.jury(worth, ["b"])
+    assert math.isnan(alone["b"])
+    assert (alone["a"], alone["c"]) == pytest.approx((1.0, apart))
+
+
 def test_the_one_that_agrees_with_the_others_is_preferred():
     truth = maps()
     wrong = truth.clone()

@@ -23,7 +23,7 @@ from PIL import Image
 
 from unicorn_monai.data.layout import WEATHER as WORDS_OF_WEATHER
 from unicorn_monai.evaluation.expected_iou import CALIBRATED
-from unicorn_monai.evaluation.recommendation import REVERSE, SYNTHETIC
+from unicorn_monai.evaluation.recommendation import JURY, REVERSE, SYNTHETIC
 from unicorn_monai.evaluation.verdict import CRITERIA
 from unicorn_monai.report import figures, naming
 from unicorn_monai.report.recommended import REASONS, networks_of, reason_of
@@ -357,7 +357,7 @@ def test_nothing_that_a_recommendation_says_becomes_html(run: Path):
 
 
 def test_every_criterion_has_its_reason_in_words():
-    assert {*CRITERIA, CALIBRATED, REVERSE, SYNTHETIC} == set(REASONS)
+    assert {*CRITERIA, CALIBRATED, JURY, REVERSE, SYNTHETIC} == set(REASONS)
     assert "\u201cluck\u201d" in reason_of("luck")
 
 

@@ -21,7 +21,7 @@ from unicorn_monai.evaluation.reverse_validation import ReverseValidation
 from unicorn_monai.evaluation.scoring import confusion_matrix
 from unicorn_monai.evaluation.verdict import Verdict, mean_iou_of, other_view, turned_back
 
-REVERSE, SYNTHETIC = "reverse", "synthetic"  # criteria beside those of the verdict
+JURY, REVERSE, SYNTHETIC = "jury", "reverse", "synthetic"  # criteria beside those of one pass
 
 
 @torch.no_grad()
@@ -73,6 +73,7 @@ def recommend(
     verdict: Verdict,
     criterion: str,
     lines: Mapping[str, Line] | None = None,
+    jurors: Sequence[str] | None = None,
     subjects: Sequence[str] | None = None,
     more: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Any]:
@@ -80,14 +81,16 @@ def recommend(
 
     Args:
         verdict: over the images.
-        criterion: of ``verdict.CRITERIA``, "calibrated", or of ``more``; the first of several that are as good.
+        criterion: of ``verdict.CRITERIA``, "calibrated", "jury", or of ``more``; the first of several that are as good.
         lines: of each network, see ``expected_iou.py``; its confidence is taken as it is without.
+        jurors: the networks that judge the others; all where there are not two.
         subjects: of each image, see `estimate`.
         more: further criteria, {criterion: {name: value}}: ``REVERSE``, ``SYNTHETIC``.
     """
     lines = dict.fromkeys(verdict.names, Line()) | dict(lines or {})
     scores = verdict.scores() | {kind: dict(values) for kind, values in (more or {}).items()}
     scores[CALIBRATED] = {name: float(lines[name](value)) for name, value in scores["confidence"].items()}
+    scores[JURY] = verdict.jury(scores[CALIBRATED], jurors if jurors and len(jurors) > 1 else verdict.names)
     known = {name: value for name, value in scores.get(criterion, {}).items() if math.isfinite(value)}
     if not known:
         raise ValueError(f"The criterion is '{criterion}'; expected one of {', '.join(scores)}, with finite values.")

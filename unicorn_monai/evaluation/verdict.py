@@ -11,10 +11,13 @@ Ranking, larger is better; p_n the softmax of network n, p' the same under anoth
     confidence    IoU_n with q ~ p_n^(1/T_n), T_n fitted where labels are   temperature scaling, Guo et al. 2017
     information   H(mean of p_n over all pixels) - mean of H(p_n)           InfoMax: sure, and not always of the same
     density       mean entropy of the soft neighbourhoods of pixels         Saito et al., ICCV 2021
+    jury          sum_m w_m IoU_n(q_m) / sum_m w_m,  w_m = exp(c_m / 0.05)  peers, each as heard as it is worth
 
-Two more need labelled images of another kind: reverse validation (``reverse_validation.py``), and the score on held-out
-synthetic images, which favours networks trained on their like. How good the chosen one is: ``expected_iou.py``; all of
-it in one pass: ``recommendation.py``. Nothing here has seen a label of these images.
+The jury of a network are the others, q_m their confidence and c_m what it says they are worth (``expected_iou.py``).
+A network that was taught by guesses on these images is sure of them whatever they are worth: it is judged, and is no
+juror. Two more criteria need labelled images of another kind: reverse validation (``reverse_validation.py``), and the
+score on held-out synthetic images, which favours networks trained on their like. How good the chosen one is:
+``expected_iou.py``; all of it in one pass: ``recommendation.py``. Nothing here has seen a label of these images.
 """
 
 from __future__ import annotations
@@ -28,15 +31,19 @@ from torch import Tensor
 from unicorn_monai.images.augmentation import strong_intensity
 
 NEIGHBOURS, SHARPNESS = 256, 0.05  # pixels of an image whose neighbourhoods are compared; temperature of their likeness
+HEARD = 0.05  # a juror that is worth this much more mean IoU is heard e times as much
 BELIEFS = ("agreement", "belief", "consistency", "confidence")
 CRITERIA = (*BELIEFS, "information", "density")
 
 
 def expected_confusion(seen: Tensor, belief: Tensor) -> Tensor:
-    """M of label maps (batch, rows, columns) under a belief (batch, labels, rows, columns): (batch, labels, labels)."""
-    batch, labels = belief.shape[:2]
-    sees = torch.nn.functional.one_hot(seen.long(), labels).reshape(batch, -1, labels).double()
-    return sees.transpose(1, 2) @ belief.flatten(2).transpose(1, 2).double()
+    """M of label maps (batch, rows, columns) under a belief (batch, labels, rows, columns): (batch, labels, labels).
+
+    With several beliefs, (batch, beliefs, labels, rows, columns), it is (batch, beliefs, labels, labels).
+    """
+    labels = belief.shape[-3]
+    sees = torch.nn.functional.one_hot(seen.long(), labels).flatten(1, 2).mT.double()
+    return (sees if belief.ndim == 4 else sees[:, None]) @ belief.flatten(-2).mT.double()
 
 
 def mean_iou_of(confusion: Tensor) -> Tensor:
@@ -102,19 +109,24 @@ class Verdict:
         self.parts: dict[str, dict[str, list[Tensor]]] = {kind: {name: [] for name in names} for kind in BELIEFS}
         self.marginal = {name: torch.zeros(num_labels, dtype=torch.float64) for name in names}
         self.entropy, self.density = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+        empty = torch.zeros(len(self.names), num_labels, num_labels, dtype=torch.float64)
+        self.opinions = {name: empty.clone() for name in names}  # of all networks about each: M under what they believe
         self.seen = torch.zeros(num_labels, dtype=torch.bool)  # somewhere, by a network; others do not count
 
     def update(self, probabilities: Mapping[str, Tensor], other_views: Mapping[str, Tensor]) -> None:
         """Add a batch: each network's softmax (batch, labels, rows, columns), and that of another view, turned back."""
         mean = torch.stack([probabilities[name].float() for name in self.names]).mean(dim=0)
         beliefs = {"agreement": one_hot_of(mean), "belief": mean}
+        own = {name: tempered(probabilities[name].float(), self.temperatures[name]) for name in self.names}
+        everybody = torch.stack([*own.values()], dim=1)
         self.images, self.pixels = self.images + len(mean), self.pixels + mean[:, 0].numel()
         for name in self.names:
             p = probabilities[name].float()
-            own = {"consistency": one_hot_of(other_views[name]), "confidence": tempered(p, self.temperatures[name])}
+            its = {"consistency": one_hot_of(other_views[name]), "confidence": own[name]}
             seen = p.argmax(dim=1)
             self.seen[seen.unique().cpu()] = True
-            for kind, belief in (beliefs | own).items():
+            self.opinions[name] += expected_confusion(seen, everybody).sum(dim=0).cpu()
+            for kind, belief in (beliefs | its).items():
                 self.parts[kind][name].append(expected_confusion(seen, belief).float().cpu())
             self.marginal[name] += p.double().sum(dim=(0, 2, 3)).cpu()
             self.entropy[name] += float(torch.special.entr(p.double()).sum())
@@ -126,8 +138,20 @@ class Verdict:
             raise ValueError("No image was given; expected at least one unlabelled image.")
         return torch.cat(self.parts[kind][name]).double() * self.seen
 
+    def jury(self, worth: Mapping[str, float], jurors: Sequence[str]) -> dict[str, float]:
+        """What the jurors think of each network, themselves not; NaN where there is no other juror.
+
+        ``worth`` is the mean IoU that each juror is expected to have.
+        """
+        found, best = {}, max((worth[name] for name in jurors), default=0.0)
+        heard = torch.tensor([math.exp((worth[m] - best) / HEARD) if m in jurors else 0.0 for m in self.names]).double()
+        for name in self.names:
+            others = heard * torch.tensor([other != name for other in self.names])
+            found[name] = float((others * mean_iou_of(self.opinions[name] * self.seen)).sum() / others.sum())
+        return found
+
     def scores(self) -> dict[str, dict[str, float]]:
-        """Every criterion of every network: {criterion: {name: value}}, larger is better."""
+        """Every criterion of every network but the jury's: {criterion: {name: value}}, larger is better."""
         found = {
             kind: {name: float(mean_iou_of(self.confusions(kind, name).sum(dim=0))) for name in self.names}
             for kind in BELIEFS

@@ -37,7 +37,7 @@ from unicorn_monai.evaluation import (
 )
 from unicorn_monai.evaluation.expected_iou import fit_lines, fit_temperatures
 from unicorn_monai.evaluation.features import train_encoder
-from unicorn_monai.evaluation.recommendation import REVERSE, SYNTHETIC, judge, recommend, score_on
+from unicorn_monai.evaluation.recommendation import JURY, REVERSE, SYNTHETIC, judge, recommend, score_on
 from unicorn_monai.evaluation.scoring import scored_items, scores, true_labels
 from unicorn_monai.experiment import pictures
 from unicorn_monai.experiment.reconstructions import IMAGES, kept, lost
@@ -51,6 +51,7 @@ from unicorn_monai.latent_diffusion import downsampling
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.report.checks import image_checks
 from unicorn_monai.report.results import Results
+from unicorn_monai.report.trainings import GUESSED_ON
 from unicorn_monai.segmentation import predict_labels
 from unicorn_monai.segmentation.predict import image_batches
 from unicorn_monai.synthesis import Generator, Request, Requests
@@ -67,7 +68,7 @@ WEIGHT_MAPS = 32  # label maps at each fusion weight
 CONTROL = 128  # images from label maps that no network was trained on
 BATCH = 32  # images measured at a time
 SAMPLED = 16  # images sampled at a time
-CRITERION = "confidence"  # by which a network is recommended; its record: docs/results/benchmark
+CRITERION = JURY  # by which a network is recommended; its record: docs/results/benchmark
 AT_HOME = ("mean_iou", "ci95", "ci_unit", "ece", "nll", "boundary", "n_test", "n_subjects")  # on the labelled device
 
 
@@ -272,7 +273,14 @@ class Judging:
             synthetic = self.labelled_batches(run.synthetic(run.settings.main))
             more[SYNTHETIC] = score_on(networks, synthetic, labels)
         subjects = [str(item.get("subject", item["image"])) for item in items]
-        return recommend(seen[0], CRITERION, lines, subjects, more)
+        jurors = [name for name in setups if not self.is_taught_by_guesses(name)]
+        return recommend(seen[0], CRITERION, lines, jurors, subjects, more)
+
+    def is_taught_by_guesses(self, setup: str) -> bool:
+        """Whether what a network saw on the unlabelled images was guessed by another: such a one judges no others."""
+        run = self.run
+        ours = [run.setup(v) for v in run.variants if run.settings.teaches and run.mode(v) == "compositional"]
+        return setup in GUESSED_ON or setup.split("+")[0] in ours
 
     def batches(self, items: Sequence[dict[str, Any]], size: int = SAMPLED) -> Iterator[Tensor]:
         """Images of a data set, a few at a time."""

@@ -19,6 +19,7 @@ SELF_TRAINED = {"self_training": PLAIN, "self_training+geometry": STRONGEST}  # 
 SELF_TRAINED_CHOSEN = "self_training+chosen"  # augmentation: that of the best network, chosen without labels
 BATCH_NORM = "batch_norm"  # a network with batch normalisation, its statistics those of the unlabelled images
 PSEUDO_LABELS = "pseudo_labels"  # plain training on what the best of the free networks guesses
+GUESSED_ON = (*SELF_TRAINED, SELF_TRAINED_CHOSEN, PSEUDO_LABELS)  # taught by guesses on the unlabelled images
 # Of which that one is chosen, without labels; the lower bound too:
 FREE = (*AUGMENTED, *SELF_TRAINED, SELF_TRAINED_CHOSEN, BATCH_NORM)
 CYCADA = "cycada"  # whose translations must keep what the network of the lower bound sees
