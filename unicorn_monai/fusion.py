@@ -4,7 +4,9 @@
     m   = a_sem * m^sem   + a_unc * m^unc            for the mid block                            (7)
 
 The residuals enter the frozen U-Net. The paper's form is convex, (a_sem, a_unc) = (1 - w, w), for nets trained
-independently; nets trained on top of each other (compositional) are summed, (a_sem, a_unc) = (1, w).
+independently; nets trained on top of each other (compositional) are summed, (a_sem, a_unc) = (1, w). Controls that have
+learnt together with the U-Net (joint) are part of it or are not, (a_sem, a_unc) = (1, 1); w is then how far the guidance
+of the uncertainty goes.
 """
 
 from __future__ import annotations
@@ -20,13 +22,18 @@ Residuals = tuple[list[Tensor], Tensor]  # what a ControlNet returns: down block
 Weight = float | Tensor  # one for the batch, or (batch,): one per image
 Control = tuple[Residuals, Weight]
 
-MODES = ("compositional", "paper")
+MODES = ("joint", "compositional", "paper")
 
 
 def mode_weights(mode: str, uncertainty_weight: Weight) -> tuple[Weight, Weight]:
-    """(semantic, uncertainty) weights: (1 - w, w) in ``paper`` mode, (1, w) in ``compositional`` mode."""
+    """(semantic, uncertainty) weights: (1 - w, w) in ``paper`` mode, (1, w) in ``compositional`` mode, else (1, 1).
+
+    In ``joint`` mode a number of 0 leaves the uncertainty out, (1, 0).
+    """
     if mode not in MODES:
         raise ValueError(f"Unknown mode '{mode}'; expected one of {list(MODES)}.")
+    if mode == "joint":
+        return 1.0, float(isinstance(uncertainty_weight, Tensor) or uncertainty_weight != 0)
     return (1.0 - uncertainty_weight if mode == "paper" else 1.0), uncertainty_weight
 
 
@@ -76,18 +83,19 @@ def controlled(
 
 def guided(
     unet: nn.Module,
-    terms: Sequence[tuple[float, Sequence[Control]]],
+    terms: Sequence[tuple[Weight, Sequence[Control]]],
     inputs: Tensor,
     timesteps: Tensor,
     context: Tensor | None = None,
 ) -> Tensor:
-    """Weighted sum of what the U-Net predicts under several sets of controls; one of weight 0 is not run.
+    """Weighted sum of what the U-Net predicts under several sets of controls; one of a weight that is 0 is not run.
 
     Has the type of ``inputs``: what networks in lower precision say is rounded by themselves only.
     """
+    run = [(g, c) for g, c in terms if isinstance(g, Tensor) or g != 0]
     with shared_encoder(unet):
-        passes = [g * controlled(unet, c, inputs, timesteps, context).to(inputs.dtype) for g, c in terms if g != 0]
-    return sum(passes, torch.zeros(()))
+        passes = [controlled(unet, c, inputs, timesteps, context).to(inputs.dtype) for _, c in run]
+    return sum((p * _per_image(g, p) for (g, _), p in zip(run, passes, strict=True)), torch.zeros(()))
 
 
 def _require_context(network: nn.Module, context: Tensor | None) -> None:

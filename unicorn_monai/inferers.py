@@ -10,8 +10,8 @@ Label map and hint stay at image resolution; the ControlNets' own strided embedd
 layers of two pixels survive. Every image has its own seed, drawn on the CPU: it is the same in any batch.
 
 Guidance extrapolates what each control adds, as classifier-free guidance does (Ho and Salimans 2022): eps_0 is that of
-the U-Net alone, eps_u that with the Uncertainty-ControlNet. Nothing need be dropped in training: each is the prediction
-of a model that was trained without what comes after it (``compositional``). With prompts (`text`) there is a term
+the U-Net alone, eps_u that with the Uncertainty-ControlNet. Nothing need be dropped in training where each is the
+prediction of a model that was trained without what comes after it (``compositional``); ``joint`` drops. With prompts (`text`) there is a term
 more, (g_text - 1) (eps - eps of the empty prompt): classifier-free guidance itself.
 """
 
@@ -41,7 +41,7 @@ class DualControlNetInferer:
         semantic: ControlNet of the label map, or None.
         uncertainty: ControlNet of the hint, or None.
         uncertainty_weight: w; a number, or a tensor (batch,) with one per image.
-        mode: "paper": weights (1 - w, w); "compositional": (1, w).
+        mode: "paper": weights (1 - w, w); "compositional": (1, w); "joint": (1, 1), and w times g_unc.
         guidance: (g_unc, g_sem), or (g_unc, g_sem, g_text) for a model with words. (1, 1) costs one pass of the U-Net;
             a g_unc other than 1, and a g_sem other than g_unc, one more of its decoder each, a g_text other than 1 one
             more of all networks.
@@ -98,6 +98,7 @@ class DualControlNetInferer:
 
         label, style = controls(context)
         g_unc, g_sem, g_text = (*self.guidance, 1.0)[:3]
+        g_unc = g_unc * weight if self.mode == "joint" else g_unc
         g_sem = g_sem if label else g_unc  # without a label map eps is eps_u, and nothing is there to push
         # eps_0 + g_unc (eps_u - eps_0) + g_sem (eps - eps_u) + (g_text - 1) eps, by prediction: eps_0, eps_u, eps
         nested = ((1 - g_unc, []), (g_unc - g_sem, style), (g_sem + g_text - 1, label + style))

@@ -85,6 +85,7 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
         "train.json": _BRIEF_GENERATIVE,
     },
     "synthesis": {"inference.json": {"batch_size": 4}},
+    "joint": {"inference.json": {"batch_size": 4}, "train.json": _BRIEF_GENERATIVE},
     "style_transfer": {
         "inference.json": {
             "network_def::channels": 4,
@@ -139,6 +140,8 @@ class World:
             return {"dataset_dir": labeled, "segmentation_paths": list(map(str, paths))}
         if bundle == "latent_diffusion":
             return {"dataset_dir": [labeled, unlabeled]} if name.startswith("train") else {}
+        if bundle == "joint" and name == "train":  # the labels of the second are guessed where there are none
+            return {"dataset_dir": [labeled, unlabeled]}
         if name in ("pseudo_label", "adapt"):
             return {"dataset_dir": unlabeled}
         two_domains = bundle in ("uncertainty_controlnet", "style_transfer") and name.startswith("train")
@@ -206,6 +209,18 @@ def uncertainty_net(world: World, diffusion: Path, measured: Path) -> Path:
 def semantic_net(world: World, uncertainty_net: Path) -> Path:
     world.run("semantic_controlnet", "train")
     return world.models("semantic_controlnet")
+
+
+@pytest.fixture(scope="module")
+def joint(world: World, autoencoder: Path, measured: Path) -> Path:
+    world.run("joint", "train")
+    return world.models("joint")
+
+
+@pytest.fixture(scope="module")
+def jointly_drawn(world: World, joint: Path) -> Path:
+    world.run("joint", "inference", output_dir=world.root / "jointly_drawn")
+    return world.root / "jointly_drawn"
 
 
 @pytest.fixture(scope="module")
@@ -448,6 +463,52 @@ def test_another_scaling_of_the_hint_than_the_net_was_trained_with_is_refused(
     world.run("retinal_unet", "uncertainty", output_dir=tmp_path, scaling="paper")  # the same network, measured anew
     with refused("was trained with scaling 'zscore', in use is 'paper'"):
         world.run(bundle, name, output_dir=tmp_path / "output", prior_path=tmp_path / "prior.json")
+
+
+# ---------------------------------------------------------------- the joint model
+
+
+def test_the_joint_model_says_what_it_was_trained_on(world, joint):
+    about = read_metadata(joint / "model.pt")
+    assert about["autoencoder_sha256"] == read_metadata(world.models("latent_diffusion") / "autoencoder.pt")["sha256"]
+    assert about["hint"]["segmentation_sha256"] == sha256(world.models("retinal_unet") / "model.pt")
+    assert about["latent_shape"] == [8, SIZE // 4, SIZE // 4]
+    assert list((world.bundles / "joint" / "output" / "samples").glob("*.png"))
+
+
+def test_the_joint_model_draws_a_data_set(world, joint, jointly_drawn):
+    assert check(jointly_drawn, need_labels=True) == []
+    items = datalist(jointly_drawn, ("training", "validation"), ("image", "label"))
+    assert len(items) == sum(COUNTS[split] for split in ("training", "validation"))
+    weights = {"autoencoder": "latent_diffusion/models/autoencoder.pt", "joint": "joint/models/model.pt"}
+    weights |= {"segmentation": "retinal_unet/models/model.pt"}
+    models = {name: sha256(world.bundles / path) for name, path in weights.items()}
+    assert all(item["synthetic"]["models"] == models for item in items)
+
+
+def test_a_joint_training_goes_on_where_it_stopped(world, joint, tmp_path):
+    own = {"ckpt_dir": tmp_path, "output_dir": tmp_path / "output"}
+    world.run("joint", "train", **own)
+    trained = world.run("joint", "train", resume=True, max_epochs=2, **own)
+    assert trained.parser.get_parsed_content("train::trainer").state.epoch == 2
+
+
+def test_a_joint_model_of_controlnets_is_trained_and_draws(world, measured, autoencoder, tmp_path):
+    install("joint", tmp_path, "small", {"inference.json": {"form": "controlnets"}, "train.json": _BRIEF_GENERATIVE})
+    places = {name: world.bundles / name for name in ("latent_diffusion", "retinal_unet")}
+    for name, kind, own in (
+        ("train", "train", {"dataset_dir": [str(world.labeled), str(world.unlabeled)]}),
+        ("inference", "infer", {"dataset_dir": str(world.labeled), "output_dir": str(tmp_path / "set"), "count": 2}),
+    ):
+        own |= {key: str(place) for key, place in places.items()}
+        run_bundle(tmp_path / "joint" / "configs" / f"{name}.json", kind, **own)
+    assert check(tmp_path / "set", need_labels=True) == []
+
+
+def test_another_scaling_of_the_hint_than_the_joint_model_was_trained_with_is_refused(world, joint, tmp_path):
+    world.run("retinal_unet", "uncertainty", output_dir=tmp_path, scaling="paper")
+    with refused("was trained with scaling 'zscore', in use is 'paper'"):
+        world.run("joint", "inference", output_dir=tmp_path / "output", prior_path=tmp_path / "prior.json")
 
 
 # ---------------------------------------------------------------- synthesis and retraining

@@ -1,5 +1,7 @@
 from .chain import check_chain as check_chain
+from .chain import check_joint as check_joint
 from .chain import check_labels as check_labels
+from .chain import hint_of as hint_of
 from .chain import ready as ready
 from .chain import trained_on as trained_on
 from .image_sizes import check_sides as check_sides

@@ -59,6 +59,23 @@ def trained_on(
     return found
 
 
+def hint_of(prior: UncertaintyPrior) -> dict[str, Any]:
+    """What is stored with the weights of controls: which hints of which uncertainties they were trained for."""
+    return {"hint": _hint(prior)}
+
+
+def check_joint(
+    joint: PathLike, latent_diffusion: PathLike, scheduler: Any = None, prior: UncertaintyPrior | None = None
+) -> None:
+    """Refuse a joint model of another autoencoder, ``prediction_type`` or hint than it was trained with."""
+    name, model = f"The joint model of '{joint}'", metadata_of(joint)
+    _expect(name, model, "autoencoder_sha256", metadata_of(latent_diffusion, "autoencoder.pt")["sha256"])
+    if scheduler is not None:
+        _expect(name, model, "prediction_type", str(scheduler.prediction_type))
+    if prior is not None:
+        _expect_hint(name, model, prior)
+
+
 def check_chain(
     latent_diffusion: PathLike,
     semantic_controlnet: PathLike | None = None,

@@ -13,7 +13,7 @@ from unicorn_monai.bundle.root import with_root
 from unicorn_monai.system.files import PathLike, atomic
 
 GENERATOR = ("retinal_unet", "latent_diffusion", "semantic_controlnet", "uncertainty_controlnet", "synthesis")
-BUNDLES = (*GENERATOR, "style_transfer", "rgb_2d")
+BUNDLES = (*GENERATOR, "joint", "style_transfer", "rgb_2d")
 _STAYS = {"models", "__pycache__", "presets"}  # is not copied with a bundle
 
 

@@ -15,6 +15,7 @@ from unicorn_monai.bundle.installation import configured
 
 IMAGE, PRED = "network_data_format::inputs::image", "network_data_format::outputs::pred"
 CONDITION = "network_data_format::inputs::controlnet_cond"
+CONDITIONS = tuple(f"network_data_format::inputs::{name}" for name in ("label_map", "hint"))
 ENCODED, DECODED = "autoencoder_data_format::inputs::image", "autoencoder_data_format::outputs::pred"
 RESIDUAL = "residual of the middle block, as are all other channels"
 SCAN, COLOURS = "B-scan; rows are depth, columns A-scans", ("red", "green", "blue")
@@ -51,10 +52,13 @@ def described(
     if name == "synthesis":
         return _tensors({IMAGE: (named, large), PRED: (image, large)})
     noised = {IMAGE: ([f"noised latent {i}" for i in latents], small)}
-    if name == "latent_diffusion":
-        predicted = {PRED: ([f"prediction of latent {i}" for i in latents], small)}
-        return _tensors(noised | predicted | {ENCODED: (image, large), DECODED: (image, large)})
     hint = ["uncertainty of the image, scaled by the prior, the same in every pixel"]
+    predicted = {PRED: ([f"prediction of latent {i}" for i in latents], small)}
+    if name == "latent_diffusion":
+        return _tensors(noised | predicted | {ENCODED: (image, large), DECODED: (image, large)})
+    if name == "joint":
+        both = {place: (channels, large) for place, channels in zip(CONDITIONS, (named, hint), strict=True)}
+        return _tensors(noised | both | predicted)
     condition = {CONDITION: (named if name == "semantic_controlnet" else hint, large)}
     return _tensors(noised | condition | {PRED: ([RESIDUAL], times)}) | {f"{PRED}::num_channels": widths[-1]}
 

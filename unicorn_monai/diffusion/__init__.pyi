@@ -20,12 +20,14 @@ from .recipes import diffusion_evaluator as diffusion_evaluator
 from .recipes import diffusion_trainer as diffusion_trainer
 from .task import ControlNetTask as ControlNetTask
 from .task import DiffusionTask as DiffusionTask
+from .task import JointTask as JointTask
 from .task import task_latents as task_latents
 from .text import ClipTextEncoder as ClipTextEncoder
 from .text import PromptEmbeddings as PromptEmbeddings
 from .text import PromptTemplate as PromptTemplate
 from .text import Text as Text
 from .training import ControlNetInferer as ControlNetInferer
+from .training import JointInferer as JointInferer
 from .training import LatentPrepareBatch as LatentPrepareBatch
 from .training import NoisePredictionInferer as NoisePredictionInferer
 from .word_vectors import WordVectors as WordVectors

@@ -71,6 +71,7 @@ class LatentDataset(Dataset):
         num_labels: also give the label maps; another number of labels is refused before anything is encoded.
         uncertainties: also give each image's uncertainty.
         mirror: give the images as they are or mirrored, at random (training only).
+        balanced: show the images of the smaller data sets more often, so that each data set has the same share.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class LatentDataset(Dataset):
         num_labels: int | None = None,
         uncertainties: Uncertainties | None = None,
         mirror: bool = False,
+        balanced: bool = False,
     ) -> None:
         if num_labels is not None:
             check_labels(dataset_dir, num_labels)
@@ -98,6 +100,7 @@ class LatentDataset(Dataset):
         sizes = [len(shard["mean"][0]) for shard in self.shards]
         self.ends = np.cumsum(sizes)  # a shard holds the images from the end of the one before to its own
         self.starts = self.ends - sizes
+        self.shown = balanced_order([len(part) for part in parts]) if balanced else torch.arange(len(items))
         firsts = [items[i] for i in self.starts]
         _require_one_size({tuple(s["mean"].shape[3:]): i["image"] for s, i in zip(self.shards, firsts, strict=True)})
         self.labels: list[Tensor] = []
@@ -117,17 +120,17 @@ class LatentDataset(Dataset):
             self.prompt = torch.tensor([different[prompt] for prompt in prompts])
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.shown)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {key: value[0] for key, value in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
         """A whole batch at once: mean and std (batch, channels, *latent), and what was asked for."""
-        at = torch.as_tensor(indices)
+        at = self.shown[torch.as_tensor(indices)]
         side = torch.randint(0, 2, at.shape) if self.mirror else torch.zeros_like(at)
-        shards = np.searchsorted(self.ends, indices, side="right")
-        where = list(zip(shards.tolist(), (indices - self.starts[shards]).tolist(), side.tolist(), strict=True))
+        shards = np.searchsorted(self.ends, at.numpy(), side="right")
+        where = list(zip(shards.tolist(), (at.numpy() - self.starts[shards]).tolist(), side.tolist(), strict=True))
         batch = {key: torch.stack([self.shards[s][key][k, row] for s, row, k in where]) for key in ("mean", "std")}
         batch["index"] = at
         if self.labels:
@@ -165,6 +168,15 @@ class LatentDataset(Dataset):
             noise += float(shard["std"][0].double().square().sum())
         variance = (squares - total**2 / count) / (count - 1) + noise / count
         return variance**-0.5
+
+
+def balanced_order(sizes: Sequence[int]) -> Tensor:
+    """Positions in data sets one after the other, each as often as makes all as large as the largest.
+
+    Of a data set that is shown k + 1 / n times, the first images come once more.
+    """
+    starts, most = np.cumsum([0, *sizes]), max(sizes)
+    return torch.cat([start + torch.arange(most) % size for start, size in zip(starts.tolist(), sizes, strict=False)])
 
 
 class LatentLoader(DataLoader):

@@ -26,8 +26,13 @@ from unicorn_monai.diffusion.autoencoder import (
     reconstruction_metric,
 )
 from unicorn_monai.diffusion.latents import LatentDataset, LatentLoader
-from unicorn_monai.diffusion.task import DiffusionTask
-from unicorn_monai.diffusion.training import ControlNetInferer, LatentPrepareBatch, NoisePredictionInferer
+from unicorn_monai.diffusion.task import DiffusionTask, JointTask
+from unicorn_monai.diffusion.training import (
+    ControlNetInferer,
+    JointInferer,
+    LatentPrepareBatch,
+    NoisePredictionInferer,
+)
 from unicorn_monai.images.transforms import collate
 from unicorn_monai.system.distributed import SharedOrder, is_active, parallel
 from unicorn_monai.training import EMA, AutoencoderSettings, BestWeights, Progress, SampleImages, WarmupCosine
@@ -103,12 +108,13 @@ def diffusion_evaluator(
     task: DiffusionTask, network: nn.Module, dataset: LatentDataset, handlers: Sequence[Any] = ()
 ) -> SupervisedEvaluator:
     """The validation of the averaged noise predictor: the mean loss at fixed noise and timesteps, ``val_loss``."""
+    predicting = {None: NoisePredictionInferer, JointTask.condition: JointInferer}.get(task.condition, ControlNetInferer)
     return SupervisedEvaluator(
         device=task.settings.device,
         val_data_loader=LatentLoader(dataset, task.settings.batch_size, sampler=_validation_share(dataset)),
         network=network,
         prepare_batch=LatentPrepareBatch(task, fixed=True),
-        inferer=(NoisePredictionInferer if task.condition is None else ControlNetInferer)(task, validating=True),
+        inferer=predicting(task, validating=True),
         key_val_metric={"val_loss": loss_metric(task.settings.loss_function)},
         val_handlers=list(handlers),
         decollate=False,

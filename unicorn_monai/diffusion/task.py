@@ -3,8 +3,10 @@
     U-Net        || eps - unet(z_t, t) ||^2                                                   (1)
     ControlNet   || eps - unet(z_t, t, controlnet(z_t, t, c)) ||^2                            (2), (5)
 
-or the same on the velocity, as the noise schedule says; c is the label map or the uncertainty's hint. On top of another
-ControlNet (compositional) its residuals are added.
+    joint        || eps - f(z_t, t, c, u) ||^2,   c left out of 15 % of the images, u of 10 %
+
+or the same on the velocity, as the noise schedule says; c is the label map or the uncertainty's hint u. On top of
+another ControlNet (compositional) its residuals are added.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from torch import nn
 from unicorn_monai.bundle.references import metadata_of
 from unicorn_monai.diffusion.latents import LatentDataset, Uncertainties
 from unicorn_monai.inferers import DualControlNetInferer
+from unicorn_monai.joint import JointNetwork
 from unicorn_monai.latent_diffusion import LatentDiffusion
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.schedulers import prepare_timesteps
@@ -37,6 +40,8 @@ class DiffusionTask:
     num_labels: int | None = None
     prior: UncertaintyPrior | None = None
     base: nn.Module | None = None
+    left_out: tuple[float, float] = (0.0, 0.0)  # shares of the images: of the label map, of the uncertainty
+    hint_noise = 0.0  # standard deviation of what is added to the hints in training
 
     def __init__(self, ldm: LatentDiffusion, settings: DiffusionSettings) -> None:
         prepare_timesteps(ldm.scheduler, settings.num_inference_steps)  # refuses what the scheduler cannot do
@@ -110,6 +115,51 @@ class ControlNetTask(DiffusionTask):
         if self.condition == "uncertainty":
             return DualControlNetInferer(self.ldm, None, network, 1.0, "paper", guidance)
         return DualControlNetInferer(self.ldm, network, self.base, 1.0, "compositional", guidance)
+
+
+class JointTask(DiffusionTask):
+    """The training of a U-Net and both controls at once; a :class:`JointNetwork` is trained.
+
+    Args:
+        ldm: its ``unet`` is that of the moving average.
+        settings: of the training.
+        num_labels: of the label maps.
+        prior: makes the hints.
+        uncertainties: those of the training images.
+        trained_on: what is stored with the weights beside what a U-Net's have: the hint that they were trained for.
+        left_out: shares of the images whose label map, and whose uncertainty, is left out.
+        hint_noise: standard deviation of what is added to the hints: what is asked for lies between images.
+    """
+
+    name, samples, condition = "joint model", "samples", "joint"
+
+    def __init__(
+        self,
+        ldm: LatentDiffusion,
+        settings: DiffusionSettings,
+        num_labels: int,
+        prior: UncertaintyPrior,
+        uncertainties: Uncertainties | None = None,
+        trained_on: Mapping[str, Any] | None = None,
+        left_out: Sequence[float] = (0.15, 0.1),
+        hint_noise: float = 0.02,
+    ) -> None:
+        super().__init__(ldm, settings)
+        shares = [share for share in left_out if not 0 <= share < 1]
+        require(len(left_out) == 2 and not shares, f"left_out is {left_out}; expected two shares, 0 to below 1.")
+        require(hint_noise >= 0, f"hint_noise is {hint_noise}; expected a standard deviation, 0 or more.")
+        self.num_labels, self.prior, self.uncertainties = num_labels, prior, uncertainties
+        self.trained_on, self.hint_noise = dict(trained_on or {}), hint_noise
+        self.left_out = (left_out[0], left_out[1])
+
+    def belongs_to(self) -> dict[str, Any]:
+        """What is stored with the weights: what a U-Net's have, and the hint."""
+        return super().belongs_to() | self.trained_on
+
+    def inferer(self, network: JointNetwork) -> DualControlNetInferer:  # type: ignore[override]
+        """What draws samples with the network that is trained."""
+        ldm, guidance = replace(self.ldm, unet=network.unet), self.settings.guidance
+        return DualControlNetInferer(ldm, network.semantic, network.uncertainty, 1.0, "joint", guidance)
 
 
 def task_latents(task: ControlNetTask, dataset_dir: PathLike | Sequence[PathLike], split: str) -> LatentDataset:

@@ -63,7 +63,11 @@ class LatentPrepareBatch:
         if self.task.prior is not None:
             size = [side * downsampling(self.ldm.autoencoder) for side in mean.shape[2:]]
             hint = self.task.prior.hint(batchdata["uncertainty"]).reshape(-1, *[1] * (mean.ndim - 1))
+            hint = hint + self.task.hint_noise * torch.randn(hint.shape) * (not self.fixed)
             extra["uncertainty"] = hint.expand(-1, 1, *size)
+        if any(self.task.left_out) and not self.fixed:
+            for name, share in zip(("semantic_seen", "uncertainty_seen"), self.task.left_out, strict=True):
+                extra[name] = (torch.rand(batch) >= share).float()
         if "context" in batchdata:
             extra["context"] = self.drop_prompts(batchdata["context"], generator)
         extra = {key: value.to(device, non_blocking=non_blocking) for key, value in extra.items()}
@@ -111,6 +115,16 @@ class NoisePredictionInferer(Inferer):
     def predict(self, noisy: Tensor, network: nn.Module, timesteps: Tensor, conditions: dict[str, Tensor]) -> Tensor:
         """The U-Net by itself."""
         return network(noisy, timesteps, context=conditions.get("context"))
+
+
+class JointInferer(NoisePredictionInferer):
+    """Predict the noise with a :class:`JointNetwork`, whose label maps and uncertainties are left out of some images."""
+
+    def predict(self, noisy: Tensor, network: nn.Module, timesteps: Tensor, conditions: dict[str, Tensor]) -> Tensor:
+        """U-Net and both controls."""
+        seen = tuple(conditions.get(f"{name}_seen", 1.0) for name in ("semantic", "uncertainty"))
+        label_map, hint = conditions["semantic"], conditions["uncertainty"]
+        return network(noisy, timesteps, label_map, hint, seen, conditions.get("context"))
 
 
 class ControlNetInferer(NoisePredictionInferer):
