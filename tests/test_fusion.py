@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from unicorn_monai.fusion import MODES, fuse_residuals, mode_weights
+from unicorn_monai.fusion import fuse_residuals, mode_weights
+
+RESIDUAL_MODES = ("compositional", "paper")  # w is the weight of a residual
 
 
 @pytest.fixture
@@ -25,9 +27,10 @@ def flat(fused):
 def test_weights_of_both_modes(w):
     assert mode_weights("paper", w) == (1 - w, w)
     assert mode_weights("compositional", w) == (1.0, w)
+    assert mode_weights("joint", w) == (1.0, float(w != 0))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", RESIDUAL_MODES)
 def test_weights_of_both_modes_per_image(mode):
     w = torch.tensor([0.0, 0.25, 1.0])
     semantic, uncertainty = mode_weights(mode, w)
@@ -41,7 +44,7 @@ def test_an_unknown_mode_is_refused():
         mode_weights("convex", 0.5)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", RESIDUAL_MODES)
 @pytest.mark.parametrize("w", [0.0, 0.3, 1.0, 2.0])
 def test_fusion_is_the_weighted_sum_of_every_down_block_and_the_mid_block(residuals, mode, w):
     fused = flat(fuse_residuals(residuals, mode_weights(mode, w)))

@@ -9,7 +9,6 @@ from tiny_networks import COARSE, LABELS, LATENT, SCHEDULE, Words, build_autoenc
 from unicorn_monai.controlnets import controlnet_for
 from unicorn_monai.diffusion.text import PromptEmbeddings, PromptTemplate, Text
 from unicorn_monai.diffusion.word_vectors import WordVectors
-from unicorn_monai.fusion import MODES
 from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.schedulers import DDIM, DPMSolverPlusPlus, UniPC
@@ -18,6 +17,7 @@ from unicorn_monai.synthesis.requests import Request, Requests
 from unicorn_monai.synthesis.sheets import SampleSheet
 from unicorn_monai.system.networks import freeze
 
+RESIDUAL_MODES = ("compositional", "paper")  # w is the weight of a residual; "joint": test_joint.py
 SHAPE = (LATENT, 4, 4)
 SCALE = 0.7
 SAMPLERS = {
@@ -116,7 +116,7 @@ def test_weights_0_and_1_are_the_loop_with_a_single_controlnet(networks, conditi
 
 
 @pytest.mark.parametrize(("build", "n"), STOCK.values(), ids=STOCK.keys())
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", RESIDUAL_MODES)
 def test_any_weight_is_the_loop_with_both_controlnets(networks, conditions, build, n, mode):
     w = 0.3
     inferer = inferer_of(networks, build(), w, mode)
@@ -138,7 +138,7 @@ def test_in_the_same_batch_the_loop_is_the_same_bit_for_bit(networks, conditions
     assert torch.equal(image, expected)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", RESIDUAL_MODES)
 def test_untrained_controlnets_leave_the_sample_of_the_unet_bit_for_bit(networks, conditions, sampler, mode):
     scheduler, n = sampler
     unet, autoencoder = networks["unet"], networks["autoencoder"]
@@ -162,7 +162,7 @@ def test_trained_controlnets_change_the_sample(networks, conditions):
     assert (usual - other_hint).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", RESIDUAL_MODES)
 @pytest.mark.parametrize("w", [0.3, 0.5, torch.tensor([0.2, 0.9])], ids=["0.3", "0.5", "per image"])
 def test_one_fused_step_is_the_formula(networks, conditions, mode, w):
     x, t = torch.randn(2, *SHAPE), torch.tensor([20, 7])
@@ -196,7 +196,7 @@ def test_a_net_of_weight_0_is_not_run(networks, conditions, w, runs):
     assert (calls.count("semantic"), calls.count("uncertainty")) == (4 * runs[0], 4 * runs[1])
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", RESIDUAL_MODES)
 @pytest.mark.parametrize("absent", [("semantic",), ("uncertainty",), ("semantic", "uncertainty")])
 def test_without_a_net_the_image_is_that_of_an_untrained_one(networks, conditions, absent, mode):
     common = conditions | {"seeds": [3, 4], "num_inference_steps": 6}
@@ -227,7 +227,7 @@ def test_gradients_of_a_fused_step_reach_a_controlnet_in_training(networks, cond
     assert all(weight.grad is None for weight in networks["uncertainty"].parameters())
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", RESIDUAL_MODES)
 def test_weights_per_image_are_the_separate_runs(networks, conditions, sampler, mode):
     scheduler, n = sampler
     inferer = inferer_of(networks, scheduler, mode=mode)
@@ -270,7 +270,7 @@ def test_the_weight_given_to_sample_replaces_that_of_the_inferer(networks, condi
     assert torch.equal(given, inferer_of(networks, DDIM(50, **COARSE), 0.8).sample(**common))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", RESIDUAL_MODES)
 def test_an_image_is_the_same_alone_and_in_a_batch_of_four(networks, label_maps, sampler, mode):
     scheduler, n = sampler
     inferer = inferer_of(networks, scheduler, 0.4, mode)
@@ -546,7 +546,7 @@ def prediction(networks, conditions, mode, **settings):
     return inferer(x, timesteps=torch.tensor([20]), label_map=label_map, hint=hint)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", RESIDUAL_MODES)
 @pytest.mark.parametrize("guidance", [(1.0, 1.0), (1.0, 2.5), (3.0, 1.0), (3.0, 2.0), (2.0, 2.0), (1.0, 0.0)])
 @torch.no_grad()
 def test_guidance_extrapolates_what_each_control_adds(networks, conditions, mode, guidance):
@@ -654,7 +654,7 @@ def guided(networks, conditions, context, guidance, null=None, mode="composition
     return inferer(x, timesteps=torch.tensor([20]), label_map=label_map, hint=hint, context=context)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", RESIDUAL_MODES)
 @pytest.mark.parametrize("g_text", [0.0, 1.0, 7.5])
 @torch.no_grad()
 def test_text_guidance_leaves_the_prediction_of_the_empty_prompt_behind(prompted, conditions, mode, g_text):

@@ -1,4 +1,4 @@
-"""A noise predictor and its controls as one network: what is left out leaves no trace, guidance is that of the others."""
+"""A noise predictor and its controls as one network: what is left out leaves no trace, guidance is as elsewhere."""
 
 import pytest
 import torch
@@ -79,7 +79,9 @@ class Steps:
 
 def test_a_light_u_net_is_one_of_monai_with_more_channels():
     """Its encoder sees the features beside the latents; all else has MONAI's shapes."""
-    light, plain = (cls(**{k: v for k, v in UNET.items() if k != "_target_"}) for cls in (LightUNet, DiffusionModelUNet))
+    light, plain = (
+        cls(**{k: v for k, v in UNET.items() if k != "_target_"}) for cls in (LightUNet, DiffusionModelUNet)
+    )
     own, theirs = light.state_dict(), plain.state_dict()
     assert own.keys() == theirs.keys()
     differ = {name for name in own if own[name].shape != theirs[name].shape}
@@ -88,7 +90,7 @@ def test_a_light_u_net_is_one_of_monai_with_more_channels():
 
 
 def test_names_and_factors_that_are_none_are_refused():
-    with pytest.raises(ValueError, match="Unknown form 'heavy' of the controls; expected one of .'light', 'controlnets'"):
+    with pytest.raises(ValueError, match="Unknown form 'heavy' of the controls; expected one of"):
         joint_network("heavy", UNET, 3)
     with pytest.raises(ValueError, match="3 times smaller; expected a power of 2"):
         joint_network("light", UNET, 3, downsampling=3)

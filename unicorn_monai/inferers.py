@@ -10,9 +10,9 @@ Label map and hint stay at image resolution; the ControlNets' own strided embedd
 layers of two pixels survive. Every image has its own seed, drawn on the CPU: it is the same in any batch.
 
 Guidance extrapolates what each control adds, as classifier-free guidance does (Ho and Salimans 2022): eps_0 is that of
-the U-Net alone, eps_u that with the Uncertainty-ControlNet. Nothing need be dropped in training where each is the
-prediction of a model that was trained without what comes after it (``compositional``); ``joint`` drops. With prompts (`text`) there is a term
-more, (g_text - 1) (eps - eps of the empty prompt): classifier-free guidance itself.
+the U-Net alone, eps_u that with the Uncertainty-ControlNet. Where each control learnt on top of what comes before it
+(``compositional``) nothing need be dropped in training; where all learn at once (``joint``) both are. With prompts
+(`text`) there is a term more, (g_text - 1) (eps - eps of the empty prompt): classifier-free guidance itself.
 """
 
 from __future__ import annotations

@@ -142,7 +142,9 @@ def light_controls(unet: dict[str, Any], num_labels: int, downsampling: int = 4)
     network = LightUNet(**_arguments(unet))
     steps = downsampling.bit_length() - 1
     if downsampling < 2 or downsampling != 2**steps:
-        raise ValueError(f"The autoencoder makes images {downsampling} times smaller; expected a power of 2, 2 or more.")
+        raise ValueError(
+            f"The autoencoder makes images {downsampling} times smaller; expected a power of 2, 2 or more."
+        )
     widths = [16 * 2**i for i in range(steps)]
     return JointNetwork(network, LightLabels(network, num_labels, widths), LightUncertainty(network))
 

@@ -21,6 +21,7 @@ ORDER = (
     "uncertainty_controlnet",
     "semantic_controlnet",
     "synthesis",
+    "joint",
     "style_transfer",
 )
 ENVIRONMENT = os.environ | {
@@ -39,6 +40,7 @@ SMALLER = {  # the commands stay as they are; only the configurations are small
     },
     **{f"{name}_controlnet": {"train.json": {"iterations_per_epoch": 2}} for name in ("uncertainty", "semantic")},
     "synthesis": {"inference.json": {"batch_size": 64}},
+    "joint": {"train.json": {"max_epochs": 1, "val_interval": 1, "iterations_per_epoch": 2}},
     "style_transfer": {f"train_{name}.json": {"max_epochs": 1} for name in ("cut", "cyclegan", "cycada", "accut")},
 }
 
@@ -71,7 +73,7 @@ def test_the_commands_of_the_bundles_run_as_written(tmp_path):
         assert run.returncode == 0, f"{command}\n{(run.stdout + run.stderr)[-3000:]}"
         done.append(command)
     assert len(done) >= 20
-    for folder in ("SYNTHETIC", "MORE", "PAPER"):
+    for folder in ("SYNTHETIC", "MORE", "PAPER", "JOINT"):
         assert check(tmp_path / folder, need_labels=True) == []
     assert len(datalist(tmp_path / "MORE", "training")) == 5000
     assert (tmp_path / "retrained" / "model.pt").is_file()

@@ -30,6 +30,7 @@ NO_SINGLE_TENSOR = {  # as the generative bundles in `exclude_verify_shape_list`
     "semantic_controlnet": "takes a latent, a timestep and a condition, and gives a list of residuals and another one",
     "uncertainty_controlnet": "the same",
     "synthesis": "its network_def is a ControlNet's",
+    "joint": "takes a latent, a timestep and two conditions",
     "rgb_2d": "holds several networks; its own inference.json is that of synthesis",
 }
 NO_TORCHSCRIPT = {  # as the generative bundles in `exclude_verify_torchscript_list`

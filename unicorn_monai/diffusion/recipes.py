@@ -108,7 +108,9 @@ def diffusion_evaluator(
     task: DiffusionTask, network: nn.Module, dataset: LatentDataset, handlers: Sequence[Any] = ()
 ) -> SupervisedEvaluator:
     """The validation of the averaged noise predictor: the mean loss at fixed noise and timesteps, ``val_loss``."""
-    predicting = {None: NoisePredictionInferer, JointTask.condition: JointInferer}.get(task.condition, ControlNetInferer)
+    predicting = {None: NoisePredictionInferer, JointTask.condition: JointInferer}.get(
+        task.condition, ControlNetInferer
+    )
     return SupervisedEvaluator(
         device=task.settings.device,
         val_data_loader=LatentLoader(dataset, task.settings.batch_size, sampler=_validation_share(dataset)),
