@@ -4,9 +4,9 @@
     m   = a_sem * m^sem   + a_unc * m^unc            for the mid block                            (7)
 
 The residuals enter the frozen U-Net. The paper's form is convex, (a_sem, a_unc) = (1 - w, w), for nets trained
-independently; nets trained on top of each other (compositional) are summed, (a_sem, a_unc) = (1, w). Controls that have
-learnt together with the U-Net (joint) are part of it or are not, (a_sem, a_unc) = (1, 1); w is then how far the guidance
-of the uncertainty goes.
+independently; nets trained on top of each other (compositional) are summed, (a_sem, a_unc) = (1, w). Controls that
+learnt together with the U-Net (joint) are part of it, (a_sem, a_unc) = (1, 1); w is how far the uncertainty's guidance
+goes.
 """
 
 from __future__ import annotations

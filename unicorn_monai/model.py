@@ -18,6 +18,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from unicorn_monai.bundle.installation import drawing
 from unicorn_monai.bundle.references import from_bundle
 from unicorn_monai.experiment.settings import bundle_places, settings_of
 from unicorn_monai.images.files import IGNORE_LABEL
@@ -30,7 +31,7 @@ BATCH = 16  # images made at a time
 
 
 class UnIACorN:
-    """A latent diffusion model with both ControlNets."""
+    """A latent diffusion model with both controls."""
 
     def __init__(self, generator: Generator) -> None:
         self.generator = generator
@@ -65,10 +66,10 @@ class UnIACorN:
 
     @classmethod
     def from_bundles(cls, bundles: PathLike, device: torch.device | str | None = None, **settings: Any) -> UnIACorN:
-        """That of trained bundles beside each other, put together by ``synthesis/configs/inference.json``.
+        """That of trained bundles beside each other, put together by ``configs/inference.json`` of the one that draws.
 
         Args:
-            bundles: folder that holds "synthesis" and the bundles that it refers to.
+            bundles: folder that holds "joint" (for the ``mode`` "joint") or "synthesis", and what it refers to.
             device: as of :meth:`from_run`.
             **settings: entries of that configuration, e.g. ``guidance=[3.0, 1.0]``.
 
@@ -76,7 +77,8 @@ class UnIACorN:
             ValueError: a bundle or its weights are missing, or do not belong together.
         """
         own = settings | ({} if device is None else {"device": str(device)})
-        return cls(from_bundle(Path(bundles) / "synthesis", "generator", settings=own))
+        mode = settings.get("mode", "joint" if (Path(bundles) / "joint" / "models" / "model.pt").is_file() else "")
+        return cls(from_bundle(Path(bundles) / drawing(mode), "generator", settings=own))
 
     def __call__(
         self,

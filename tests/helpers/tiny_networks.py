@@ -38,6 +38,7 @@ TINY = {  # networks and trainings of seconds, for `bundle.installation.install`
     },
     "uncertainty_controlnet": {"train.json": {**ONE_EPOCH, "iterations_per_epoch": 2, "num_inference_steps": 2}},
     "semantic_controlnet": {"train.json": {**ONE_EPOCH, "iterations_per_epoch": 2, "num_inference_steps": 2}},
+    "joint": {"train.json": {**ONE_EPOCH, "iterations_per_epoch": 2, "num_inference_steps": 2}},
     "style_transfer": {
         "inference.json": {"network_def::channels": 4, "network_def::num_blocks": 1, "nce_layers": [0, 2, 3]},
         **{

@@ -12,8 +12,9 @@ from monai.bundle import ConfigParser
 from unicorn_monai.bundle.root import with_root
 from unicorn_monai.system.files import PathLike, atomic
 
-GENERATOR = ("retinal_unet", "latent_diffusion", "semantic_controlnet", "uncertainty_controlnet", "synthesis")
-BUNDLES = (*GENERATOR, "joint", "style_transfer", "rgb_2d")
+CHAIN = ("semantic_controlnet", "uncertainty_controlnet", "synthesis")  # one after the other, on a frozen U-Net
+GENERATOR = ("retinal_unet", "latent_diffusion", *CHAIN, "joint")
+BUNDLES = (*GENERATOR, "style_transfer", "rgb_2d")
 _STAYS = {"models", "__pycache__", "presets"}  # is not copied with a bundle
 
 
@@ -28,6 +29,11 @@ def bundle_root(name: str, part: str | None = None) -> str:
         if folder.is_dir():
             return str(folder if part is None else folder / part)
     raise ValueError(f"No bundle '{name}' comes with unicorn_monai; expected one of {list(BUNDLES)}.")
+
+
+def drawing(mode: str) -> str:
+    """The bundle that draws images in a mode."""
+    return "joint" if mode == "joint" else "synthesis"
 
 
 def sibling(bundle_root: PathLike, part: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from unicorn_monai.bundle.installation import configured
+from unicorn_monai.bundle.installation import CHAIN, configured
 from unicorn_monai.sampler_trial import sampling_error
 from unicorn_monai.schedulers import Sampler, prepare_timesteps
 
@@ -21,7 +21,8 @@ SAMPLING = (  # configurations with a number of their own
     ("latent_diffusion", "train_diffusion.json"),
     ("uncertainty_controlnet", "train.json"),
     ("semantic_controlnet", "train.json"),
-    *((bundle, "inference.json") for bundle in ("uncertainty_controlnet", "semantic_controlnet", "synthesis")),
+    ("joint", "train.json"),
+    *((bundle, "inference.json") for bundle in (*CHAIN, "joint")),
 )
 
 

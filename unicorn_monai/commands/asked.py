@@ -27,7 +27,7 @@ def settings_asked(config: Path | None, given: Mapping[str, Any], weight: str | 
         baselines = list(dict.fromkeys([*settings.get("baselines", []), "augmentation"]))
         settings |= {"uncertainty_weight": "auto", "paper_weight": "auto", "baselines": baselines}
     elif weight is not None:
-        first = next(iter(settings.get("modes") or ["compositional"]))
+        first = next(iter(settings.get("modes") or ["joint"]))
         settings["paper_weight" if first == "paper" else "uncertainty_weight"] = weight_asked(weight)
     return settings
 

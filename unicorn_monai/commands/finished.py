@@ -20,6 +20,7 @@ def synthesize(
     device: Device = None,
 ) -> None:
     """Make more labelled synthetic images with the networks of a finished run."""
+    from unicorn_monai.bundle.installation import drawing
     from unicorn_monai.bundle.run import run_bundle
     from unicorn_monai.commands.asked import weight_asked
     from unicorn_monai.data.remote import absolute
@@ -31,7 +32,7 @@ def synthesize(
     own = settings.sampling(mode) | bundle_places(bundles, settings) | ({} if device is None else {"device": device})
     own |= {"output_dir": absolute(output), "count": count, "seed": seed}
     own["uncertainty_weight"] = settings.weight_used(mode, chosen, given=given)
-    run_bundle(bundles / "synthesis" / "configs" / "inference.json", "infer", **own)
+    run_bundle(bundles / drawing(mode) / "configs" / "inference.json", "infer", **own)
     tell(outcome(absolute(output)))
 
 

@@ -118,7 +118,7 @@ class NoisePredictionInferer(Inferer):
 
 
 class JointInferer(NoisePredictionInferer):
-    """Predict the noise with a :class:`JointNetwork`, whose label maps and uncertainties are left out of some images."""
+    """Predict the noise with a :class:`JointNetwork`; label map and uncertainty of some images are left out."""
 
     def predict(self, noisy: Tensor, network: nn.Module, timesteps: Tensor, conditions: dict[str, Tensor]) -> Tensor:
         """U-Net and both controls."""

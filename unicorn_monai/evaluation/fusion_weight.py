@@ -36,6 +36,7 @@ from unicorn_monai.system.networks import require_finite
 from unicorn_monai.system.weights import sha256
 
 GRIDS: dict[str, tuple[float, ...]] = {
+    "joint": (0.5, 0.75, 1.0, 1.25, 1.5),
     "compositional": (0.5, 1.0, 1.5, 2.0, 3.0),
     "paper": (0.0, 0.25, 0.5, 0.75, 1.0),
 }

@@ -35,7 +35,7 @@ from unicorn_monai.evaluation import (
     fusion_weight,
     summarise,
 )
-from unicorn_monai.evaluation.expected_iou import fit_lines, fit_temperatures
+from unicorn_monai.evaluation.expected_iou import CALIBRATED, fit_lines, fit_temperatures
 from unicorn_monai.evaluation.features import train_encoder
 from unicorn_monai.evaluation.recommendation import JURY, REVERSE, SYNTHETIC, judge, recommend, score_on
 from unicorn_monai.evaluation.scoring import scored_items, scores, true_labels
@@ -69,6 +69,7 @@ CONTROL = 128  # images from label maps that no network was trained on
 BATCH = 32  # images measured at a time
 SAMPLED = 16  # images sampled at a time
 CRITERION = JURY  # by which a network is recommended; its record: docs/results/benchmark
+FEWEST_JURORS = 3  # of two, each is judged by the other alone: then what each is expected to be worth decides
 AT_HOME = ("mean_iou", "ci95", "ci_unit", "ece", "nll", "boundary", "n_test", "n_subjects")  # on the labelled device
 
 
@@ -94,7 +95,7 @@ class Judging:
         """The generator of a variant, as its synthesis bundle wires it; with another weight if one is given."""
         run, mode = self.run, self.run.mode(variant)
         own = {"uncertainty_weight": run.weight(variant) if weight is None else weight, "device": str(run.device)}
-        root, settings = run.bundle_dir("synthesis", variant), run.settings.sampling(mode) | own
+        root, settings = run.drawing_dir(variant), run.settings.sampling(mode) | own
         return from_bundle(root, "generator", settings=settings)
 
     def prior(self, variant: str) -> UncertaintyPrior:
@@ -274,12 +275,13 @@ class Judging:
             more[SYNTHETIC] = score_on(networks, synthetic, labels)
         subjects = [str(item.get("subject", item["image"])) for item in items]
         jurors = [name for name in setups if not self.is_taught_by_guesses(name)]
-        return recommend(seen[0], CRITERION, lines, jurors, subjects, more)
+        criterion = CRITERION if len(jurors) >= FEWEST_JURORS else CALIBRATED
+        return recommend(seen[0], criterion, lines, jurors, subjects, more)
 
     def is_taught_by_guesses(self, setup: str) -> bool:
         """Whether what a network saw on the unlabelled images was guessed by another: such a one judges no others."""
         run = self.run
-        ours = [run.setup(v) for v in run.variants if run.settings.teaches and run.mode(v) == "compositional"]
+        ours = [run.setup(v) for v in run.variants if run.settings.teaches and run.mode(v) != "paper"]
         return setup in GUESSED_ON or setup.split("+")[0] in ours
 
     def batches(self, items: Sequence[dict[str, Any]], size: int = SAMPLED) -> Iterator[Tensor]:

@@ -67,8 +67,9 @@ class Plan:
         self.run, self.runner, self.settings, self.judge = run, runner, run.settings, Judging(run, runner)
         self.domains = {"dataset_dir": str(run.labeled), "unlabeled_dir": str(run.unlabeled)}
         self.both = [str(run.labeled), str(run.unlabeled)]
+        self.chained = [mode for mode in self.settings.modes if mode != "joint"]  # on a frozen U-Net
         compositional = "compositional" in self.settings.modes
-        self.shown = (  # what the Semantic-ControlNet sees besides the labelled images
+        self.shown = (  # what the control by label maps sees besides the labelled images
             *when(self.settings.style_augmentation and compositional, "labeled_augmented"),
             *when(self.settings.teaches, "guessed"),
         )
@@ -84,6 +85,7 @@ class Plan:
             *(self.self_trained(name, augmentation) for name, augmentation in SELF_TRAINED.items() if name in chosen),
             self.self_trained_chosen() if SELF_TRAINED_CHOSEN in chosen else (),
             self.batch_norm() if BATCH_NORM in chosen else (),
+            self.teacher() if PSEUDO_LABELS in chosen or self.settings.teaches else (),
             self.plain_guesses() if PSEUDO_LABELS in chosen else (),
             self.generator([thing for stage in networks for thing in stage.makes]) if modes else (),
             *(self.variant(mode) for mode in modes),
@@ -118,16 +120,17 @@ class Plan:
         return bounds
 
     def generator(self, networks: list[str]) -> list[Stage]:
-        """What every mode needs: labels guessed for its ControlNet, the uncertainties, the diffusion model."""
+        """What the modes need: guessed labels, the uncertainties, the diffusion model that ControlNets are beside."""
         run, settings, first = self.run, self.settings, self.settings.main
         styles = partial(write_augmented, run.labeled, run.augmented, settings.seed)
-        guess = self.guess(first, run.weights("augmentation"))
+        guess = partial(self.guess_by_teacher, run.guessed(first))
         return [
             *when("labeled_augmented" in self.shown, Stage("styles", (), ("labeled_augmented",), styles)),
-            *when(settings.teaches, Stage("guessed_labels", ("augmentation",), ("guessed",), guess)),
+            *when(settings.teaches, Stage("guessed_labels", ("teacher",), ("guessed",), guess)),
             # an ensemble may be made of any of the networks
             Stage("uncertainty", (*networks, *self.shown), ("prior",), partial(self.measure, first)),
-            *self.diffusion(),
+            Stage("textures", ("autoencoder", "lower_bound"), (), self.judge.textures, result=("autoencoder",)),
+            *(self.diffusion() if self.chained else ()),
         ]
 
     def guess(self, variant: str, teacher: Path) -> Work:
@@ -152,13 +155,11 @@ class Plan:
             self.runner.bundle(root, "uncertainty.json", "infer", **values, **own)
 
     def diffusion(self) -> list[Stage]:
-        """The diffusion model; whether its images keep the speckle, and its latents their spread."""
+        """The diffusion model; whether its latents keep their spread."""
         judge, train = self.judge, self.bundle("latent_diffusion", "train_diffusion.json", dataset_dir=self.both)
         alone = self.run.jobs <= 2  # it is longer than all that could run beside it
-        made = ("autoencoder", "lower_bound", "diffusion")
         return [
             Stage("diffusion", ("usable autoencoder",), ("diffusion",), train, alone=alone),
-            Stage("textures", made, (), judge.textures, result=("autoencoder",)),
             Stage("latents", ("diffusion",), (), judge.latents, result=("diffusion",)),
             Stage("images as they should be", ("textures", "latents"), (), judge.warn_of_images, kept=False),
         ]
@@ -191,24 +192,22 @@ class Plan:
         return [*when(self.run.has_truth, Stage(name, tuple(networks), (), work, ("segmentation", setup)))]
 
     def variant(self, variant: str, prior: str = "prior", before: str = "") -> list[Stage]:
-        """Both ControlNets, the fusion weight, the synthesis, how far it obeys, and what is trained on its images.
+        """The controls, the fusion weight, the synthesis, how far it obeys, and what is trained on its images.
 
         ``prior`` is the thing that is its prior, ``before`` the variant whose ControlNets a round goes on from.
         """
         run, judge, name, data = self.run, self.judge, self.run.setup(variant), self.run.synthetic(variant)
-        shown = self.shown if run.mode(variant) == "compositional" else ()
-        unc, sem = (f"{name}_{net}" for net in CONTROLNETS)
-        begun = tuple(f"{run.setup(before)}_{net}" for net in CONTROLNETS) if before else ()
+        trained = [self.joint(variant, prior)] if run.mode(variant) == "joint" else self.chain(variant, prior, before)
+        drawn_by = tuple(thing for stage in trained for thing in stage.makes)
         chosen = (f"{name}_weights",) if self.settings.with_augmentation else ()  # judged without the other labels
         judges = ["augmentation", *when(run.has_upper, "upper_bound")]
         scored = when(run.has_truth, f"{run.oracle}_evaluation")
         weigh, obey = partial(judge.fusion_weight, variant), partial(judge.control, variant)
         key = name.replace("unicorn", "control")
         stages = [
-            Stage(unc, ("diffusion", prior, *begun), (unc,), self.controlnet(CONTROLNETS[0], variant, before)),
-            Stage(sem, (unc, prior, *shown), (sem,), self.controlnet(CONTROLNETS[1], variant, before)),
-            *(Stage(weights, (unc, sem, *judges), (), weigh, ("weights", name)) for weights in chosen),
-            Stage(f"{name}_synthesis", (unc, sem, *chosen), (data.name,), partial(self.synthesise, variant, data)),
+            *trained,
+            *(Stage(weights, (*drawn_by, *judges), (), weigh, ("weights", name)) for weights in chosen),
+            Stage(f"{name}_synthesis", (*drawn_by, *chosen), (data.name,), partial(self.synthesise, variant, data)),
             Stage(f"{name}_control", (data.name, *chosen, run.oracle, *scored), (), obey, (key,)),
             *self.retrained(name, data, **(paper_recipe() if run.mode(variant) == "paper" else {})),
         ]
@@ -217,6 +216,23 @@ class Plan:
             recipe = {"augmentation": AUGMENTED[more]}
             stages += self.networks(f"{name}+real+{more}", (data.name,), data, run.labeled, **recipe)
         return stages
+
+    def joint(self, variant: str, prior: str) -> Stage:
+        """The diffusion model and both controls at once, on both devices."""
+        name, shown = f"{self.run.setup(variant)}_joint", [str(self.run.labeled), str(self.run.guessed(variant))]
+        work = self.bundle("joint", "train.json", "train", variant, dataset_dir=shown)
+        return Stage(name, ("usable autoencoder", prior, "guessed"), (name,), work, alone=self.run.jobs <= 2)
+
+    def chain(self, variant: str, prior: str, before: str) -> list[Stage]:
+        """One ControlNet after the other, beside the frozen diffusion model."""
+        run, name = self.run, self.run.setup(variant)
+        shown = self.shown if run.mode(variant) == "compositional" else ()
+        unc, sem = (f"{name}_{net}" for net in CONTROLNETS)
+        begun = tuple(f"{run.setup(before)}_{net}" for net in CONTROLNETS) if before else ()
+        return [
+            Stage(unc, ("diffusion", prior, *begun), (unc,), self.controlnet(CONTROLNETS[0], variant, before)),
+            Stage(sem, (unc, prior, *shown), (sem,), self.controlnet(CONTROLNETS[1], variant, before)),
+        ]
 
     def retrained(self, setup: str, data: Path, **recipe: Any) -> list[Stage]:
         """A segmentation network of synthetic images, and one of synthetic and real ones."""
@@ -239,7 +255,7 @@ class Plan:
         run = self.run
         own = run.settings.synthesis(run.mode(variant), run.weight(variant) if weight is None else weight)
         own |= {"output_dir": str(output), "resume": True}
-        self.runner.bundle(run.bundle_dir("synthesis", variant), "inference.json", "infer", **own)
+        self.runner.bundle(run.drawing_dir(variant), "inference.json", "infer", **own)
 
     def round(self, variant: str, before: str) -> list[Stage]:
         """A further round: the retrained network guesses labels, and its uncertainties steer the next synthesis."""
@@ -290,13 +306,16 @@ class Plan:
             found.append(Stage(names[-1], (nth(before, i),), (names[-1],), work))
         return [*self.trainings(before, (), "train.json", own), *found, *self.scores(BATCH_NORM, names)]
 
-    def plain_guesses(self) -> list[Stage]:
-        """Plain training on the labels that the best of the free networks, chosen without labels, guesses."""
-        run, data = self.run, self.run.run_dir / "segmentation" / PSEUDO_LABELS / "guessed"
+    def teacher(self) -> list[Stage]:
+        """The best of the networks that cost no generator, chosen without labels."""
         free = ("lower_bound", *(name for name in FREE if name in self.setups))
-        choose, guess = partial(self.judge.recommend, free), partial(self.guess_by_teacher, data)
+        return [Stage("teacher", free, ("teacher",), partial(self.judge.recommend, free), result=("teacher",))]
+
+    def plain_guesses(self) -> list[Stage]:
+        """Plain training on the labels that the teacher guesses."""
+        run, data = self.run, self.run.run_dir / "segmentation" / PSEUDO_LABELS / "guessed"
+        guess = partial(self.guess_by_teacher, data)
         return [
-            Stage("teacher", free, ("teacher",), choose, result=("teacher",)),
             Stage("teacher_guesses", ("teacher",), ("guessed_plainly",), guess),
             *self.networks(PSEUDO_LABELS, ("guessed_plainly",), run.labeled, data, augmentation=STRONGEST),
         ]
@@ -359,6 +378,8 @@ class Plan:
         if self.settings.transfer_minutes is not None:
             return ()
         teacher = when(self.settings.teaches, "augmentation")
+        if self.settings.main == "joint":
+            return (*teacher, "autoencoder", "unicorn_joint")
         return (*teacher, "autoencoder", "diffusion", *(f"unicorn_{net}" for net in CONTROLNETS))
 
     def train_style_transfer(self, name: str, stages: tuple[str, ...]) -> dict[str, Any]:

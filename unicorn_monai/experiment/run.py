@@ -5,8 +5,8 @@
     RUN/segmentation/<set-up>/  retrained segmentation networks
     RUN/synthetic*/             data sets
 
-A variant is a mode ("compositional", "paper") or a further round of the first mode ("round2", "round3", ...): a round
-has a segmentation network of its own, that of the round before, and so has its uncertainties.
+A variant is a mode ("joint", "compositional", "paper") or a further round of the first mode ("round2", "round3", ...):
+a round has a segmentation network of its own, that of the round before, and so has its uncertainties.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from unicorn_monai.bundle import definition, install
+from unicorn_monai.bundle.installation import CHAIN, drawing
 from unicorn_monai.bundle.metadata import described
 from unicorn_monai.bundle.sampling_steps import is_coarse
 from unicorn_monai.data import manifest
@@ -39,7 +40,7 @@ from unicorn_monai.system.weights import read_metadata, sha256
 
 logger = logging.getLogger("unicorn_monai")
 
-OWN = ("uncertainty_controlnet", "semantic_controlnet", "synthesis")  # of every variant
+OWN = (*CHAIN, "joint")  # of a variant
 FREE = ("jobs", "device", "labeled", "unlabeled")  # may differ in a resumption; the data are compared by content
 
 
@@ -145,6 +146,14 @@ class Run:
         """What a variant's set-ups are called: "unicorn", "unicorn_paper", "unicorn_round2"."""
         return "unicorn" if variant == self.settings.main else f"unicorn_{variant}"
 
+    def own_bundles(self, variant: str) -> tuple[str, ...]:
+        """The bundles that a variant has of its own, the one that draws last."""
+        return ("joint",) if self.mode(variant) == "joint" else CHAIN
+
+    def drawing_dir(self, variant: str) -> Path:
+        """The bundle of a variant that draws."""
+        return self.bundle_dir(drawing(self.mode(variant)), variant)
+
     def weight(self, variant: str) -> float:
         """Weight of the Uncertainty-ControlNet: the setting, or what was chosen."""
         return self.settings.weight_used(self.mode(variant), self.results["weights"], self.setup(variant))
@@ -242,7 +251,7 @@ class Run:
             install("retinal_unet", folder, self.settings.presets("retinal_unet"), own)
         for variant in self.variants:
             more = ["retinal_unet"] * (variant in self.rounds)
-            for name in (*more, *OWN):
+            for name in (*more, *self.own_bundles(variant)):
                 self._install(name, variant)
 
     def _install(self, name: str, variant: str) -> None:

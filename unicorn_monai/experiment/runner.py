@@ -19,17 +19,20 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
+from unicorn_monai.bundle.installation import drawing
 from unicorn_monai.bundle.run import run_bundle
 from unicorn_monai.experiment.processes import side_by_side
 from unicorn_monai.experiment.stages import Stage, ordered, widest
 from unicorn_monai.experiment.tracking import StageTracker, Tracker, ended, numbers
 from unicorn_monai.experiment.versions import git_revision
+from unicorn_monai.fusion import MODES
 from unicorn_monai.system.files import Occupied, sweep, write_json
 from unicorn_monai.system.records import read_spent, read_stage
 
 logger = logging.getLogger("unicorn_monai")
 
 BRANCH_LOCK = ".lock-branch-"
+DRAWING = [drawing(mode) for mode in MODES]  # bundles that draw images
 LAST_BREATH = 300.0  # seconds that a process has for the iteration it is in, and for saving its state
 
 
@@ -159,7 +162,7 @@ class Runner:
     def bundle(self, root: Path, config: str, kind: str = "train", **overrides: Any) -> None:
         """Run one configuration of a bundle in this process, going on with what is there, and note its command."""
         file = root / "configs" / config
-        if kind == "train" or root.name == "synthesis":
+        if kind == "train" or root.name in DRAWING:
             overrides.setdefault("seed", self.seed)
         self.note(file, **overrides)
         overrides["device"] = str(self.device)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from unicorn_monai.bundle.expressions import require_data, require_literal
 from unicorn_monai.bundle.image_sizes import check_domains, multiples
+from unicorn_monai.bundle.installation import drawing
 from unicorn_monai.bundle.run_bundles import require_own_bundles
 from unicorn_monai.bundle.sampling_steps import check_steps
 from unicorn_monai.bundle.settings import check_device, check_overrides
@@ -37,7 +38,7 @@ from unicorn_monai.system.records import obeys, one_of, read_record, rules_of, t
 
 PLACES = ("labeled", "unlabeled", "output")  # absolute from the start, so that a run can be gone on with from anywhere
 PRESETS = {"quick": "small", "full": None}  # and the preset of the bundles
-WORDED = ("latent_diffusion", "semantic_controlnet")  # have a preset "words"; the others follow the first
+WORDED = ("latent_diffusion", "semantic_controlnet", "joint")  # have a preset "words"; the others follow the first
 
 
 def _once_each(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -63,7 +64,8 @@ Table = Annotated[dict[str, Any] | None, Field(description="an object of setting
 Modes = Annotated[tuple[Annotated[str, one_of(MODES)], ...], _JSON, _ONCE]
 Baselines = Annotated[tuple[Annotated[str, one_of(COMPARED)], ...], _JSON, _ONCE]
 Guidance = Annotated[tuple[Number, ...], _JSON, Field(min_length=2, max_length=3)]
-_GUIDANCE = "two or three numbers, [uncertainty, label map] or [uncertainty, label map, text]"
+_GUIDANCE = "two or three numbers, [uncertainty, label map] or [uncertainty, label map, text], or null"
+GUIDANCE = {"joint": (2.0, 1.5), "compositional": (3.0, 1.0), "paper": (1.0, 1.0)}  # the paper has none
 
 
 @dataclass
@@ -77,7 +79,7 @@ class Settings:
     seed: Annotated[int, Field(ge=0, lt=2**32, description="a whole number, 0 to 4294967295")] = 0  # of everything
     # What to train and compare; the first is the main one, its results carry the plain names. None, []: the baselines
     # alone; modes can be added to such a run when it is resumed.
-    modes: Annotated[Modes, Field(description=_SOME.format(list(MODES)))] = MODES
+    modes: Annotated[Modes, Field(description=_SOME.format(list(MODES)))] = ("joint",)
     # What else to compare with, see ``report/trainings.py``. "pseudo_labels": plain training on the guesses of the
     # network that is chosen without labels. "semantic_only": the Semantic-ControlNet of the mode "paper" alone.
     baselines: Annotated[Baselines, Field(description=_SOME.format(list(COMPARED)))] = ()
@@ -85,20 +87,21 @@ class Settings:
     # Minutes of one core that CycleGAN, CUT, CyCADA and ACCUT are each trained for; null: as long as all that UnIACorN
     # trains before it can draw an image.
     transfer_minutes: Minutes = None
-    # Of the Uncertainty-ControlNet in ``compositional`` mode; "auto": what ``fusion_weight.choose_weight`` takes.
+    # Of the uncertainty in ``joint`` and ``compositional`` mode; "auto": what ``fusion_weight.choose_weight`` takes.
     uncertainty_weight: Annotated[Weight | Auto, Field(description="a number, 0 or more, or 'auto'")] = 1.0
     # w in ``paper`` mode, (1 - w, w), or "auto".
     paper_weight: Annotated[Share | Auto, Field(description="a number, 0 to 1, or 'auto'")] = 0.7
-    # Of the uncertainty and of the label map in ``compositional`` mode; (1, 1) is none. With ``words`` there may be a
-    # third, of the text, for all modes.
-    guidance: Annotated[Guidance, Field(description=_GUIDANCE)] = (3.0, 1.0)
+    # Of the uncertainty and of the label map in ``joint`` and ``compositional`` mode, (1, 1) is none; null: the mode's
+    # own (``GUIDANCE``). With ``words`` there may be a third, of the text, for all modes.
+    guidance: Annotated[Guidance | None, Field(description=_GUIDANCE)] = None
     count: Unlimited = None  # synthetic training images; by default ``samples_per_label`` for each labelled one
     samples_per_label: Positive = 1  # synthetic images of each label map, of other uncertainties
     rounds: Positive = 1  # 2 or more: the retrained network measures the uncertainties again, both ControlNets go on
     # In ``compositional`` mode, show the Semantic-ControlNet the unlabelled images too, with the labels that a network
     # guesses: that of "augmentation" (trained for it where it is no baseline), in further rounds the retrained one.
+    # ``joint`` mode always learns from both devices.
     pseudo_labels: Switch = True
-    scaling: Scaling = "zscore"  # of the hint in ``compositional`` mode
+    scaling: Scaling = "zscore"  # of the hint in ``joint`` and ``compositional`` mode
     paper_scaling: Scaling = "paper"  # of the hint in ``paper`` mode; another than "paper" is ours
     trainings: Positive = 1  # of every segmentation network, with other seeds; scores are means over them
     # Feature network of distances and audit, {"path", "sha256", "preprocessing", "arguments"}; by default one is
@@ -164,8 +167,8 @@ class Settings:
 
     @property
     def teaches(self) -> bool:
-        """Whether a segmentation network guesses labels for the Semantic-ControlNet."""
-        return self.pseudo_labels and "compositional" in self.modes
+        """Whether a segmentation network guesses labels for the control by label maps."""
+        return "joint" in self.modes or (self.pseudo_labels and "compositional" in self.modes)
 
     @property
     def with_augmentation(self) -> bool:
@@ -184,7 +187,8 @@ class Settings:
 
     def guidance_of(self, mode: str) -> tuple[float, ...]:
         """Guidance in a mode; the paper has none of the controls."""
-        return self.guidance if mode == "compositional" else (1.0, 1.0, *self.guidance[2:])
+        given = self.guidance or GUIDANCE[mode]
+        return given if mode != "paper" else (*GUIDANCE[mode], *given[2:])
 
     def named(self) -> dict[str, str]:
         """The sub-domains of the unlabelled domain's training images and the words for each; none without words."""
@@ -235,7 +239,7 @@ class Settings:
             raise ValueError(f"'{SELF_TRAINED_CHOSEN}' chooses an augmentation; add some of {list(AUGMENTED)}.")
         if TSYND in self.baselines and not self.with_augmentation:
             raise ValueError(f"'{TSYND}' raises what two networks disagree about; add the baseline 'augmentation'.")
-        if not self.words and tuple(self.guidance[2:]) not in ((), (1.0,)):
+        if not self.words and self.guidance and tuple(self.guidance[2:]) not in ((), (1.0,)):
             raise ValueError(
                 f"guidance is {self.guidance}; expected two numbers, [uncertainty, label map]. A third, of the text, "
                 'can only be 1 without words: these networks have no prompts then. Set "words": true, or leave it out.'
@@ -327,11 +331,12 @@ def prior_place(scaling: str) -> str:
     return f"$@retinal_unet + '/models/{prior_file(scaling)}'"
 
 
-def bundle_places(bundles: Path, settings: Settings, name: str = "synthesis") -> dict[str, str]:
+def bundle_places(bundles: Path, settings: Settings, name: str | None = None) -> dict[str, str]:
     """Where a generative bundle of a run, in the folder of all, finds itself, the others and the first mode's prior.
 
-    Its configuration tells where they were when the run began.
+    Its configuration tells where they were when the run began. By default it is the one that draws.
     """
+    name = drawing(settings.main) if name is None else name
     found = {other: str(bundles / other) for other in ("latent_diffusion", "retinal_unet")}
     prior = bundles / "retinal_unet" / "models" / prior_file(settings.scaling_of(settings.main))
     return found | {"bundle_root": str(bundles / name), "prior_path": str(prior)}

@@ -21,6 +21,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.utils import tasks
 from typing_extensions import TypedDict
 
+from unicorn_monai.bundle.installation import drawing
 from unicorn_monai.monailabel import synthesis
 from unicorn_monai.monailabel.active_learning import UNCERTAINTY, MostUncertainFirst, UncertaintyScoring, outdated
 from unicorn_monai.monailabel.app_folder import RECORD, SEGMENTATION
@@ -73,7 +74,7 @@ class UnicornApp(MONAILabelApp):
         """Segmentation, and synthesis where the run has a generator."""
         if self.record["mode"] is None:
             return {SEGMENTATION: self.segmentation}
-        generator = synthesis.Synthesis(self.folder / "generator" / "synthesis", self.record)
+        generator = synthesis.Synthesis(self.folder / "generator" / drawing(self.record["mode"]), self.record)
         return {SEGMENTATION: self.segmentation, SYNTHESIS: generator}
 
     def init_trainers(self) -> dict[str, TrainTask]:

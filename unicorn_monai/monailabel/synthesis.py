@@ -1,6 +1,6 @@
 """Synthesis as a task of MONAI Label: the label map of a study, or an uploaded one -> an image that belongs to it.
 
-The networks are those of the run's ``synthesis`` bundle. The uncertainty is on the scale of the segmentation network
+The networks are those of the run's bundle that draws. The uncertainty is on the scale of the segmentation network
 they were trained with, kept beside them, whatever the served network has been trained to since.
 """
 
@@ -43,7 +43,7 @@ class Wanted(TypedDict, total=False):
 
 
 class Synthesis(InferTask):
-    """Make an image for a label map, by the ``synthesis`` bundle of an app and what ``app.json`` says of it."""
+    """Make an image for a label map, by the bundle of an app that draws and what ``app.json`` says of it."""
 
     def __init__(self, bundle: Path, record: Mapping[str, Any]) -> None:
         self.bundle, self.names, self.mode = bundle, record["labels"], record["mode"]
