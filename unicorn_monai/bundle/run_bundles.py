@@ -24,13 +24,13 @@ def require_own_bundles(
     bundles: Path,
     presets: Callable[[str], Sequence[str]],
     overrides: Mapping[str, Mapping[str, Any]],
-    prior: str,
+    places: Mapping[str, str],
     files: str = "inference.json",
 ) -> None:
     """Refuse bundles of a run that run anything but what this package's own would with the run's settings.
 
-    Those are the ``presets`` of each bundle, the ``overrides`` and the ``prior_path`` of the generative bundles;
-    ``files`` is a pattern of the configurations that are going to be used.
+    Those are the ``presets`` of each bundle, the ``overrides`` and the ``places`` of what the generative bundles take
+    from the segmentation; ``files`` is a pattern of the configurations that are going to be used.
     """
     if os.path.lexists(bundles / "configs"):  # where parts of a bundle would be looked for
         raise ValueError(f"'{bundles / 'configs'}' is no bundle of a run; expected bundles alone. Remove it.")
@@ -45,7 +45,7 @@ def require_own_bundles(
             if path.is_file():
                 expected = configured(name, presets(name), dict(overrides.get(name, {})), file)
                 if {"prior_path", "retinal_unet"} <= expected.keys():
-                    expected["prior_path"] = prior
+                    expected |= {key: place for key, place in places.items() if key in expected}
                 _require_same(path, expected, bundles)
 
 

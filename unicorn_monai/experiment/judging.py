@@ -132,7 +132,7 @@ class Judging:
 
     def known(self, folder: Path, variant: str = "") -> np.ndarray:
         """The uncertainties of a real data set that were measured for the prior."""
-        table = self.run.bundle_dir("retinal_unet", variant) / "models" / "uncertainties.json"
+        table = self.run.uncertainties(variant or self.run.settings.main)
         return read_uncertainties(table, datalist(folder, "training")).double().numpy()
 
     # ------------------------------------------------------------------ autoencoder and diffusion model

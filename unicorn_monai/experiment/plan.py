@@ -11,6 +11,7 @@ between, are in ``judging.py``. What order, processes and resumption follow from
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from itertools import chain, pairwise
@@ -24,7 +25,7 @@ from unicorn_monai.data import read_header, write_augmented
 from unicorn_monai.experiment.judging import Judging
 from unicorn_monai.experiment.run import Run, nth
 from unicorn_monai.experiment.runner import Runner
-from unicorn_monai.experiment.settings import prior_file
+from unicorn_monai.experiment.settings import TRIED, measured_files
 from unicorn_monai.experiment.stages import Stage
 from unicorn_monai.report.trainings import (
     AUGMENTED,
@@ -42,10 +43,14 @@ from unicorn_monai.report.trainings import (
     SYNTHETIC,
     TSYND,
 )
+from unicorn_monai.segmentation.separation import measured_separation
 from unicorn_monai.system.files import read_json
 from unicorn_monai.system.weights import copy_weights
 
+logger = logging.getLogger("unicorn_monai")
+
 Work = Callable[[], Any]  # of a stage
+ENSEMBLE = 3  # networks whose disagreement is measured
 CONTROLNETS = ("uncertainty_controlnet", "semantic_controlnet")  # in order: the second may build on the first
 
 
@@ -112,12 +117,23 @@ class Plan:
     def segmentation(self) -> list[Stage]:
         """The networks of the real images."""
         run = self.run
-        bounds = self.networks("lower_bound", (), run.labeled)
+        bounds = self.networks("lower_bound", (), run.labeled) + self.ensemble()
         bounds += self.networks("upper_bound", (), run.unlabeled) if run.has_upper else []
         for name in self.settings.augmented:
             style = {"unlabeled_dir": str(run.unlabeled)} if name in STYLED else {}
             bounds += self.networks(name, (), run.labeled, augmentation=AUGMENTED[name], **style)
         return bounds
+
+    def ensemble(self) -> list[Stage]:
+        """Further trainings of the lower bound, whose disagreement is an uncertainty."""
+        if not any("ensemble" in self.tried("", mode) for mode in self.settings.modes):
+            return []
+        folder, found = str(self.run.labeled), list[Stage]()
+        own = {"dataset_dir": folder, "validation_dir": folder, "augmentation": PLAIN}
+        for i in range(self.settings.trainings, ENSEMBLE):
+            name = nth("lower_bound", i)
+            found.append(Stage(name, (), (name,), self.training("lower_bound", i, "train.json", own)))
+        return found
 
     def generator(self, networks: list[str]) -> list[Stage]:
         """What the modes need: guessed labels, the uncertainties, the diffusion model that ControlNets are beside."""
@@ -128,7 +144,7 @@ class Plan:
             *when("labeled_augmented" in self.shown, Stage("styles", (), ("labeled_augmented",), styles)),
             *when(settings.teaches, Stage("guessed_labels", ("teacher",), ("guessed",), guess)),
             # an ensemble may be made of any of the networks
-            Stage("uncertainty", (*networks, *self.shown), ("prior",), partial(self.measure, first)),
+            Stage("uncertainty", (*networks, *self.shown), ("prior",), partial(self.measure, first), ("separation",)),
             Stage("textures", ("autoencoder", "lower_bound"), (), self.judge.textures, result=("autoencoder",)),
             *(self.diffusion() if self.chained else ()),
         ]
@@ -144,15 +160,41 @@ class Plan:
         folders = {"labeled_augmented": self.run.augmented, "guessed": self.run.guessed(variant)}
         return [str(folders[name]) for name in self.shown]
 
-    def measure(self, variant: str, *before: Work) -> None:
-        """Uncertainty of every image of both domains, and the prior in the scaling of every mode."""
+    def measure(self, variant: str, *before: Work) -> dict[str, Any]:
+        """Uncertainty of every image of both domains, and the prior, as every mode asks for them.
+
+        Returns how well each acquisition that was tried tells the domains apart, and which one is taken.
+        """
         for work in before:
             work()
-        root, settings = self.run.bundle_dir("retinal_unet", variant), self.settings
-        values = {**self.domains, "measured_too": self.also_labeled(variant)}
-        for scaling in dict.fromkeys(settings.scaling_of(mode) for mode in settings.modes):
-            own = {"scaling": scaling, "prior_path": str(root / "models" / prior_file(scaling))}
-            self.runner.bundle(root, "uncertainty.json", "infer", **values, **own)
+        run, told = self.run, dict[str, Any]()
+        for mode in run.settings.modes if variant == run.settings.main else (run.mode(variant),):
+            tried = self.tried(variant, mode)
+            found = {name: self.measured(variant, mode, name) for name in tried}
+            best = max(found, key=found.__getitem__)
+            if best != tried[-1]:
+                self.measured(variant, mode, best)
+            told[mode] = {"acquisition": best, "auc": found}
+            logger.info(f"   {mode}: {best} tells the devices apart in {found[best]:.1%} of pairs of images")
+        return told
+
+    def tried(self, variant: str, mode: str) -> tuple[str, ...]:
+        """The acquisitions that are tried for a mode; of a round there is one network alone."""
+        if mode == "paper":
+            return ("entropy",)
+        asked = TRIED if self.settings.acquisition == "auto" else (self.settings.acquisition,)
+        return tuple(name for name in asked if name != "ensemble" or variant not in self.run.rounds) or ("entropy",)
+
+    def measured(self, variant: str, mode: str, acquisition: str) -> float:
+        """Measure uncertainties for a mode and fit its prior; returns how well they tell the domains apart."""
+        run, root = self.run, self.run.bundle_dir("retinal_unet", variant)
+        files = {key: root / "models" / name for key, name in measured_files(mode).items()}
+        own: dict[str, Any] = {**self.domains, "measured_too": self.also_labeled(variant), "acquisition": acquisition}
+        own |= {"scaling": self.settings.scaling_of(mode), **{key: str(path) for key, path in files.items()}}
+        if acquisition == "ensemble":
+            own["ensemble"] = [str(run.weights("lower_bound", i)) for i in range(1, ENSEMBLE)]
+        self.runner.bundle(root, "uncertainty.json", "infer", **own)
+        return measured_separation(files["uncertainties_path"], run.labeled, run.unlabeled)
 
     def diffusion(self) -> list[Stage]:
         """The diffusion model; whether its latents keep their spread."""

@@ -28,7 +28,14 @@ from unicorn_monai.bundle.sampling_steps import is_coarse
 from unicorn_monai.data import manifest
 from unicorn_monai.data.layout import HEADER, SPLITS, label_map_counts, label_names, local_folder, read_header
 from unicorn_monai.data.remote import absolute, is_url
-from unicorn_monai.experiment.settings import PLACES, PRESETS, Settings, prior_file, prior_place, settings_begun_with
+from unicorn_monai.experiment.settings import (
+    PLACES,
+    PRESETS,
+    Settings,
+    measured_files,
+    measured_places,
+    settings_begun_with,
+)
 from unicorn_monai.experiment.tracking import address
 from unicorn_monai.experiment.versions import provenance
 from unicorn_monai.report.recommended import bundle_of
@@ -189,9 +196,16 @@ class Run:
         return self.run_dir / ("bundles" if first else f"bundles_{variant}") / name
 
     def prior(self, variant: str) -> str:
-        """File of the prior, in the scaling of the variant's mode."""
-        name = prior_file(self.settings.scaling_of(self.mode(variant)))
-        return str(self.bundle_dir("retinal_unet", variant) / "models" / name)
+        """File of the prior."""
+        return str(self.measured(variant, "prior_path"))
+
+    def uncertainties(self, variant: str) -> Path:
+        """File of the uncertainties of the images that the prior was fitted to."""
+        return self.measured(variant, "uncertainties_path")
+
+    def measured(self, variant: str, key: str) -> Path:
+        """A file of what was measured for a variant, by its setting."""
+        return self.bundle_dir("retinal_unet", variant) / "models" / measured_files(self.mode(variant))[key]
 
     def synthetic(self, variant: str) -> Path:
         """The synthetic data set of a variant; the main one has the plain name."""
@@ -268,7 +282,9 @@ class Run:
             here = self.bundle_dir(name, variant).parent  # those beside it are found by themselves, moved or not
             elsewhere = {other: str(place) for other, place in places.items() if place.parent != here}
             for file in ("inference.json",) if name == "synthesis" else ("inference.json", "train.json"):
-                data[file] = elsewhere | {"prior_path": prior_place(self.settings.scaling_of(self.mode(variant)))}
+                places = measured_places(self.mode(variant))
+                used = places if file == "train.json" else {"prior_path": places["prior_path"]}
+                data[file] = elsewhere | used
         else:
             data["inference.json"] = {"num_labels": len(labels)} if name == "retinal_unet" else {}
             data["inference.json"] |= {"num_channels": channels}
