@@ -64,9 +64,11 @@ def test_every_weather_is_a_row_and_nothing_pooled_is_told_of_it(tmp_path):
         assert shift["recommendation"]["method"] in ("lower_bound", "augmentation", "histogram")
 
 
-def test_rows_of_synthetic_images_are_made_by_both_modes():
-    assert asked(["unicorn_paper", "lower_bound"]) == {"baselines": [], "modes": ["compositional", "paper"]}
-    assert asked(["semantic_only"])["modes"] == ["compositional", "paper"]
+def test_rows_of_synthetic_images_are_made_by_their_modes():
+    """The joint mode is always there, since the first mode has the plain name."""
+    assert asked(["unicorn", "lower_bound"]) == {"baselines": [], "modes": ["joint"]}
+    assert asked(["unicorn_paper"]) == {"baselines": [], "modes": ["joint", "paper"]}
+    assert asked(["semantic_only"])["modes"] == ["joint", "paper"]
     assert asked(["cut+real", "fda"]) == {"baselines": ["fda", "cut"], "modes": []}
     with pytest.raises(ValueError, match=r"Unknown method\(s\) \['magic'\]"):
         asked(["magic"])

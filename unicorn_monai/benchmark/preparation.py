@@ -22,7 +22,6 @@ from typing import Any
 
 from unicorn_monai.benchmark.shifts import PLACEHOLDER, SIDES, Shift
 from unicorn_monai.data.layout import HEADER, SPLITS, read_header
-from unicorn_monai.fusion import MODES
 from unicorn_monai.report.trainings import COMPARED, SEMANTIC_ONLY
 from unicorn_monai.system.console import BAD_USAGE, BadUsage
 from unicorn_monai.system.files import Occupied, parse_json, write_json
@@ -33,8 +32,8 @@ VARIABLE = "UNICORN_DATA"
 RECORD = "prepared.json"
 IMAGE_SIZES = (64, 128)  # what the networks of the preset "quick" were made for, and twice that
 BOUNDS = ("lower_bound", "upper_bound")  # are part of every experiment
-OURS = ("unicorn", "unicorn_paper")
-METHODS = (*COMPARED, *OURS)
+PAPERS = {"unicorn_paper", SEMANTIC_ONLY}  # rows of the mode "paper"
+METHODS = (*COMPARED, "unicorn", "unicorn_paper")
 TRANSFER_MINUTES = 8  # of one core, of every GAN
 
 
@@ -190,11 +189,8 @@ def asked(methods: Iterable[str]) -> dict[str, list[str]]:
     wanted = {name.split("+real")[0] for name in methods} - {*BOUNDS}
     if unknown := sorted(wanted - {*METHODS}):
         raise ValueError(f"Unknown method(s) {unknown}; expected some of {[*BOUNDS, *METHODS]}.")
-    drawn = bool(wanted & {*OURS, SEMANTIC_ONLY})
-    return {
-        "baselines": [name for name in COMPARED if name in wanted],
-        "modes": list(MODES) if drawn else [],  # of one diffusion model; the first mode's rows have the plain name
-    }
+    modes = ["joint", *["paper"] * bool(wanted & PAPERS)] if wanted & {"unicorn", *PAPERS} else []
+    return {"baselines": [name for name in COMPARED if name in wanted], "modes": modes}  # the first has the plain name
 
 
 def settings(shift: Shift, folder: Path, methods: Sequence[str], size: int, seed: int = 0) -> dict[str, Any]:
