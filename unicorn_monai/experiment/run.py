@@ -103,7 +103,8 @@ class Run:
         before = now | {"words": False} | settings_begun_with(self.run_dir)  # a run may be older than a setting
         changed = [key for key, value in now.items() if before[key] != value and key not in FREE]
         first = before["modes"][:1]  # has the plain names
-        more = "baselines", *["modes"] * (now["modes"][: len(first)] == first)  # a finished run can be compared with more
+        again = now["modes"][: len(first)] == first
+        more = "baselines", *["modes"] * again  # a finished run can be compared with more
         changed = [key for key in changed if key not in more or not set(before[key]) <= set(now[key])]
         if changed:
             what = f"'{self.run_dir}' was started with other settings: {', '.join(changed)}"
