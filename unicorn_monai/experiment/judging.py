@@ -49,6 +49,8 @@ from unicorn_monai.images.pictures import evenly, palette
 from unicorn_monai.images.speckle import high_pass_std
 from unicorn_monai.latent_diffusion import downsampling
 from unicorn_monai.prior import UncertaintyPrior
+from unicorn_monai.quality.look import Look
+from unicorn_monai.quality.periodicity import periodicity
 from unicorn_monai.report.checks import image_checks
 from unicorn_monai.report.results import Results
 from unicorn_monai.report.trainings import GUESSED_ON
@@ -371,6 +373,27 @@ class Judging:
         }
         rounded = {name: [round(float(x), 6) for x in v] for name, v in values.items()}
         write_json(run.run_dir / "uncertainties.json", rounded)
+
+    @torch.no_grad()
+    def looks(self) -> dict[str, Any]:
+        """Have the synthetic images the look of the unlabelled device, and is there a mesh over them?
+
+        "accuracy" of the classifier of looks, on real validation images; "sets": {name: {"in_look", "periodicity"}}, of
+        training images.
+        """
+        run, features = self.run, self.features()
+
+        def seen(folder: Path, split: str) -> np.ndarray:
+            return np.asarray(features.of(datalist(folder, split), run.num_channels))
+
+        look = Look.fit(*(seen(folder, "training") for folder in run.domains.values()))
+        accuracy = look.accuracy(*(seen(folder, "validation") for folder in run.domains.values()))
+        found, side = dict[str, Any](), downsampling(self.autoencoder())
+        for name, folder in (run.domains | run.synthetic_sets).items():
+            images = self.batches(datalist(folder, "training"), BATCH)
+            mesh = or_none(periodicity(images, side))
+            found[name] = {"in_look": look.in_look(seen(folder, "training")), "periodicity": mesh}
+        return {"accuracy": accuracy, "side": side, "sets": found}
 
     def distances(self) -> dict[str, Any]:
         """Table 2: FID and KID between every pair of the run's sets of training images."""

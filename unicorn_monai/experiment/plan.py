@@ -446,6 +446,7 @@ class Plan:
         return [
             Stage("uncertainties", ("prior", *sets), (), judge.uncertainties, alone=True, kept=False),
             Stage("distances", compared, (), judge.distances, ("fid",), alone=True, optional=True),
+            Stage("looks", compared, (), judge.looks, ("looks",), alone=True, optional=True),
             Stage("memorization", copied, (), judge.copies, ("memorization",), alone=True, optional=True),
             Stage("pictures", ("uncertainties",), (), judge.pictures, alone=True),
         ]

@@ -9,12 +9,15 @@ usable at all (``experiment/reconstructions.py``), without which a run does not 
 from __future__ import annotations
 
 from unicorn_monai.report.naming import fixed, name_of, percent
-from unicorn_monai.report.results import Kept, Pair, Results, Sampler
+from unicorn_monai.report.results import Kept, Looks, Pair, Results, Sampler
 from unicorn_monai.sampler_trial import BOUNDS
 
 TOLERANCE = 0.15  # of speckle and entropy after the autoencoder
 LATENT_STD = (0.9, 1.1)  # sampled / training latents
 TEXTURE = (0.5, 2.0)  # speckle of reconstructions / originals beyond which these are other images
+ENOUGH = 0.9  # pairs of images whose uncertainties are in the right order (`segmentation/separation.py`)
+IN_LOOK = 0.98  # synthetic images in the look that was asked for
+MESH = 1.5  # periodicity, synthetic / real images
 GRID = 1.2  # steps at the borders of the latents' squares, reconstructions / originals; blocks beyond
 
 Check = tuple[str, str, bool | None]  # what is to hold, what was found, whether it holds; "" and None: not computed
@@ -54,9 +57,43 @@ def image_checks(results: Results) -> list[Check]:
                 found = f"{fixed(pair[0], 3)} \u2192 {fixed(pair[1], 3)} ({percent(kept - 1, '+')})"
                 good = abs(kept - 1) <= TOLERANCE + 1e-9
             checks.append((f"{name_of(domain)}, autoencoder: {what} within \u00b1{percent(TOLERANCE)}", found, good))
+    checks += [*separation_checks(results), *look_checks(results)]
     spread = f"Diffusion model: spread of sampled latents {LATENT_STD[0]} to {LATENT_STD[1]} of the training's"
     checks.append(_between(spread, results.diffusion.latent_std, LATENT_STD))
     return [*checks, _sampler(results.diffusion.sampler)]
+
+
+def separation_checks(results: Results) -> list[Check]:
+    """Does the uncertainty that steers tell the devices apart? Not of the paper's, which is as it is."""
+    return [
+        (f"Uncertainty ({mode}): at least {percent(ENOUGH)} of pairs of images in the right order", "", None)
+        if (auc := part.auc.get(part.acquisition or "")) is None
+        else (
+            f"Uncertainty ({mode}): at least {percent(ENOUGH)} of pairs of images in the right order",
+            f"{part.acquisition}: {percent(auc)}",
+            auc >= ENOUGH,
+        )
+        for mode, part in results.separation.items()
+        if mode != "paper"
+    ]
+
+
+def look_checks(results: Results) -> list[Check]:
+    """Have the main synthetic images the look of the unlabelled device, and no mesh?"""
+    sets = results.looks.sets
+    ours, real = sets.get("unicorn", Looks()), [sets[name] for name in ("labeled", "unlabeled") if name in sets]
+    meshes = [one.periodicity for one in real if one.periodicity is not None]
+    if results.looks.accuracy is None or not meshes:
+        return []
+    looked = f"Synthetic images: at least {percent(IN_LOOK)} in the look of the unlabelled device"
+    worth = f" (the classifier is right on {percent(results.looks.accuracy)} of real images)"
+    mesh = f"Synthetic images: no mesh, power at the latents' grid at most {MESH} times real images'"
+    return [
+        (looked, "", None)
+        if ours.in_look is None
+        else (looked, percent(ours.in_look) + worth, ours.in_look >= IN_LOOK),
+        _between(mesh, None if ours.periodicity is None else ours.periodicity / max(meshes), (0.0, MESH)),
+    ]
 
 
 def _between(what: str, found: float | None, bounds: tuple[float, float]) -> Check:

@@ -130,6 +130,29 @@ class Strongest(Part):
     not_computed: str | None = None
 
 
+class Looks(Part):
+    """One set of images: the share that looks like the unlabelled device's, and the mesh over them."""
+
+    in_look: Number = None
+    periodicity: Number = None
+
+
+class AllLooks(Part):
+    """Those of all sets, and what the classifier of looks is worth on real images."""
+
+    accuracy: Number = None
+    side: Number = None
+    sets: dict[str, Looks] = {}
+    not_computed: str | None = None
+
+
+class Separation(Part):
+    """How well each uncertainty tells the devices apart, and which is taken."""
+
+    acquisition: str | None = None
+    auc: dict[str, Number] = {}
+
+
 class Point(Part):
     """Images that were asked for with one uncertainty."""
 
@@ -261,6 +284,8 @@ class Results(Part):
     modality: str = "OCT"
     segmentation: dict[str, Scores] = {}
     uncertainty: dict[str, Spread] = {}
+    separation: dict[str, Separation] = {}  # by mode
+    looks: AllLooks = AllLooks()
     weights: dict[str, Weights] = {}
     budget: dict[str, Budget | None] = {}
     seconds: dict[str, Number] = {}

@@ -18,8 +18,6 @@ from torch import Tensor
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.uncertainties import read_uncertainties
 
-ENOUGH = 0.9  # below it more than one in ten pairs of images is the wrong way round, and the dial turns both ways
-
 
 def separation(labelled: Tensor, unlabelled: Tensor) -> float:
     """The AUC of uncertainties (images,) of both domains, in [0, 1]."""
