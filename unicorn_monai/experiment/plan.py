@@ -191,6 +191,9 @@ class Plan:
         files = {key: root / "models" / name for key, name in measured_files(mode).items()}
         own: dict[str, Any] = {**self.domains, "measured_too": self.also_labeled(variant), "acquisition": acquisition}
         own |= {"scaling": self.settings.scaling_of(mode), **{key: str(path) for key, path in files.items()}}
+        own["distribution"] = (
+            "gaussian" if mode == "paper" else "empirical"
+        )  # measured values: what is asked for exists
         if acquisition == "ensemble":
             own["ensemble"] = [str(run.weights("lower_bound", i)) for i in range(1, ENSEMBLE)]
         self.runner.bundle(root, "uncertainty.json", "infer", **own)
