@@ -191,7 +191,7 @@ class Plan:
         files = {key: root / "models" / name for key, name in measured_files(mode).items()}
         own: dict[str, Any] = {**self.domains, "measured_too": self.also_labeled(variant), "acquisition": acquisition}
         own |= {"scaling": self.settings.scaling_of(mode), **{key: str(path) for key, path in files.items()}}
-        own["distribution"] = (
+        own["distribution"] = "gaussian" if mode == "paper" else "empirical"  # measured values: images have them
             "gaussian" if mode == "paper" else "empirical"
         )  # measured values: what is asked for exists
         if acquisition == "ensemble":
