@@ -35,7 +35,7 @@ from unicorn_monai.evaluation import (
     fusion_weight,
     summarise,
 )
-from unicorn_monai.evaluation.expected_iou import fit_lines, fit_temperatures
+from unicorn_monai.evaluation.expected_iou import CALIBRATED, fit_lines, fit_temperatures
 from unicorn_monai.evaluation.features import train_encoder
 from unicorn_monai.evaluation.recommendation import JURY, REVERSE, SYNTHETIC, judge, recommend, score_on
 from unicorn_monai.evaluation.scoring import scored_items, scores, true_labels
@@ -69,6 +69,7 @@ CONTROL = 128  # images from label maps that no network was trained on
 BATCH = 32  # images measured at a time
 SAMPLED = 16  # images sampled at a time
 CRITERION = JURY  # by which a network is recommended; its record: docs/results/benchmark
+FEWEST_JURORS = 3  # two networks that are compared, and one that compares them
 AT_HOME = ("mean_iou", "ci95", "ci_unit", "ece", "nll", "boundary", "n_test", "n_subjects")  # on the labelled device
 
 
@@ -274,7 +275,10 @@ class Judging:
             more[SYNTHETIC] = score_on(networks, synthetic, labels)
         subjects = [str(item.get("subject", item["image"])) for item in items]
         jurors = [name for name in setups if not self.is_taught_by_guesses(name)]
-        return recommend(seen[0], CRITERION, lines, jurors, subjects, more)
+        criterion = CRITERION if len(jurors) >= FEWEST_JURORS else CALIBRATED
+        if criterion != CRITERION:
+            logger.info(f"   {len(jurors)} networks are no jury: what each is expected to be worth decides")
+        return recommend(seen[0], criterion, lines, jurors, subjects, more)
 
     def is_taught_by_guesses(self, setup: str) -> bool:
         """Whether what a network saw on the unlabelled images was guessed by another: such a one judges no others."""
