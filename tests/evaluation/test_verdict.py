@@ -59,6 +59,48 @@ def test_the_jury_are_the_others_each_heard_as_it_is_worth():
     alone = verdict.jury(worth, ["b"])
     assert math.isnan(alone["b"])
     assert (alone["a"], alone["c"]) == pytest.approx((1.0, apart))
+    with pytest.raises(ValueError, match=r"The jurors \['x'\] were not looked at"):
+        verdict.jury(worth, ["x", "a"])
+
+
+def test_who_is_expected_to_be_far_below_the_best_juror_is_not_considered():
+    found = {name: sure_of(maps()) for name in "abc"}
+    verdict = Verdict([*found], 3)
+    verdict.update(found, found)
+    jury = verdict.jury({"a": 0.6, "b": 0.51, "c": 0.49}, ["a", "b", "c"])
+    assert (jury["a"], jury["b"]) == (1.0, 1.0)
+    assert math.isnan(jury["c"])
+    assert verdict.jury({"a": 0.9, "b": 0.51, "c": 0.49}, ["b", "c"])["c"] == 1.0, "a is no juror"
+
+
+def test_the_best_is_preferred_however_far_it_stands_out():
+    """Twelve networks with errors of their own and honest beliefs: who lacks the best juror is not preferred for it."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randint(0, 2, (4, 32, 32), generator=generator)
+    for best, others in ((1.0, 0.8), (0.95, 0.85), (0.9, 0.88)):
+        rights = {str(i): best if i == 5 else others for i in range(12)}
+        found = {}
+        for name, right in rights.items():
+            wrong = torch.rand(truth.shape, generator=generator) >= right
+            found[name] = sure_of(torch.where(wrong, 1 - truth, truth), 2, 2 * right - 1)
+        verdict = Verdict([*found], 2)
+        verdict.update(found, found)
+        worth = {name: right / (2 - right) for name, right in rights.items()}
+        known = {name: value for name, value in verdict.jury(worth, verdict.names).items() if not math.isnan(value)}
+        assert max(known, key=known.get) == "5", (best, others)
+
+
+def test_every_opinion_is_the_expected_confusion_of_two_networks():
+    found = {
+        name: torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(i)).softmax(1)
+        for i, name in enumerate("ab")
+    }
+    verdict = Verdict([*found], 3)
+    verdict.update(found, found)
+    for i, n in enumerate("ab"):
+        for j, m in enumerate("ab"):
+            alone = expected_confusion(found[n].argmax(1), found[m]).sum(dim=0)
+            assert torch.allclose(verdict.opinions[i, j], alone, atol=1e-4)
 
 
 def test_the_one_that_agrees_with_the_others_is_preferred():

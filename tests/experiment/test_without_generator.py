@@ -85,6 +85,8 @@ def test_the_teacher_is_one_of_the_free_networks_and_labels_what_the_pupil_learn
     (guessed,) = (finished / "segmentation" / PSEUDO_LABELS).glob("guessed/dataset.json")
     origin = read_json(guessed)["training"][0]["pseudo_label"]["segmentation_sha256"]
     assert origin == sha256(finished / "segmentation" / teacher["setup"] / "model.pt")
+    items = [item["pseudo_label"] for item in read_json(guessed)["training"]]
+    assert {(item["threshold"], item["confident"]) for item in items} == {(0.0, 1.0)}
 
 
 def test_the_recommended_network_is_any_but_the_upper_bound(finished):
@@ -94,6 +96,9 @@ def test_the_recommended_network_is_any_but_the_upper_bound(finished):
     assert found["low"] <= found["estimate"] <= found["high"]
     assert set(found["scores"]) >= {"agreement", "consistency", "information", "density", "reverse"}
     assert "synthetic" not in found["scores"]
+    assert found["criterion"] == "jury"
+    assert found["jurors"] == ["lower_bound", *AUGMENTED, "batch_norm"], "who was taught by guesses is none"
+    assert found["estimate"] == found["estimators"]["calibrated"] != found["estimators"]["confidence"]
 
 
 def test_adapted_statistics_are_of_a_network_with_batch_normalisation(finished):

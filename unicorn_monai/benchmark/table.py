@@ -120,7 +120,8 @@ def choices(folds: list[dict[str, Any]], scores: Mapping[str, float]) -> dict[st
 
 def errors(folds: list[dict[str, Any]], value: float) -> dict[str, float]:
     """What each estimator expected of the one chosen, the mean over the folds, minus what it has."""
-    expected = {kind: [fold["estimators"][kind] for fold in folds] for kind in folds[0]["estimators"]}
+    known = [kind for kind in folds[0]["estimators"] if all(kind in fold["estimators"] for fold in folds)]
+    expected = {kind: [fold["estimators"][kind] for fold in folds] for kind in known}
     return {kind: float(np.mean(values)) - value for kind, values in expected.items()}
 
 

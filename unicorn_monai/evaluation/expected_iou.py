@@ -4,14 +4,15 @@
     belief        expected mean IoU under  q = mean_m p_m        too low where some of the networks are bad
     agreement     ... the most probable label of that            too high where all are wrong alike
     confidence    ... q ~ p_n^(1/T_n)                            too high where T_n is of another device
-    calibrated    a_n + b_n confidence_n                         the estimate
+    calibrated    y_n + b_n (confidence_n - x_n)                 the estimate
 
-a_n, b_n and the standard deviation s_n of what is left are those of the least squares line through (confidence, mean
-IoU) of labelled images, as they are and disturbed in five ways (``images/known_shifts.py``): what makes a network's
-confidence right on one device leaves it too sure on another (Ovadia et al., NeurIPS 2019), where it falls less than the
-mean IoU does; by how much is measured where there are labels, and assumed to hold on the other device. The range of an
-estimate goes over the 95 % bootstrap interval of the confidence, 2 s_n wider on both sides. How often all of this was
-right: docs/results/benchmark.
+x_n and y_n are the means, over six sets of labelled images, of the network's confidence and of its mean IoU: the images
+as they are, and disturbed in five ways (``images/known_shifts.py``). b_n is the slope of the least squares line through
+the six, drawn towards 1 where the confidences hardly differ, and 1 to 6. What makes a network's confidence right on one
+device leaves it too sure on another (Ovadia et al., NeurIPS 2019), where it falls less than the mean IoU does; by how
+much is measured where there are labels, and assumed to hold on the other device (as Guillory et al., ICCV 2021, do for
+accuracy). The range of an estimate goes over the 95 % bootstrap interval of the confidence, and twice as far beyond as
+the line misses a further point of its own kind. How often all of this was right: docs/results/benchmark.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from unicorn_monai.images.known_shifts import Change, disturbed
 TEMPERATURES = [2 ** (step / 8) for step in range(-16, 33)]  # 1/4 to 16, each 9 % above the one before
 ESTIMATORS = ("belief", "agreement", "confidence")  # beside the calibrated one
 CALIBRATED = "calibrated"
-SPREAD = 1e-3  # of the confidences, below which a line through them says nothing
+SPREAD = 5e-3  # of the confidences, at which the slope is half theirs and half 1
+SLOPES = (1.0, 6.0)  # on the benchmark's first shifts 1.2 to 5.8
 
 Batches = Iterable[tuple[Tensor, Tensor]]  # images, and label maps (batch, 1, rows, columns), 255 where none counts
 
@@ -58,24 +60,36 @@ def fit_temperatures(networks: Mapping[str, nn.Module], batches: Batches) -> dic
 
 
 class Line(NamedTuple):
-    """What confidence was worth: mean IoU = offset + slope confidence, give or take the spread."""
+    """What confidence was worth: mean IoU = mean_iou + slope (confidence - mean_confidence)."""
 
-    offset: float = 0.0
+    mean_confidence: float = 0.0
+    mean_iou: float = 0.0
     slope: float = 1.0
-    spread: float = 0.0
+    spread: float = 0.0  # standard deviation of the points around the line, of the points less two
+    leverage: float = 0.0  # 1 / sum of squared distances of the confidences from their mean
+    points: int = 0
 
-    def __call__(self, confidence: np.ndarray | float) -> np.ndarray:
+    def __call__(self, confidence: float) -> float:
         """The mean IoU that is expected, in [0, 1]."""
-        return np.clip(self.offset + self.slope * np.asarray(confidence), 0, 1)
+        return float(np.clip(self.mean_iou + self.slope * (confidence - self.mean_confidence), 0, 1))
+
+    def margin(self, confidence: float) -> float:
+        """Standard deviation of a further point around the line; the larger, the farther it is from the others."""
+        beyond = (confidence - self.mean_confidence) ** 2 * self.leverage
+        return self.spread * float(np.sqrt(1 + 1 / max(1, self.points) + beyond))
 
     @classmethod
     def through(cls, confidence: Sequence[float], truth: Sequence[float]) -> Line:
-        """The least squares line; level where the confidence is always the same, or falls where the truth rises."""
+        """The line of points."""
         x, y = np.asarray(confidence, dtype=np.float64), np.asarray(truth, dtype=np.float64)
-        moves = x.std() > SPREAD
-        slope = max(0.0, float(np.mean((x - x.mean()) * (y - y.mean())) / x.var())) if moves else 0.0
-        offset = float(y.mean() - slope * x.mean())
-        return cls(offset, slope, float(np.std(y - offset - slope * x)))
+        if not len(x) or not (np.isfinite(x) & np.isfinite(y)).all():
+            raise ValueError(f"Got the confidences {x.tolist()}; expected one or more, finite, of labelled images.")
+        centred, prior = x - x.mean(), len(x) * SPREAD**2
+        squares = float(centred @ centred)
+        slope = float(np.clip((centred @ (y - y.mean()) + prior) / (squares + prior), *SLOPES))
+        left = y - y.mean() - slope * centred
+        spread = float(np.sqrt(left @ left / max(1, len(x) - 2)))
+        return cls(float(x.mean()), float(y.mean()), slope, spread, 1 / (squares + prior), len(x))
 
 
 @torch.no_grad()
@@ -95,6 +109,8 @@ def fit_lines(
         num_labels: of each network.
         temperatures: T of each network.
     """
+    if not changes:
+        raise ValueError("No change was given; expected those of `disturbances`.")
     points: dict[str, list[tuple[float, float]]] = {name: [] for name in networks}
     for change in changes.values():
         believed, true = ({name: torch.zeros(num_labels, num_labels).double() for name in networks} for _ in range(2))
@@ -106,9 +122,9 @@ def fit_lines(
                     belief = tempered(p, temperatures[name]) * (label != IGNORE_LABEL)
                     believed[name] += expected_confusion(p.argmax(dim=1), belief).sum(dim=0).cpu()
                     true[name] += confusion_matrix(p.argmax(dim=1), label, num_labels).cpu()
+        seen = sum(one.sum(dim=1) for one in believed.values()) > 0  # by any network, as in the verdict
         for name, each in points.items():
-            occurs = (true[name].sum(dim=0) + true[name].sum(dim=1)) > 0
-            each.append((float(mean_iou_of(believed[name] * occurs)), float(mean_iou_of(true[name]))))
+            each.append((float(mean_iou_of(believed[name] * seen)), float(mean_iou_of(true[name]))))
     return {name: Line.through(*zip(*each, strict=True)) for name, each in points.items()}
 
 
@@ -133,16 +149,17 @@ def estimate(
         subjects: of each image, in the order of the images; every image is one of its own without.
         seed: of the bootstrap.
     """
-    line = Line() if line is None else line
+    line = Line() if line is None else line  # of slope 1 through the origin
     subjects = [str(i) for i in range(verdict.images)] if subjects is None else subjects
     if len(subjects) != verdict.images:
         raise ValueError(f"Got {len(subjects)} subjects for {verdict.images} images; expected one for each.")
     by = {kind: float(mean_iou_of(verdict.confusions(kind, name).sum(dim=0))) for kind in ESTIMATORS}
     images = [str(i) for i in range(verdict.images)]
     units = bootstrap.by_subject(verdict.confusions("confidence", name).numpy(), subjects, images)
-    ends = bootstrap.confidence(units, _mean_iou, seed) or [by["confidence"]] * 2
-    found = float(line(by["confidence"]))
-    low, high = (float(np.clip(line(end) + side * line.spread, 0, 1)) for end, side in zip(ends, (-2, 2), strict=True))
+    ends = [by["confidence"], *(bootstrap.confidence(units, _mean_iou, seed) or ())]
+    found = line(by["confidence"])
+    low, high = (line(end(ends)) for end in (min, max))
+    low, high = max(0.0, low - 2 * line.margin(min(ends))), min(1.0, high + 2 * line.margin(max(ends)))
     return Expected(found, low, high, {CALIBRATED: found, **by})
 
 

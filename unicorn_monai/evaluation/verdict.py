@@ -11,12 +11,15 @@ Ranking, larger is better; p_n the softmax of network n, p' the same under anoth
     confidence    IoU_n with q ~ p_n^(1/T_n), T_n fitted where labels are   temperature scaling, Guo et al. 2017
     information   H(mean of p_n over all pixels) - mean of H(p_n)           InfoMax: sure, and not always of the same
     density       mean entropy of the soft neighbourhoods of pixels         Saito et al., ICCV 2021
-    jury          sum_m w_m IoU_n(q_m) / sum_m w_m,  w_m = exp(c_m / 0.05)  peers, each as heard as it is worth
+    jury          sum_j w_j IoU_n(q_j) / sum_j w_j,  w_j = exp(c_j / 0.05), j != n, where  c_n >= max_j c_j - 0.1
 
-The jury of a network are the others, q_m their confidence and c_m what it says they are worth (``expected_iou.py``).
-A network that was taught by guesses on these images is sure of them whatever they are worth: it is judged, and is no
-juror. Two more criteria need labelled images of another kind: reverse validation (``reverse_validation.py``), and the
-score on held-out synthetic images, which favours networks trained on their like. How good the chosen one is:
+c is what confidence says that a network is worth (``expected_iou.py``): by it a juror is heard, and who lies 0.1 below
+the best juror is not considered. For nobody is a juror of itself, which costs the best the best of its jurors: one that
+stands out would lose to the second. A network that was taught by guesses on these images is sure of them whatever they
+are worth: it is judged, and is no juror; who taught it may be one, and is pleased with its pupil.
+
+Two criteria more need labelled images of another kind: reverse validation (``reverse_validation.py``), and the score on
+held-out synthetic images, which favours networks trained on their like. How good the chosen one is:
 ``expected_iou.py``; all of it in one pass: ``recommendation.py``. Nothing here has seen a label of these images.
 """
 
@@ -32,18 +35,30 @@ from unicorn_monai.images.augmentation import strong_intensity
 
 NEIGHBOURS, SHARPNESS = 256, 0.05  # pixels of an image whose neighbourhoods are compared; temperature of their likeness
 HEARD = 0.05  # a juror that is worth this much more mean IoU is heard e times as much
+CONSIDERED = 0.1  # twice what an estimate is to be right to
 BELIEFS = ("agreement", "belief", "consistency", "confidence")
 CRITERIA = (*BELIEFS, "information", "density")
 
 
 def expected_confusion(seen: Tensor, belief: Tensor) -> Tensor:
-    """M of label maps (batch, rows, columns) under a belief (batch, labels, rows, columns): (batch, labels, labels).
+    """M of label maps (batch, rows, columns) under a belief (batch, labels, rows, columns): (batch, labels, labels)."""
+    batch, labels = belief.shape[:2]
+    sees = torch.nn.functional.one_hot(seen.long(), labels).reshape(batch, -1, labels).double()
+    return sees.transpose(1, 2) @ belief.flatten(2).transpose(1, 2).double()
 
-    With several beliefs, (batch, beliefs, labels, rows, columns), it is (batch, beliefs, labels, labels).
+
+def mutual_confusion(seen: Sequence[Tensor], beliefs: Sequence[Tensor]) -> Tensor:
+    """M of every network's label maps under every network's belief, over a batch: (networks, networks, labels, labels).
+
+    One image at a time: all of a batch would be twice as many gigabytes as there are images of 1000 x 1000.
     """
-    labels = belief.shape[-3]
-    sees = torch.nn.functional.one_hot(seen.long(), labels).flatten(1, 2).mT.double()
-    return (sees if belief.ndim == 4 else sees[:, None]) @ belief.flatten(-2).mT.double()
+    n, labels = len(beliefs), beliefs[0].shape[1]
+    found = torch.zeros(n * labels, n * labels, dtype=torch.float64)
+    for i in range(len(beliefs[0])):
+        sees = torch.cat([torch.nn.functional.one_hot(s[i].long().flatten(), labels) for s in seen], dim=1)
+        believes = torch.cat([belief[i].flatten(1) for belief in beliefs])
+        found += (sees.T.float() @ believes.T.float()).double().cpu()
+    return found.unflatten(0, (n, labels)).unflatten(2, (n, labels)).movedim(1, 2)
 
 
 def mean_iou_of(confusion: Tensor) -> Tensor:
@@ -109,8 +124,8 @@ class Verdict:
         self.parts: dict[str, dict[str, list[Tensor]]] = {kind: {name: [] for name in names} for kind in BELIEFS}
         self.marginal = {name: torch.zeros(num_labels, dtype=torch.float64) for name in names}
         self.entropy, self.density = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-        empty = torch.zeros(len(self.names), num_labels, num_labels, dtype=torch.float64)
-        self.opinions = {name: empty.clone() for name in names}  # of all networks about each: M under what they believe
+        both = len(self.names), len(self.names)  # each network's label maps under what each believes
+        self.opinions = torch.zeros(*both, num_labels, num_labels, dtype=torch.float64)
         self.seen = torch.zeros(num_labels, dtype=torch.bool)  # somewhere, by a network; others do not count
 
     def update(self, probabilities: Mapping[str, Tensor], other_views: Mapping[str, Tensor]) -> None:
@@ -118,16 +133,15 @@ class Verdict:
         mean = torch.stack([probabilities[name].float() for name in self.names]).mean(dim=0)
         beliefs = {"agreement": one_hot_of(mean), "belief": mean}
         own = {name: tempered(probabilities[name].float(), self.temperatures[name]) for name in self.names}
-        everybody = torch.stack([*own.values()], dim=1)
+        seen = {name: probabilities[name].argmax(dim=1) for name in self.names}
+        self.opinions += mutual_confusion([*seen.values()], [*own.values()])
         self.images, self.pixels = self.images + len(mean), self.pixels + mean[:, 0].numel()
         for name in self.names:
             p = probabilities[name].float()
             its = {"consistency": one_hot_of(other_views[name]), "confidence": own[name]}
-            seen = p.argmax(dim=1)
-            self.seen[seen.unique().cpu()] = True
-            self.opinions[name] += expected_confusion(seen, everybody).sum(dim=0).cpu()
+            self.seen[seen[name].unique().cpu()] = True
             for kind, belief in (beliefs | its).items():
-                self.parts[kind][name].append(expected_confusion(seen, belief).float().cpu())
+                self.parts[kind][name].append(expected_confusion(seen[name], belief).float().cpu())
             self.marginal[name] += p.double().sum(dim=(0, 2, 3)).cpu()
             self.entropy[name] += float(torch.special.entr(p.double()).sum())
             self.density[name] += neighbourhood_density(p) * len(p)
@@ -139,15 +153,21 @@ class Verdict:
         return torch.cat(self.parts[kind][name]).double() * self.seen
 
     def jury(self, worth: Mapping[str, float], jurors: Sequence[str]) -> dict[str, float]:
-        """What the jurors think of each network, themselves not; NaN where there is no other juror.
+        """What the jurors think of each network; NaN of one that is not considered, or that nobody is left to judge.
 
-        ``worth`` is the mean IoU that each juror is expected to have.
+        ``worth`` is the mean IoU that each network is expected to have.
         """
-        found, best = {}, max((worth[name] for name in jurors), default=0.0)
+        if strangers := sorted(set(jurors) - set(self.names)):
+            raise ValueError(f"The jurors {strangers} were not looked at; expected some of {self.names}.")
+        best = max((worth[name] for name in jurors), default=0.0)
         heard = torch.tensor([math.exp((worth[m] - best) / HEARD) if m in jurors else 0.0 for m in self.names]).double()
-        for name in self.names:
-            others = heard * torch.tensor([other != name for other in self.names])
-            found[name] = float((others * mean_iou_of(self.opinions[name] * self.seen)).sum() / others.sum())
+        views, found = mean_iou_of(self.opinions * self.seen), dict.fromkeys(self.names, math.nan)  # (judged, juror)
+        for i, name in enumerate(self.names):
+            weight = heard.clone()
+            weight[i] = 0.0
+            sits = weight > 0
+            if sits.any() and worth[name] >= best - CONSIDERED:
+                found[name] = float((weight * views[i])[sits].sum() / weight.sum())
         return found
 
     def scores(self) -> dict[str, dict[str, float]]:

@@ -71,7 +71,7 @@ CONTROL = 128  # images from label maps that no network was trained on
 BATCH = 32  # images measured at a time
 SAMPLED = 16  # images sampled at a time
 CRITERION = JURY  # by which a network is recommended; its record: docs/results/benchmark
-FEWEST_JURORS = 3  # of two, each is judged by the other alone: then what each is expected to be worth decides
+FEWEST_JURORS = 3  # two networks that are compared, and one that compares them
 AT_HOME = ("mean_iou", "ci95", "ci_unit", "ece", "nll", "boundary", "n_test", "n_subjects")  # on the labelled device
 
 
@@ -278,6 +278,8 @@ class Judging:
         subjects = [str(item.get("subject", item["image"])) for item in items]
         jurors = [name for name in setups if not self.is_taught_by_guesses(name)]
         criterion = CRITERION if len(jurors) >= FEWEST_JURORS else CALIBRATED
+        if criterion != CRITERION:
+            logger.info(f"   {len(jurors)} networks are no jury: what each is expected to be worth decides")
         return recommend(seen[0], criterion, lines, jurors, subjects, more)
 
     def is_taught_by_guesses(self, setup: str) -> bool:

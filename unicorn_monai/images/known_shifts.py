@@ -21,7 +21,7 @@ from unicorn_monai.images.pictures import evenly
 from unicorn_monai.images.random_contrast import RandContrastCurved
 from unicorn_monai.images.target_style import STYLES, RandTargetStyled
 
-TARGETS = 256  # unlabelled images that lend their style; each is kept in memory
+TARGETS = 64  # unlabelled images that lend their style; each is kept in memory, once for each style
 
 Change = Callable[[Tensor], Tensor]  # of an image (channels, rows, columns) in [0, 1]
 
@@ -29,13 +29,13 @@ Change = Callable[[Tensor], Tensor]  # of an image (channels, rows, columns) in 
 def disturbances(unlabelled: Sequence[str], seed: int = 0) -> dict[str, Change]:
     """The changes by name, the first of which changes nothing; each draws anew at every call.
 
-    ``unlabelled``: files of images of the other device, one or more.
+    ``unlabelled``: files of images of the other device, one or more; up to ``TARGETS`` of them are kept, evenly spread.
     """
     targets = [unlabelled[i] for i in evenly(len(unlabelled), min(TARGETS, len(unlabelled)))]
     drawn: dict[str, RandomizableTransform] = {"random_contrast": RandContrastCurved(prob=1.0)}
     drawn |= {style: RandTargetStyled(["image"], style, targets, prob=1.0) for style in STYLES}
-    for transform in drawn.values():
-        transform.set_random_state(seed)
+    for i, transform in enumerate(drawn.values()):
+        transform.set_random_state(seed + i)
     changed = {name: partial(_of_image, transform) for name, transform in drawn.items()}
     return {"none": torch.Tensor.float, "strong": strong_intensity(seed), **changed}
 

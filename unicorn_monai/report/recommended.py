@@ -22,7 +22,7 @@ REASONS = {  # of a criterion: what the chosen network does better than all othe
     "calibrated": "it is the surest, by what being sure was worth on disturbed labelled images",
     "information": "it is sure of its labels, and not always of the same ones",
     "density": "the pixels of its images fall into the clearest groups",
-    "jury": "the other networks, each heard as much as it is expected to be worth, agree best with its label maps",
+    "jury": "networks that are heard as much as they are expected to be worth prefer its label maps to all others",
     "reverse": "a small model that learns from its label maps does best on labelled images",
     "synthetic": "it does best on synthetic images that no network was trained on",
 }

@@ -274,6 +274,7 @@ class Recommendation(Part):
     candidates: list[str] = []
     scores: dict[str, dict[str, Number]] = {}  # criterion -> set-up -> value, larger is better
     estimates: dict[str, Number] = {}  # set-up -> expected mean IoU
+    estimators: dict[str, Number] = {}  # estimator -> what it expects of the one chosen
     not_computed: str | None = None  # why there is none
 
 
