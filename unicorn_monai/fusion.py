@@ -26,14 +26,11 @@ MODES = ("joint", "compositional", "paper")
 
 
 def mode_weights(mode: str, uncertainty_weight: Weight) -> tuple[Weight, Weight]:
-    """(semantic, uncertainty) weights: (1 - w, w) in ``paper`` mode, (1, w) in ``compositional`` mode, else (1, 1).
-
-    In ``joint`` mode a number of 0 leaves the uncertainty out, (1, 0).
-    """
+    """(semantic, uncertainty) weights: (1 - w, w) in ``paper`` mode, (1, w) in ``compositional`` mode, else (1, 1)."""
     if mode not in MODES:
         raise ValueError(f"Unknown mode '{mode}'; expected one of {list(MODES)}.")
     if mode == "joint":
-        return 1.0, float(isinstance(uncertainty_weight, Tensor) or uncertainty_weight != 0)
+        return 1.0, 1.0
     return (1.0 - uncertainty_weight if mode == "paper" else 1.0), uncertainty_weight
 
 

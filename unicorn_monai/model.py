@@ -77,8 +77,13 @@ class UnIACorN:
             ValueError: a bundle or its weights are missing, or do not belong together.
         """
         own = settings | ({} if device is None else {"device": str(device)})
-        mode = settings.get("mode", "joint" if (Path(bundles) / "joint" / "models" / "model.pt").is_file() else "")
-        return cls(from_bundle(Path(bundles) / drawing(mode), "generator", settings=own))
+        there = [name for name in ("joint", "synthesis") if (Path(bundles) / name / "configs").is_dir()]
+        if "mode" not in settings and len(there) > 1:
+            raise ValueError(
+                f"'{bundles}' holds the bundles {there}; give the mode that is to draw, e.g. mode='joint'."
+            )
+        name = drawing(settings["mode"]) if "mode" in settings else (there or ["joint"])[0]
+        return cls(from_bundle(Path(bundles) / name, "generator", settings=own))
 
     def __call__(
         self,

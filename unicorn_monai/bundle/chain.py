@@ -65,9 +65,15 @@ def hint_of(prior: UncertaintyPrior) -> dict[str, Any]:
 
 
 def check_joint(
-    joint: PathLike, latent_diffusion: PathLike, scheduler: Any = None, prior: UncertaintyPrior | None = None
+    joint: PathLike,
+    latent_diffusion: PathLike,
+    scheduler: Any = None,
+    prior: UncertaintyPrior | None = None,
+    mode: str = "joint",
 ) -> None:
     """Refuse a joint model of another autoencoder, ``prediction_type`` or hint than it was trained with."""
+    if mode != "joint":
+        raise ValueError(f"mode is '{mode}'; a joint model draws in the mode 'joint' alone. Others: bundle synthesis.")
     name, model = f"The joint model of '{joint}'", metadata_of(joint)
     _expect(name, model, "autoencoder_sha256", metadata_of(latent_diffusion, "autoencoder.pt")["sha256"])
     if scheduler is not None:
@@ -91,6 +97,8 @@ def check_chain(
     ``prior`` the one of the Uncertainty-ControlNet's, where that takes part: not in the training of a
     Semantic-ControlNet in ``paper`` mode.
     """
+    if mode == "joint":
+        raise ValueError("mode is 'joint'; ControlNets beside a frozen U-Net are of 'compositional' or 'paper' mode.")
     unet = metadata_of(latent_diffusion)
     diffusion = f"The diffusion model of '{latent_diffusion}'"
     _expect(diffusion, unet, "autoencoder_sha256", metadata_of(latent_diffusion, "autoencoder.pt")["sha256"])

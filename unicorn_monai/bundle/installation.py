@@ -33,7 +33,12 @@ def bundle_root(name: str, part: str | None = None) -> str:
 
 def drawing(mode: str) -> str:
     """The bundle that draws images in a mode."""
-    return "joint" if mode == "joint" else "synthesis"
+    return controlling(mode)[-1]
+
+
+def controlling(mode: str) -> tuple[str, ...]:
+    """The bundles that a mode has besides segmentation network and autoencoder; the last one draws."""
+    return ("joint",) if mode == "joint" else CHAIN
 
 
 def sibling(bundle_root: PathLike, part: str) -> str:

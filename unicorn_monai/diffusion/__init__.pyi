@@ -2,6 +2,7 @@ from .autoencoder import Adversary as Adversary
 from .autoencoder import AutoencoderLoss as AutoencoderLoss
 from .autoencoder import narrow_posterior as narrow_posterior
 from .bundle_models import base_controlnet as base_controlnet
+from .bundle_models import load_joint as load_joint
 from .bundle_models import load_latent_diffusion as load_latent_diffusion
 from .bundle_models import load_prior as load_prior
 from .bundle_models import load_uncertainties as load_uncertainties

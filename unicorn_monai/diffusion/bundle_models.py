@@ -9,11 +9,12 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
-from unicorn_monai.bundle.chain import check_chain
+from unicorn_monai.bundle.chain import check_chain, check_joint
 from unicorn_monai.bundle.installation import load_config
 from unicorn_monai.bundle.references import from_bundle, weights_metadata
 from unicorn_monai.controlnets import copy_encoder
 from unicorn_monai.diffusion.latents import Uncertainties
+from unicorn_monai.joint import JointNetwork
 from unicorn_monai.latent_diffusion import LatentDiffusion
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.schedulers import Sampler
@@ -47,6 +48,24 @@ def load_latent_diffusion(
     check_chain(bundle_root, scheduler=train_scheduler, scale_factor=scale_factor)
     ldm: LatentDiffusion = parser.get_parsed_content("ldm")
     return ldm if scheduler is None else replace(ldm, scheduler=scheduler)
+
+
+def load_joint(
+    bundle_root: PathLike,
+    latent_diffusion: PathLike,
+    network: JointNetwork,
+    device: torch.device | str | None = None,
+    scheduler: Sampler | None = None,
+    prior: UncertaintyPrior | None = None,
+) -> LatentDiffusion:
+    """The latent diffusion model of a joint one: its U-Net on the autoencoder of another bundle, if they fit."""
+    place = {} if device is None else {"device": str(device)}
+    parts = {key: from_bundle(latent_diffusion, key, settings=place) for key in ("train_scheduler", "text")}
+    scheduler = from_bundle(latent_diffusion, "scheduler") if scheduler is None else scheduler
+    check_joint(bundle_root, latent_diffusion, parts["train_scheduler"], prior)
+    autoencoder = from_bundle(latent_diffusion, "autoencoder_def", "autoencoder.pt", device)
+    told = {key: weights_metadata(bundle_root, "model.pt", key) for key in ("scale_factor", "latent_shape")}
+    return LatentDiffusion(autoencoder, network.unet, scheduler, bundle_root=latent_diffusion, **parts, **told)
 
 
 def base_controlnet(mode: str, bundle_root: PathLike, ldm: LatentDiffusion) -> nn.Module | None:

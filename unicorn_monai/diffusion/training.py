@@ -63,7 +63,8 @@ class LatentPrepareBatch:
         if self.task.prior is not None:
             size = [side * downsampling(self.ldm.autoencoder) for side in mean.shape[2:]]
             hint = self.task.prior.hint(batchdata["uncertainty"]).reshape(-1, *[1] * (mean.ndim - 1))
-            hint = hint + self.task.hint_noise * torch.randn(hint.shape) * (not self.fixed)
+            if self.task.hint_noise and not self.fixed:
+                hint = hint + self.task.hint_noise * torch.randn(hint.shape)
             extra["uncertainty"] = hint.expand(-1, 1, *size)
         if any(self.task.left_out) and not self.fixed:
             for name, share in zip(("semantic_seen", "uncertainty_seen"), self.task.left_out, strict=True):

@@ -285,7 +285,8 @@ class Judging:
     def is_taught_by_guesses(self, setup: str) -> bool:
         """Whether what a network saw on the unlabelled images was guessed by another: such a one judges no others."""
         run = self.run
-        ours = [run.setup(v) for v in run.variants if run.settings.teaches and run.mode(v) != "paper"]
+        taught = {"joint": True, "compositional": run.settings.teaches, "paper": False}
+        ours = [run.setup(variant) for variant in run.variants if taught[run.mode(variant)]]
         return setup in GUESSED_ON or setup.split("+")[0] in ours
 
     def batches(self, items: Sequence[dict[str, Any]], size: int = SAMPLED) -> Iterator[Tensor]:

@@ -25,7 +25,7 @@ from unicorn_monai.data import read_header, write_augmented
 from unicorn_monai.experiment.judging import Judging
 from unicorn_monai.experiment.run import Run, nth
 from unicorn_monai.experiment.runner import Runner
-from unicorn_monai.experiment.settings import TRIED, measured_files
+from unicorn_monai.experiment.settings import ACQUISITIONS, measured_files, prior_file
 from unicorn_monai.experiment.stages import Stage
 from unicorn_monai.report.trainings import (
     AUGMENTED,
@@ -43,7 +43,7 @@ from unicorn_monai.report.trainings import (
     SYNTHETIC,
     TSYND,
 )
-from unicorn_monai.segmentation.separation import measured_separation
+from unicorn_monai.segmentation.separation import ENOUGH, measured_separation, separates
 from unicorn_monai.system.files import read_json
 from unicorn_monai.system.weights import copy_weights
 
@@ -74,7 +74,7 @@ class Plan:
         self.both = [str(run.labeled), str(run.unlabeled)]
         self.chained = [mode for mode in self.settings.modes if mode != "joint"]  # on a frozen U-Net
         compositional = "compositional" in self.settings.modes
-        self.shown = (  # what the control by label maps sees besides the labelled images
+        self.shown = (  # what the Semantic-ControlNet sees besides the labelled images
             *when(self.settings.style_augmentation and compositional, "labeled_augmented"),
             *when(self.settings.teaches, "guessed"),
         )
@@ -90,7 +90,7 @@ class Plan:
             *(self.self_trained(name, augmentation) for name, augmentation in SELF_TRAINED.items() if name in chosen),
             self.self_trained_chosen() if SELF_TRAINED_CHOSEN in chosen else (),
             self.batch_norm() if BATCH_NORM in chosen else (),
-            self.teacher() if PSEUDO_LABELS in chosen or self.settings.teaches else (),
+            self.teacher() if PSEUDO_LABELS in chosen or "joint" in modes else (),
             self.plain_guesses() if PSEUDO_LABELS in chosen else (),
             self.generator([thing for stage in networks for thing in stage.makes]) if modes else (),
             *(self.variant(mode) for mode in modes),
@@ -126,7 +126,7 @@ class Plan:
 
     def ensemble(self) -> list[Stage]:
         """Further trainings of the lower bound, whose disagreement is an uncertainty."""
-        if not any("ensemble" in self.tried("", mode) for mode in self.settings.modes):
+        if "joint" not in self.settings.modes or "ensemble" not in self.tried:
             return []
         folder, found = str(self.run.labeled), list[Stage]()
         own = {"dataset_dir": folder, "validation_dir": folder, "augmentation": PLAIN}
@@ -137,16 +137,35 @@ class Plan:
 
     def generator(self, networks: list[str]) -> list[Stage]:
         """What the modes need: guessed labels, the uncertainties, the diffusion model that ControlNets are beside."""
-        run, settings, first = self.run, self.settings, self.settings.main
+        judge, run = self.judge, self.run
+        found = [Stage("textures", ("autoencoder", "lower_bound"), (), judge.textures, result=("autoencoder",))]
+        if "joint" in self.settings.modes:
+            guess = partial(self.guess_by_teacher, run.guessed("joint"), self.settings.joint_confidence)
+            ensemble = tuple(nth("lower_bound", i) for i in range(ENSEMBLE)) if "ensemble" in self.tried else ()
+            found += [
+                Stage("joint_guesses", ("teacher",), ("joint_guesses",), guess),
+                Stage(
+                    "joint_uncertainty",
+                    ("lower_bound", *ensemble, "joint_guesses"),
+                    ("joint_prior",),
+                    self.measure_best,
+                    result=("separation",),
+                ),
+            ]
+        return found + (self.chain_begins(networks) if self.chained else [])
+
+    def chain_begins(self, networks: list[str]) -> list[Stage]:
+        """What ControlNets beside a frozen U-Net need: guessed labels, the uncertainties, the diffusion model."""
+        run, settings = self.run, self.settings
+        first = self.chained[0]
         styles = partial(write_augmented, run.labeled, run.augmented, settings.seed)
-        guess = partial(self.guess_by_teacher, run.guessed(first))
+        guess = self.guess(first, run.weights("augmentation"))
         return [
             *when("labeled_augmented" in self.shown, Stage("styles", (), ("labeled_augmented",), styles)),
-            *when(settings.teaches, Stage("guessed_labels", ("teacher",), ("guessed",), guess)),
+            *when(settings.teaches, Stage("guessed_labels", ("augmentation",), ("guessed",), guess)),
             # an ensemble may be made of any of the networks
-            Stage("uncertainty", (*networks, *self.shown), ("prior",), partial(self.measure, first), ("separation",)),
-            Stage("textures", ("autoencoder", "lower_bound"), (), self.judge.textures, result=("autoencoder",)),
-            *(self.diffusion() if self.chained else ()),
+            Stage("uncertainty", (*networks, *self.shown), ("prior",), partial(self.measure, first)),
+            *self.diffusion(),
         ]
 
     def guess(self, variant: str, teacher: Path) -> Work:
@@ -160,44 +179,54 @@ class Plan:
         folders = {"labeled_augmented": self.run.augmented, "guessed": self.run.guessed(variant)}
         return [str(folders[name]) for name in self.shown]
 
-    def measure(self, variant: str, *before: Work) -> dict[str, Any]:
-        """Uncertainty of every image of both domains, and the prior, as every mode asks for them.
-
-        Returns how well each acquisition that was tried tells the domains apart, and which one is taken.
-        """
+    def measure(self, variant: str, *before: Work) -> None:
+        """Uncertainty of every image of both domains, and the prior in the scaling of every mode but the joint one."""
         for work in before:
             work()
-        run, told = self.run, dict[str, Any]()
-        for mode in run.settings.modes if variant == run.settings.main else (run.mode(variant),):
-            tried = self.tried(variant, mode)
-            found = {name: self.measured(variant, mode, name) for name in tried}
-            best = max(found, key=found.__getitem__)
-            if best != tried[-1]:
-                self.measured(variant, mode, best)
-            told[mode] = {"acquisition": best, "auc": found}
-            logger.info(f"   {mode}: {best} tells the devices apart in {found[best]:.1%} of pairs of images")
-        return told
+        root = self.run.bundle_dir("retinal_unet", variant)
+        values = {**self.domains, "measured_too": self.also_labeled(variant)}
+        for scaling in dict.fromkeys(self.settings.scaling_of(mode) for mode in self.chained):
+            own = {"scaling": scaling, "prior_path": str(root / "models" / prior_file(scaling))}
+            self.runner.bundle(root, "uncertainty.json", "infer", **values, **own)
 
-    def tried(self, variant: str, mode: str) -> tuple[str, ...]:
-        """The acquisitions that are tried for a mode; of a round there is one network alone."""
-        if mode == "paper":
-            return ("entropy",)
-        asked = TRIED if self.settings.acquisition == "auto" else (self.settings.acquisition,)
-        return tuple(name for name in asked if name != "ensemble" or variant not in self.run.rounds) or ("entropy",)
+    @property
+    def tried(self) -> tuple[str, ...]:
+        """The acquisitions that are tried for the joint mode."""
+        return ACQUISITIONS if self.settings.acquisition == "auto" else (self.settings.acquisition,)
 
-    def measured(self, variant: str, mode: str, acquisition: str) -> float:
-        """Measure uncertainties for a mode and fit its prior; returns how well they tell the domains apart."""
-        run, root = self.run, self.run.bundle_dir("retinal_unet", variant)
-        files = {key: root / "models" / name for key, name in measured_files(mode).items()}
-        own: dict[str, Any] = {**self.domains, "measured_too": self.also_labeled(variant), "acquisition": acquisition}
-        own |= {"scaling": self.settings.scaling_of(mode), **{key: str(path) for key, path in files.items()}}
-        own["distribution"] = "gaussian" if mode == "paper" else "empirical"  # measured values: images have them
-            "gaussian" if mode == "paper" else "empirical"
-        )  # measured values: what is asked for exists
+    def measure_best(self) -> dict[str, Any]:
+        """Uncertainty of every image of both domains by what tells them apart best, and the prior of the joint mode.
+
+        Returns the acquisition, and of each that was tried how well it tells the domains apart.
+        """
+        root, run, found = self.run.bundle_dir("retinal_unet"), self.run, dict[str, float]()
+        models = root / "models"
+        for name in self.tried:
+            files = {"uncertainties_path": models / "tried" / f"uncertainties_{name}.json"}
+            files["prior_path"] = models / "tried" / f"prior_{name}.json"
+            self.measure_by(name, **{key: str(path) for key, path in files.items()})
+            found[name] = measured_separation(files["uncertainties_path"], run.labeled, run.unlabeled)
+        best = max(found, key=lambda name: separates(found[name]))
+        files = {key: str(models / name) for key, name in measured_files("joint").items()}
+        self.measure_by(best, measured_too=[str(run.guessed("joint"))], **files)
+        told = f"{best} puts {found[best]:.1%} of unlabelled images above labelled ones"
+        if separates(found[best]) >= ENOUGH:
+            logger.info(f"   uncertainty: {told}")
+        else:
+            logger.warning(
+                f"{told}: the uncertainty hardly sees the shift, so to ask for that of the unlabelled images is to ask "
+                "for nothing. Are both data sets of one device? Else choose another acquisition, or train the network "
+                "longer."
+            )
+        return {"acquisition": best, "auc": found}
+
+    def measure_by(self, acquisition: str, **places: Any) -> None:
+        """Run ``uncertainty.json`` for the joint mode."""
+        own = {"scaling": self.settings.scaling, "distribution": "empirical", "acquisition": acquisition}
         if acquisition == "ensemble":
-            own["ensemble"] = [str(run.weights("lower_bound", i)) for i in range(1, ENSEMBLE)]
-        self.runner.bundle(root, "uncertainty.json", "infer", **own)
-        return measured_separation(files["uncertainties_path"], run.labeled, run.unlabeled)
+            own["ensemble"] = [str(self.run.weights("lower_bound", i)) for i in range(1, ENSEMBLE)]
+        root = self.run.bundle_dir("retinal_unet")
+        self.runner.bundle(root, "uncertainty.json", "infer", **self.domains, **own, **places)
 
     def diffusion(self) -> list[Stage]:
         """The diffusion model; whether its latents keep their spread."""
@@ -242,7 +271,7 @@ class Plan:
         ``prior`` is the thing that is its prior, ``before`` the variant whose ControlNets a round goes on from.
         """
         run, judge, name, data = self.run, self.judge, self.run.setup(variant), self.run.synthetic(variant)
-        trained = [self.joint(variant, prior)] if run.mode(variant) == "joint" else self.chain(variant, prior, before)
+        trained = [self.joint(variant)] if run.mode(variant) == "joint" else self.chain(variant, prior, before)
         drawn_by = tuple(thing for stage in trained for thing in stage.makes)
         chosen = (f"{name}_weights",) if self.settings.with_augmentation else ()  # judged without the other labels
         judges = ["augmentation", *when(run.has_upper, "upper_bound")]
@@ -262,11 +291,11 @@ class Plan:
             stages += self.networks(f"{name}+real+{more}", (data.name,), data, run.labeled, **recipe)
         return stages
 
-    def joint(self, variant: str, prior: str) -> Stage:
+    def joint(self, variant: str) -> Stage:
         """The diffusion model and both controls at once, on both devices."""
         name, shown = f"{self.run.setup(variant)}_joint", [str(self.run.labeled), str(self.run.guessed(variant))]
         work = self.bundle("joint", "train.json", "train", variant, dataset_dir=shown)
-        return Stage(name, ("usable autoencoder", prior, "guessed"), (name,), work, alone=self.run.jobs <= 2)
+        return Stage(name, ("usable autoencoder", "joint_prior"), (name,), work, alone=self.run.jobs <= 2)
 
     def chain(self, variant: str, prior: str, before: str) -> list[Stage]:
         """One ControlNet after the other, beside the frozen diffusion model."""
@@ -365,16 +394,16 @@ class Plan:
             *self.networks(PSEUDO_LABELS, ("guessed_plainly",), run.labeled, data, augmentation=STRONGEST),
         ]
 
-    def guess_by_teacher(self, data: Path) -> None:
-        """Labels of all pixels of the unlabelled images by the network that was chosen.
+    def guess_by_teacher(self, data: Path, threshold: float = 0.0) -> None:
+        """Labels of the unlabelled images by the network that was chosen; of all pixels by default.
 
-        No probability is asked for: what a network is rarely sure of would be left out, and the label that it is
-        always sure of taught alone. Nuclei of a network that is hardly ever above 0.6 there: 0.36 with this bound,
-        0.55 without.
+        The plain training asks for no probability: what a network is rarely sure of would be left out, and the label
+        that it is always sure of taught alone. Nuclei of a network that is hardly ever above 0.6 there: 0.36 with this
+        bound, 0.55 without. A generator needs to be told only that a label is unknown.
         """
         teacher = self.run.results["teacher"]["setup"]
         own = {"dataset_dir": str(self.run.unlabeled), "output_dir": str(data), "labeled_dir": str(self.run.labeled)}
-        own |= {"ckpt_path": str(self.run.weights(teacher)), "threshold": 0.0}
+        own |= {"ckpt_path": str(self.run.weights(teacher)), "threshold": threshold}
         self.runner.bundle(self.run.network_dir(teacher), "pseudo_label.json", "infer", **own)
 
     def verdict(self) -> Stage:
@@ -424,7 +453,8 @@ class Plan:
             return ()
         teacher = when(self.settings.teaches, "augmentation")
         if self.settings.main == "joint":
-            return (*teacher, "autoencoder", "unicorn_joint")
+            networks = ("augmentation", *(nth("lower_bound", i) for i in range(1, ENSEMBLE)))
+            return (*networks, "autoencoder", "unicorn_joint")
         return (*teacher, "autoencoder", "diffusion", *(f"unicorn_{net}" for net in CONTROLNETS))
 
     def train_style_transfer(self, name: str, stages: tuple[str, ...]) -> dict[str, Any]:
@@ -445,9 +475,10 @@ class Plan:
         """Uncertainties of and distances between the sets of images, the search for copies, and the pictures."""
         judge, run = self.judge, self.run
         main, sets = run.synthetic(self.settings.main).name, tuple(p.name for p in run.synthetic_sets.values())
+        prior = "joint_prior" if self.settings.main == "joint" else "prior"
         compared, copied = (*self.seen_through, *sets), (*self.seen_through, main, "unicorn+real")
         return [
-            Stage("uncertainties", ("prior", *sets), (), judge.uncertainties, alone=True, kept=False),
+            Stage("uncertainties", (prior, *sets), (), judge.uncertainties, alone=True, kept=False),
             Stage("distances", compared, (), judge.distances, ("fid",), alone=True, optional=True),
             Stage("looks", compared, (), judge.looks, ("looks",), alone=True, optional=True),
             Stage("memorization", copied, (), judge.copies, ("memorization",), alone=True, optional=True),

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from unicorn_monai.bundle import definition, install
-from unicorn_monai.bundle.installation import CHAIN, drawing
+from unicorn_monai.bundle.installation import CHAIN, controlling, drawing
 from unicorn_monai.bundle.metadata import described
 from unicorn_monai.bundle.sampling_steps import is_coarse
 from unicorn_monai.data import manifest
@@ -102,9 +102,9 @@ class Run:
         now = json.loads(json.dumps(asdict(self.settings)))
         before = now | {"words": False} | settings_begun_with(self.run_dir)  # a run may be older than a setting
         changed = [key for key, value in now.items() if before[key] != value and key not in FREE]
-        first = before["modes"][:1]  # has the plain names
-        again = now["modes"][: len(first)] == first
-        more = "baselines", *["modes"] * again  # a finished run can be compared with more
+        # A finished run can be compared with more: what those that build on a frozen U-Net need is made once for all.
+        adds = not before["modes"] or (before["modes"] == ["joint"] == now["modes"][:1])
+        more = "baselines", *["modes"] * adds
         changed = [key for key in changed if key not in more or not set(before[key]) <= set(now[key])]
         if changed:
             what = f"'{self.run_dir}' was started with other settings: {', '.join(changed)}"
@@ -155,10 +155,6 @@ class Run:
         """What a variant's set-ups are called: "unicorn", "unicorn_paper", "unicorn_round2"."""
         return "unicorn" if variant == self.settings.main else f"unicorn_{variant}"
 
-    def own_bundles(self, variant: str) -> tuple[str, ...]:
-        """The bundles that a variant has of its own, the one that draws last."""
-        return ("joint",) if self.mode(variant) == "joint" else CHAIN
-
     def drawing_dir(self, variant: str) -> Path:
         """The bundle of a variant that draws."""
         return self.bundle_dir(drawing(self.mode(variant)), variant)
@@ -207,7 +203,9 @@ class Run:
 
     def measured(self, variant: str, key: str) -> Path:
         """A file of what was measured for a variant, by its setting."""
-        return self.bundle_dir("retinal_unet", variant) / "models" / measured_files(self.mode(variant))[key]
+        mode = self.mode(variant)
+        names = measured_files(mode, self.settings.scaling_of(mode))
+        return self.bundle_dir("retinal_unet", variant) / "models" / names[key]
 
     def synthetic(self, variant: str) -> Path:
         """The synthetic data set of a variant; the main one has the plain name."""
@@ -221,7 +219,8 @@ class Run:
 
     def guessed(self, variant: str) -> Path:
         """The unlabelled images with the labels that a network guesses; every further round has its own."""
-        return self.run_dir / (f"guessed_{variant}" if variant in self.rounds else "guessed")
+        own = variant in self.rounds or self.mode(variant) == "joint"
+        return self.run_dir / (f"guessed_{variant}" if own else "guessed")
 
     def weights(self, setup: str, training: int = 0) -> Path:
         """Weights of the segmentation network of a set-up, from its first or a further training."""
@@ -267,7 +266,7 @@ class Run:
             install("retinal_unet", folder, self.settings.presets("retinal_unet"), own)
         for variant in self.variants:
             more = ["retinal_unet"] * (variant in self.rounds)
-            for name in (*more, *self.own_bundles(variant)):
+            for name in (*more, *controlling(self.mode(variant))):
                 self._install(name, variant)
 
     def _install(self, name: str, variant: str) -> None:
@@ -284,8 +283,9 @@ class Run:
             here = self.bundle_dir(name, variant).parent  # those beside it are found by themselves, moved or not
             elsewhere = {other: str(place) for other, place in places.items() if place.parent != here}
             for file in ("inference.json",) if name == "synthesis" else ("inference.json", "train.json"):
-                places = measured_places(self.mode(variant))
-                used = places if file == "train.json" else {"prior_path": places["prior_path"]}
+                mode = self.mode(variant)
+                places = measured_places(mode, self.settings.scaling_of(mode))
+                used = places if (name, file) == ("joint", "train.json") else {"prior_path": places["prior_path"]}
                 data[file] = elsewhere | used
         else:
             data["inference.json"] = {"num_labels": len(labels)} if name == "retinal_unet" else {}

@@ -179,7 +179,11 @@ class Runner:
         known, stage, self._noted = ConfigParser.load_config_file(file), self._tracked.name, self._noted + 1
         folder = self.run_dir / "repeated" / (stage + (f"_{self._noted}" if self._noted > 1 else ""))
         own = {key: str(folder) for key in ("ckpt_dir", "output_dir") if key in known}
-        for key in {"prior_path", "output"} & overrides.keys():  # files that a stage writes, never reads
+        for key in {
+            "prior_path",
+            "uncertainties_path",
+            "output",
+        } & overrides.keys():  # files that a stage writes, never reads
             own[key] = str(folder / Path(overrides[key]).name)
         if "resume" in known:
             own["resume"] = "False"

@@ -59,8 +59,8 @@ Share = Annotated[Number, Field(ge=0, le=1, description="a number, 0 to 1")]
 Weight = Annotated[Number, Field(ge=0)]
 Auto = Literal["auto"]
 Scaling = Annotated[str, one_of(SCALINGS)]
-TRIED = ("ensemble", "entropy", "max_softmax", "margin", "tta")  # acquisitions that need no other training
-Acquisition = Annotated[str, one_of(("auto", *TRIED))]
+ACQUISITIONS = ("ensemble", "entropy", "max_softmax", "margin", "tta")  # that need no network of another kind
+Acquisition = Annotated[str, one_of(("auto", *ACQUISITIONS))]
 Minutes = Annotated[Number | None, Field(gt=0, description="a number of minutes, above 0, or null")]
 Table = Annotated[dict[str, Any] | None, Field(description="an object of settings, or null")]
 Modes = Annotated[tuple[Annotated[str, one_of(MODES)], ...], _JSON, _ONCE]
@@ -103,9 +103,10 @@ class Settings:
     # guesses: that of "augmentation" (trained for it where it is no baseline), in further rounds the retrained one.
     # ``joint`` mode always learns from both devices.
     pseudo_labels: Switch = True
-    # What asks "how uncertain?" in ``joint`` and ``compositional`` mode (``segmentation/acquisition.py``); "auto": what
-    # tells the two domains apart best, of several networks' mutual information and what one network says.
+    # What asks "how uncertain?" in ``joint`` mode (``segmentation/acquisition.py``); "auto": what tells the two domains
+    # apart best, of several networks' mutual information and what one network says.
     acquisition: Acquisition = "auto"
+    joint_confidence: Share = 0.6  # in ``joint`` mode, of the teacher; pixels below it are of an unknown label
     scaling: Scaling = "zscore"  # of the hint in ``joint`` and ``compositional`` mode
     paper_scaling: Scaling = "paper"  # of the hint in ``paper`` mode; another than "paper" is ours
     trainings: Positive = 1  # of every segmentation network, with other seeds; scores are means over them
@@ -172,13 +173,13 @@ class Settings:
 
     @property
     def teaches(self) -> bool:
-        """Whether a segmentation network guesses labels for the control by label maps."""
-        return "joint" in self.modes or (self.pseudo_labels and "compositional" in self.modes)
+        """Whether a segmentation network guesses labels for the Semantic-ControlNet."""
+        return self.pseudo_labels and "compositional" in self.modes
 
     @property
     def with_augmentation(self) -> bool:
         """Whether a network is trained with strong augmentation: a baseline, a judge of weights, a teacher."""
-        return "augmentation" in self.baselines or self.teaches
+        return "augmentation" in self.baselines or self.teaches or "joint" in self.modes
 
     @property
     def augmented(self) -> list[str]:
@@ -307,7 +308,7 @@ def settings_of(run: Path, files: str = "inference.json") -> tuple[Settings, dic
     results = run / "results.json"
     chosen = read_json(results).get("weights", {}) if results.is_file() else {}
     settings = Settings.from_dict(settings_begun_with(run))
-    places = measured_places(settings.main)
+    places = measured_places(settings.main, settings.scaling_of(settings.main))
     require_own_bundles(run / "bundles", settings.presets, settings.overrides or {}, places, files)
     return settings, chosen
 
@@ -326,18 +327,24 @@ def settings_begun_with(run: Path) -> dict[str, Any]:
     return known
 
 
-def measured_files(mode: str) -> dict[str, str]:
-    """Names of what was measured for a mode, under the ``models`` of a run's ``retinal_unet``, by their setting.
+def prior_file(scaling: str) -> str:
+    """Name of the file under the ``models`` of a run's ``retinal_unet`` that holds the prior of a scaling."""
+    return f"prior_{scaling}.json"
 
-    The paper's uncertainty is Eqs. (3) and (4), whatever separates the domains best.
+
+def measured_files(mode: str, scaling: str = "") -> dict[str, str]:
+    """Names of what was measured for a mode, beside that file, by their setting.
+
+    The uncertainty of the joint mode is what separates the domains best, that of the others Eqs. (3) and (4).
     """
-    end = "_paper" if mode == "paper" else ""
-    return {"prior_path": f"prior{end}.json", "uncertainties_path": f"uncertainties{end}.json"}
+    if mode == "joint":
+        return {"prior_path": "prior_joint.json", "uncertainties_path": "uncertainties_joint.json"}
+    return {"prior_path": prior_file(scaling), "uncertainties_path": "uncertainties.json"}
 
 
-def measured_places(mode: str) -> dict[str, str]:
+def measured_places(mode: str, scaling: str = "") -> dict[str, str]:
     """The same, wherever the bundle lies, for the configurations of the others."""
-    return {key: f"$@retinal_unet + '/models/{name}'" for key, name in measured_files(mode).items()}
+    return {key: f"$@retinal_unet + '/models/{name}'" for key, name in measured_files(mode, scaling).items()}
 
 
 def bundle_places(bundles: Path, settings: Settings, name: str | None = None) -> dict[str, str]:
@@ -347,5 +354,6 @@ def bundle_places(bundles: Path, settings: Settings, name: str | None = None) ->
     """
     name = drawing(settings.main) if name is None else name
     found = {other: str(bundles / other) for other in ("latent_diffusion", "retinal_unet")}
-    prior = bundles / "retinal_unet" / "models" / measured_files(settings.main)["prior_path"]
+    files = measured_files(settings.main, settings.scaling_of(settings.main))
+    prior = bundles / "retinal_unet" / "models" / files["prior_path"]
     return found | {"bundle_root": str(bundles / name), "prior_path": str(prior)}

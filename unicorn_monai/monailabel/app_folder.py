@@ -17,7 +17,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from unicorn_monai.bundle.installation import GENERATOR
+from unicorn_monai.bundle.installation import controlling
 from unicorn_monai.experiment.settings import bundle_places, settings_of
 from unicorn_monai.report.recommended import bundle_of, networks_of, reason_of
 from unicorn_monai.report.results import Results, read
@@ -27,7 +27,17 @@ from unicorn_monai.system.weights import copy_weights, read_metadata
 SEGMENTATION = "retinal_unet"
 MAIN = '"""Served by MONAI Label."""\n\nfrom unicorn_monai.monailabel.app import UnicornApp# noqa: F401\n'
 RECORD, DEFAULT = "app.json", "unicorn+real"
-NOT_SERVED = ("*last.pt", "resume.pt", "*_before.pt", "latents", "uncertainties.json", "output", "__pycache__", ".*")
+NOT_SERVED = (
+    "*last.pt",
+    "resume.pt",
+    "*_before.pt",
+    "latents",
+    "uncertainties*.json",
+    "tried",
+    "output",
+    "__pycache__",
+    ".*",
+)
 
 
 def make_app(app_dir: PathLike, run: PathLike | None, setup: str | None = None) -> dict[str, Any]:
@@ -53,7 +63,7 @@ def make_app(app_dir: PathLike, run: PathLike | None, setup: str | None = None) 
     weights = _weights(run, setup)
     temporary = app_dir.with_name(f".tmp-{app_dir.name}")
     shutil.rmtree(temporary, ignore_errors=True)
-    for name in GENERATOR if mode else ():
+    for name in ("retinal_unet", "latent_diffusion", *controlling(mode)) if mode else ():
         places = bundle_places(app_dir / "generator", settings, name)
         _copy(run / "bundles" / name, temporary / "generator" / name, places)
     served = Path("model", SEGMENTATION)

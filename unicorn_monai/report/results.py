@@ -285,7 +285,7 @@ class Results(Part):
     modality: str = "OCT"
     segmentation: dict[str, Scores] = {}
     uncertainty: dict[str, Spread] = {}
-    separation: dict[str, Separation] = {}  # by mode
+    separation: Separation = Separation()
     looks: AllLooks = AllLooks()
     weights: dict[str, Weights] = {}
     budget: dict[str, Budget | None] = {}

@@ -2,9 +2,10 @@
 
     AUC = P(u(unlabelled) > u(labelled)) + P(u(unlabelled) = u(labelled)) / 2        Mann and Whitney 1947
 
-of an unlabelled and a labelled image drawn at random. 0.5 (or less) tells nothing: asked for what the unlabelled images
-have, a generator is asked for what the labelled ones have too. No label is needed. The labelled images are those of the
-validation, since a network is surer of the images that it was trained on than of others of the same device.
+of an unlabelled and a labelled image drawn at random. 0.5 tells nothing: asked for what the unlabelled images have, a
+generator is asked for what the labelled ones have too. Near 0 tells as much as near 1: a network may be surer of what
+it does not know. No label is needed. The labelled images are those of the validation, since a network is surer of the
+images that it was trained on than of others of the same device.
 """
 
 from __future__ import annotations
@@ -17,6 +18,13 @@ from torch import Tensor
 
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.uncertainties import read_uncertainties
+
+ENOUGH = 0.9  # of `separates`; below it more than one in ten pairs of images is the wrong way round
+
+
+def separates(auc: float) -> float:
+    """How well domains are told apart, whichever is the more uncertain: 0.5 to 1."""
+    return max(auc, 1 - auc)
 
 
 def separation(labelled: Tensor, unlabelled: Tensor) -> float:
