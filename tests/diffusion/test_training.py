@@ -22,7 +22,7 @@ from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.system.errors import NotFinite
 from unicorn_monai.training.kept_weights import EMA
 from unicorn_monai.training.settings import AutoencoderSettings, DiffusionSettings
-from unicorn_monai.training.steps import ClipGradients, WarmupCosine, autocast_settings, loss_metric
+from unicorn_monai.training.steps import ClipGradients, WarmupCosine, WarmupHold, autocast_settings, loss_metric
 
 BATCH, SIDE, IMAGE = 4, 4, 16
 PRIOR = UncertaintyPrior(mean=0.2, std=0.05, scaling="zscore", offset=0.1, scale=0.05, segmentation_sha256="x")
@@ -472,3 +472,19 @@ def test_a_training_of_one_iteration_has_a_learning_rate():
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=2.0)
     WarmupCosine(optimizer, max_epochs=1, data_loader=[SimpleNamespace()])
     assert optimizer.param_groups[0]["lr"] == 2.0
+
+
+def test_the_rate_rises_holds_and_falls():
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=2.0)
+    schedule = WarmupHold(optimizer, 10, range(10), warmup=0.1, hold=0.7)
+    rates = []
+    for _ in range(100):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[9:71] == pytest.approx([2.0] * 62)
+    assert rates[85] == pytest.approx(1.0)
+    assert rates[99] == pytest.approx(2 / 30)
+    with pytest.raises(ValueError, match=r"warmup is 0.8, hold 0.7; expected shares"):
+        WarmupHold(optimizer, 1, range(3), warmup=0.8)

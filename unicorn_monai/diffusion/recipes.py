@@ -135,6 +135,8 @@ def diffusion_trainer(
 ) -> SupervisedTrainer:
     """The training of a noise predictor; ``models/model.pt`` holds the averaged weights of the smallest ``val_loss``.
 
+    Or the newest ones, where the task says so.
+
     ``max_epochs`` is an argument of its own, since MONAI looks for it here. An ``inferer`` that can be attached takes
     part as a handler and is saved with the rest; the network of ``evaluator`` (:func:`diffusion_evaluator`) is the
     average.
@@ -146,7 +148,15 @@ def diffusion_trainer(
     schedule = settings.schedule(optimizer, max_epochs, loader)
     ema, models = EMA(network, averaged, settings.ema_decay), Path(settings.ckpt_dir)
     about = task.belongs_to()
-    best = BestWeights(evaluator, "val_loss", averaged, models / "model.pt", larger_is_better=False, metadata=about)
+    best = BestWeights(
+        evaluator,
+        "val_loss",
+        averaged,
+        models / "model.pt",
+        larger_is_better=False,
+        metadata=about,
+        always=task.newest,
+    )
     state = {"network": network, "optimizer": optimizer, "lr": schedule, "ema": ema, "best": best}
     state |= getattr(inferer, "saved", {})
     return SupervisedTrainer(

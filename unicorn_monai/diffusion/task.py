@@ -41,6 +41,7 @@ class DiffusionTask:
     prior: UncertaintyPrior | None = None
     base: nn.Module | None = None
     left_out: tuple[float, float] = (0.0, 0.0)  # shares of the images: of the label map, of the uncertainty
+    newest = False  # whether the newest weights are published, whatever the validation loss
     hint_noise = 0.0  # standard deviation of what is added to the hints in training
 
     def __init__(self, ldm: LatentDiffusion, settings: DiffusionSettings) -> None:
@@ -132,6 +133,7 @@ class JointTask(DiffusionTask):
     """
 
     name, samples, condition = "joint model", "samples", "joint"
+    newest = True  # images get better long after the loss does not, and some of its label maps are guesses
 
     def __init__(
         self,

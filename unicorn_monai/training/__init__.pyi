@@ -10,6 +10,7 @@ from .settings import DiffusionSettings as DiffusionSettings
 from .settings import TranslationSettings as TranslationSettings
 from .state import TrainingState as TrainingState
 from .steps import WarmupCosine as WarmupCosine
+from .steps import WarmupHold as WarmupHold
 from .steps import autocast_settings as autocast_settings
 from .steps import mean_squared_error as mean_squared_error
 from .steps import random_order as random_order
