@@ -15,9 +15,8 @@ SPLIT = (0.667, 0.1, 0.233)
 # Trainings of the quick demo, in epochs of a fixed number of iterations (`iterations_per_epoch` of the preset): two
 # thirds of what the experiments of the documents use at this size.
 BRIEF: dict[str, dict[str, dict[str, int]]] = {
-    "latent_diffusion": {"train_autoencoder.json": {"max_epochs": 9}, "train_diffusion.json": {"max_epochs": 26}},
-    "uncertainty_controlnet": {"train.json": {"max_epochs": 12}},
-    "semantic_controlnet": {"train.json": {"max_epochs": 12}},
+    "latent_diffusion": {"train_autoencoder.json": {"max_epochs": 9}},
+    "joint": {"train.json": {"max_epochs": 54}},
 }
 
 
@@ -61,6 +60,8 @@ class Demo:
             "seed": self.seed,
             "device": device,
             "baselines": baselines,
+            # The words name weathers to ControlNets, which the comparison without the uncertainty is made with, too.
+            "modes": ["joint", "paper"] if self.full or self.street else ["joint"],
             "trainings": 3 if self.full else 1,
             "words": self.street,
             "overrides": BRIEF if self.small and not self.full and not self.street else None,
