@@ -19,7 +19,7 @@ from unicorn_monai.bundle.run_bundles import require_own_bundles
 from unicorn_monai.bundle.settings import check_overrides, refuse_unknown_options
 from unicorn_monai.cli import app
 from unicorn_monai.data.writer import About, DatasetWriter
-from unicorn_monai.experiment.settings import Settings, prior_place, settings_of
+from unicorn_monai.experiment.settings import Settings, measured_places, settings_of
 
 CALL = {"_target_": "os.system", "command": "touch witness"}
 PLACES = {"labeled": "a", "unlabeled": "b", "output": "c"}
@@ -111,11 +111,13 @@ def test_data_may_be_changed():
 @pytest.fixture
 def run(tmp_path) -> Path:
     settings = Settings("a", "b", str(tmp_path / "run"), preset="quick", overrides=TINY)
-    changes = {"inference.json": {"prior_path": prior_place(settings.scaling_of(settings.modes[0]))}}
+    places = measured_places(settings.main, settings.scaling_of(settings.main))
     for name in GENERATOR:
         own = {k: dict(v) for k, v in TINY.get(name, {}).items()}
         if name not in ("retinal_unet", "latent_diffusion"):
-            own["inference.json"] = own.get("inference.json", {}) | changes["inference.json"]
+            own["inference.json"] = own.get("inference.json", {}) | {"prior_path": places["prior_path"]}
+        if name == "joint":
+            own["train.json"] |= places
         install(name, tmp_path / "run" / "bundles", "small", own)
     (tmp_path / "run" / "experiment.json").write_text(json.dumps({"settings": vars(settings)}))
     return tmp_path / "run"
@@ -202,9 +204,9 @@ def test_a_run_holds_no_code_that_python_would_import(run, name):
 def test_other_configurations_count_where_they_are_used(run):
     edit(run, "retinal_unet", lambda c: c["optimizer"].update(_target_="torch.optim.SGD"), "train.json")
     settings, _ = settings_of(run)
-    prior = prior_place(settings.scaling_of(settings.modes[0]))
+    places = measured_places(settings.main, settings.scaling_of(settings.main))
     with pytest.raises(ValueError, match=r"train\.json' runs or refers to"):
-        require_own_bundles(run / "bundles", settings.presets, TINY, prior, "*.json")
+        require_own_bundles(run / "bundles", settings.presets, TINY, places, "*.json")
 
 
 # ---------------------------------------------------------------- texts and paths
