@@ -72,7 +72,7 @@ class Steps:
         if self.sampler is not None:
             schedule = arguments(self.bundles / "latent_diffusion", "scheduler")
             own["scheduler"] = {"_target_": f"unicorn_monai.schedulers.{self.sampler}", **schedule, "coarse": True}
-        settings = self.settings.synthesis(self.settings.modes[0], self.weight)
+        settings = self.settings.synthesis(self.settings.main, self.weight, [Path(self.settings.labeled)])
         self.runner.bundle(self.bundles / "synthesis", "inference.json", "infer", **settings, **own)
 
     def score(self, n: int, name: str, weights: Path, data: Path, split: str) -> float:

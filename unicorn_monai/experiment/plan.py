@@ -327,7 +327,8 @@ class Plan:
     def synthesise(self, variant: str, output: Path, weight: float | None = None) -> None:
         """Label maps of the labelled domain x uncertainties of the unlabelled one -> a synthetic data set."""
         run = self.run
-        own = run.settings.synthesis(run.mode(variant), run.weight(variant) if weight is None else weight)
+        weight = run.weight(variant) if weight is None else weight
+        own = run.settings.synthesis(run.mode(variant), weight, run.drawn_from(variant))
         own |= {"output_dir": str(output), "resume": True}
         self.runner.bundle(run.drawing_dir(variant), "inference.json", "infer", **own)
 

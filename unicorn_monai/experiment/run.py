@@ -222,6 +222,12 @@ class Run:
         own = variant in self.rounds or self.mode(variant) == "joint"
         return self.run_dir / (f"guessed_{variant}" if own else "guessed")
 
+    def drawn_from(self, variant: str) -> list[Path]:
+        """The data sets whose label maps are drawn."""
+        both = {"labeled": self.labeled, "guessed": self.guessed(variant)}
+        wanted = self.settings.maps if self.mode(variant) == "joint" else "labeled"
+        return [folder for name, folder in both.items() if wanted in (name, "both")]
+
     def weights(self, setup: str, training: int = 0) -> Path:
         """Weights of the segmentation network of a set-up, from its first or a further training."""
         if setup == "lower_bound" and not training:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -60,6 +60,7 @@ Weight = Annotated[Number, Field(ge=0)]
 Auto = Literal["auto"]
 Scaling = Annotated[str, one_of(SCALINGS)]
 ACQUISITIONS = ("ensemble", "entropy", "max_softmax", "margin", "tta")  # that need no network of another kind
+MAPS = ("labeled", "guessed", "both")
 Acquisition = Annotated[str, one_of(("auto", *ACQUISITIONS))]
 Minutes = Annotated[Number | None, Field(gt=0, description="a number of minutes, above 0, or null")]
 Table = Annotated[dict[str, Any] | None, Field(description="an object of settings, or null")]
@@ -106,6 +107,9 @@ class Settings:
     # What asks "how uncertain?" in ``joint`` mode (``segmentation/acquisition.py``); "auto": what tells the two domains
     # apart best, of several networks' mutual information and what one network says.
     acquisition: Acquisition = "auto"
+    # Whose label maps are drawn in ``joint`` mode: those of the labelled images; what the teacher sees in the unlabelled
+    # ones, with the shares and sizes of that device; or both in turn.
+    maps: Annotated[str, one_of(MAPS)] = "both"
     joint_confidence: Share = 0.6  # in ``joint`` mode, of the teacher; pixels below it are of an unknown label
     scaling: Scaling = "zscore"  # of the hint in ``joint`` and ``compositional`` mode
     paper_scaling: Scaling = "paper"  # of the hint in ``paper`` mode; another than "paper" is ours
@@ -212,11 +216,12 @@ class Settings:
         guidance, augment = list(self.guidance_of(mode)), self.changes_geometry()
         return {"dataset_dir": self.labeled, "mode": mode, "guidance": guidance, "augment": augment}
 
-    def synthesis(self, mode: str, weight: float) -> dict[str, Any]:
-        """All that it is told for the run's own data set, but for the place of the result."""
+    def synthesis(self, mode: str, weight: float, maps: Sequence[Path]) -> dict[str, Any]:
+        """All that it is told for the run's own data set of these label maps, but for the place of the result."""
         return self.sampling(mode) | {
+            "dataset_dir": [str(folder) for folder in maps] if len(maps) > 1 else str(maps[0]),
             "uncertainty_weight": weight,
-            "count": self.count or self.samples_per_label * len(datalist(self.labeled, "training")),
+            "count": self.count or self.samples_per_label * len(datalist(list(maps), "training")),
             "device_name": str(read_header(self.unlabeled)["device"]),
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unicorn_monai.data.journal import begun
-from unicorn_monai.data.layout import colours_of, layout_of, read_header
+from unicorn_monai.data.layout import colours_of, layout_of, list_folders, read_header
 from unicorn_monai.data.remote import local_side
 from unicorn_monai.data.writer import About, DatasetWriter
 from unicorn_monai.images.files import write_array
@@ -42,7 +43,7 @@ class Synthesizer:
     generator: Generator
     requests: Requests
     output_dir: PathLike  # a folder or a URL; an interrupted data set is continued, a finished one refused
-    label_dir: PathLike  # data set of the label maps: gives the label table
+    label_dir: PathLike | Sequence[PathLike]  # data sets of the label maps: the first gives the label table
     device_name: str = "synthetic"  # device the images look like
     models: dict[str, str] | None = None  # name -> sha256 of the weights, kept as provenance
     batch_size: int = 16  # images made at a time
@@ -51,7 +52,7 @@ class Synthesizer:
     @cached_property
     def header(self) -> dict[str, Any]:
         """What is said of all label maps, such as their names and their size of a pixel."""
-        return read_header(self.label_dir)
+        return read_header(list_folders(self.label_dir)[0])
 
     def run(self) -> None:
         """Make what is missing of this process's share.
