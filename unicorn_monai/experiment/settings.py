@@ -107,8 +107,8 @@ class Settings:
     # What asks "how uncertain?" in ``joint`` mode (``segmentation/acquisition.py``); "auto": what tells the two domains
     # apart best, of several networks' mutual information and what one network says.
     acquisition: Acquisition = "auto"
-    # Whose label maps are drawn in ``joint`` mode: those of the labelled images; what the teacher sees in the unlabelled
-    # ones, with the shares and sizes of that device; or both in turn.
+    # Whose label maps are drawn in ``joint`` mode: those of the labelled images, what the teacher sees in the others,
+    # which has the shares and sizes of their device, or both in turn.
     maps: Annotated[str, one_of(MAPS)] = "both"
     joint_confidence: Share = 0.6  # in ``joint`` mode, of the teacher; pixels below it are of an unknown label
     scaling: Scaling = "zscore"  # of the hint in ``joint`` and ``compositional`` mode
