@@ -8,7 +8,7 @@ import torch
 from monai.networks.nets import UNet
 from torch import nn
 
-from unicorn_monai.evaluation.expected_iou import Line
+from unicorn_monai.evaluation.expected_iou import Line, fit_lines, fit_temperatures
 from unicorn_monai.evaluation.recommendation import judge, recommend, score_on
 from unicorn_monai.evaluation.reverse_validation import ReverseValidation, features_of
 from unicorn_monai.evaluation.verdict import CRITERIA
@@ -84,6 +84,19 @@ def test_networks_are_judged_as_they_are_used_and_left_as_they_were():
     verdict, _ = judge({"a": network, "b": network}, [torch.rand(2, 1, SIZE, SIZE)], 3)
     assert verdict.scores()["agreement"] == {"a": 1.0, "b": 1.0}
     assert network.training
+
+
+def test_a_network_with_damaged_weights_is_named(networks):
+    images, label = scenes(4, 0)
+    damaged = networks | {"third": Threshold(float("nan"))}
+    changes = {"none": torch.Tensor.float}
+    for use in (
+        lambda: fit_temperatures(damaged, [(images, label)]),
+        lambda: fit_lines(damaged, lambda: [(images, label)], changes, 2, dict.fromkeys(damaged, 1.0)),
+        lambda: judge(damaged, [images], 2),
+    ):
+        with pytest.raises(ValueError, match="The output of the network 'third'"):
+            use()
 
 
 def test_a_criterion_that_is_not_there_is_refused(networks):

@@ -2,7 +2,7 @@
 
     T_n = argmin over labelled images of  -sum log softmax(logits / T)[y]       temperature scaling, Guo et al. 2017
     belief        expected mean IoU under  q = mean_m p_m        too low where some of the networks are bad
-    agreement     ... the most probable label of that            too high where all are wrong alike
+    agreement     ... the most probable label of that            wrong where most are wrong alike
     confidence    ... q ~ p_n^(1/T_n)                            too high where T_n is of another device
     calibrated    y_n + b_n (confidence_n - x_n)                 the estimate
 
@@ -30,6 +30,7 @@ from unicorn_monai.evaluation.scoring import confusion_matrix
 from unicorn_monai.evaluation.verdict import Verdict, expected_confusion, mean_iou_of, tempered
 from unicorn_monai.images.files import IGNORE_LABEL
 from unicorn_monai.images.known_shifts import Change, disturbed
+from unicorn_monai.system.networks import require_finite
 
 TEMPERATURES = [2 ** (step / 8) for step in range(-16, 33)]  # 1/4 to 16, each 9 % above the one before
 ESTIMATORS = ("belief", "agreement", "confidence")  # beside the calibrated one
@@ -40,6 +41,11 @@ SLOPES = (1.0, 6.0)  # on the benchmark's first shifts 1.2 to 5.8
 Batches = Iterable[tuple[Tensor, Tensor]]  # images, and label maps (batch, 1, rows, columns), 255 where none counts
 
 
+def logits_of(name: str, network: nn.Module, images: Tensor) -> Tensor:
+    """What a network says of images, (batch, labels, rows, columns) float32; one whose weights are damaged is named."""
+    return require_finite(f"The output of the network '{name}'", network(images).float())
+
+
 @torch.no_grad()
 def fit_temperatures(networks: Mapping[str, nn.Module], batches: Batches) -> dict[str, float]:
     """T of each network, the best of ``TEMPERATURES``, on labelled images that it was not trained on."""
@@ -48,7 +54,7 @@ def fit_temperatures(networks: Mapping[str, nn.Module], batches: Batches) -> dic
         for images, label in batches:
             truth = label[:, 0].long()
             for name, network in networks.items():
-                logits = network(images).float()
+                logits = logits_of(name, network, images)
                 each = [
                     nn.functional.cross_entropy(logits / t, truth, ignore_index=IGNORE_LABEL, reduction="sum")
                     for t in TEMPERATURES
@@ -118,7 +124,7 @@ def fit_lines(
             for images, label in labelled():
                 images = disturbed(images, change)
                 for name, network in networks.items():
-                    p = network(images).float().softmax(dim=1)
+                    p = logits_of(name, network, images).softmax(dim=1)
                     belief = tempered(p, temperatures[name]) * (label != IGNORE_LABEL)
                     believed[name] += expected_confusion(p.argmax(dim=1), belief).sum(dim=0).cpu()
                     true[name] += confusion_matrix(p.argmax(dim=1), label, num_labels).cpu()

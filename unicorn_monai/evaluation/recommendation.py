@@ -16,11 +16,10 @@ import torch
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
-from unicorn_monai.evaluation.expected_iou import CALIBRATED, Line, estimate
+from unicorn_monai.evaluation.expected_iou import CALIBRATED, Line, estimate, logits_of
 from unicorn_monai.evaluation.reverse_validation import ReverseValidation
 from unicorn_monai.evaluation.scoring import confusion_matrix
 from unicorn_monai.evaluation.verdict import Verdict, mean_iou_of, other_view, turned_back
-from unicorn_monai.system.networks import require_finite
 
 JURY, REVERSE, SYNTHETIC = "jury", "reverse", "synthetic"  # criteria beside those that each network has by itself
 
@@ -47,16 +46,11 @@ def judge(
     with eval_mode(*networks.values()):
         for images in batches:
             view = other_view(images, generator)
-            probabilities = {name: softmax_of(name, network, images) for name, network in networks.items()}
-            views = {name: turned_back(softmax_of(name, network, view)) for name, network in networks.items()}
+            probabilities = {name: logits_of(name, net, images).softmax(dim=1) for name, net in networks.items()}
+            views = {name: turned_back(logits_of(name, net, view).softmax(dim=1)) for name, net in networks.items()}
             verdict.update(probabilities, views)
             reverse.update(images, {name: p.argmax(dim=1) for name, p in probabilities.items()})
     return verdict, reverse
-
-
-def softmax_of(name: str, network: nn.Module, images: Tensor) -> Tensor:
-    """The probabilities of a network, (batch, labels, rows, columns); one whose weights are damaged is named."""
-    return require_finite(f"The output of the network '{name}'", network(images).float()).softmax(dim=1)
 
 
 @torch.no_grad()
@@ -94,9 +88,10 @@ def recommend(
         more: further criteria, {criterion: {name: value}}: ``REVERSE``, ``SYNTHETIC``.
     """
     lines = dict.fromkeys(verdict.names, Line()) if lines is None else lines
+    jurors = verdict.names if jurors is None else list(jurors)
     scores = verdict.scores() | {kind: dict(values) for kind, values in (more or {}).items()}
     scores[CALIBRATED] = {name: lines[name](value) for name, value in scores["confidence"].items()}
-    scores[JURY] = verdict.jury(scores[CALIBRATED], verdict.names if jurors is None else jurors)
+    scores[JURY] = verdict.jury(scores[CALIBRATED], jurors)
     known = {name: value for name, value in scores.get(criterion, {}).items() if math.isfinite(value)}
     if not known:
         raise ValueError(f"The criterion is '{criterion}'; expected one of {', '.join(scores)}, with finite values.")
@@ -110,7 +105,7 @@ def recommend(
         "high": found.high,
         "images": verdict.images,
         "candidates": verdict.names,
-        "jurors": list(verdict.names if jurors is None else jurors),
+        "jurors": jurors,
         "scores": {kind: _finite(values) for kind, values in scores.items()},
         "estimates": _finite(scores[CALIBRATED]),
         "estimators": found.by,

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from unicorn_monai.images.augmentation import strong_intensity
+from unicorn_monai.images.known_shifts import disturbed
 
 NEIGHBOURS, SHARPNESS = 256, 0.05  # pixels of an image whose neighbourhoods are compared; temperature of their likeness
 HEARD = 0.05  # a juror that is worth this much more mean IoU is heard e times as much
@@ -97,9 +98,7 @@ def other_view(images: Tensor, generator: torch.Generator) -> Tensor:
 
     `turned_back` brings what a network says of it to the pixels of the images.
     """
-    change = strong_intensity(int(torch.randint(2**31, (), generator=generator)))
-    changed = [torch.as_tensor(change(image)).float().clamp(0, 1) for image in images.flip(-1).cpu()]
-    return torch.stack(changed).to(images.device)
+    return disturbed(images.flip(-1), strong_intensity(int(torch.randint(2**31, (), generator=generator))))
 
 
 def turned_back(probability: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ CONTROL = 128  # images from label maps that no network was trained on
 BATCH = 32  # images measured at a time
 SAMPLED = 16  # images sampled at a time
 CRITERION = JURY  # by which a network is recommended; its record: docs/results/benchmark
-FEWEST_JURORS = 3  # two networks that are compared, and one that compares them
+FEWEST_JURORS = 3  # of two, each would be judged by the other alone
 AT_HOME = ("mean_iou", "ci95", "ci_unit", "ece", "nll", "boundary", "n_test", "n_subjects")  # on the labelled device
 
 

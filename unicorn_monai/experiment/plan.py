@@ -169,10 +169,13 @@ class Plan:
         ]
 
     def guess(self, variant: str, teacher: Path) -> Work:
-        """Label the unlabelled images by a network, all their pixels: the Semantic-ControlNet sees whole label maps."""
-        own = {"dataset_dir": str(self.run.unlabeled), "output_dir": str(self.run.guessed(variant))}
-        own |= {"ckpt_path": str(teacher), "threshold": 0.0, "labeled_dir": str(self.run.labeled)}
-        return self.bundle("retinal_unet", "pseudo_label.json", "infer", **own)
+        """Label the unlabelled images by a network: the Semantic-ControlNet sees whole label maps."""
+        return partial(self.label, self.run.bundle_dir("retinal_unet"), teacher, self.run.guessed(variant))
+
+    def label(self, root: Path, weights: Path, data: Path, threshold: float = 0.0) -> None:
+        """Labels of the unlabelled images by a network that a bundle defines, as a data set; of all pixels by default."""
+        own = {"dataset_dir": str(self.run.unlabeled), "output_dir": str(data), "labeled_dir": str(self.run.labeled)}
+        self.runner.bundle(root, "pseudo_label.json", "infer", **own, ckpt_path=str(weights), threshold=threshold)
 
     def also_labeled(self, variant: str) -> list[str]:
         """What the Semantic-ControlNet of a variant is shown besides the labelled images."""
@@ -403,9 +406,7 @@ class Plan:
         bound, 0.55 without. A generator needs to be told only that a label is unknown.
         """
         teacher = self.run.results["teacher"]["setup"]
-        own = {"dataset_dir": str(self.run.unlabeled), "output_dir": str(data), "labeled_dir": str(self.run.labeled)}
-        own |= {"ckpt_path": str(self.run.weights(teacher)), "threshold": threshold}
-        self.runner.bundle(self.run.network_dir(teacher), "pseudo_label.json", "infer", **own)
+        self.label(self.run.network_dir(teacher), self.run.weights(teacher), data, threshold)
 
     def verdict(self) -> Stage:
         """Which of all networks to use, without a label of the unlabelled domain."""
