@@ -173,7 +173,7 @@ class Plan:
         return partial(self.label, self.run.bundle_dir("retinal_unet"), teacher, self.run.guessed(variant))
 
     def label(self, root: Path, weights: Path, data: Path, threshold: float = 0.0) -> None:
-        """Labels of the unlabelled images by a network that a bundle defines, as a data set; of all pixels by default."""
+        """Labels of the unlabelled images by a network that a bundle defines; of all pixels by default."""
         own = {"dataset_dir": str(self.run.unlabeled), "output_dir": str(data), "labeled_dir": str(self.run.labeled)}
         self.runner.bundle(root, "pseudo_label.json", "infer", **own, ckpt_path=str(weights), threshold=threshold)
 
