@@ -224,3 +224,12 @@ def test_equal_uncertainties_have_no_ranks():
     same = torch.full((4,), 0.1)
     with pytest.raises(ValueError, match="same uncertainty"):
         UncertaintyPrior.fit(same, same, SHA, "quantile")
+
+
+@pytest.mark.parametrize(("distribution", "low", "high"), [("gaussian", 0.3, 0.7), ("empirical", 0.4, 0.6)])
+def test_the_farthest_uncertainty_lies_on_the_other_side_of_what_is_asked_of(distribution, low, high):
+    values = tuple(torch.linspace(0.4 - 0.2 / 62, 0.6 + 0.2 / 62, 65).tolist())
+    prior = UncertaintyPrior(0.5, 0.1, "zscore", 0.0, 1.0, SHA, distribution, values)
+    assert prior.farthest(0.1) == pytest.approx(high)
+    assert prior.farthest(0.9) == pytest.approx(low)
+    assert UncertaintyPrior(0.95, 0.1, "zscore", 0.0, 1.0, SHA).farthest(0.2) == 1.0, "u is at most 1"

@@ -76,6 +76,14 @@ class UncertaintyPrior:
         mean, std = unlabeled.double().mean().item(), unlabeled.double().std().item()
         return cls(mean, std, scaling, offset, scale, segmentation_sha256, **settings)
 
+    def farthest(self, uncertainty: float) -> float:
+        """The end of the unlabelled images' range, but for some 2 % of them, that is farther from an uncertainty."""
+        low, high = self.mean - 2 * self.std, self.mean + 2 * self.std
+        if self.distribution == "empirical":
+            low, high = self.quantiles[1], self.quantiles[-2]
+        ends = (min(max(end, 0.0), 1.0) for end in (low, high))
+        return max(ends, key=lambda end: abs(end - uncertainty))
+
     def hint(self, uncertainty: Tensor) -> Tensor:
         """What the Uncertainty-ControlNet is shown for an uncertainty: same shape."""
         if self.scaling == "quantile":

@@ -137,6 +137,11 @@ class Judging:
         table = self.run.uncertainties(variant or self.run.settings.main)
         return read_uncertainties(table, datalist(folder, "training")).double().numpy()
 
+    def asked(self, variant: str) -> tuple[float, float]:
+        """The ends of grids: what labelled images have, and what of the unlabelled ones' is farthest from it."""
+        begin = float(self.known(self.run.labeled, variant).mean())
+        return begin, self.prior(variant).farthest(begin)
+
     # ------------------------------------------------------------------ autoencoder and diffusion model
 
     def reconstructions(self) -> dict[str, Any]:
@@ -330,7 +335,7 @@ class Judging:
         run, prior, oracle = self.run, self.prior(variant), self.run.oracle
         generator, maps, uncertainty = self.generator(variant), self.requests(MAPS)[:], self.uncertainty(prior, variant)
         curve, requested, measured = [], [], []
-        for value in np.linspace(self.known(run.labeled, variant).mean(), most_asked(prior), GRID).tolist():
+        for value in np.linspace(*self.asked(variant), GRID).tolist():
             u = uncertainty(generator([*with_uncertainty(maps, value)])).cpu().numpy()
             curve.append({"requested": value, "measured_mean": float(u.mean()), "measured_std": float(u.std())})
             requested += [value] * len(u)
@@ -448,13 +453,13 @@ class Judging:
         run = self.run
         main, settings, channels = run.settings.main, run.settings, run.num_channels
         real = {name: pictures.examples(folder, channels) for name, folder in run.domains.items()}
-        prior = self.prior(main)
-        requests = with_uncertainty(self.examples(min(len(images) for images in real.values())), prior.mean)
+        examples = self.examples(min(len(images) for images in real.values()))
         colours, shown = palette(read_header(run.labeled), channels), [real["unlabeled"], real["labeled"]]
         sheets = []
-        for generator in map(self.generator, settings.modes):
+        for mode in settings.modes:
+            generator, requests = self.generator(mode), with_uncertainty(examples, self.prior(mode).mean)
             sheets.append(pictures.side_by_side(generator, requests, shown, colours, settings.words))
-            sheets.append(pictures.rising(generator, requests[:3], most_asked(prior)))
+            sheets.append(pictures.rising(generator, requests[:3], *self.asked(mode)))
         measured = read_json(run.run_dir / "uncertainties.json")
         made, there = measured[run.setup(main)], measured["unlabeled"]
         sets = {"synthetic": (run.synthetic(main), made), "real": (run.unlabeled, there)}
@@ -474,8 +479,3 @@ def control_set(generator: Generator, requests: Requests, features: Features) ->
         parts.append((images.half(), labels[:, 0].to(torch.uint8), features(images)))  # type: ignore[index]
     images, labels, found = (torch.cat(part) for part in zip(*parts, strict=True))
     return copies.Material([{}] * len(requests), images, labels, found)
-
-
-def most_asked(prior: UncertaintyPrior) -> float:
-    """The largest uncertainty of grids and pictures."""
-    return min(1.0, prior.mean + 2 * prior.std)

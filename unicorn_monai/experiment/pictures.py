@@ -63,13 +63,13 @@ def side_by_side(
 
 
 @torch.no_grad()
-def rising(generator: Generator, requests: Sequence[Request], most: float) -> Sheet:
-    """Each request at uncertainties from near 0 to the most."""
-    grid = np.linspace(0.02, most, COLUMNS)
+def rising(generator: Generator, requests: Sequence[Request], least: float, most: float) -> Sheet:
+    """Each request at uncertainties from the least to the most."""
+    grid = np.linspace(least, most, COLUMNS)
     return Sheet(
         f"rising_uncertainty_{generator.inferer.mode}",
         f"The same label map and noise at rising uncertainty ({generator.inferer.mode})",
-        "Requested uncertainty from left to right: " + ", ".join(f"{u:.2f}" for u in grid) + ".",
+        "Requested uncertainty from left to right: " + ", ".join(f"{u:.3g}" for u in grid) + ".",
         torch.stack([generator([*(with_uncertainty([r], float(u))[0] for u in grid)]).cpu() for r in requests]),
     )
 

@@ -29,6 +29,7 @@ from unicorn_monai.data import manifest
 from unicorn_monai.data.layout import HEADER, SPLITS, label_map_counts, label_names, local_folder, read_header
 from unicorn_monai.data.remote import absolute, is_url
 from unicorn_monai.experiment.settings import (
+    HEEDED,
     PLACES,
     PRESETS,
     Settings,
@@ -49,6 +50,7 @@ logger = logging.getLogger("unicorn_monai")
 
 OWN = (*CHAIN, "joint")  # of a variant
 FREE = ("jobs", "device", "labeled", "unlabeled")  # may differ in a resumption; the data are compared by content
+OF_MODES = (*HEEDED, "guidance", "samples_per_label", "rounds", "augment")  # nothing heeds them in a run without a mode
 
 
 def nth(name: str, training: int) -> str:
@@ -101,7 +103,8 @@ class Run:
             )
         now = json.loads(json.dumps(asdict(self.settings)))
         before = now | {"words": False} | settings_begun_with(self.run_dir)  # a run may be older than a setting
-        changed = [key for key, value in now.items() if before[key] != value and key not in FREE]
+        free = (*FREE, *(OF_MODES if not before["modes"] else ()))
+        changed = [key for key, value in now.items() if before[key] != value and key not in free]
         # A finished run can be compared with more: what those that build on a frozen U-Net need is made once for all.
         adds = not before["modes"] or (before["modes"] == ["joint"] == now["modes"][:1])
         more = "baselines", *["modes"] * adds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,6 +69,13 @@ Baselines = Annotated[tuple[Annotated[str, one_of(COMPARED)], ...], _JSON, _ONCE
 Guidance = Annotated[tuple[Number, ...], _JSON, Field(min_length=2, max_length=3)]
 _GUIDANCE = "two or three numbers, [uncertainty, label map] or [uncertainty, label map, text], or null"
 GUIDANCE = {"joint": (2.0, 1.5), "compositional": (3.0, 1.0), "paper": (1.0, 1.0)}  # the paper has none
+SAMPLES = {"joint": 3}  # images of each label map, else 1
+HEEDED = {  # settings -> the modes that heed them; elsewhere another value than the default is refused
+    **dict.fromkeys(("acquisition", "maps", "joint_confidence"), ("joint",)),
+    **dict.fromkeys(("pseudo_labels", "style_augmentation"), ("compositional",)),
+    **dict.fromkeys(("uncertainty_weight", "scaling"), ("joint", "compositional")),
+    **dict.fromkeys(("paper_weight", "paper_scaling"), ("paper",)),
+}
 
 
 @dataclass
@@ -97,8 +104,9 @@ class Settings:
     # Of the uncertainty and of the label map in ``joint`` and ``compositional`` mode, (1, 1) is none; null: the mode's
     # own (``GUIDANCE``). With ``words`` there may be a third, of the text, for all modes.
     guidance: Annotated[Guidance | None, Field(description=_GUIDANCE)] = None
-    count: Unlimited = None  # synthetic training images; by default ``samples_per_label`` for each labelled one
-    samples_per_label: Positive = 1  # synthetic images of each label map, of other uncertainties
+    count: Unlimited = None  # synthetic training images; by default ``samples_per_label`` for each label map
+    # Synthetic images of each label map, of other uncertainties; null: the mode's own, 3 in ``joint`` mode, else 1.
+    samples_per_label: Unlimited = None
     rounds: Positive = 1  # 2 or more: the retrained network measures the uncertainties again, both ControlNets go on
     # In ``compositional`` mode, show the Semantic-ControlNet the unlabelled images too, with the labels that a network
     # guesses: that of "augmentation" (trained for it where it is no baseline), in further rounds the retrained one.
@@ -200,6 +208,10 @@ class Settings:
         given = self.guidance or GUIDANCE[mode]
         return given if mode != "paper" else (*GUIDANCE[mode], *given[2:])
 
+    def samples(self, mode: str) -> int:
+        """Synthetic images of each label map in a mode."""
+        return self.samples_per_label or SAMPLES.get(mode, 1)
+
     def named(self) -> dict[str, str]:
         """The sub-domains of the unlabelled domain's training images and the words for each; none without words."""
         if not self.words:
@@ -221,7 +233,7 @@ class Settings:
         return self.sampling(mode) | {
             "dataset_dir": [str(folder) for folder in maps] if len(maps) > 1 else str(maps[0]),
             "uncertainty_weight": weight,
-            "count": self.count or self.samples_per_label * len(datalist(list(maps), "training")),
+            "count": self.count or self.samples(mode) * len(datalist(list(maps), "training")),
             "device_name": str(read_header(self.unlabeled)["device"]),
         }
 
@@ -263,6 +275,7 @@ class Settings:
                 )
         if self.rounds > 1 and self.main != "compositional":
             raise ValueError(f"rounds is {self.rounds}; further rounds need the first mode to be 'compositional'.")
+        self._check_heeded()
         if self.features is not None:
             known = ["path", "sha256", "preprocessing", "arguments"] if "path" in self.features else ["iterations"]
             kind = Folder if "path" in self.features else Positive
@@ -279,6 +292,22 @@ class Settings:
         require_data(read_header(self.labeled)["labels"], f"{self.labeled}/dataset.json::labels")
         self._check_words()
         check_domains(self.labeled, self.unlabeled, multiples(PRESETS[self.preset], self.overrides, bool(transfers)))
+
+    def _check_heeded(self) -> None:
+        """Refuse what no mode of the run would take notice of."""
+        usual = {field.name: field.default for field in fields(self)}
+        for name, modes in HEEDED.items():
+            value = getattr(self, name)
+            if self.modes and value != usual[name] and not set(modes) & set(self.modes):
+                raise ValueError(
+                    f"{name} is {value!r}, but modes are {list(self.modes)}; expected {' or '.join(modes)} among them, "
+                    "which alone heeds it. Leave it out, or add the mode."
+                )
+        if "joint" in self.modes and self.scaling == "paper":
+            raise ValueError(
+                "scaling is 'paper', which leaves u as it is, often within some hundredths, where the joint model adds "
+                f"more noise to the hint. Expected one of {[name for name in SCALINGS if name != 'paper']}."
+            )
 
     def presets(self, bundle: str) -> list[str]:
         """Which presets of a bundle the run merges into its copy."""
