@@ -98,10 +98,11 @@ class UnIACorN:
 
         Args:
             label_maps: (n, rows, columns) whole numbers, the labels of the data set; 255 is left open.
-            uncertainty: u of every image, or one for all, in [0, 1]; drawn from the prior by default.
+            uncertainty: u of every image, or one for all, in [0, 1], as the run measured it (``acquisition`` of the
+                prior); drawn from the prior by default.
             seeds: of the noise, one an image; 0, 1, ... by default.
             prompts: words, for a model that was trained with some; its template's by default.
-            weight: of the Uncertainty-ControlNet; that of the run by default.
+            weight: of the uncertainty; that of the run by default.
             steps: denoising steps; those of the bundle by default.
 
         Raises:

@@ -1,8 +1,8 @@
-"""Which uncertainties does the unlabelled domain have, and how is one told to a ControlNet?
+"""Which uncertainties does the unlabelled domain have, and how is one told to a control?
 
 The prior is a Gaussian with the mean and standard deviation of the image uncertainty u (Eq. 4) over the UNLABELLED
-images, truncated to [0, 1] (``gaussian``), or their own distribution (``empirical``). The hint of the
-Uncertainty-ControlNet is (Eq. 5)
+images, truncated to [0, 1] (``gaussian``), or their own distribution (``empirical``, in ``joint`` mode). The hint of
+the uncertainty's control is (Eq. 5)
 
     h(u) = (u - offset) / scale,      or      h(u) = sqrt(12) (F(u) - 1/2)      (``quantile``)
 
@@ -85,7 +85,7 @@ class UncertaintyPrior:
         return max(ends, key=lambda end: abs(end - uncertainty))
 
     def hint(self, uncertainty: Tensor) -> Tensor:
-        """What the Uncertainty-ControlNet is shown for an uncertainty: same shape."""
+        """What the uncertainty's control is shown for an uncertainty: same shape."""
         if self.scaling == "quantile":
             rank = np.interp(uncertainty.cpu().numpy(), self.both_quantiles, _LEVELS)
             return torch.as_tensor(12**0.5 * (rank - 0.5)).to(uncertainty)

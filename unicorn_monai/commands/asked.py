@@ -13,7 +13,7 @@ from unicorn_monai.system.intake import finite, read_text
 def settings_asked(config: Path | None, given: Mapping[str, Any], weight: str | None = None) -> dict[str, Any]:
     """Settings of an experiment, as `Settings.from_dict` takes them: those of a JSON file, and over them the options.
 
-    An option that is not given is None. A weight of the Uncertainty-ControlNet is that of the first mode; "auto" holds
+    An option that is not given is None. A weight of the uncertainty is that of the first mode; "auto" holds
     for every mode and needs the baseline that judges weights.
     """
     settings: dict[str, Any] = {"output": "runs/experiment"}

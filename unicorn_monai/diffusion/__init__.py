@@ -1,4 +1,4 @@
-"""The latent diffusion model and its ControlNets: autoencoder, latents, words, training."""
+"""The latent diffusion model and its controls: autoencoder, latents, words, training."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Training glue: what MONAI's engines lack for a latent diffusion model and its ControlNets.
+"""Training glue: what MONAI's engines lack for a latent diffusion model and its controls.
 
 A noise predictor is trained on   || eps - f(x_t, t, c) ||^2,   x_t = sqrt(a_t) z + sqrt(1 - a_t) eps   (Eq. 1), or,
 where the scheduler's ``prediction_type`` says so, on the velocity v = sqrt(a_t) eps - sqrt(1 - a_t) z (Salimans and Ho

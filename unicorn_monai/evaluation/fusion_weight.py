@@ -82,7 +82,7 @@ def control_over_weights(
     """The table over the fusion weights, and a picture for each.
 
     Args:
-        generator: with both ControlNets; its mode decides what a weight means.
+        generator: with both controls; its mode decides what a weight means.
         requests: at least two, of different label maps, each with an uncertainty drawn from the prior.
         measure: images -> uncertainties (batch,), see :func:`measure_of`.
         judge: segmentation network that sees whether the label maps were obeyed.

@@ -40,7 +40,8 @@ class Experiment:
 
     Args:
         settings: what to do.
-        resume: go on with a run folder in use; finished stages are not run again, ``baselines`` may be added.
+        resume: go on with a run folder in use; finished stages are not run again. ``baselines`` may be
+            added, and ``modes`` to a run that has none or ``joint`` alone.
         force: go on even where the autoencoder does not keep the images; kept with the run.
     """
 

@@ -3,7 +3,8 @@
 The autoencoder's speckle and the latents' spread. The control of the uncertainty: for a grid of requested uncertainties
 the same label maps are synthesised and the uncertainty of the images is measured with the segmentation network the
 prior belongs to. Label fidelity: the mean IoU between the label maps asked for and what an oracle (the network trained
-on the unlabelled domain's real labels where there are any) sees in the synthetic images.
+on the unlabelled domain's real labels where there are any) sees in the synthetic images. Look and mesh of the images:
+``quality/``.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class Judging:
         return from_bundle(root, "autoencoder_def", "autoencoder.pt", self.run.device)
 
     def generator(self, variant: str, weight: float | None = None) -> Generator:
-        """The generator of a variant, as its synthesis bundle wires it; with another weight if one is given."""
+        """The generator of a variant, as its bundle that draws wires it; with another weight if one is given."""
         run, mode = self.run, self.run.mode(variant)
         own = {"uncertainty_weight": run.weight(variant) if weight is None else weight, "device": str(run.device)}
         root, settings = run.drawing_dir(variant), run.settings.sampling(mode) | own

@@ -1,9 +1,10 @@
 """The whole method as a table: what each stage is called, needs, makes and does, in the order one process takes.
 
-    autoencoder -> segmentation networks -> the best of them, without labels -> training on its guesses
-                -> uncertainties -> diffusion model
-                -> both ControlNets -> fusion weight -> synthesis -> control -> retraining    of every variant
-                -> baselines -> further rounds -> distances, search for copies, pictures -> verdict
+    autoencoder -> segmentation networks -> the teacher, the best of them without labels -> training on its guesses
+    joint       -> the teacher's guesses -> uncertainties, by what separates the domains -> U-Net and controls at once
+    others      -> uncertainties -> diffusion model -> both ControlNets of every mode
+                -> weight -> synthesis -> control -> retraining                               of every variant
+                -> baselines -> further rounds -> distances, looks, search for copies, pictures -> verdict
 
 What makes something runs a configuration of a bundle, which stands here with its settings; what measures, and the gates
 between, are in ``judging.py``. What order, processes and resumption follow from: ``stages.py``.
@@ -328,7 +329,7 @@ class Plan:
         return self.bundle(net, "train.json", "train", variant, **own)
 
     def synthesise(self, variant: str, output: Path, weight: float | None = None) -> None:
-        """Label maps of the labelled domain x uncertainties of the unlabelled one -> a synthetic data set."""
+        """Label maps x uncertainties of the unlabelled domain -> a synthetic data set."""
         run = self.run
         weight = run.weight(variant) if weight is None else weight
         own = run.settings.synthesis(run.mode(variant), weight, run.drawn_from(variant))

@@ -3,6 +3,7 @@
     RUN/bundles/                every bundle, for the first mode
     RUN/bundles_<variant>/      those that another mode, a further round or batch normalisation has of its own
     RUN/segmentation/<set-up>/  retrained segmentation networks
+    RUN/guessed*/               the unlabelled images with the labels that a network guesses
     RUN/synthetic*/             data sets
 
 A variant is a mode ("joint", "compositional", "paper") or a further round of the first mode ("round2", "round3", ...):
@@ -93,7 +94,8 @@ class Run:
 
         Raises:
             ValueError: one is, and was not to be resumed, has other settings or was begun with other data; more
-                baselines are no others, nor are jobs, device and another place of the same data.
+                baselines are no others, nor are jobs, device and another place of the same data, nor more modes where
+                there were none, or ``joint`` alone.
         """
         if not self._begun.exists():
             return False
@@ -163,7 +165,7 @@ class Run:
         return self.bundle_dir(drawing(self.mode(variant)), variant)
 
     def weight(self, variant: str) -> float:
-        """Weight of the Uncertainty-ControlNet: the setting, or what was chosen."""
+        """Weight of the uncertainty: the setting, or what was chosen."""
         return self.settings.weight_used(self.mode(variant), self.results["weights"], self.setup(variant))
 
     @property

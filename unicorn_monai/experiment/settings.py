@@ -88,7 +88,7 @@ class Settings:
     preset: Annotated[str, one_of(PRESETS)] = "full"  # for 256 x 256; "quick": the bundles' small networks
     seed: Annotated[int, Field(ge=0, lt=2**32, description="a whole number, 0 to 4294967295")] = 0  # of everything
     # What to train and compare; the first is the main one, its results carry the plain names. None, []: the baselines
-    # alone; modes can be added to such a run when it is resumed.
+    # alone. Modes can be added to such a run, and to one of ``joint`` alone, when it is resumed.
     modes: Annotated[Modes, Field(description=_SOME.format(list(MODES)))] = ("joint",)
     # What else to compare with, see ``report/trainings.py``. "pseudo_labels": plain training on the guesses of the
     # network that is chosen without labels. "semantic_only": the Semantic-ControlNet of the mode "paper" alone.
@@ -107,7 +107,9 @@ class Settings:
     count: Unlimited = None  # synthetic training images; by default ``samples_per_label`` for each label map
     # Synthetic images of each label map, of other uncertainties; null: the mode's own, 3 in ``joint`` mode, else 1.
     samples_per_label: Unlimited = None
-    rounds: Positive = 1  # 2 or more: the retrained network measures the uncertainties again, both ControlNets go on
+    # 2 or more, with ``compositional`` as the first mode: the retrained network measures the uncertainties again, both
+    # ControlNets go on.
+    rounds: Positive = 1
     # In ``compositional`` mode, show the Semantic-ControlNet the unlabelled images too, with the labels that a network
     # guesses: that of "augmentation" (trained for it where it is no baseline), in further rounds the retrained one.
     # ``joint`` mode always learns from both devices.
@@ -158,7 +160,7 @@ class Settings:
         return made
 
     def weight(self, mode: str) -> float | str:
-        """Weight of the Uncertainty-ControlNet in a mode, or "auto"."""
+        """Weight of the uncertainty in a mode, or "auto"."""
         return self.paper_weight if mode == "paper" else self.uncertainty_weight
 
     def weight_used(
@@ -224,7 +226,7 @@ class Settings:
         return self.augment and read_header(self.labeled).get("modality", "OCT") == "OCT"
 
     def sampling(self, mode: str) -> dict[str, Any]:
-        """What ``inference.json`` of the bundle ``synthesis`` is told in a mode about how to sample."""
+        """What ``inference.json`` of the bundle that draws is told in a mode about how to sample."""
         guidance, augment = list(self.guidance_of(mode)), self.changes_geometry()
         return {"dataset_dir": self.labeled, "mode": mode, "guidance": guidance, "augment": augment}
 

@@ -1,7 +1,8 @@
 """Synthesis as a task of MONAI Label: the label map of a study, or an uploaded one -> an image that belongs to it.
 
 The networks are those of the run's bundle that draws. The uncertainty is on the scale of the segmentation network
-they were trained with, kept beside them, whatever the served network has been trained to since.
+they were trained with, by the run's acquisition, kept beside them, whatever the served network has been trained to
+since.
 """
 
 from __future__ import annotations

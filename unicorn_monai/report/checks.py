@@ -1,9 +1,11 @@
-"""Do autoencoder, diffusion model and sampler keep the images? The bounds that report and log judge by.
+"""Are the images of autoencoder, generator and sampler as they should be? The bounds that report and log judge by.
 
 Speckle: standard deviation of the image minus its local mean; entropy: mean uncertainty of the segmentation network.
 Both of reconstructions over those of the originals; the standard deviation of sampled over training latents; the
-sampler's errors where the right answer is known (``sampler_trial.py``). Before them, whether the reconstructions are
-usable at all (``experiment/reconstructions.py``), without which a run does not go on.
+sampler's errors where the right answer is known (``sampler_trial.py``). How well the uncertainty that steers separates
+the domains (``segmentation/separation.py``), and whether the synthetic images have the look that was asked for and no
+mesh (``quality/``). Before them, whether the reconstructions are usable at all (``experiment/reconstructions.py``),
+without which a run does not go on.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ def usable_checks(results: Results) -> list[Check]:
 
 
 def image_checks(results: Results) -> list[Check]:
-    """Of the images of autoencoder, diffusion model and sampler."""
+    """Of the images of autoencoder, generator and sampler, and of the uncertainty that steers."""
     checks = usable_checks(results)
     for domain in ("labeled", "unlabeled"):
         part = results.autoencoder.get(domain, Kept())

@@ -173,7 +173,7 @@ class Control(Part):
 
 
 class Weight(Part):
-    """The control at one weight of the Uncertainty-ControlNet."""
+    """The control at one weight of the uncertainty."""
 
     weight: Number = None
     requested_mean: Number = None

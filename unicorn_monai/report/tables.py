@@ -164,7 +164,7 @@ def control(runs: Sequence[Results]) -> Rows:
 
 
 def weights(runs: Sequence[Results]) -> Rows:
-    """The control at every weight of the Uncertainty-ControlNet."""
+    """The control at every weight of the uncertainty."""
     columns = ("measured_mean", "distance", "label_consistency", "oracle_mean_iou")
     rows = [["weight", "measured uncertainty", "distance to the requested", "consistency", "label fidelity"]]
     for name, each in _gathered(run.weights for run in runs).items():

@@ -24,7 +24,7 @@ class Generator:
 
     Args:
         inferer: the denoising loop with its networks.
-        prior: scales the uncertainty; needed for an Uncertainty-ControlNet.
+        prior: scales the uncertainty; needed where it steers.
         num_labels: of the label maps.
         num_inference_steps: denoising steps, where a call tells no others.
         precision: "float32", or "bfloat16" for automatic mixed precision.
@@ -66,7 +66,7 @@ class Generator:
         Args:
             requests: what to make.
             labels: their label maps, (batch, 1, rows, columns), read from their files by default.
-            weight: of the Uncertainty-ControlNet, in place of the inferer's.
+            weight: of the uncertainty, in place of the inferer's.
             steps: denoising steps, in place of the generator's.
         """
         with torch.inference_mode(), torch.autocast(**self.autocast):  # a few percent faster than no_grad
