@@ -12,6 +12,7 @@ P is a perceptual network, where one is given.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -143,7 +144,8 @@ class AutoencoderTrainer(Trainer):
         )
         self.network, self.discriminator = network, adversary.network
         self.optimizer, self.discriminator_optimizer = optimizer, adversary.optimizer
-        self.loss_function, self.adversarial_start = adversary.loss, settings.adversarial_start
+        self.loss_function = adversary.loss
+        self.adversarial_start = settings.adversarial_start if settings.adversarial_weight else math.inf
         self.autocast = autocast_settings(settings.device, settings.precision)
         self.reconstruct = TrainingGraphs(_reconstruct) if settings.cuda_graphs else _reconstruct
 

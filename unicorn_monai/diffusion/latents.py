@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 from tqdm import tqdm
 
 from unicorn_monai.bundle.chain import check_labels
-from unicorn_monai.data.items import datalist
+from unicorn_monai.data.items import balanced_order, datalist
 from unicorn_monai.data.layout import list_folders
 from unicorn_monai.data.uncertainties import read_uncertainties
 from unicorn_monai.images.pictures import evenly
@@ -100,7 +100,7 @@ class LatentDataset(Dataset):
         sizes = [len(shard["mean"][0]) for shard in self.shards]
         self.ends = np.cumsum(sizes)  # a shard holds the images from the end of the one before to its own
         self.starts = self.ends - sizes
-        self.shown = balanced_order([len(part) for part in parts]) if balanced else torch.arange(len(items))
+        self.shown = torch.tensor(balanced_order([len(part) for part in parts]) if balanced else range(len(items)))
         firsts = [items[i] for i in self.starts]
         _require_one_size({tuple(s["mean"].shape[3:]): i["image"] for s, i in zip(self.shards, firsts, strict=True)})
         self.labels: list[Tensor] = []
@@ -168,15 +168,6 @@ class LatentDataset(Dataset):
             noise += float(shard["std"][0].double().square().sum())
         variance = (squares - total**2 / count) / (count - 1) + noise / count
         return variance**-0.5
-
-
-def balanced_order(sizes: Sequence[int]) -> Tensor:
-    """Positions in data sets one after the other, each as often as makes all as large as the largest.
-
-    Of a data set that is shown k + 1 / n times, the first images come once more.
-    """
-    starts, most = np.cumsum([0, *sizes]), max(sizes)
-    return torch.cat([start + torch.arange(most) % size for start, size in zip(starts.tolist(), sizes, strict=False)])
 
 
 class LatentLoader(DataLoader):

@@ -120,7 +120,7 @@ class Settings:
     # Whose label maps are drawn in ``joint`` mode: those of the labelled images, what the teacher sees in the others,
     # which has the shares and sizes of their device, or both in turn.
     maps: Annotated[str, one_of(MAPS)] = "both"
-    joint_confidence: Share = 0.6  # in ``joint`` mode, of the teacher; pixels below it are of an unknown label
+    joint_confidence: Share = 0.0  # in ``joint`` mode, of the teacher; pixels below it are of an unknown label
     scaling: Scaling = "zscore"  # of the hint in ``joint`` and ``compositional`` mode
     paper_scaling: Scaling = "paper"  # of the hint in ``paper`` mode; another than "paper" is ours
     trainings: Positive = 1  # of every segmentation network, with other seeds; scores are means over them
