@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import table, where
-from unicorn_monai.bundle import arguments, default_device
+from unicorn_monai.bundle import arguments, default_device, drawing
 from unicorn_monai.data import read_header
 from unicorn_monai.evaluation import score_images
 from unicorn_monai.experiment import Runner, Stage, bundle_places, settings_begun_with, settings_of
@@ -72,8 +72,8 @@ class Steps:
         if self.sampler is not None:
             schedule = arguments(self.bundles / "latent_diffusion", "scheduler")
             own["scheduler"] = {"_target_": f"unicorn_monai.schedulers.{self.sampler}", **schedule, "coarse": True}
-        settings = self.settings.synthesis(self.settings.main, self.weight, [Path(self.settings.labeled)])
-        self.runner.bundle(self.bundles / "synthesis", "inference.json", "infer", **settings, **own)
+        settings = self.settings.synthesis(self.settings.main, self.weight)
+        self.runner.bundle(self.bundles / drawing(self.settings.main), "inference.json", "infer", **settings, **own)
 
     def score(self, n: int, name: str, weights: Path, data: Path, split: str) -> float:
         """Mean IoU of a segmentation network, once."""

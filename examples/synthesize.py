@@ -16,7 +16,8 @@ def main(run: str, output: str, device: str = "cpu") -> None:
     model = UnIACorN.from_run(run, device)
     item = datalist(f"{run}/synthetic", "training", ("image", "label"))[0]
     label_map = torch.from_numpy(read_array(item["label"]).astype(np.int64))
-    uncertainties = [0.05, 0.1, 0.15, 0.2]
+    prior = model.generator.prior  # of the unlabelled images
+    uncertainties = [prior.mean * share for share in (0.25, 0.5, 0.75, 1.0)]
     # The same noise for all: what differs is what was asked for.
     images = model(label_map.expand(4, -1, -1), uncertainty=uncertainties, seeds=[0] * 4)
     row = torch.cat([*images], dim=2).movedim(0, -1).squeeze(-1)

@@ -77,7 +77,7 @@ def test_the_teacher_is_the_network_that_is_chosen_without_labels(finished):
     guessed = read_header(finished.guessed("joint"))
     told = {item["pseudo_label"]["segmentation_sha256"] for item in guessed["training"]}
     assert told == {sha256(finished.weights(teacher))}
-    assert {item["pseudo_label"]["threshold"] for item in guessed["training"]} == {0.6}
+    assert {item["pseudo_label"]["threshold"] for item in guessed["training"]} == {0.0}
     assert str(finished.guessed("joint")) in command(finished, "joint/train.json")
 
 

@@ -7,6 +7,7 @@ from .chain import trained_on as trained_on
 from .image_sizes import check_sides as check_sides
 from .installation import bundle_root as bundle_root
 from .installation import configured as configured
+from .installation import drawing as drawing
 from .installation import install as install
 from .installation import load_config as load_config
 from .installation import sibling as sibling

@@ -9,6 +9,8 @@ from typing import Any
 
 from unicorn_monai.system.intake import finite, read_text
 
+_WEIGHT = {"paper": "paper_weight"}  # the setting that holds a mode's weight, else uncertainty_weight
+
 
 def settings_asked(config: Path | None, given: Mapping[str, Any], weight: str | None = None) -> dict[str, Any]:
     """Settings of an experiment, as `Settings.from_dict` takes them: those of a JSON file, and over them the options.
@@ -23,12 +25,12 @@ def settings_asked(config: Path | None, given: Mapping[str, Any], weight: str | 
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"Cannot read the settings '{config}' ({error}). Expected a JSON object.") from error
     settings |= {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if v is not None}
+    modes = settings.get("modes") or ["joint"]
     if weight == "auto":
         baselines = list(dict.fromkeys([*settings.get("baselines", []), "augmentation"]))
-        settings |= {"uncertainty_weight": "auto", "paper_weight": "auto", "baselines": baselines}
+        settings |= {_WEIGHT.get(mode, "uncertainty_weight"): "auto" for mode in modes} | {"baselines": baselines}
     elif weight is not None:
-        first = next(iter(settings.get("modes") or ["joint"]))
-        settings["paper_weight" if first == "paper" else "uncertainty_weight"] = weight_asked(weight)
+        settings[_WEIGHT.get(modes[0], "uncertainty_weight")] = weight_asked(weight)
     return settings
 
 

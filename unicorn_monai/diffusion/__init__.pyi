@@ -2,12 +2,14 @@ from .autoencoder import Adversary as Adversary
 from .autoencoder import AutoencoderLoss as AutoencoderLoss
 from .autoencoder import narrow_posterior as narrow_posterior
 from .bundle_models import base_controlnet as base_controlnet
+from .bundle_models import joint_inferer as joint_inferer
 from .bundle_models import load_joint as load_joint
 from .bundle_models import load_latent_diffusion as load_latent_diffusion
 from .bundle_models import load_prior as load_prior
 from .bundle_models import load_uncertainties as load_uncertainties
 from .bundle_models import network_to_train as network_to_train
 from .bundle_models import start_controlnet as start_controlnet
+from .latents import BalancedLatentDataset as BalancedLatentDataset
 from .latents import LatentDataset as LatentDataset
 from .latents import LatentLoader as LatentLoader
 from .latents import latent_diffusion_of as latent_diffusion_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
@@ -14,6 +15,7 @@ from unicorn_monai.bundle.installation import load_config
 from unicorn_monai.bundle.references import from_bundle, weights_metadata
 from unicorn_monai.controlnets import copy_encoder
 from unicorn_monai.diffusion.latents import Uncertainties
+from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.joint import JointNetwork
 from unicorn_monai.latent_diffusion import LatentDiffusion
 from unicorn_monai.prior import UncertaintyPrior
@@ -66,6 +68,11 @@ def load_joint(
     autoencoder = from_bundle(latent_diffusion, "autoencoder_def", "autoencoder.pt", device)
     told = {key: weights_metadata(bundle_root, "model.pt", key) for key in ("scale_factor", "latent_shape")}
     return LatentDiffusion(autoencoder, network.unet, scheduler, bundle_root=latent_diffusion, **parts, **told)
+
+
+def joint_inferer(ldm: LatentDiffusion, network: JointNetwork, **settings: Any) -> DualControlNetInferer:
+    """What draws with both controls of a joint network; ``settings`` as of a :class:`DualControlNetInferer`."""
+    return DualControlNetInferer(ldm, network.semantic, network.uncertainty, **settings)
 
 
 def base_controlnet(mode: str, bundle_root: PathLike, ldm: LatentDiffusion) -> nn.Module | None:

@@ -37,6 +37,7 @@ from unicorn_monai.data.layout import list_folders
 from unicorn_monai.data.uncertainties import read_uncertainties
 from unicorn_monai.images.pictures import evenly
 from unicorn_monai.images.transforms import LoadPixelsd, read_image
+from unicorn_monai.joint import JointNetwork
 from unicorn_monai.latent_diffusion import LatentDiffusion, StoredAutoencoder, Text, num_channels
 from unicorn_monai.system.distributed import main_first
 from unicorn_monai.system.errors import named
@@ -71,7 +72,6 @@ class LatentDataset(Dataset):
         num_labels: also give the label maps; another number of labels is refused before anything is encoded.
         uncertainties: also give each image's uncertainty.
         mirror: give the images as they are or mirrored, at random (training only).
-        balanced: show the images of the smaller data sets more often, so that each data set has the same share.
     """
 
     def __init__(
@@ -84,7 +84,6 @@ class LatentDataset(Dataset):
         num_labels: int | None = None,
         uncertainties: Uncertainties | None = None,
         mirror: bool = False,
-        balanced: bool = False,
     ) -> None:
         if num_labels is not None:
             check_labels(dataset_dir, num_labels)
@@ -100,7 +99,7 @@ class LatentDataset(Dataset):
         sizes = [len(shard["mean"][0]) for shard in self.shards]
         self.ends = np.cumsum(sizes)  # a shard holds the images from the end of the one before to its own
         self.starts = self.ends - sizes
-        self.shown = torch.tensor(balanced_order([len(part) for part in parts]) if balanced else range(len(items)))
+        self.shown = self.order([len(part) for part in parts])
         firsts = [items[i] for i in self.starts]
         _require_one_size({tuple(s["mean"].shape[3:]): i["image"] for s, i in zip(self.shards, firsts, strict=True)})
         self.labels: list[Tensor] = []
@@ -118,6 +117,10 @@ class LatentDataset(Dataset):
             with main_first():
                 self.context = text(list(different))  # (different prompts, tokens, dimensions)
             self.prompt = torch.tensor([different[prompt] for prompt in prompts])
+
+    def order(self, sizes: Sequence[int]) -> Tensor:
+        """The images that the data set shows, of data sets of these sizes one after the other."""
+        return torch.arange(sum(sizes))
 
     def __len__(self) -> int:
         return len(self.shown)
@@ -170,6 +173,14 @@ class LatentDataset(Dataset):
         return variance**-0.5
 
 
+class BalancedLatentDataset(LatentDataset):
+    """A :class:`LatentDataset` that shows the images of the smaller data sets more often: each has the same share."""
+
+    def order(self, sizes: Sequence[int]) -> Tensor:
+        """Each image as often as makes its data set as large as the largest."""
+        return torch.tensor(balanced_order(sizes))
+
+
 class LatentLoader(DataLoader):
     """Data loader of a :class:`LatentDataset`, which gives whole batches, of at most the whole data set.
 
@@ -193,7 +204,11 @@ class LatentLoader(DataLoader):
 def latent_diffusion_of(
     dataset: LatentDataset, unet: nn.Module, scheduler: Any, train_scheduler: Scheduler, bundle_root: PathLike
 ) -> LatentDiffusion:
-    """The model whose U-Net is trained on the latents of a data set: their scale and shape are its own."""
+    """The model whose U-Net is trained on the latents of a data set: their scale and shape are its own.
+
+    Of a :class:`JointNetwork` it is its U-Net.
+    """
+    unet = unet.unet if isinstance(unet, JointNetwork) else unet
     scale, shape, text = dataset.scale_factor, dataset.latent_shape, dataset.text
     return LatentDiffusion(dataset.autoencoder, unet, scheduler, train_scheduler, scale, shape, text, bundle_root)
 

@@ -51,7 +51,7 @@ from unicorn_monai.images.speckle import high_pass_std
 from unicorn_monai.latent_diffusion import downsampling
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.quality.look import Look
-from unicorn_monai.quality.periodicity import periodicity
+from unicorn_monai.quality.mesh import periodicity
 from unicorn_monai.report.checks import image_checks
 from unicorn_monai.report.results import Results
 from unicorn_monai.report.trainings import GUESSED_ON

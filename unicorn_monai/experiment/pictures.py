@@ -55,7 +55,7 @@ def side_by_side(
     return Sheet(
         f"side_by_side_{generator.inferer.mode}",
         f"Label map, label only, label and uncertainty ({generator.inferer.mode})",
-        f"Rows: the label map; the image with the Semantic-ControlNet alone{told}; the image with both ControlNets "
+        f"Rows: the label map; the image of the label map alone{told}; the image of both controls "
         "at the unlabelled domain's mean uncertainty; real images of the unlabelled domain (other subjects); real "
         "images of the labelled domain. The first three rows of a column share label map and noise.",
         torch.stack([*(row.cpu() for row in rows), *(images[: len(requests)] for images in real)]),

@@ -44,7 +44,7 @@ from unicorn_monai.report.trainings import (
     SYNTHETIC,
     TSYND,
 )
-from unicorn_monai.segmentation.separation import ENOUGH, measured_separation, separates
+from unicorn_monai.segmentation.devices_apart import ENOUGH, measured_separation, separates
 from unicorn_monai.system.files import read_json
 from unicorn_monai.system.weights import copy_weights
 
@@ -332,7 +332,7 @@ class Plan:
         """Label maps x uncertainties of the unlabelled domain -> a synthetic data set."""
         run = self.run
         weight = run.weight(variant) if weight is None else weight
-        own = run.settings.synthesis(run.mode(variant), weight, run.drawn_from(variant))
+        own = run.settings.synthesis(run.mode(variant), weight)
         own |= {"output_dir": str(output), "resume": True}
         self.runner.bundle(run.drawing_dir(variant), "inference.json", "infer", **own)
 
@@ -456,7 +456,7 @@ class Plan:
             return ()
         teacher = when(self.settings.teaches, "augmentation")
         if self.settings.main == "joint":
-            networks = ("augmentation", *(nth("lower_bound", i) for i in range(1, ENSEMBLE)))
+            networks = ("augmentation", *(stage.name for stage in self.ensemble()))
             return (*networks, "autoencoder", "unicorn_joint")
         return (*teacher, "autoencoder", "diffusion", *(f"unicorn_{net}" for net in CONTROLNETS))
 

@@ -30,6 +30,7 @@ from unicorn_monai.data import manifest
 from unicorn_monai.data.layout import HEADER, SPLITS, label_map_counts, label_names, local_folder, read_header
 from unicorn_monai.data.remote import absolute, is_url
 from unicorn_monai.experiment.settings import (
+    GUESSED_JOINT,
     HEEDED,
     PLACES,
     PRESETS,
@@ -51,7 +52,7 @@ logger = logging.getLogger("unicorn_monai")
 
 OWN = (*CHAIN, "joint")  # of a variant
 FREE = ("jobs", "device", "labeled", "unlabeled")  # may differ in a resumption; the data are compared by content
-OF_MODES = (*HEEDED, "guidance", "samples_per_label", "rounds", "augment")  # nothing heeds them in a run without a mode
+OF_MODES = ("guidance", "samples_per_label", "rounds", "augment")  # nothing heeds them in a run without a mode
 
 
 def nth(name: str, training: int) -> str:
@@ -105,7 +106,8 @@ class Run:
             )
         now = json.loads(json.dumps(asdict(self.settings)))
         before = now | {"words": False} | settings_begun_with(self.run_dir)  # a run may be older than a setting
-        free = (*FREE, *(OF_MODES if not before["modes"] else ()))
+        free = [*FREE, *(OF_MODES if not before["modes"] else ())]
+        free += [name for name, modes in HEEDED.items() if not set(modes) & set(before["modes"])]
         changed = [key for key, value in now.items() if before[key] != value and key not in free]
         # A finished run can be compared with more: what those that build on a frozen U-Net need is made once for all.
         adds = not before["modes"] or (before["modes"] == ["joint"] == now["modes"][:1])
@@ -224,14 +226,9 @@ class Run:
 
     def guessed(self, variant: str) -> Path:
         """The unlabelled images with the labels that a network guesses; every further round has its own."""
-        own = variant in self.rounds or self.mode(variant) == "joint"
-        return self.run_dir / (f"guessed_{variant}" if own else "guessed")
-
-    def drawn_from(self, variant: str) -> list[Path]:
-        """The data sets whose label maps are drawn."""
-        both = {"labeled": self.labeled, "guessed": self.guessed(variant)}
-        wanted = self.settings.maps if self.mode(variant) == "joint" else "labeled"
-        return [folder for name, folder in both.items() if wanted in (name, "both")]
+        if self.mode(variant) == "joint":
+            return self.run_dir / GUESSED_JOINT
+        return self.run_dir / (f"guessed_{variant}" if variant in self.rounds else "guessed")
 
     def weights(self, setup: str, training: int = 0) -> Path:
         """Weights of the segmentation network of a set-up, from its first or a further training."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -69,6 +69,7 @@ Baselines = Annotated[tuple[Annotated[str, one_of(COMPARED)], ...], _JSON, _ONCE
 Guidance = Annotated[tuple[Number, ...], _JSON, Field(min_length=2, max_length=3)]
 _GUIDANCE = "two or three numbers, [uncertainty, label map] or [uncertainty, label map, text], or null"
 GUIDANCE = {"joint": (2.0, 1.5), "compositional": (3.0, 1.0), "paper": (1.0, 1.0)}  # the paper has none
+GUESSED_JOINT = "guessed_joint"  # folder of a run: the unlabelled images with labels that the teacher guesses
 SAMPLES = {"joint": 3}  # images of each label map, else 1
 HEEDED = {  # settings -> the modes that heed them; elsewhere another value than the default is refused
     **dict.fromkeys(("acquisition", "maps", "joint_confidence"), ("joint",)),
@@ -227,15 +228,21 @@ class Settings:
 
     def sampling(self, mode: str) -> dict[str, Any]:
         """What ``inference.json`` of the bundle that draws is told in a mode about how to sample."""
-        guidance, augment = list(self.guidance_of(mode)), self.changes_geometry()
-        return {"dataset_dir": self.labeled, "mode": mode, "guidance": guidance, "augment": augment}
+        maps, guidance = self.label_maps(mode), list(self.guidance_of(mode))
+        told = {"dataset_dir": maps if len(maps) > 1 else maps[0], "mode": mode}
+        return told | {"guidance": guidance, "augment": self.changes_geometry()}
 
-    def synthesis(self, mode: str, weight: float, maps: Sequence[Path]) -> dict[str, Any]:
-        """All that it is told for the run's own data set of these label maps, but for the place of the result."""
+    def label_maps(self, mode: str) -> list[str]:
+        """The data sets whose label maps are drawn."""
+        both = {"labeled": self.labeled, "guessed": str(Path(self.output) / GUESSED_JOINT)}
+        wanted = self.maps if mode == "joint" else "labeled"
+        return [folder for name, folder in both.items() if wanted in (name, "both")]
+
+    def synthesis(self, mode: str, weight: float) -> dict[str, Any]:
+        """All that it is told for the run's own data set, but for the place of the result."""
         return self.sampling(mode) | {
-            "dataset_dir": [str(folder) for folder in maps] if len(maps) > 1 else str(maps[0]),
             "uncertainty_weight": weight,
-            "count": self.count or self.samples(mode) * len(datalist(list(maps), "training")),
+            "count": self.count or self.samples(mode) * len(datalist(self.label_maps(mode), "training")),
             "device_name": str(read_header(self.unlabeled)["device"]),
         }
 
@@ -305,6 +312,13 @@ class Settings:
                     f"{name} is {value!r}, but modes are {list(self.modes)}; expected {' or '.join(modes)} among them, "
                     "which alone heeds it. Leave it out, or add the mode."
                 )
+        own = ((self.overrides or {}).get("retinal_unet") or {}).get("uncertainty.json") or {}
+        lost = sorted({"acquisition", "distribution", "ensemble", "scaling"} & set(own))
+        if self.modes == ("joint",) and lost:
+            raise ValueError(
+                f"overrides of retinal_unet/uncertainty.json set {lost}, which the joint mode sets itself. Use the "
+                "settings acquisition and scaling in their place."
+            )
         if "joint" in self.modes and self.scaling == "paper":
             raise ValueError(
                 "scaling is 'paper', which leaves u as it is, often within some hundredths, where the joint model adds "

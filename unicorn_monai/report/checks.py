@@ -3,8 +3,8 @@
 Speckle: standard deviation of the image minus its local mean; entropy: mean uncertainty of the segmentation network.
 Both of reconstructions over those of the originals; the standard deviation of sampled over training latents; the
 sampler's errors where the right answer is known (``sampler_trial.py``). How well the uncertainty that steers separates
-the domains (``segmentation/separation.py``), and whether the synthetic images have the look that was asked for and no
-mesh (``quality/``). Before them, whether the reconstructions are usable at all (``experiment/reconstructions.py``),
+the domains (``segmentation/devices_apart.py``), and whether the synthetic images have the look that was asked for and
+no mesh (``quality/``). Before them, whether the reconstructions are usable at all (``experiment/reconstructions.py``),
 without which a run does not go on.
 """
 
@@ -17,7 +17,7 @@ from unicorn_monai.sampler_trial import BOUNDS
 TOLERANCE = 0.15  # of speckle and entropy after the autoencoder
 LATENT_STD = (0.9, 1.1)  # sampled / training latents
 TEXTURE = (0.5, 2.0)  # speckle of reconstructions / originals beyond which these are other images
-ENOUGH = 0.9  # pairs of images whose uncertainties are in the right order (`segmentation/separation.py`)
+ENOUGH = 0.9  # pairs of images whose uncertainties are in the right order (`segmentation/devices_apart.py`)
 IN_LOOK = 0.98  # synthetic images in the look that was asked for
 MESH = 1.5  # periodicity, synthetic / real images
 GRID = 1.2  # steps at the borders of the latents' squares, reconstructions / originals; blocks beyond

@@ -12,7 +12,7 @@ Acquisition, per pixel in [0, 1], p = softmax of the logits, K labels, <.> the m
 Aggregation: ``mean`` over the image (Eq. 4, the paper's and the default), ``retina`` (mean weighted with the
 probability that a pixel is neither the first nor the last label), ``p95`` (95th percentile).
 
-In ``joint`` mode an experiment takes the acquisition that separates the domains best (``separation.py``).
+In ``joint`` mode an experiment takes the acquisition that separates the domains best (``devices_apart.py``).
 """
 
 from __future__ import annotations

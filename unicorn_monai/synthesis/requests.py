@@ -13,6 +13,7 @@ from typing import Any, overload
 import numpy as np
 
 from unicorn_monai.data.items import datalist
+from unicorn_monai.data.layout import list_folders
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.system.files import PathLike
 from unicorn_monai.system.weights import sha256
@@ -41,7 +42,7 @@ class Requests(Sequence[Request]):
     Args:
         count: images for the first split; every further split gets images in proportion to its label maps.
         seed: of the run.
-        label_dir: data set with the label maps; None without semantic control.
+        label_dir: data set with the label maps; None without semantic control. Of several, maps are taken in turn.
         split: splits whose label maps are used, e.g. ["training", "validation"].
         uncertainty: drawn from a prior, or these in turn (as in the paper's Fig. 5); None without that control.
         augment: change the label maps' geometry a little (``images.warping.warp``).
@@ -61,7 +62,7 @@ class Requests(Sequence[Request]):
         subdomains: Sequence[str] | None = None,
     ) -> None:
         splits = [split] if isinstance(split, str) else list(split)
-        maps = {s: datalist(label_dir, s, ("image", "label")) if label_dir is not None else [{}] for s in splits}
+        maps = {s: _in_turn(label_dir, s) if label_dir is not None else [{}] for s in splits}
         self.maps = {
             s: [(str(m.get("subject", "")), m.get("label"), m.get("spacing_mm")) for m in maps[s]] for s in splits
         }
@@ -129,6 +130,13 @@ class Requests(Sequence[Request]):
         if self.template is not None:
             everything.append([self._prompt(s, i) for s in self.counts for i in range(self.counts[s])])
         return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
+
+
+def _in_turn(label_dir: PathLike | Sequence[PathLike], split: str) -> list[dict[str, Any]]:
+    """Items of one data set, or of several in turn, those of the smaller ones again."""
+    items = datalist(label_dir, split, ("image", "label"), balanced=True)
+    each = len(items) // len(list_folders(label_dir))
+    return [item for i in range(each) for item in items[i::each]]
 
 
 def derive_seed(*numbers: int) -> int:

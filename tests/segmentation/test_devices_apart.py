@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unicorn_monai.segmentation.separation import separation
+from unicorn_monai.segmentation.devices_apart import separation
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from unicorn_monai.quality.periodicity import periodicity
+from unicorn_monai.quality.mesh import periodicity
 
 
 def noise(seed: int = 0, size: int = 64) -> torch.Tensor:
