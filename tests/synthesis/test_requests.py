@@ -90,6 +90,15 @@ def test_more_images_take_the_label_maps_in_turn_and_every_split_in_proportion(d
     assert len(Requests(count=1, label_dir=data, split=["training", "validation"])) == 2
 
 
+def test_label_maps_of_several_data_sets_come_in_turn_those_of_the_smaller_one_again(data, tmp_path):
+    with DatasetWriter(tmp_path / "other", About(name="n", device="d", labels={0: "a", 1: "b"})) as writer:
+        for i in range(2):
+            writer.add("training", np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8), subject=f"other{i}")
+    subjects = [request.subject for request in Requests(count=8, label_dir=[data, tmp_path / "other"])]
+    assert subjects[::2] == [f"training{i}" for i in range(4)]
+    assert subjects[1::2] == ["other0", "other1"] * 2
+
+
 def test_a_request_does_not_depend_on_how_many_are_made(data):
     few, many = (Requests(count=n, seed=3, label_dir=data, uncertainty=PRIOR, augment=True) for n in (2, 6))
     assert list(few) == list(many)[:2]

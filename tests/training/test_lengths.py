@@ -121,7 +121,7 @@ def test_one_image_in_every_split_is_enough_to_train_and_what_is_left_out_is_tol
 TOO_FEW = {
     "a batch": (
         overrides("latent_diffusion", "train_autoencoder.json", iterations_per_epoch=None),
-        r"autoencoder's training needs 8 training images \(batch_size\), there are 2.* Lower batch_size to 2",
+        r"autoencoder's training needs 4 training images \(batch_size\), there are 2.* Lower batch_size to 2",
     ),
     "uncertainties": (
         overrides("retinal_unet", "uncertainty.json", split="training"),
