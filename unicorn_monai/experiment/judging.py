@@ -68,6 +68,7 @@ LATENTS = 64  # sampled for their spread
 GRID = 8  # requested uncertainties
 MAPS = 12  # label maps at each of them
 WEIGHT_MAPS = 32  # label maps at each fusion weight
+DRAWN, TOLD_APART = 0.5, 0.9  # images in the look of the unlabelled device; accuracy that can say so
 CONTROL = 128  # images from label maps that no network was trained on
 BATCH = 32  # images measured at a time
 SAMPLED = 16  # images sampled at a time
@@ -391,18 +392,58 @@ class Judging:
         training images.
         """
         run, features = self.run, self.features()
-
-        def seen(folder: Path, split: str) -> np.ndarray:
-            return np.asarray(features.of(datalist(folder, split), run.num_channels))
-
-        look = Look.fit(*(seen(folder, "training") for folder in run.domains.values()))
-        accuracy = look.accuracy(*(seen(folder, "validation") for folder in run.domains.values()))
+        look, accuracy = self.look(features)
         found, side = dict[str, Any](), downsampling(self.autoencoder())
         for name, folder in (run.domains | run.synthetic_sets).items():
-            images = self.batches(datalist(folder, "training"), BATCH)
-            mesh = or_none(periodicity(images, side))
-            found[name] = {"in_look": look.in_look(seen(folder, "training")), "periodicity": mesh}
+            mesh = or_none(periodicity(self.batches(datalist(folder, "training"), BATCH), side))
+            found[name] = {"in_look": look.in_look(self.seen(features, folder, "training")), "periodicity": mesh}
         return {"accuracy": accuracy, "side": side, "sets": found}
+
+    def look(self, features: Features) -> tuple[Look, float]:
+        """The classifier of both devices' looks, and what it is worth on real validation images."""
+        folders = self.run.domains.values()
+        look = Look.fit(*(self.seen(features, folder, "training") for folder in folders))
+        return look, look.accuracy(*(self.seen(features, folder, "validation") for folder in folders))
+
+    def seen(self, features: Features, folder: Path, split: str) -> np.ndarray:
+        """The features of a data set's images."""
+        return np.asarray(features.of(datalist(folder, split), self.run.num_channels))
+
+    @torch.no_grad()
+    def drawn(self, variant: str) -> dict[str, float]:
+        """Does a generator draw the unlabelled device, at its uncertainties? Of label maps that no network has seen.
+
+        "in_look": share of the images in its look; "accuracy" of the classifier that says so; "n" images.
+        """
+        features, generator = self.features(), self.generator(variant)
+        look, accuracy = self.look(features)
+        requests = self.requests(LATENTS, self.prior(variant))
+        parts = [features(generator(requests[i : i + SAMPLED])) for i in range(0, LATENTS, SAMPLED)]
+        share = look.in_look(np.concatenate([part.cpu().numpy() for part in parts]))
+        logger.info(f"   {share:.0%} of {LATENTS} images look like the unlabelled device")
+        return {"in_look": share, "accuracy": accuracy, "n": LATENTS}
+
+    def refuse_other_look(self, variant: str) -> None:
+        """End a run whose generator draws the labelled device where the other was asked for; a forced one goes on.
+
+        Raises:
+            ValueError: fewer images look like the unlabelled device than not, and real images can be told apart.
+        """
+        found = self.run.results["drawn"][self.run.setup(variant)]
+        if found["in_look"] >= DRAWN or found["accuracy"] < TOLD_APART:
+            return
+        what = (
+            f"{found['in_look']:.0%} of the generator's images look like the unlabelled device at its uncertainties; "
+            f"expected {DRAWN:.0%} at least, by a classifier that is right on {found['accuracy']:.0%} of real images."
+        )
+        if not self.run.forced:
+            raise ValueError(
+                f"{what} Networks trained on them would learn the wrong device. Train it longer (max_epochs of "
+                "train.json of joint, in overrides) with another --output, or go on in spite of it with --resume "
+                "--force."
+            )
+        self.run.results["forced"] = " ".join(filter(None, [self.run.results.get("forced"), what]))
+        logger.warning(what)
 
     def distances(self) -> dict[str, Any]:
         """Table 2: FID and KID between every pair of the run's sets of training images."""

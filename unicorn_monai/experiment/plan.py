@@ -94,8 +94,8 @@ class Plan:
             self.teacher() if PSEUDO_LABELS in chosen or "joint" in modes else (),
             self.plain_guesses() if PSEUDO_LABELS in chosen else (),
             self.generator([thing for stage in networks for thing in stage.makes]) if modes else (),
-            *(self.variant(mode) for mode in modes),
             [Stage(name, (), (name,), self.judge.train_features) for name in self.seen_through if modes],
+            *(self.variant(mode) for mode in modes),
             *(self.synthetic_baseline(name) for name in chosen if name in SYNTHETIC),
             *(self.round(variant, before) for before, variant in pairwise([self.settings.main, *run.rounds])),
             self.judgement() if modes else (),
@@ -276,6 +276,7 @@ class Plan:
         """
         run, judge, name, data = self.run, self.judge, self.run.setup(variant), self.run.synthetic(variant)
         trained = [self.joint(variant)] if run.mode(variant) == "joint" else self.chain(variant, prior, before)
+        trained += self.looked_at(variant, trained[-1]) if run.mode(variant) == "joint" else []
         drawn_by = tuple(thing for stage in trained for thing in stage.makes)
         chosen = (f"{name}_weights",) if self.settings.with_augmentation else ()  # judged without the other labels
         judges = ["augmentation", *when(run.has_upper, "upper_bound")]
@@ -300,6 +301,15 @@ class Plan:
         name, shown = f"{self.run.setup(variant)}_joint", [str(self.run.labeled), str(self.run.guessed(variant))]
         work = self.bundle("joint", "train.json", "train", variant, dataset_dir=shown)
         return Stage(name, ("usable autoencoder", "joint_prior"), (name,), work, alone=self.run.jobs <= 2)
+
+    def looked_at(self, variant: str, trained: Stage) -> list[Stage]:
+        """Whether its images have the look that was asked for; else nothing is trained on them."""
+        name, judge = self.run.setup(variant), self.judge
+        look, refuse = partial(judge.drawn, variant), partial(judge.refuse_other_look, variant)
+        return [
+            Stage(f"{name}_look", (*trained.makes, *self.seen_through), (), look, ("drawn", name)),
+            Stage(f"{name} draws the device", (f"{name}_look",), (f"{name} as asked",), refuse, kept=False),
+        ]
 
     def chain(self, variant: str, prior: str, before: str) -> list[Stage]:
         """One ControlNet after the other, beside the frozen diffusion model."""

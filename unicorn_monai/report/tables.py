@@ -266,6 +266,6 @@ def score_table(content: Mapping[str, Any]) -> Table:
         left = f"{total - labelled:.0f} of {total:.0f}"
         notes.append(f"{left} test images of the unlabelled domain have no label map: {scores_of}")
     if results.forced:
-        notes.append("forced: the autoencoder does not keep the images, on which everything after it was trained")
+        notes.append(f"forced: {results.forced}")
     table.caption = plain(printable("; ".join(notes))) or None
     return table
