@@ -101,7 +101,7 @@ def test_pictures_and_measures_name_the_weathers_too(finished):
     assert set(named) <= set(WEATHER.values())
     assert len(set(named)) > 1
     captions = (finished.run_dir / "pictures" / "captions.json").read_text()
-    assert "the Semantic-ControlNet alone and the words;" in captions
+    assert "the image of the label map alone and the words;" in captions
 
 
 def test_a_run_with_words_is_not_resumed_without_and_one_from_before_there_were_any_not_with(finished, tmp_path):
