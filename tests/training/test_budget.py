@@ -124,8 +124,9 @@ def test_a_training_need_not_decay(clock):
     assert optimizer.param_groups[0]["lr"] == 0.1
 
 
-def test_on_a_cpu_only_the_time_counts_that_the_process_has_worked():
-    clock = clock_of(torch.device("cpu"))
+@pytest.mark.parametrize("device", [torch.device("cpu"), "cpu"])
+def test_on_a_cpu_only_the_time_counts_that_the_process_has_worked(device):
+    clock = clock_of(device)
     began, worked = time.monotonic(), clock()
     time.sleep(0.3)  # as a process does that waits for its turn
     assert clock() - worked < 0.15
@@ -134,4 +135,4 @@ def test_on_a_cpu_only_the_time_counts_that_the_process_has_worked():
         pass
     assert clock() - worked >= 0.2
     assert time.monotonic() - began >= 0.3
-    assert clock_of(torch.device("cuda")) is time.monotonic
+    assert clock_of("cuda:0") is time.monotonic

@@ -19,13 +19,13 @@ from torch.optim import Optimizer
 from unicorn_monai.system.distributed import from_main
 
 
-def clock_of(device: torch.device) -> Callable[[], float]:
+def clock_of(device: torch.device | str) -> Callable[[], float]:
     """The seconds of a budget: of a CPU, what this process has used of its cores, all of its threads taken together.
 
     On an idle machine they are those of the clock. Elsewhere they are the clock's, since the process waits for a device
     without working.
     """
-    if device.type != "cpu":
+    if torch.device(device).type != "cpu":
         return time.monotonic
     threads = torch.get_num_threads()
     return lambda: time.process_time() / threads
