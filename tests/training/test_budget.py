@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import pytest
 import torch
 from ignite.engine import Engine, Events
 
 from unicorn_monai.training import budget as module
-from unicorn_monai.training.budget import LinearDecay, TimeBudget
+from unicorn_monai.training.budget import LinearDecay, TimeBudget, clock_of
 from unicorn_monai.training.handlers import Progress
 
 
@@ -121,3 +122,17 @@ def test_a_training_need_not_decay(clock):
     budget.share = 0.99
     LinearDecay([optimizer], budget, start=1)(Engine(lambda e, b: None))
     assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+@pytest.mark.parametrize("device", [torch.device("cpu"), "cpu"])
+def test_on_a_cpu_only_the_time_counts_that_the_process_has_worked(device):
+    clock = clock_of(device)
+    began, worked = time.monotonic(), clock()
+    time.sleep(0.3)  # as a process does that waits for its turn
+    assert clock() - worked < 0.15
+    end = time.process_time() + 0.2 * torch.get_num_threads()
+    while time.process_time() < end:
+        pass
+    assert clock() - worked >= 0.2
+    assert time.monotonic() - began >= 0.3
+    assert clock_of("cuda:0") is time.monotonic

@@ -27,7 +27,7 @@ from unicorn_monai.system.errors import trained_on
 from unicorn_monai.system.files import PathLike
 from unicorn_monai.system.weights import save_weights
 from unicorn_monai.training import EMA, Progress, SampleImages, TimeBudget, TranslationSettings, autocast_settings
-from unicorn_monai.training.budget import LinearDecay
+from unicorn_monai.training.budget import LinearDecay, clock_of
 from unicorn_monai.training.handlers import last_handlers
 
 # MONAI's default passes the scores through a leaky ReLU first, which the papers do not.
@@ -142,7 +142,7 @@ def translation_trainer(
     per_epoch = settings.iterations_per_epoch
     if per_epoch is None:
         raise ValueError("iterations_per_epoch is null; expected a whole number: two domains have no common length.")
-    budget, models = TimeBudget(settings.max_seconds), Path(settings.ckpt_dir)
+    budget, models = TimeBudget(settings.max_seconds, clock_of(settings.device)), Path(settings.ckpt_dir)
     averaged = copy.deepcopy(objective.generator)
     ema = EMA(objective.generator, averaged, settings.ema_decay)
     state = {"networks": objective, "ema": ema, "budget": budget}

@@ -2,19 +2,33 @@
 
     share = max(iteration / all iterations, seconds / max_seconds)          in [0, 1]; the training ends at 1
 
-Without ``max_seconds`` only iterations count, and a training is the same at every repetition.
+Without ``max_seconds`` only iterations count, and a training is the same at every repetition. On a CPU the seconds are
+those that the cores have worked for this process, so that a busy machine takes nothing from a training.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 
 from unicorn_monai.system.distributed import from_main
+
+
+def clock_of(device: torch.device | str) -> Callable[[], float]:
+    """The seconds of a budget: of a CPU, what this process has used of its cores, all of its threads taken together.
+
+    On an idle machine they are those of the clock. Elsewhere they are the clock's, since the process waits for a device
+    without working.
+    """
+    if torch.device(device).type != "cpu":
+        return time.monotonic
+    threads = torch.get_num_threads()
+    return lambda: time.process_time() / threads
 
 
 class TimeBudget:
@@ -25,10 +39,10 @@ class TimeBudget:
     included; an interrupted training goes on with what was left at its last checkpoint.
     """
 
-    def __init__(self, max_seconds: float | None = None) -> None:
+    def __init__(self, max_seconds: float | None = None, clock: Callable[[], float] | None = None) -> None:
         if max_seconds is not None and not max_seconds > 0:
             raise ValueError(f"max_seconds is {max_seconds}; expected a number above 0, or null for no limit.")
-        self.max_seconds = max_seconds
+        self.max_seconds, self.clock = max_seconds, clock or time.monotonic
         self.seconds, self.share = 0.0, 0.0
 
     def attach(self, engine: Engine) -> None:
@@ -38,14 +52,14 @@ class TimeBudget:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._update)
 
     def _start(self, engine: Engine) -> None:
-        self._began = time.monotonic() - self.seconds
+        self._began = self.clock() - self.seconds
         self._total = int(engine.state.max_epochs or 1) * int(engine.state.epoch_length or 1)
         self._update(engine)
         if self._spent():
             engine.terminate()
 
     def _update(self, engine: Engine) -> None:
-        self.seconds = time.monotonic() - self._began
+        self.seconds = self.clock() - self._began
         self.share = min(1.0, engine.state.iteration / self._total)
         if self.max_seconds is not None:
             self.seconds = from_main(self.seconds)  # processes that stop at different iterations wait for ever
