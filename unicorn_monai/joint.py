@@ -43,7 +43,7 @@ class LightUNet(DiffusionModelUNet):
 
     def __init__(self, in_channels: int, hint_channels: int = HINT_CHANNELS, **definition: Any) -> None:
         super().__init__(in_channels=in_channels + hint_channels, num_class_embeds=1, **definition)
-        self.class_embedding = nn.Identity()  # of "class labels": the vector itself
+        self.class_embedding = nn.Identity()  # type: ignore[assignment]  # of "class labels": the vector itself
         self.in_channels, self.hint_channels = in_channels, hint_channels
         self.embedding_channels: int = self.block_out_channels[0] * 4  # of the timestep
 
@@ -76,7 +76,7 @@ class LightLabels(nn.Module):
     def __init__(self, unet: LightUNet, num_labels: int, embedding_channels: Sequence[int] = (16, 32)) -> None:
         super().__init__()
         channels, layers = num_labels, list[nn.Module]()
-        convolution = type(unet.conv_in.conv)
+        convolution: type[nn.Module] = type(unet.conv_in.conv)  # type: ignore[assignment]
         for wide in embedding_channels:
             layers += [convolution(channels, wide, 3, 2, 1), nn.SiLU()]
             channels = wide

@@ -226,7 +226,8 @@ class Plan:
 
     def measure_by(self, acquisition: str, **places: Any) -> None:
         """Run ``uncertainty.json`` for the joint mode."""
-        own = {"scaling": self.settings.scaling, "distribution": "empirical", "acquisition": acquisition}
+        own: dict[str, Any] = {"scaling": self.settings.scaling, "distribution": "empirical"}
+        own["acquisition"] = acquisition
         if acquisition == "ensemble":
             own["ensemble"] = [str(self.run.weights("lower_bound", i)) for i in range(1, ENSEMBLE)]
         root = self.run.bundle_dir("retinal_unet")
