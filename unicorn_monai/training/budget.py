@@ -2,8 +2,8 @@
 
     share = max(iteration / all iterations, seconds / max_seconds)          in [0, 1]; the training ends at 1
 
-Without ``max_seconds`` only iterations count, and a training is the same at every repetition. On a CPU the seconds are
-those that the cores have worked for this process, so that a busy machine takes nothing from a training.
+Without ``max_seconds`` only iterations count, and a training is the same at every repetition. On a CPU only those
+seconds count in which the training had a core, so that a busy machine takes nothing from it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,12 @@ from unicorn_monai.system.distributed import from_main
 
 
 def clock_of(device: torch.device | str) -> Callable[[], float]:
-    """The seconds of a budget: of a CPU, what this process has used of its cores, all of its threads taken together.
+    """The seconds of a budget: on a CPU, those in which the thread that trains had a core, whoever else wanted it.
 
-    On an idle machine they are those of the clock. Elsewhere they are the clock's, since the process waits for a device
-    without working.
+    On an idle machine they are the clock's, however well further threads are used, since this one takes part in all
+    that they do. Elsewhere they are the clock's too: the thread waits for its device without working.
     """
-    if torch.device(device).type != "cpu":
-        return time.monotonic
-    threads = torch.get_num_threads()
-    return lambda: time.process_time() / threads
+    return time.thread_time if torch.device(device).type == "cpu" else time.monotonic
 
 
 class TimeBudget:
