@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sized
 from datetime import timedelta
+from weakref import WeakSet
 
 import ignite.distributed as idist
 import numpy as np
@@ -22,6 +23,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 rank = idist.get_rank  # number of this process; 0 where there is only one
 main_first = idist.one_rank_first  # runs a block in the first process before the others, which find the files it wrote
+_PARALLEL: WeakSet[DistributedDataParallel] = WeakSet()
 
 
 def start(hours: float = 6.0) -> None:
@@ -37,9 +39,15 @@ def start(hours: float = 6.0) -> None:
 
 
 def stop() -> None:
-    """Leave the other processes, all at once: one that goes while another still receives breaks the connection."""
+    """Leave the other processes, all at once: one that goes while another still receives breaks the connection.
+
+    Networks of :func:`parallel` train no more afterwards. They hold the group, whose threads would outlive Python and
+    end the process by a signal where they are late to free a tensor (pytorch/pytorch issue 190489).
+    """
     if is_active():
         idist.barrier()
+        for network in _PARALLEL:
+            network.reducer = network.logger = network.process_group = None
         idist.finalize()
 
 
@@ -100,7 +108,9 @@ def local_device() -> torch.device:
 
 def parallel(network: nn.Module, device: torch.device | str) -> DistributedDataParallel:
     """A network whose gradients are averaged over the processes; its weights start as those of the first process."""
-    return DistributedDataParallel(network, device_ids=[device] if torch.device(device).type == "cuda" else None)
+    wrapped = DistributedDataParallel(network, device_ids=[device] if torch.device(device).type == "cuda" else None)
+    _PARALLEL.add(wrapped)
+    return wrapped
 
 
 def bare(network: nn.Module) -> nn.Module:
