@@ -37,8 +37,16 @@ def test_mixed_precision_rounds_the_network_and_not_what_comes_after_it(network)
     assert {p.grad.dtype for p in network.parameters() if p.grad is not None} == {torch.float32}
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_the_precision_is_that_of_the_device_where_it_is_left_to_it(network, monkeypatch, able):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": able})
+    images = torch.rand(2, 1, 16, 16)
+    expected, found = (SegmentationInferer(name)(images, network) for name in (("float32", "bfloat16")[able], "auto"))
+    assert torch.equal(found, expected)
+
+
 def test_another_precision_is_refused_before_the_training():
-    with pytest.raises(ValueError, match="Unknown precision 'half'; expected 'float32' or 'bfloat16'"):
+    with pytest.raises(ValueError, match="Unknown precision 'half'; expected 'float32', 'bfloat16' or 'auto'"):
         SegmentationInferer("half")
 
 

@@ -29,7 +29,7 @@ from unicorn_monai.fusion import MODES
 from unicorn_monai.images.augmentation import AUGMENTATIONS
 from unicorn_monai.system.records import NUMBER, Rule
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "auto")
 _number = NUMBER[0]
 _TRACKING = ("output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config")  # of `--tracking`
 

@@ -29,7 +29,7 @@ class SegmentationInferer(SimpleInferer):
     """The network under automatic mixed precision; the loss sees float32.
 
     Args:
-        precision: "float32", or "bfloat16", which needs no scaling of gradients.
+        precision: "float32", or "bfloat16", which needs no scaling of gradients, or "auto", that where it is fast.
         cuda_graphs: record both passes on the GPU and replay them (:class:`TrainingGraphs`).
     """
 

@@ -27,7 +27,7 @@ class Generator:
         prior: scales the uncertainty; needed where it steers.
         num_labels: of the label maps.
         num_inference_steps: denoising steps, where a call tells no others.
-        precision: "float32", or "bfloat16" for automatic mixed precision.
+        precision: "float32", "bfloat16" for automatic mixed precision, or "auto" for that where it is fast.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ class TrainingSettings:
     iterations_per_epoch: int | None = None  # whatever the size of the data set; None for one pass
     accumulation_steps: int = 1  # batches whose gradients are added up before a step of the optimizer
     learning_rate: float = 1e-4  # the peak of its schedule (`WarmupCosine`)
-    precision: str = "float32"  # or "bfloat16" for automatic mixed precision
+    precision: str = "float32"  # or "bfloat16", mixed; "auto": that where the device has it
     cuda_graphs: bool = False  # record the passes on the GPU and replay them
 
     def __post_init__(self) -> None:

@@ -119,9 +119,17 @@ def loss_metric(loss_function: Callable[[Tensor, Tensor], Tensor]) -> Loss:
     return Loss(loss_function, output_transform=lambda output: (output["pred"], output["label"]))
 
 
+def computes_in_bfloat16(device: torch.device | str) -> bool:
+    """Whether a device has instructions for it; where it has none, products are slower in it than in float32."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities()
+    return torch.device(device).type == "cpu" and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def autocast_settings(device: torch.device | str, precision: str) -> dict[str, Any]:
-    """Arguments of ``torch.autocast`` on a device, switched on by "bfloat16"."""
-    if precision not in ("float32", "bfloat16"):
-        raise ValueError(f"Unknown precision '{precision}'; expected 'float32' or 'bfloat16'.")
-    enabled = precision == "bfloat16"
+    """Arguments of ``torch.autocast`` on a device, switched on by "bfloat16", and by "auto" where the device has it."""
+    if precision not in ("float32", "bfloat16", "auto"):
+        raise ValueError(f"Unknown precision '{precision}'; expected 'float32', 'bfloat16' or 'auto'.")
+    enabled = precision == "bfloat16" or (precision == "auto" and computes_in_bfloat16(device))
     return {"device_type": torch.device(device).type, "dtype": torch.bfloat16, "enabled": enabled}
