@@ -63,6 +63,7 @@ class Demo:
             # The words name weathers to ControlNets, which the comparison without the uncertainty is made with, too.
             "modes": ["joint", "paper"] if self.full or self.street else ["joint"],
             "trainings": 3 if self.full else 1,
+            "samples_per_label": None if self.full else 1,  # three of each would take most of its minutes
             "words": self.street,
             "overrides": BRIEF if self.small and not self.full and not self.street else None,
         }
