@@ -46,7 +46,7 @@ for command in (benchmarking.benchmark, *finished.COMMANDS):
 Preset = Literal["quick", "full"]
 AtLeastOne = Annotated[Whole, Parameter(validator=Number(gte=1))]
 Resume = Annotated[bool, described("Go on with a run folder; finished stages are skipped.")]
-Force = Annotated[bool, described("Go on though the autoencoder does not keep the images.")]
+Force = Annotated[bool, described("Go on though autoencoder or generator fail their check.")]
 Rest = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 app.meta.help_flags, app.meta.end_of_options_delimiter = [], ""  # are left to the command
 
@@ -96,7 +96,7 @@ def experiment(
     device: Device = None,
     weight: Weight = None,
     samples_per_label: Annotated[AtLeastOne | None, described("Synthetic images of each label map, 1 or more.")] = None,
-    rounds: Annotated[AtLeastOne | None, described("2 or more: measure the uncertainties anew and go on.")] = None,
+    rounds: Annotated[AtLeastOne | None, described("2 or more, of the mode compositional: measure the uncertainties anew and go on.")] = None,
     resume: Resume = False,
     force: Force = False,
 ) -> int:

@@ -3,8 +3,8 @@
     model = UnIACorN.from_run("runs/demo")
     images = model(label_maps, uncertainty=[0.05, 0.22], seeds=[0, 1])
 
-The uncertainty u is the mean normalised entropy of a segmentation network on the image (Eq. 4), in [0, 1]: what the
-image is to be for a network that was trained on the labelled domain.
+The uncertainty u, in [0, 1], is what the image is to be for a network that was trained on the labelled domain: its mean
+normalised entropy (Eq. 4), or, of the mode `joint`, what the acquisition says that separates the devices best.
 """
 
 from __future__ import annotations

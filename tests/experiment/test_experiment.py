@@ -651,6 +651,8 @@ def cli(*words) -> subprocess.CompletedProcess:
         ),
         ({"uncertainty_weight": "auto", "pseudo_labels": False}, "needs the baseline 'augmentation'"),
         ({"modes": ("paper",), "rounds": 2}, "rounds is 2; further rounds need the first mode to be 'compositional'"),
+        ({"modes": ("paper",), "guidance": (2, 1.5)}, r"guidance is \[2, 1.5\], but the mode 'paper', the only one, has"),
+        ({"modes": ("paper",), "maps": "labeled"}, "maps is 'labeled', but modes are .* expected joint among them"),
         ({"trainings": 0}, "trainings is 0; expected at least one"),
         ({"trainings": "three"}, "trainings is 'three'; expected at least one"),
         ({"samples_per_label": 0}, "samples_per_label is 0; expected at least one"),

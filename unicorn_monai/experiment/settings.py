@@ -312,6 +312,11 @@ class Settings:
                     f"{name} is {value!r}, but modes are {list(self.modes)}; expected {' or '.join(modes)} among them, "
                     "which alone heeds it. Leave it out, or add the mode."
                 )
+        if self.guidance and self.modes == ("paper",) and self.guidance_of("paper") != self.guidance:
+            raise ValueError(
+                f"guidance is {list(self.guidance)}, but the mode 'paper', the only one, has none of the controls: "
+                f"expected {list(GUIDANCE['paper'])}, and a third number with words."
+            )
         own = ((self.overrides or {}).get("retinal_unet") or {}).get("uncertainty.json") or {}
         lost = sorted({"acquisition", "distribution", "ensemble", "scaling"} & set(own))
         if self.modes == ("joint",) and lost:
