@@ -27,7 +27,9 @@ def flat(fused):
 def test_weights_of_both_modes(w):
     assert mode_weights("paper", w) == (1 - w, w)
     assert mode_weights("compositional", w) == (1.0, w)
-    assert mode_weights("joint", w) == (1.0, 1.0)
+    assert mode_weights("joint", w) == (1.0, 1.0 if w else 0.0), (
+        "w is a factor of the guidance; 0 leaves the control out"
+    )
 
 
 @pytest.mark.parametrize("mode", RESIDUAL_MODES)

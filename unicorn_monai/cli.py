@@ -96,7 +96,9 @@ def experiment(
     device: Device = None,
     weight: Weight = None,
     samples_per_label: Annotated[AtLeastOne | None, described("Synthetic images of each label map, 1 or more.")] = None,
-    rounds: Annotated[AtLeastOne | None, described("2 or more, of the mode compositional: measure the uncertainties anew and go on.")] = None,
+    rounds: Annotated[
+        AtLeastOne | None, described("2 or more, of the mode compositional: measure the uncertainties anew and go on.")
+    ] = None,
     resume: Resume = False,
     force: Force = False,
 ) -> int:

@@ -26,11 +26,15 @@ MODES = ("joint", "compositional", "paper")
 
 
 def mode_weights(mode: str, uncertainty_weight: Weight) -> tuple[Weight, Weight]:
-    """(semantic, uncertainty) weights: (1 - w, w) in ``paper`` mode, (1, w) in ``compositional`` mode, else (1, 1)."""
+    """(semantic, uncertainty) weights: (1 - w, w) in ``paper`` mode, (1, w) in ``compositional`` mode.
+
+    In ``joint`` mode, where w is a factor of the guidance, they are (1, 1), and (1, 0) where w is the number 0: a
+    control of weight 0 is not asked for anything.
+    """
     if mode not in MODES:
         raise ValueError(f"Unknown mode '{mode}'; expected one of {list(MODES)}.")
     if mode == "joint":
-        return 1.0, 1.0
+        return 1.0, 0.0 if not isinstance(uncertainty_weight, Tensor) and uncertainty_weight == 0 else 1.0
     return (1.0 - uncertainty_weight if mode == "paper" else 1.0), uncertainty_weight
 
 

@@ -41,7 +41,8 @@ class DualControlNetInferer:
         semantic: ControlNet of the label map, or None.
         uncertainty: ControlNet of the hint, or None.
         uncertainty_weight: w; a number, or a tensor (batch,) with one per image.
-        mode: "paper": weights (1 - w, w); "compositional": (1, w); "joint": (1, 1), and w times g_unc.
+        mode: "paper": weights (1 - w, w); "compositional": (1, w); "joint": (1, 1), and w times g_unc;
+            with the number 0 the label map alone.
         guidance: (g_unc, g_sem), or (g_unc, g_sem, g_text) for a model with words. (1, 1) costs one pass of the U-Net;
             a g_unc other than 1, and a g_sem other than g_unc, one more of its decoder each, a g_text other than 1 one
             more of all networks.

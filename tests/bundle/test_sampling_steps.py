@@ -69,6 +69,15 @@ def test_a_diffusion_model_of_less_than_100_iterations_tries_the_machinery(train
             check_steps("small", overrides(2, training))
 
 
+def test_a_sampler_is_judged_by_the_training_of_the_mode():
+    brief = {"latent_diffusion": {"train_diffusion.json": BRIEF}}
+    assert is_coarse("small", brief, ["paper"])
+    assert not is_coarse("small", brief, ["joint"])
+    assert not is_coarse("small", brief, ["joint", "paper"])
+    assert is_coarse("small", {"joint": {"train.json": BRIEF}}, ["joint"])
+    assert is_coarse("small", brief | {"joint": {"train.json": BRIEF}}, ["joint", "paper"])
+
+
 def test_another_sampler_needs_steps_of_its_own():
     changes = {"latent_diffusion": {"inference.json": {"scheduler::_target_": "unicorn_monai.schedulers.DDIM"}}}
     with pytest.raises(ValueError, match=r"num_inference_steps is 15 .*: DDIM with 15 steps is wrong.*Take 40 steps"):

@@ -22,6 +22,7 @@ from unicorn_monai.diffusion.word_vectors import WordVectors
 from unicorn_monai.images.files import write_array
 from unicorn_monai.images.transforms import read_image
 from unicorn_monai.latent_diffusion import StoredAutoencoder
+from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.schedulers import DDIM
 
 SIZE, LABELS = 16, {0: "vitreous", 1: "RNFL", 2: "choroid"}
@@ -244,3 +245,29 @@ def test_a_model_trained_on_latents_has_their_scale_and_shape_and_the_text_of_th
     assert (ldm.scale_factor, ldm.latent_shape) == (dataset.scale_factor, (LATENT, SIZE // 4, SIZE // 4))
     parts = (ldm.autoencoder, ldm.unet, ldm.scheduler, ldm.train_scheduler, ldm.text, ldm.bundle_root)
     assert all(one is other for one, other in zip(parts, (encoder, unet, sampler, noise, text, tmp_path), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({}, None),
+        ({"acquisition": "ensemble"}, "holds the uncertainty by ensemble, the prior is of entropy"),
+        ({"aggregation": "max"}, "of other networks or pixels"),
+        ({"ensemble": {"/a/model.pt": "c" * 64}}, "of other networks or pixels"),
+    ],
+)
+def test_uncertainties_and_prior_are_of_one_measurement(tmp_path, other, told):
+    path = tmp_path / "u.json"
+    path.write_text(json.dumps({"segmentation_sha256": "a" * 64, "images": {}, **other}))
+    prior = UncertaintyPrior.fit(torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.5]), "a" * 64)
+    if told is None:
+        Uncertainties(path).require_measure_of(prior)
+    else:
+        with pytest.raises(ValueError, match=told):
+            Uncertainties(path).require_measure_of(prior)
+
+
+def test_uncertainties_that_are_not_there_are_told_as_everywhere(tmp_path):
+    prior = UncertaintyPrior.fit(torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.5]), "a" * 64)
+    with pytest.raises(ValueError, match="Run the 'uncertainty' configuration of retinal_unet first"):
+        Uncertainties(tmp_path / "u.json").require_measure_of(prior)

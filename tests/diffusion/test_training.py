@@ -171,7 +171,9 @@ def test_half_precision_is_used_inside_only(unet, noised):
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(ValueError, match=r"Unknown precision 'float16'; expected one of \['float32', 'bfloat16', 'auto'\]"):
+    with pytest.raises(
+        ValueError, match=r"Unknown precision 'float16'; expected one of \['float32', 'bfloat16', 'auto'\]"
+    ):
         NoisePredictionInferer(task_of(precision="float16"))
     with pytest.raises(ValueError, match="Unknown precision 'float16'; expected 'float32', 'bfloat16' or 'auto'"):
         autocast_settings("cpu", "float16")

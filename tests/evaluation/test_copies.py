@@ -1,6 +1,7 @@
 """The audit on images whose origin is known: new eyes, known label maps with new speckle, and copies."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,16 @@ def copied(tmp_path_factory):
     root = tmp_path_factory.mktemp("copied")
     world = World(root, copies=6)
     return world, world.audit(root / "audit"), root / "audit"
+
+
+def test_a_training_image_is_found_by_its_label_map_of_its_own_data_set_and_by_one_that_was_guessed(tmp_path):
+    training = World(tmp_path).sets[1]
+    items = [dict(item, dataset="data/labeled") for item in training.items]
+    items[4] = {key: value for key, value in items[4].items() if key != "label"} | {"guessed_label": "guessed/a.png"}
+    found = Searcher(replace(training, items=items)).by_label
+    assert found["guessed/a.png"] == [4]
+    assert found["labeled/000003.nii.gz"] == found["000003.nii.gz"] == [3]
+    assert "labeled/000004.nii.gz" not in found
 
 
 # ---------------------------------------------------------------- the residual

@@ -651,8 +651,17 @@ def cli(*words) -> subprocess.CompletedProcess:
         ),
         ({"uncertainty_weight": "auto", "pseudo_labels": False}, "needs the baseline 'augmentation'"),
         ({"modes": ("paper",), "rounds": 2}, "rounds is 2; further rounds need the first mode to be 'compositional'"),
-        ({"modes": ("paper",), "guidance": (2, 1.5)}, r"guidance is \[2, 1.5\], but the mode 'paper', the only one, has"),
+        (
+            {"modes": ("paper",), "guidance": (2, 1.5)},
+            r"guidance is \[2, 1.5\], but the mode 'paper', the only one, has",
+        ),
         ({"modes": ("paper",), "maps": "labeled"}, "maps is 'labeled', but modes are .* expected joint among them"),
+        ({"overrides": {"joint": {"train.json": {"left_out": [0.1]}}}}, r"left_out .* is \[0.1\]; expected two shares"),
+        (
+            {"overrides": {"joint": {"train.json": {"hint_noise": "x"}}}},
+            "hint_noise .* is 'x'; expected a number, 0 or",
+        ),
+        ({"overrides": {"joint": {"inference.json": {"form": "heavy"}}}}, "Unknown form 'heavy' .*; expected one of"),
         ({"trainings": 0}, "trainings is 0; expected at least one"),
         ({"trainings": "three"}, "trainings is 'three'; expected at least one"),
         ({"samples_per_label": 0}, "samples_per_label is 0; expected at least one"),

@@ -16,7 +16,9 @@ from unicorn_monai.cli import app
 from unicorn_monai.data.checks import check
 from unicorn_monai.data.items import datalist
 from unicorn_monai.data.layout import read_header
+from unicorn_monai.experiment import judging
 from unicorn_monai.experiment.experiment import Experiment
+from unicorn_monai.experiment.judging import Judging
 from unicorn_monai.experiment.run import Run
 from unicorn_monai.experiment.settings import ACQUISITIONS, Settings
 from unicorn_monai.model import UnIACorN
@@ -43,7 +45,9 @@ def settings(domains: list[str], output: Path, **changes) -> Settings:
 @pytest.fixture(scope="module")
 def finished(domains, tmp_path_factory) -> Run:
     run = Experiment(settings(domains, tmp_path_factory.mktemp("run") / "r"), force=True)
-    run.run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging, "FEWEST_VALIDATED", 2)  # of real looks more would be needed
+        run.run()
     return run.folder
 
 
@@ -97,9 +101,31 @@ def test_look_fidelity_and_control_are_measured(finished):
     assert looks["sets"]["labeled"]["in_look"] < looks["sets"]["unlabeled"]["in_look"]
     assert 0 <= looks["accuracy"] <= 1
     assert looks["sets"]["unicorn"]["periodicity"] > 0
+    assert looks["sets"]["unicorn"]["mesh"] > 0
+    assert 0 <= looks["real"] <= 1
+    assert finished.results["drawn"]["unicorn"]["sampler"]["name"] == "UniPC"
     assert -1 <= finished.results["control"]["spearman"] <= 1
     html = (finished.run_dir / "report.html").read_text()
     assert finished.results["separation"]["acquisition"] in html
+
+
+def test_the_audit_compares_with_the_image_whose_labels_were_guessed(finished):
+    names = Judging(finished, None).guessed_labels()  # type: ignore[arg-type]
+    made = {item["synthetic"]["source_data"] for item in datalist(finished.run_dir / "synthetic", "training")}
+    assert made == {Path(finished.labeled).name, "guessed_joint"}
+    assert set(names) == {Path(item["image"]).name for item in datalist(finished.unlabeled, "training")}
+    assert {name.split("/")[0] for name in names.values()} == {"guessed_joint"}
+
+
+def test_a_weight_is_chosen_without_labels(domains, tmp_path, finished):
+    """And, on validation images too few to tell looks apart, the run goes on."""
+    run = Experiment(
+        settings(domains, tmp_path / "r", uncertainty_weight="auto", baselines=("augmentation",)), force=True
+    )
+    run.run()
+    assert run.folder.results["weights"]["unicorn"]["chosen"] == run.folder.weight("joint")
+    assert "10 of each device" in run.folder.results["drawn"]["unicorn"]["not_computed"]
+    assert run.folder.results["looks"]["sets"]["unicorn"].keys() == {"periodicity", "mesh"}
 
 
 def test_a_printed_command_trains_again_to_the_same_weights(finished, tmp_path):

@@ -90,13 +90,40 @@ def test_more_images_take_the_label_maps_in_turn_and_every_split_in_proportion(d
     assert len(Requests(count=1, label_dir=data, split=["training", "validation"])) == 2
 
 
-def test_label_maps_of_several_data_sets_come_in_turn_those_of_the_smaller_one_again(data, tmp_path):
-    with DatasetWriter(tmp_path / "other", About(name="n", device="d", labels={0: "a", 1: "b"})) as writer:
-        for i in range(2):
+def another(folder, count, **about):
+    """A data set of so many label maps."""
+    with DatasetWriter(folder, About(name="n", device="d", labels={0: "a", 1: "b"}, **about)) as writer:
+        for i in range(count):
             writer.add("training", np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8), subject=f"other{i}")
-    subjects = [request.subject for request in Requests(count=8, label_dir=[data, tmp_path / "other"])]
-    assert subjects[::2] == [f"training{i}" for i in range(4)]
-    assert subjects[1::2] == ["other0", "other1"] * 2
+    return folder
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 40])
+def test_label_maps_of_several_data_sets_are_mixed_evenly_and_each_is_drawn_as_often(data, tmp_path, count):
+    requests = Requests(label_dir=[data, another(tmp_path / "other", count)])
+    assert len(requests) == 4 + count
+    assert len({(request.source, request.label) for request in requests}) == 4 + count
+    assert {request.source for request in requests} == {"data", "other"}
+    first = [request.source for request in requests[: len(requests) // 2]]
+    assert abs(first.count("other") - count / 2) <= 1
+    again = Requests(count=2 * (4 + count), label_dir=[data, tmp_path / "other"])
+    assert [request.label for request in again[4 + count :]] == [request.label for request in requests]
+
+
+def test_every_sub_domain_is_asked_for_on_label_maps_of_every_data_set(data, tmp_path):
+    folders = [data, another(tmp_path / "other", 4)]
+    weather = ["fog", "rain"]
+    requests = Requests(count=8, label_dir=folders, template=lambda item, named: named, subdomains=weather)
+    assert {(request.source, request.prompt) for request in requests} == {
+        (source, name) for source in ("data", "other") for name in weather
+    }
+
+
+def test_label_maps_of_several_data_sets_keep_the_size_of_their_pixels(data, tmp_path):
+    other = another(tmp_path / "other", 4, spacing_mm=(0.002, 0.03))
+    found = {request.source: request.spacing_mm for request in Requests(label_dir=[data, other])}
+    assert found == {"data": None, "other": (0.002, 0.03)}
+    assert {request.spacing_mm for request in Requests(label_dir=other)} == {None}, "the header tells it"
 
 
 def test_a_request_does_not_depend_on_how_many_are_made(data):

@@ -6,7 +6,7 @@ of refused. Its sampler is marked ``coarse_sampling`` in the run's bundles, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -26,18 +26,24 @@ SAMPLING = (  # configurations with a number of their own
 )
 
 
-def is_coarse(preset: str | None, overrides: Mapping[str, Any] | None = None) -> bool:
-    """Whether a run's diffusion model is trained so briefly that no sampler matters."""
-    training = configured("latent_diffusion", preset, (overrides or {}).get("latent_diffusion"), "train_diffusion.json")
-    lengths = [training["max_epochs"], training["iterations_per_epoch"]]
-    return all(isinstance(n, int) for n in lengths) and lengths[0] * lengths[1] < HARDLY_TRAINED
+def is_coarse(preset: str | None, overrides: Mapping[str, Any] | None = None, modes: Sequence[str] = ()) -> bool:
+    """Whether the diffusion models of a run's modes are all trained so briefly that no sampler matters."""
+    trainings = {
+        ("joint", "train.json") if m == "joint" else ("latent_diffusion", "train_diffusion.json") for m in modes
+    }
+    found = list[bool]()
+    for bundle, file in trainings or {("latent_diffusion", "train_diffusion.json")}:
+        training = configured(bundle, preset, (overrides or {}).get(bundle), file)
+        lengths = [training["max_epochs"], training["iterations_per_epoch"]]
+        found.append(all(isinstance(n, int) for n in lengths) and lengths[0] * lengths[1] < HARDLY_TRAINED)
+    return all(found)
 
 
-def check_steps(preset: str | None, overrides: Mapping[str, Any] | None = None) -> None:
+def check_steps(preset: str | None, overrides: Mapping[str, Any] | None = None, modes: Sequence[str] = ()) -> None:
     """Refuse numbers of denoising steps at which a run's sampler is wrong."""
     changes = overrides or {}
     sampler = ConfigParser(configured("latent_diffusion", preset, changes.get("latent_diffusion")))
-    if is_coarse(preset, overrides):
+    if is_coarse(preset, overrides, modes):
         sampler["coarse_sampling"] = True
     scheduler = sampler.get_parsed_content("scheduler")
     for bundle, file in SAMPLING:

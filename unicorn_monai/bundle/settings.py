@@ -64,6 +64,11 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("resume", "augment", "compile", "cuda_graphs", "coarse_sampling", "publish_last"), SWITCH),
     **dict.fromkeys(("threshold", "decay_start", "warmup", "rising"), SHARE),
     "max_seconds": (lambda v: v is None or (_number(v) and v > 0), "a number above 0, or null for no limit"),
+    "left_out": (
+        lambda v: _several(v, lambda share: _number(share) and 0 <= share < 1, (2,)),
+        "two shares, 0 to below 1",
+    ),
+    "hint_noise": (lambda v: _number(v) and v >= 0, "a number, 0 or more"),
     "seed": (lambda v: _whole(v) and 0 <= v < 2**32, "a whole number, 0 to 4294967295"),
     "ema_decay": (lambda v: _number(v) and 0 <= v < 1, "a number, 0 or more and below 1"),
     **dict.fromkeys(("loss_function", "schedule"), (callable, "a component that can be called, {'_target_': ...}")),
@@ -73,7 +78,13 @@ RULES: dict[str, Rule] = {
         "two or three numbers, [uncertainty, label map] or [uncertainty, label map, text]",
     ),
 }
-CHOICES = {"precision": PRECISIONS, "mode": MODES, "augmentation": AUGMENTATIONS, "split": SPLITS}
+CHOICES = {
+    "form": ("light", "controlnets"),
+    "precision": PRECISIONS,
+    "mode": MODES,
+    "augmentation": AUGMENTATIONS,
+    "split": SPLITS,
+}
 
 
 def check_settings(device: torch.device | str | None = None, **settings: Any) -> None:

@@ -39,9 +39,10 @@ from unicorn_monai.images.pictures import evenly
 from unicorn_monai.images.transforms import LoadPixelsd, read_image
 from unicorn_monai.joint import JointNetwork
 from unicorn_monai.latent_diffusion import LatentDiffusion, StoredAutoencoder, Text, num_channels
+from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.system.distributed import main_first
 from unicorn_monai.system.errors import named
-from unicorn_monai.system.files import PathLike, sweep
+from unicorn_monai.system.files import PathLike, read_json, sweep
 from unicorn_monai.system.networks import require_finite
 from unicorn_monai.system.weights import save_tensors
 
@@ -60,6 +61,24 @@ class Uncertainties:
     def __call__(self, items: list[dict]) -> Tensor:
         """Those of some items, (items,) float32."""
         return read_uncertainties(self.path, items, self.segmentation_sha256)
+
+    def require_measure_of(self, prior: UncertaintyPrior) -> None:
+        """Refuse what was measured in another way than the prior, whose numbers are on another scale.
+
+        Raises:
+            ValueError: another acquisition or aggregation, or another ensemble.
+        """
+        self([])  # says what a missing or broken file is
+        record = read_json(self.path)
+        usual = {"acquisition": "entropy", "aggregation": "mean"}
+        differ = [key for key in usual if record.get(key, usual[key]) != getattr(prior, key)]
+        ensembles = (sorted(each.values()) for each in (record.get("ensemble") or {}, prior.ensemble))
+        if differ or len({tuple(each) for each in ensembles}) > 1:
+            raise ValueError(
+                f"'{self.path}' holds the uncertainty by {record.get('acquisition', 'entropy')}, the prior is of "
+                f"{prior.acquisition}, of other networks or pixels: their numbers have different scales. Give both of "
+                "one measurement (uncertainties_path and prior_path)."
+            )
 
 
 class LatentDataset(Dataset):

@@ -150,6 +150,13 @@ class JointTask(DiffusionTask):
         shares = [share for share in left_out if not 0 <= share < 1]
         require(len(left_out) == 2 and not shares, f"left_out is {left_out}; expected two shares, 0 to below 1.")
         require(hint_noise >= 0, f"hint_noise is {hint_noise}; expected a standard deviation, 0 or more.")
+        require(
+            prior.scaling != "paper" or hint_noise == 0,
+            f"The prior's scaling is 'paper', which leaves u as it is, and hint_noise {hint_noise} would drown it; "
+            "expected zscore or quantile, or a hint_noise of 0.",
+        )
+        if uncertainties is not None:
+            uncertainties.require_measure_of(prior)
         self.num_labels, self.prior, self.uncertainties = num_labels, prior, uncertainties
         self.trained_on, self.hint_noise = dict(trained_on or {}), hint_noise
         self.left_out = (left_out[0], left_out[1])

@@ -169,7 +169,8 @@ class Searcher:
         self.align = Aligned(*training.images.shape[2:])
         self.by_label: dict[str, list[int]] = {}
         for i, item in enumerate(training.items):
-            self.by_label.setdefault(Path(str(item.get("label", ""))).name, []).append(i)
+            for name in _label_names(item):
+                self.by_label.setdefault(name, []).append(i)
 
     def __call__(self, material: Material, description: str = "audit") -> Matches:
         """Search for every image of a set."""
@@ -183,7 +184,8 @@ class Searcher:
         found = []
         for i, item in enumerate(tqdm(material.items, desc=description, disable=None, leave=False)):
             residual = material.residual(i)
-            source = str((item.get("synthetic") or {}).get("source_label"))
+            made = item.get("synthetic") or {}
+            source = "/".join(str(made[key]) for key in ("source_data", "source_label") if made.get(key))
             spectral = self.by_spectrum(fingerprint(residual[None]), each)[1][0]
             at = sorted({*nearest[i].tolist(), *spectral.tolist(), *self.by_label.get(source, [])})
             values, shifts, mirrored = self.align(residual, self.residuals[at])
@@ -191,6 +193,16 @@ class Searcher:
             found.append((float(values[best]), at[best], shifts[best].tolist(), bool(mirrored[best])))
         residual, training, shift, mirror = (np.array(column) for column in zip(*found, strict=True))
         return Matches(similarity[:, 0].numpy(), residual, training, shift, mirror)
+
+
+def _label_names(item: dict[str, Any]) -> list[str]:
+    """What synthetic images may call the label map of a training image: its file, alone or below its data set's name.
+
+    ``guessed_label`` is that of an image without a label of its own, which a network guessed.
+    """
+    label = Path(str(item.get("label", "")))
+    own = [label.name, f"{Path(str(item.get('dataset', ''))).name}/{label.name}"] if label.name else []
+    return [*own, *([str(item["guessed_label"])] if "guessed_label" in item else [])]
 
 
 def audit(sets: Audited, features: Features, folder: PathLike, planted: int = 50, seed: int = 0) -> dict[str, Any]:

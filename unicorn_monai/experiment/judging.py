@@ -50,9 +50,9 @@ from unicorn_monai.images.pictures import evenly, palette
 from unicorn_monai.images.speckle import high_pass_std
 from unicorn_monai.latent_diffusion import downsampling
 from unicorn_monai.prior import UncertaintyPrior
-from unicorn_monai.quality.look import Look
-from unicorn_monai.quality.mesh import periodicity
-from unicorn_monai.report.checks import image_checks
+from unicorn_monai.quality.look import FEWEST_VALIDATED, Look
+from unicorn_monai.quality.mesh import mesh
+from unicorn_monai.report.checks import TOLD_APART, image_checks
 from unicorn_monai.report.results import Results
 from unicorn_monai.report.trainings import GUESSED_ON
 from unicorn_monai.segmentation import predict_labels
@@ -68,7 +68,7 @@ LATENTS = 64  # sampled for their spread
 GRID = 8  # requested uncertainties
 MAPS = 12  # label maps at each of them
 WEIGHT_MAPS = 32  # label maps at each fusion weight
-DRAWN, TOLD_APART = 0.5, 0.9  # images in the look of the unlabelled device; accuracy that can say so
+DRAWN = 0.5  # images in the look of the unlabelled device
 CONTROL = 128  # images from label maps that no network was trained on
 BATCH = 32  # images measured at a time
 SAMPLED = 16  # images sampled at a time
@@ -388,40 +388,58 @@ class Judging:
     def looks(self) -> dict[str, Any]:
         """Have the synthetic images the look of the unlabelled device, and is there a mesh over them?
 
-        "accuracy" of the classifier of looks, on real validation images; "sets": {name: {"in_look", "periodicity"}}, of
-        training images.
+        "accuracy" of the classifier of looks, on real validation images, and "real" the share of the unlabelled ones in
+        that device's look; "sets": {name: {"in_look", "periodicity", "mesh"}}, of training images.
         """
         run, features = self.run, self.features()
-        look, accuracy = self.look(features)
-        found, side = dict[str, Any](), downsampling(self.autoencoder())
-        for name, folder in (run.domains | run.synthetic_sets).items():
-            mesh = or_none(periodicity(self.batches(datalist(folder, "training"), BATCH), side))
-            found[name] = {"in_look": look.in_look(self.seen(features, folder, "training")), "periodicity": mesh}
-        return {"accuracy": accuracy, "side": side, "sets": found}
+        side, sets = downsampling(self.autoencoder()), run.domains | run.synthetic_sets
+        power = {name: mesh(self.batches(datalist(folder, "training"), BATCH), side) for name, folder in sets.items()}
+        found = {name: {"periodicity": or_none(float(lines.max()))} for name, lines in power.items()}
+        for name in run.synthetic_sets:
+            found[name]["mesh"] = or_none(float((power[name] / power["unlabeled"]).max()))
+        try:
+            look, worth = self.look(features)
+        except copies.TooFewImages as reason:
+            return {"side": side, "sets": found, "not_computed": str(reason)}
+        for name, folder in sets.items():
+            found[name]["in_look"] = look.in_look(self.seen(features, folder, "training"))
+        return worth | {"side": side, "sets": found}
 
-    def look(self, features: Features) -> tuple[Look, float]:
-        """The classifier of both devices' looks, and what it is worth on real validation images."""
+    def look(self, features: Features) -> tuple[Look, dict[str, float]]:
+        """The classifier of both devices' looks, and what it is worth on real validation images: "accuracy", "real"."""
         folders = self.run.domains.values()
+        labelled, unlabelled = (self.seen(features, folder, "validation") for folder in folders)
+        if min(len(labelled), len(unlabelled)) < FEWEST_VALIDATED:
+            raise copies.TooFewImages(
+                f"{len(labelled)} and {len(unlabelled)} validation images; {FEWEST_VALIDATED} of each device are the "
+                "least that can say whether looks are told apart"
+            )
         look = Look.fit(*(self.seen(features, folder, "training") for folder in folders))
-        return look, look.accuracy(*(self.seen(features, folder, "validation") for folder in folders))
+        return look, {"accuracy": look.accuracy(labelled, unlabelled), "real": look.in_look(unlabelled)}
 
     def seen(self, features: Features, folder: Path, split: str) -> np.ndarray:
         """The features of a data set's images."""
         return np.asarray(features.of(datalist(folder, split), self.run.num_channels))
 
     @torch.no_grad()
-    def drawn(self, variant: str) -> dict[str, float]:
+    def drawn(self, variant: str) -> dict[str, Any]:
         """Does a generator draw the unlabelled device, at its uncertainties? Of label maps that no network has seen.
 
-        "in_look": share of the images in its look; "accuracy" of the classifier that says so; "n" images.
+        "in_look": share of the images in its look; "accuracy" of the classifier that says so; "n" images; "sampler".
         """
-        features, generator = self.features(), self.generator(variant)
-        look, accuracy = self.look(features)
+        chosen = self.run.settings.weight(self.run.mode(variant)) != "auto"  # else it will be, by these images' like
+        features, generator = self.features(), self.generator(variant, None if chosen else 1.0)
+        sampler = {"sampler": describe(generator.ldm.scheduler, generator.steps)}
+        try:
+            look, worth = self.look(features)
+        except copies.TooFewImages as reason:
+            logger.warning(f"Whether images look like the unlabelled device is not known: {reason}.")
+            return sampler | {"not_computed": str(reason)}
         requests = self.requests(LATENTS, self.prior(variant))
         parts = [features(generator(requests[i : i + SAMPLED])) for i in range(0, LATENTS, SAMPLED)]
         share = look.in_look(np.concatenate([part.cpu().numpy() for part in parts]))
         logger.info(f"   {share:.0%} of {LATENTS} images look like the unlabelled device")
-        return {"in_look": share, "accuracy": accuracy, "n": LATENTS}
+        return sampler | {"in_look": share, "accuracy": worth["accuracy"], "n": LATENTS}
 
     def refuse_other_look(self, variant: str) -> None:
         """End a run whose generator draws the labelled device where the other was asked for; a forced one goes on.
@@ -430,7 +448,13 @@ class Judging:
             ValueError: fewer images look like the unlabelled device than not, and real images can be told apart.
         """
         found = self.run.results["drawn"][self.run.setup(variant)]
-        if found["in_look"] >= DRAWN or found["accuracy"] < TOLD_APART:
+        if "not_computed" in found or found["in_look"] >= DRAWN:
+            return
+        if found["accuracy"] < TOLD_APART:
+            logger.warning(
+                f"{found['in_look']:.0%} of the images look like the unlabelled device, by a classifier that is right "
+                f"on {found['accuracy']:.0%} of real images only: nobody can say what look they have."
+            )
             return
         what = (
             f"{found['in_look']:.0%} of the generator's images look like the unlabelled device at its uncertainties; "
@@ -469,6 +493,8 @@ class Judging:
 
         def real(ours: list[str], theirs: list[str]) -> copies.Material:
             others = [{k: v for k, v in item.items() if k != "label"} for item in datalist(run.unlabeled, theirs)]
+            names = self.guessed_labels() if main == "joint" else {}
+            others = [x | {"guessed_label": names[n]} if (n := Path(x["image"]).name) in names else x for x in others]
             return read(datalist(run.labeled, ours, both) + others)
 
         ours, theirs = (
@@ -489,6 +515,12 @@ class Judging:
             return copies.audit(sets, features, run.run_dir / "memorization", seed=seed)
         except copies.TooFewImages as reason:
             return {"not_computed": str(reason)}
+
+    def guessed_labels(self) -> dict[str, str]:
+        """Unlabelled training image -> the label map that the teacher guessed for it, as synthetic images name it."""
+        folder = self.run.guessed("joint")
+        items = datalist(folder, "training", ("image", "label"))
+        return {x["pseudo_label"]["source_image"]: f"{folder.name}/{Path(x['label']).name}" for x in items}
 
     def pictures(self) -> None:
         """Write RUN/pictures/*.png and captions.json."""

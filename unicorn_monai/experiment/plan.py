@@ -240,8 +240,12 @@ class Plan:
         return [
             Stage("diffusion", ("usable autoencoder",), ("diffusion",), train, alone=alone),
             Stage("latents", ("diffusion",), (), judge.latents, result=("diffusion",)),
-            Stage("images as they should be", ("textures", "latents"), (), judge.warn_of_images, kept=False),
+            self.warning("textures", "latents"),
         ]
+
+    def warning(self, *needs: str) -> Stage:
+        """What of the images is not as it should be."""
+        return Stage("images as they should be", needs, (), self.judge.warn_of_images, kept=False)
 
     def networks(self, setup: str, needs: tuple[str, ...], *data: Path, **recipe: Any) -> list[Stage]:
         """The plain recipe, or another one, on some data, validated on the first of them, and its scores."""
@@ -497,4 +501,5 @@ class Plan:
             Stage("looks", compared, (), judge.looks, ("looks",), alone=True, optional=True),
             Stage("memorization", copied, (), judge.copies, ("memorization",), alone=True, optional=True),
             Stage("pictures", ("uncertainties",), (), judge.pictures, alone=True),
+            *when(self.settings.modes == ("joint",), self.warning("textures", "looks")),
         ]

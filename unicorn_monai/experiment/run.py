@@ -52,7 +52,14 @@ logger = logging.getLogger("unicorn_monai")
 
 OWN = (*CHAIN, "joint")  # of a variant
 FREE = ("jobs", "device", "labeled", "unlabeled")  # may differ in a resumption; the data are compared by content
-OF_MODES = ("guidance", "samples_per_label", "rounds", "augment")  # nothing heeds them in a run without a mode
+OF_MODES = (
+    "guidance",
+    "samples_per_label",
+    "rounds",
+    "augment",
+    "count",
+    "features",
+)  # nothing heeds them in a run without a mode
 
 
 def nth(name: str, training: int) -> str:
@@ -299,7 +306,9 @@ class Run:
             data["inference.json"] = {"num_labels": len(labels)} if name == "retinal_unet" else {}
             data["inference.json"] |= {"num_channels": channels}
         if name == "latent_diffusion":
-            data["inference.json"] |= {"coarse_sampling": True} if is_coarse(preset, self.settings.overrides) else {}
+            data["inference.json"] |= (
+                {"coarse_sampling": True} if is_coarse(preset, self.settings.overrides, self.settings.modes) else {}
+            )
             named = self.settings.named()
             data["inference.json"] |= {"subdomains": list(named), "template::words": named} if named else {}
         return {file: data.get(file, {}) | own.get(file, {}) for file in data.keys() | own.keys()}

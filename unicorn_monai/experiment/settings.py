@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from unicorn_monai.bundle.expressions import require_data, require_literal
 from unicorn_monai.bundle.image_sizes import check_domains, multiples
-from unicorn_monai.bundle.installation import drawing
+from unicorn_monai.bundle.installation import CHAIN, controlling, drawing
 from unicorn_monai.bundle.run_bundles import require_own_bundles
 from unicorn_monai.bundle.sampling_steps import check_steps
 from unicorn_monai.bundle.settings import check_device, check_overrides
@@ -35,6 +36,8 @@ from unicorn_monai.report.trainings import (
 )
 from unicorn_monai.system.files import read_json, require_finite
 from unicorn_monai.system.records import obeys, one_of, read_record, rules_of, take, tell_unread
+
+logger = logging.getLogger("unicorn_monai")
 
 PLACES = ("labeled", "unlabeled", "output")  # absolute from the start, so that a run can be gone on with from anywhere
 PRESETS = {"quick": "small", "full": None}  # and the preset of the bundles
@@ -256,7 +259,7 @@ class Settings:
         for name in PLACES:
             require_literal(getattr(self, name), name)
         check_overrides(self.overrides or {}, self.presets)
-        check_steps(PRESETS[self.preset], self.overrides)
+        check_steps(PRESETS[self.preset], self.overrides, self.modes)
         transfers = sorted(set(STYLE_TRANSFER) & set(self.baselines))
         if transfers and not self.modes and self.transfer_minutes is None:
             raise ValueError(
@@ -317,6 +320,7 @@ class Settings:
                 f"guidance is {list(self.guidance)}, but the mode 'paper', the only one, has none of the controls: "
                 f"expected {list(GUIDANCE['paper'])}, and a third number with words."
             )
+        self._check_overridden()
         own = ((self.overrides or {}).get("retinal_unet") or {}).get("uncertainty.json") or {}
         lost = sorted({"acquisition", "distribution", "ensemble", "scaling"} & set(own))
         if self.modes == ("joint",) and lost:
@@ -329,6 +333,13 @@ class Settings:
                 "scaling is 'paper', which leaves u as it is, often within some hundredths, where the joint model adds "
                 f"more noise to the hint. Expected one of {[name for name in SCALINGS if name != 'paper']}."
             )
+
+    def _check_overridden(self) -> None:
+        """Say which overrides are of bundles that no mode of the run trains."""
+        trained = {name for mode in self.modes for name in controlling(mode)}
+        idle = sorted(set(self.overrides or {}) & {*CHAIN, "joint"} - trained)
+        if self.modes and idle:
+            logger.warning(f"overrides of {idle} are without effect: modes are {list(self.modes)}.")
 
     def presets(self, bundle: str) -> list[str]:
         """Which presets of a bundle the run merges into its copy."""

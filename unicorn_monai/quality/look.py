@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 Array = NDArray[np.float64]
+FEWEST_VALIDATED = 10  # validation images of a device: with one, chance alone tells devices apart in one run of four
 RIDGE = 1e-2  # l, of the mean loss; features are standardised
 
 

@@ -135,12 +135,14 @@ class Looks(Part):
 
     in_look: Number = None
     periodicity: Number = None
+    mesh: Number = None  # of the line of the grid that is strongest against the same line of the unlabelled images
 
 
 class AllLooks(Part):
     """Those of all sets, and what the classifier of looks is worth on real images."""
 
     accuracy: Number = None
+    real: Number = None  # share of the unlabelled device's own validation images in its look
     side: Number = None
     sets: dict[str, Looks] = {}
     not_computed: str | None = None
@@ -228,6 +230,15 @@ class Diffusion(Part):
     sampler: Sampler = Sampler()
 
 
+class Drawn(Part):
+    """The first images of a joint model: the share in the unlabelled device's look, and their sampler."""
+
+    in_look: Number = None
+    accuracy: Number = None
+    not_computed: str | None = None
+    sampler: Sampler = Sampler()
+
+
 class Distances(Part):
     """FID and KID between sets of images; the sets' names stand beside the other entries."""
 
@@ -287,6 +298,7 @@ class Results(Part):
     uncertainty: dict[str, Spread] = {}
     separation: Separation = Separation()
     looks: AllLooks = AllLooks()
+    drawn: dict[str, Drawn] = {}
     weights: dict[str, Weights] = {}
     budget: dict[str, Budget | None] = {}
     seconds: dict[str, Number] = {}

@@ -12,8 +12,8 @@ from typing import Any, overload
 
 import numpy as np
 
-from unicorn_monai.data.items import datalist
-from unicorn_monai.data.layout import list_folders
+from unicorn_monai.data.items import datalist, require_same_labels
+from unicorn_monai.data.layout import list_folders, read_header
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.system.files import PathLike
 from unicorn_monai.system.weights import sha256
@@ -30,6 +30,7 @@ class Request:
     split: str = "training"
     subject: str = ""  # of the label map
     label: str | None = None  # file of the label map; None without semantic control
+    source: str | None = None  # name of the data set that the label map is of
     uncertainty: float | None = None  # requested, in [0, 1]; None without uncertainty control
     augment: int | None = None  # seed of the label map's augmentation; None leaves it as it is
     prompt: str | None = None  # what the image is to show, in words
@@ -42,7 +43,7 @@ class Requests(Sequence[Request]):
     Args:
         count: images for the first split; every further split gets images in proportion to its label maps.
         seed: of the run.
-        label_dir: data set with the label maps; None without semantic control. Of several, maps are taken in turn.
+        label_dir: data set with the label maps; None without semantic control. Those of several are mixed evenly.
         split: splits whose label maps are used, e.g. ["training", "validation"].
         uncertainty: drawn from a prior, or these in turn (as in the paper's Fig. 5); None without that control.
         augment: change the label maps' geometry a little (``images.warping.warp``).
@@ -66,6 +67,8 @@ class Requests(Sequence[Request]):
         self.maps = {
             s: [(str(m.get("subject", "")), m.get("label"), m.get("spacing_mm")) for m in maps[s]] for s in splits
         }
+        self.sources = {s: [Path(m["dataset"]).name if "dataset" in m else None for m in maps[s]] for s in splits}
+        self.folders = 1 if label_dir is None else len(list_folders(label_dir))
         first = len(maps[splits[0]])
         count = first if count is None else count
         if count < 1:
@@ -109,14 +112,19 @@ class Requests(Sequence[Request]):
             uncertainty = self.uncertainties[place % len(self.uncertainties)]
         change = derive_seed(self.seed, index, 1) if self.augment else None
         prompt, spacing_mm = self._prompt(split, place), None if spacing is None else (spacing[0], spacing[1])
-        return Request(index, image_seed, split, subject, label, uncertainty, change, prompt, spacing_mm)
+        source = self.sources[split][place % len(self.maps[split])]
+        return Request(index, image_seed, split, subject, label, source, uncertainty, change, prompt, spacing_mm)
 
     def _prompt(self, split: str, place: int) -> str | None:
-        """The prompt of an image; the sub-domain is another one whenever its label map comes again."""
+        """The prompt of an image; the sub-domain is another one whenever its label map comes again.
+
+        Neighbours of several data sets have the same, or each data set would be asked for some sub-domains only.
+        """
         if self.template is None:
             return None
         again, item = divmod(place, len(self.items[split]))
-        named = self.subdomains[(again + item) % len(self.subdomains)] if self.subdomains else None
+        turn = again + item // self.folders
+        named = self.subdomains[turn % len(self.subdomains)] if self.subdomains else None
         return self.template(self.items[split][item], named)
 
     def identity(self) -> str:
@@ -133,10 +141,19 @@ class Requests(Sequence[Request]):
 
 
 def _in_turn(label_dir: PathLike | Sequence[PathLike], split: str) -> list[dict[str, Any]]:
-    """Items of one data set, or of several in turn, those of the smaller ones again."""
-    items = datalist(label_dir, split, ("image", "label"), balanced=True)
-    each = len(items) // len(list_folders(label_dir))
-    return [item for i in range(each) for item in items[i::each]]
+    """Items of one data set, or of several mixed evenly: each once, wherever one begins to count and ends.
+
+    Where several differ in the size of their pixels, each item tells its own.
+    """
+    folders = list_folders(label_dir)
+    each = [datalist(folder, split, ("image", "label")) for folder in folders]
+    require_same_labels(folders)
+    if len({json.dumps(read_header(folder).get("spacing_mm")) for folder in folders}) > 1:
+        for folder, items in zip(folders, each, strict=True):
+            for item in items:
+                item.setdefault("spacing_mm", read_header(folder).get("spacing_mm"))
+    places = [((i + 0.5) / len(items), item) for items in each for i, item in enumerate(items)]
+    return [item for _, item in sorted(places, key=lambda place: place[0])]
 
 
 def derive_seed(*numbers: int) -> int:

@@ -135,6 +135,7 @@ class Synthesizer:
                 "weight": self.generator.inferer.uncertainty_weight,
                 "guidance": list(self.generator.inferer.guidance),
                 "source_label": Path(request.label).name if request.label else None,
+                **({} if request.source is None else {"source_data": request.source}),
                 "augment": request.augment,
                 **({} if request.prompt is None else {"prompt": request.prompt}),
                 "models": self.models or {},

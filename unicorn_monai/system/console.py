@@ -54,7 +54,7 @@ def described(text: str, *names: str, **how: Any) -> Parameter:
 Run = Annotated[Path, described("Folder of a finished run.")]
 Seed = Annotated[Whole, described("Seed of everything.")]
 Device = Annotated[str | None, described("cpu, cuda:0, ...; the first GPU by default.")]
-Weight = Annotated[str | None, described("Weight of the uncertainty in the first mode, a number; or auto, of all modes.")]
+Weight = Annotated[str | None, described("Weight of the uncertainty in the first mode; auto for all modes.")]
 
 
 class BadUsage(ValueError):
