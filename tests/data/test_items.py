@@ -624,6 +624,15 @@ def test_a_modality_that_is_no_text_is_a_problem(tmp_path):
     assert any(line.startswith("dataset.json: modality: found [1]") for line in check(tmp_path))
 
 
+def test_balanced_data_sets_have_the_same_share_and_lose_no_image(tmp_path):
+    few, many = tmp_path / "few", tmp_path / "many"
+    write(few, n=4), write(many, n=7)
+    names = [item["image"] for item in datalist([few, many], "training", balanced=True)]
+    assert [sum(str(folder) in name for name in names) for folder in (few, many)] == [5, 5]
+    assert set(names) == {item["image"] for item in datalist([few, many], "training")}
+    assert datalist(few, "training", balanced=True) == datalist(few, "training")
+
+
 @pytest.mark.parametrize(("sizes", "order"), [([2, 3], [0, 1, 0, 2, 3, 4]), ([3], [0, 1, 2]), ([1, 1], [0, 1])])
 def test_the_smaller_data_sets_begin_anew(sizes, order):
     assert balanced_order(sizes) == order

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from unicorn_monai.quality.mesh import mesh
+from unicorn_monai.quality.mesh import periodicities
 
 
 def noise(seed: int = 0, size: int = 64) -> torch.Tensor:
@@ -21,7 +21,7 @@ def grid(side: int, size: int = 64) -> torch.Tensor:
 
 def periodicity(batches, side: int) -> float:
     """Of the strongest line."""
-    return float(mesh(batches, side).max())
+    return float(periodicities(batches, side).max())
 
 
 @pytest.mark.parametrize("side", [2, 4, 8])
@@ -51,7 +51,7 @@ def test_too_few_squares_say_nothing():
     assert math.isnan(periodicity([noise(size=8)], 4))
     assert math.isnan(periodicity([noise()], 1))
     with pytest.raises(ValueError, match="No image was given"):
-        mesh([], 4)
+        periodicities([], 4)
 
 
 def test_so_few_images_that_chance_writes_lines_say_nothing():
@@ -63,6 +63,6 @@ def test_a_line_is_compared_with_the_same_line_of_other_images():
     """A camera may have a grid along one axis; another, along the other, is no less seen for it."""
     rows = (torch.arange(64) % 4 == 0).float().reshape(1, 1, -1, 1)
     columns = rows.transpose(-1, -2)
-    theirs, ours = mesh([noise() + rows], 4), mesh([noise(1) + columns], 4)
+    theirs, ours = periodicities([noise() + rows], 4), periodicities([noise(1) + columns], 4)
     assert float(ours.max() / theirs.max()) == pytest.approx(1, rel=0.3)
     assert float((ours / theirs).max()) > 3

@@ -17,6 +17,7 @@ def datalist(
     dataset_dir: PathLike | Sequence[PathLike],
     split: str | Sequence[str],
     keys: Sequence[str] = ("image",),
+    balanced: bool = False,
 ) -> list[dict[str, Any]]:
     """The items of one or several data sets, as in ``dataset.json``, with absolute paths and ``dataset``, the folder.
 
@@ -24,8 +25,9 @@ def datalist(
         dataset_dir: one data set folder, or several (also nested lists) that are concatenated in order.
         split: "training", "validation" or "test", or several of them.
         keys: what each item must have, e.g. ``("image", "label")``.
+        balanced: name the items of the smaller data sets again, so that each data set has as many as the largest.
     """
-    folders = list_folders(dataset_dir)
+    folders, sizes = list_folders(dataset_dir), list[int]()
     splits = [split] if isinstance(split, str) else list(split)
     items: list[dict[str, Any]] = []
     if "label" in keys:
@@ -41,7 +43,8 @@ def datalist(
             own += [resolve_item(Path(folder), item, keys) for item in header[name]]
         require_sound(folder, header, own)
         items += own
-    return items
+        sizes.append(len(own))
+    return [items[i] for i in balanced_order(sizes)] if balanced else items
 
 
 def balanced_order(sizes: Sequence[int]) -> list[int]:

@@ -51,7 +51,7 @@ from unicorn_monai.images.speckle import high_pass_std
 from unicorn_monai.latent_diffusion import downsampling
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.quality.look import FEWEST_VALIDATED, Look
-from unicorn_monai.quality.mesh import mesh
+from unicorn_monai.quality.mesh import periodicities
 from unicorn_monai.report.checks import TOLD_APART, image_checks
 from unicorn_monai.report.results import Results
 from unicorn_monai.report.trainings import GUESSED_ON
@@ -73,7 +73,7 @@ CONTROL = 128  # images from label maps that no network was trained on
 BATCH = 32  # images measured at a time
 SAMPLED = 16  # images sampled at a time
 CRITERION = JURY  # by which a network is recommended; its record: docs/results/benchmark
-FEWEST_JURORS = 3  # of two, each would be judged by the other alone
+FEWEST_JURORS = 5  # each is judged by the others: of fewer, the best one by too few that are worse
 AT_HOME = ("mean_iou", "ci95", "ci_unit", "ece", "nll", "boundary", "n_test", "n_subjects")  # on the labelled device
 
 
@@ -393,7 +393,10 @@ class Judging:
         """
         run, features = self.run, self.features()
         side, sets = downsampling(self.autoencoder()), run.domains | run.synthetic_sets
-        power = {name: mesh(self.batches(datalist(folder, "training"), BATCH), side) for name, folder in sets.items()}
+        power = {
+            name: periodicities(self.batches(datalist(folder, "training"), BATCH), side)
+            for name, folder in sets.items()
+        }
         found = {name: {"periodicity": or_none(float(lines.max()))} for name, lines in power.items()}
         for name in run.synthetic_sets:
             found[name]["mesh"] = or_none(float((power[name] / power["unlabeled"]).max()))

@@ -2,7 +2,7 @@
 
     P(f)         mean over images and channels of |DFT of the image minus its mean|^2
     grid         f = j / s along an axis, j = 1 .. s / 2, any frequency along the other below 1 / (2 s)
-    mesh         of every line of the grid  P(on it) / mean P(2 and 3 frequencies beside it)
+    periodicity  of every line of the grid  P(on it) / mean P(2 and 3 frequencies beside it)
 
 s is the side of the square that one place of the latents stands for. Up-sampling that is not anti-aliased writes these
 frequencies (Durall et al., CVPR 2020; Karras et al., NeurIPS 2021), which nature has no reason to prefer: 1 for images
@@ -39,7 +39,7 @@ def power(batches: Iterable[Tensor]) -> Tensor:
     return total / count
 
 
-def mesh(batches: Iterable[Tensor], side: int) -> Tensor:
+def periodicities(batches: Iterable[Tensor], side: int) -> Tensor:
     """How much more power the lines of the grid of squares of ``side`` pixels have than what lies beside, (lines,).
 
     Images of fewer than four squares along an axis say nothing, nor do those of a ``side`` of 1, nor so few that chance
