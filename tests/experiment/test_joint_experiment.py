@@ -100,7 +100,6 @@ def test_look_fidelity_and_control_are_measured(finished):
     assert set(looks["sets"]) == {"labeled", "unlabeled", "unicorn"}
     assert looks["sets"]["labeled"]["in_look"] < looks["sets"]["unlabeled"]["in_look"]
     assert 0 <= looks["accuracy"] <= 1
-    assert looks["sets"]["unicorn"]["periodicity"] > 0
     assert looks["sets"]["unicorn"]["mesh"] > 0
     assert 0 <= looks["real"] <= 1
     assert finished.results["drawn"]["unicorn"]["sampler"]["name"] == "UniPC"
@@ -125,7 +124,7 @@ def test_a_weight_is_chosen_without_labels(domains, tmp_path, finished):
     run.run()
     assert run.folder.results["weights"]["unicorn"]["chosen"] == run.folder.weight("joint")
     assert "10 of each device" in run.folder.results["drawn"]["unicorn"]["not_computed"]
-    assert run.folder.results["looks"]["sets"]["unicorn"].keys() == {"periodicity", "mesh"}
+    assert run.folder.results["looks"]["sets"]["unicorn"].keys() == {"mesh"}
 
 
 def test_a_printed_command_trains_again_to_the_same_weights(finished, tmp_path):

@@ -51,7 +51,7 @@ from unicorn_monai.images.speckle import high_pass_std
 from unicorn_monai.latent_diffusion import downsampling
 from unicorn_monai.prior import UncertaintyPrior
 from unicorn_monai.quality.look import FEWEST_VALIDATED, Look
-from unicorn_monai.quality.mesh import periodicities
+from unicorn_monai.quality.mesh import spectra, strongest_line
 from unicorn_monai.report.checks import TOLD_APART, image_checks
 from unicorn_monai.report.results import Results
 from unicorn_monai.report.trainings import GUESSED_ON
@@ -389,17 +389,14 @@ class Judging:
         """Have the synthetic images the look of the unlabelled device, and is there a mesh over them?
 
         "accuracy" of the classifier of looks, on real validation images, and "real" the share of the unlabelled ones in
-        that device's look; "sets": {name: {"in_look", "periodicity", "mesh"}}, of training images.
+        that device's look; "sets": {name: {"in_look", "mesh"}}, of training images.
         """
         run, features = self.run, self.features()
         side, sets = downsampling(self.autoencoder()), run.domains | run.synthetic_sets
-        power = {
-            name: periodicities(self.batches(datalist(folder, "training"), BATCH), side)
-            for name, folder in sets.items()
-        }
-        found = {name: {"periodicity": or_none(float(lines.max()))} for name, lines in power.items()}
+        power = {n: spectra(self.batches(datalist(folder, "training"), BATCH), side) for n, folder in sets.items()}
+        found: dict[str, dict[str, Any]] = {name: {} for name in sets}
         for name in run.synthetic_sets:
-            found[name]["mesh"] = or_none(float((power[name] / power["unlabeled"]).max()))
+            found[name]["mesh"] = or_none(strongest_line(power[name], power["unlabeled"], side))
         try:
             look, worth = self.look(features)
         except copies.TooFewImages as reason:

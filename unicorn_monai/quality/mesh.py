@@ -1,29 +1,32 @@
-"""Is there a mesh over the images? Power at the frequencies of the latents' grid, against that of its neighbours.
+"""Is there a mesh over the images? Power at single frequencies, against real images and against its neighbours.
 
-    P(f)         mean over images and channels of |DFT of the image minus its mean|^2
-    grid         f = j / s along an axis, j = 1 .. s / 2, any frequency along the other below 1 / (2 s)
-    periodicity  of every line of the grid  P(on it) / mean P(2 and 3 frequencies beside it)
+    P(f)   mean over images and channels of |DFT of the image minus its mean|^2, at frequency f along an axis, summed
+           over those along the other axis below 1 / (2 s)
+    q(f)   P(f) / P(f) of real images, a mean over a few neighbours
+    mesh   the largest of  q(f) / geometric mean of q at w to 2 w - 1 frequencies below and above f,   f >= 1 / (2 s)
 
-s is the side of the square that one place of the latents stands for. Up-sampling that is not anti-aliased writes these
-frequencies (Durall et al., CVPR 2020; Karras et al., NeurIPS 2021), which nature has no reason to prefer: 1 for images
-without, whatever their contrast. Real images are the reference, since a camera or a scanner may have a grid of its own.
+s is the side of the square that one place of the latents stands for, w a sixteenth of all frequencies. A decoder writes
+the frequencies of its latents' grid where its up-sampling is not anti-aliased (Durall et al., CVPR 2020; Karras et al.,
+NeurIPS 2021), and bands beside them where it makes texture of too little noise. Images that are smoother or rougher
+than the real ones, by any power of the frequency, have 1; so have those of a camera with a grid of its own, since the
+real images have it too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-FEWEST = 200  # below, a line of white noise is by chance half as strong again as its neighbours
-BESIDE = (-3, -2, 2, 3)  # frequencies; the nearest ones share the power of a line that is no whole number of pixels
+FEWEST = 200  # frequencies of all images along the other axis; of fewer, white noise alone has lines
 
 
-def power(batches: Iterable[Tensor]) -> Tensor:
-    """The mean power spectrum of images (batch, channels, rows, columns): (rows, columns), float64.
+def spectra(batches: Iterable[Tensor], side: int) -> list[Tensor]:
+    """P along the rows' and the columns' axis of images (batch, channels, rows, columns), each (frequencies,).
 
-    Along each axis a Hann window keeps the borders of the image, where it does not go on, out of all frequencies.
+    Along each axis a Hann window keeps the borders of the image, where it does not go on, out of all frequencies. An
+    axis of fewer than four squares of ``side`` pixels has none, nor have so few images that chance writes lines.
     """
     total, count = torch.zeros((), dtype=torch.float64), 0
     for images in batches:
@@ -32,37 +35,28 @@ def power(batches: Iterable[Tensor]) -> Tensor:
         for axis in (-2, -1):
             window = torch.hann_window(x.shape[axis], periodic=False, dtype=torch.float64)
             x = x * (window[:, None] if axis == -2 else window)
-        spectrum = torch.fft.fft2(x).abs().square().flatten(0, -3)
-        total, count = total + spectrum.sum(dim=0), count + len(spectrum)
+        power = torch.fft.fft2(x).abs().square().flatten(0, -3)
+        total, count = total + power.sum(dim=0), count + len(power)
     if not count:
         raise ValueError("No image was given; expected at least one.")
-    return total / count
-
-
-def periodicities(batches: Iterable[Tensor], side: int) -> Tensor:
-    """How much more power the lines of the grid of squares of ``side`` pixels have than what lies beside, (lines,).
-
-    Images of fewer than four squares along an axis say nothing, nor do those of a ``side`` of 1, nor so few that chance
-    writes lines (``FEWEST`` frequencies of all images together): NaN.
-    """
-    counted = list[int]()
-    spectrum, found = power(_counted(batches, counted)), list[float]()
-    for along in (spectrum, spectrum.T):
+    found = []
+    for along in (total / count, (total / count).T):
         size, other = along.shape
-        if side < 2 or size < 4 * side:
-            continue
         low = torch.arange(other).minimum(other - torch.arange(other)) < other / (2 * side)
-        if sum(counted) * int(low.sum()) < FEWEST:
-            continue
-        line = along[:, low].sum(dim=1)
-        for j in range(1, side // 2 + 1):
-            at = round(j * size / side)
-            beside = line[[(at + k) % size for k in BESIDE]].mean()
-            found.append(float(line[at % size] / beside.clamp(min=1e-30)))
-    return torch.tensor(found or [float("nan")], dtype=torch.float64)
+        if side > 1 and size >= max(4 * side, 16) and count * int(low.sum()) >= FEWEST:
+            found.append(along[:, low].sum(dim=1))
+    return found
 
 
-def _counted(batches: Iterable[Tensor], sizes: list[int]) -> Iterator[Tensor]:
-    for images in batches:
-        sizes.append(len(images))
-        yield images
+def strongest_line(images: Sequence[Tensor], real: Sequence[Tensor], side: int) -> float:
+    """The mesh over images, 1 for none, by their :func:`spectra` and those of real ones; NaN where either has none."""
+    found = [float("nan")] if len(images) != len(real) or not images else []
+    for own, theirs in zip(images, real, strict=False):
+        size, w = len(own), len(own) // 16
+        q = own / theirs.clamp(min=1e-30)
+        near = range(-(size // 64), size // 64 + 1)
+        beside = [sign * k for k in range(w, 2 * w) for sign in (-1, 1)]
+        q = torch.stack([q.roll(k) for k in near]).mean(dim=0).clamp(min=1e-30)
+        lines = q.log() - torch.stack([q.roll(k) for k in beside]).log().mean(dim=0)
+        found.append(float(lines[max(size // (2 * side), 2 * w) : size // 2 + 1].max().exp()))
+    return max(found)

@@ -20,7 +20,7 @@ TEXTURE = (0.5, 2.0)  # speckle of reconstructions / originals beyond which thes
 ENOUGH = 0.9  # pairs of images whose uncertainties are in the right order (`segmentation/devices_apart.py`)
 TOLD_APART = 0.9  # accuracy of the classifier of looks below which it can say nothing
 IN_LOOK = 0.98  # synthetic images in the look that was asked for
-MESH = 1.5  # power at the lines of the latents' grid, synthetic / unlabelled images
+MESH = 1.5  # power of the strongest line (`quality/mesh.py`)
 GRID = 1.2  # steps at the borders of the latents' squares, reconstructions / originals; blocks beyond
 
 Check = tuple[str, str, bool | None]  # what is to hold, what was found, whether it holds; "" and None: not computed
@@ -87,7 +87,7 @@ def look_checks(results: Results) -> list[Check]:
         found = f"{percent(ours.in_look)} (by a classifier that is right on {percent(part.accuracy)} of real images)"
         checks.append((what, found, ours.in_look >= bound) if part.accuracy >= TOLD_APART else (what, "", None))
     if ours.mesh is not None:
-        what = f"Synthetic images: no mesh, power at the latents' grid at most {MESH} times the unlabelled device's"
+        what = f"Synthetic images: no mesh, no frequency of more than {MESH} times the power of those beside it"
         checks.append(_between(what, ours.mesh, (0.0, MESH)))
     return checks
 

@@ -134,8 +134,7 @@ class Looks(Part):
     """One set of images: the share that looks like the unlabelled device's, and the mesh over them."""
 
     in_look: Number = None
-    periodicity: Number = None
-    mesh: Number = None  # of the line of the grid that is strongest against the same line of the unlabelled images
+    mesh: Number = None  # power of its strongest line, against the unlabelled images; 1 is none
 
 
 class AllLooks(Part):

@@ -20,7 +20,7 @@ from unicorn_monai.system.files import parse_json, write_text
 KEPT = (  # of the results, as they are
     *("labels", "modality", "simulated", "segmentation", "strongest", "differences", "gap", "not_computed"),
     *("label_maps", "uncertainty", "reconstructions", "autoencoder", "diffusion", "weights", "fid", "memorization"),
-    *("words", "budget", "seconds", "wall_seconds", "forced", "separation", "looks"),
+    *("words", "budget", "seconds", "wall_seconds", "forced", "separation", "looks", "drawn"),
 )
 LEFT_OUT = (
     *("per_image", "mean_um", "p95_um", "closest", "flagged", "picture", "features_sha256", "dice", "95", "kid_std"),
