@@ -15,7 +15,6 @@ SPLIT = (0.667, 0.1, 0.233)
 # Trainings of the quick demo, in epochs of a fixed number of iterations (`iterations_per_epoch` of the preset): two
 # thirds of what the experiments of the documents use at this size.
 BRIEF: dict[str, dict[str, dict[str, int]]] = {
-    "latent_diffusion": {"train_autoencoder.json": {"max_epochs": 9}},
     "joint": {"train.json": {"max_epochs": 54}},
 }
 
