@@ -52,14 +52,8 @@ logger = logging.getLogger("unicorn_monai")
 
 OWN = (*CHAIN, "joint")  # of a variant
 FREE = ("jobs", "device", "labeled", "unlabeled")  # may differ in a resumption; the data are compared by content
-OF_MODES = (
-    "guidance",
-    "samples_per_label",
-    "rounds",
-    "augment",
-    "count",
-    "features",
-)  # nothing heeds them in a run without a mode
+# Nothing heeds these in a run without a mode.
+OF_MODES = ("guidance", "samples_per_label", "rounds", "augment", "count", "features")
 
 
 def nth(name: str, training: int) -> str:
