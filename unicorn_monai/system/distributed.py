@@ -47,7 +47,8 @@ def stop() -> None:
     if is_active():
         idist.barrier()
         for network in _PARALLEL:
-            network.reducer = network.logger = network.process_group = None
+            for holder in ("reducer", "logger", "process_group"):
+                setattr(network, holder, None)
         idist.finalize()
 
 
