@@ -56,7 +56,10 @@ def label_maps() -> Callable[..., Tensor]:
 
 @pytest.fixture(autouse=True)
 def _messages_reach_pytest(monkeypatch):
-    """A test that shows messages on the console (``log_to_console``) does so for itself only."""
+    """A test that shows messages on the console (``log_to_console``, a bundle's ``logging.conf``) does so itself."""
+    root = logging.getLogger()
+    for handler in [one for one in root.handlers if type(one) is logging.StreamHandler]:  # its stream is closed
+        root.removeHandler(handler)
     logger = logging.getLogger("unicorn_monai")
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logger, "propagate", True)
