@@ -16,27 +16,24 @@ from unicorn_monai.sampler_trial import sampling_error
 from unicorn_monai.schedulers import Sampler, prepare_timesteps
 
 HARDLY_TRAINED = 100  # iterations; the small preset has 1,900
+FROZEN, JOINT = ("latent_diffusion", "train_diffusion.json"), ("joint", "train.json")  # trainings of diffusion models
 SAMPLING = (  # configurations with a number of their own
     ("latent_diffusion", "inference.json"),
-    ("latent_diffusion", "train_diffusion.json"),
+    FROZEN,
     ("uncertainty_controlnet", "train.json"),
     ("semantic_controlnet", "train.json"),
-    ("joint", "train.json"),
+    JOINT,
     *((bundle, "inference.json") for bundle in (*CHAIN, "joint")),
 )
 
 
 def is_coarse(preset: str | None, overrides: Mapping[str, Any] | None = None, modes: Sequence[str] = ()) -> bool:
     """Whether the diffusion models of a run's modes are all trained so briefly that no sampler matters."""
-    trainings = {
-        ("joint", "train.json") if m == "joint" else ("latent_diffusion", "train_diffusion.json") for m in modes
-    }
-    found = list[bool]()
-    for bundle, file in trainings or {("latent_diffusion", "train_diffusion.json")}:
+    lengths = []
+    for bundle, file in {JOINT if mode == "joint" else FROZEN for mode in modes} or {FROZEN}:
         training = configured(bundle, preset, (overrides or {}).get(bundle), file)
-        lengths = [training["max_epochs"], training["iterations_per_epoch"]]
-        found.append(all(isinstance(n, int) for n in lengths) and lengths[0] * lengths[1] < HARDLY_TRAINED)
-    return all(found)
+        lengths.append((training["max_epochs"], training["iterations_per_epoch"]))
+    return all(isinstance(n, int) and isinstance(each, int) and n * each < HARDLY_TRAINED for n, each in lengths)
 
 
 def check_steps(preset: str | None, overrides: Mapping[str, Any] | None = None, modes: Sequence[str] = ()) -> None:

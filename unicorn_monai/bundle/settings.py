@@ -27,6 +27,7 @@ from unicorn_monai.bundle.root import files_of
 from unicorn_monai.data.layout import SPLITS
 from unicorn_monai.fusion import MODES
 from unicorn_monai.images.augmentation import AUGMENTATIONS
+from unicorn_monai.joint import FORMS
 from unicorn_monai.system.records import NUMBER, Rule
 
 PRECISIONS = ("float32", "bfloat16", "auto")
@@ -79,7 +80,7 @@ RULES: dict[str, Rule] = {
     ),
 }
 CHOICES = {
-    "form": ("light", "controlnets"),
+    "form": tuple(FORMS),
     "precision": PRECISIONS,
     "mode": MODES,
     "augmentation": AUGMENTATIONS,

@@ -19,6 +19,7 @@ from typing import Any
 from torch import nn
 
 from unicorn_monai.bundle.references import metadata_of
+from unicorn_monai.bundle.settings import check_settings
 from unicorn_monai.diffusion.latents import LatentDataset, Uncertainties
 from unicorn_monai.inferers import DualControlNetInferer
 from unicorn_monai.joint import JointNetwork
@@ -147,9 +148,7 @@ class JointTask(DiffusionTask):
         hint_noise: float = 0.02,
     ) -> None:
         super().__init__(ldm, settings)
-        shares = [share for share in left_out if not 0 <= share < 1]
-        require(len(left_out) == 2 and not shares, f"left_out is {left_out}; expected two shares, 0 to below 1.")
-        require(hint_noise >= 0, f"hint_noise is {hint_noise}; expected a standard deviation, 0 or more.")
+        check_settings(left_out=left_out, hint_noise=hint_noise)
         require(
             prior.scaling != "paper" or hint_noise == 0,
             f"The prior's scaling is 'paper', which leaves u as it is, and hint_noise {hint_noise} would drown it; "

@@ -393,10 +393,11 @@ class Judging:
         """
         run, features = self.run, self.features()
         side, sets = downsampling(self.autoencoder()), run.domains | run.synthetic_sets
-        power = {n: spectra(self.batches(datalist(folder, "training"), BATCH), side) for n, folder in sets.items()}
         found: dict[str, dict[str, Any]] = {name: {} for name in sets}
-        for name in run.synthetic_sets:
-            found[name]["mesh"] = or_none(strongest_line(power[name], power["unlabeled"], side))
+        real = spectra(self.batches(datalist(run.unlabeled, "training"), BATCH), side)
+        for name, folder in run.synthetic_sets.items():
+            own = spectra(self.batches(datalist(folder, "training"), BATCH), side)
+            found[name]["mesh"] = or_none(strongest_line(own, real, side))
         try:
             look, worth = self.look(features)
         except copies.TooFewImages as reason:
@@ -493,7 +494,6 @@ class Judging:
 
         def real(ours: list[str], theirs: list[str]) -> copies.Material:
             others = [{k: v for k, v in item.items() if k != "label"} for item in datalist(run.unlabeled, theirs)]
-            names = self.guessed_labels() if main == "joint" else {}
             others = [x | {"guessed_label": names[n]} if (n := Path(x["image"]).name) in names else x for x in others]
             return read(datalist(run.labeled, ours, both) + others)
 
@@ -502,6 +502,7 @@ class Judging:
             for folder in run.domains.values()
         )
         main, augment, seed = run.settings.main, run.settings.changes_geometry(), run.settings.seed
+        names = self.guessed_labels() if main == "joint" else {}
         count = CONTROL if augment else min(CONTROL, len(datalist(run.labeled, "validation")))
         words, prior = self.words(), self.prior(main)
         unseen = Requests(count, seed + 1, run.labeled, "validation", uncertainty=prior, augment=augment, **words)

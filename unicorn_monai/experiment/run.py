@@ -52,8 +52,6 @@ logger = logging.getLogger("unicorn_monai")
 
 OWN = (*CHAIN, "joint")  # of a variant
 FREE = ("jobs", "device", "labeled", "unlabeled")  # may differ in a resumption; the data are compared by content
-# Nothing heeds these in a run without a mode.
-OF_MODES = ("guidance", "samples_per_label", "rounds", "augment", "count", "features")
 
 
 def nth(name: str, training: int) -> str:
@@ -107,8 +105,7 @@ class Run:
             )
         now = json.loads(json.dumps(asdict(self.settings)))
         before = now | {"words": False} | settings_begun_with(self.run_dir)  # a run may be older than a setting
-        free = [*FREE, *(OF_MODES if not before["modes"] else ())]
-        free += [name for name, modes in HEEDED.items() if not set(modes) & set(before["modes"])]
+        free = [*FREE, *(name for name, modes in HEEDED.items() if not set(modes) & set(before["modes"]))]
         changed = [key for key, value in now.items() if before[key] != value and key not in free]
         # A finished run can be compared with more: what those that build on a frozen U-Net need is made once for all.
         adds = not before["modes"] or (before["modes"] == ["joint"] == now["modes"][:1])

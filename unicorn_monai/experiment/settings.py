@@ -75,6 +75,7 @@ GUIDANCE = {"joint": (2.0, 1.5), "compositional": (3.0, 1.0), "paper": (1.0, 1.0
 GUESSED_JOINT = "guessed_joint"  # folder of a run: the unlabelled images with labels that the teacher guesses
 SAMPLES = {"joint": 3}  # images of each label map, else 1
 HEEDED = {  # settings -> the modes that heed them; elsewhere another value than the default is refused
+    **dict.fromkeys(("guidance", "samples_per_label", "rounds", "augment", "count", "features"), MODES),
     **dict.fromkeys(("acquisition", "maps", "joint_confidence"), ("joint",)),
     **dict.fromkeys(("pseudo_labels", "style_augmentation"), ("compositional",)),
     **dict.fromkeys(("uncertainty_weight", "scaling"), ("joint", "compositional")),

@@ -64,10 +64,7 @@ class Requests(Sequence[Request]):
     ) -> None:
         splits = [split] if isinstance(split, str) else list(split)
         maps = {s: _in_turn(label_dir, s) if label_dir is not None else [{}] for s in splits}
-        self.maps = {
-            s: [(str(m.get("subject", "")), m.get("label"), m.get("spacing_mm")) for m in maps[s]] for s in splits
-        }
-        self.sources = {s: [Path(m["dataset"]).name if "dataset" in m else None for m in maps[s]] for s in splits}
+        self.maps = {s: [_told(item) for item in maps[s]] for s in splits}
         self.folders = 1 if label_dir is None else len(list_folders(label_dir))
         first = len(maps[splits[0]])
         count = first if count is None else count
@@ -105,14 +102,13 @@ class Requests(Sequence[Request]):
         place, splits = index, iter(self.counts)
         while place >= self.counts[split := next(splits)]:
             place -= self.counts[split]
-        subject, label, spacing = self.maps[split][place % len(self.maps[split])]
+        subject, label, source, spacing = self.maps[split][place % len(self.maps[split])]
         image_seed = derive_seed(self.seed, index)
         uncertainty = None if self.prior is None else float(self.prior.sample([image_seed])[0])
         if self.uncertainties is not None:
             uncertainty = self.uncertainties[place % len(self.uncertainties)]
         change = derive_seed(self.seed, index, 1) if self.augment else None
         prompt, spacing_mm = self._prompt(split, place), None if spacing is None else (spacing[0], spacing[1])
-        source = self.sources[split][place % len(self.maps[split])]
         return Request(index, image_seed, split, subject, label, source, uncertainty, change, prompt, spacing_mm)
 
     def _prompt(self, split: str, place: int) -> str | None:
@@ -130,7 +126,7 @@ class Requests(Sequence[Request]):
     def identity(self) -> str:
         """Sha256 of what decides every request, the content of the label maps too; their folder does not."""
         maps = {
-            s: [(subject, label and (Path(label).name, sha256(label)), spacing) for subject, label, spacing in maps]
+            s: [(subject, label and (Path(label).name, sha256(label)), spacing) for subject, label, _, spacing in maps]
             for s, maps in self.maps.items()
         }  # neither its size nor its date tells a label map that was drawn anew
         prior = None if self.prior is None else asdict(self.prior)
@@ -138,6 +134,12 @@ class Requests(Sequence[Request]):
         if self.template is not None:
             everything.append([self._prompt(s, i) for s in self.counts for i in range(self.counts[s])])
         return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
+
+
+def _told(item: dict[str, Any]) -> tuple[str, str | None, str | None, Sequence[float] | None]:
+    """What a request takes from a label map's item: subject, file, name of its data set, size of its pixels."""
+    source = Path(item["dataset"]).name if "dataset" in item else None
+    return str(item.get("subject", "")), item.get("label"), source, item.get("spacing_mm")
 
 
 def _in_turn(label_dir: PathLike | Sequence[PathLike], split: str) -> list[dict[str, Any]]:
@@ -148,10 +150,11 @@ def _in_turn(label_dir: PathLike | Sequence[PathLike], split: str) -> list[dict[
     folders = list_folders(label_dir)
     each = [datalist(folder, split, ("image", "label")) for folder in folders]
     require_same_labels(folders)
-    if len({json.dumps(read_header(folder).get("spacing_mm")) for folder in folders}) > 1:
-        for folder, items in zip(folders, each, strict=True):
+    spacings = [read_header(folder).get("spacing_mm") for folder in folders]
+    if any(spacing != spacings[0] for spacing in spacings):
+        for spacing, items in zip(spacings, each, strict=True):
             for item in items:
-                item.setdefault("spacing_mm", read_header(folder).get("spacing_mm"))
+                item.setdefault("spacing_mm", spacing)
     places = [((i + 0.5) / len(items), item) for items in each for i, item in enumerate(items)]
     return [item for _, item in sorted(places, key=lambda place: place[0])]
 
